@@ -1,0 +1,80 @@
+"""What can go wrong while a video is made: each error has a code and a sentence.
+
+The codes of input errors are fal's own, so the server can hand them out unchanged. No torch here.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class PipelineError(Exception):
+    """Something went wrong; the message is a sentence for the person who asked for the video."""
+
+    code: ClassVar[str] = "internal_error"
+    retryable: ClassVar[bool] = False
+
+
+class InputError(PipelineError):
+    """The caller's input cannot be used: `field` names the input, `context` the limits broken."""
+
+    code: ClassVar[str] = "value_error"
+
+    def __init__(
+        self, field: str, message: str, context: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.field = field
+        self.context: dict[str, Any] = dict(context or {})
+
+
+class InvalidSpec(InputError):
+    """A value of the VideoSpec is out of range."""
+
+
+class ImageUnreadable(InputError):
+    """The bytes are not a picture that we can decode."""
+
+    code = "image_load_error"
+
+
+class ImageTooSmall(InputError):
+    """The picture has too few pixels to be a first frame."""
+
+    code = "image_too_small"
+
+
+class ImageTooLarge(InputError):
+    """The picture has more pixels than we are willing to decode."""
+
+    code = "image_too_large"
+
+
+class FileTooLarge(InputError):
+    """The file has more bytes than we are willing to read."""
+
+    code = "file_too_large"
+
+
+class ContentPolicyViolation(InputError):
+    """The guardrail refused the prompt or a frame. The prompt is not repeated in the message."""
+
+    code = "content_policy_violation"
+
+
+class Cancelled(PipelineError):
+    """The caller cancelled the video; work stopped at the next check."""
+
+    code = "cancelled"
+
+
+class OutOfMemory(PipelineError):
+    """The device has too little memory for this video."""
+
+    code = "out_of_memory"
+    retryable = True
+
+
+class EncodingFailed(PipelineError):
+    """ffmpeg failed; the message ends with the last lines it wrote to stderr."""
+
+    code = "encoding_failed"

@@ -1,0 +1,181 @@
+"""What a caller asks for: the one value that crosses from the server into the pipeline.
+
+No torch here: the API process imports this module for its limits and defaults.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+from pipeline.errors import InvalidSpec
+
+FPS = 16
+"""Frames per second of every video."""
+
+MIN_FRAMES = 9
+MAX_FRAMES = 93
+MIN_STEPS = 1
+MAX_STEPS = 50
+MIN_GUIDANCE = 1.0
+MAX_GUIDANCE = 20.0
+MAX_SEED = 2**53 - 1
+"""The largest integer that JavaScript keeps exactly."""
+
+FRAMES_PER_LATENT = 4
+"""The VAE is causal: one frame for the first latent frame, four for each later one."""
+
+PIXELS_PER_LATENT = 8
+"""Height and width of a latent cell, in pixels."""
+
+# The string that fal's page, NVIDIA's configuration and diffusers all give as the default.
+DEFAULT_NEGATIVE_PROMPT = (
+    "The video captures a series of frames showing ugly scenes, static with no motion, motion "
+    "blur, over-saturation, shaky footage, low resolution, grainy texture, pixelated images, "
+    "poorly lit areas, underexposed and overexposed scenes, poor color balance, washed out "
+    "colors, choppy sequences, jerky movements, low frame rate, artifacting, color banding, "
+    "unnatural transitions, outdated special effects, fake elements, unconvincing visuals, "
+    "poorly edited content, jump cuts, visual noise, and flickering. Overall, the video is of "
+    "poor quality."
+)
+
+
+class Container(StrEnum):
+    """The output formats, by the names that fal gives them."""
+
+    X264 = "X264 (.mp4)"
+    VP9 = "VP9 (.webm)"
+    PRORES4444 = "PRORES4444 (.mov)"
+    GIF = "GIF (.gif)"
+
+
+class Quality(StrEnum):
+    """How much of the picture the encoder keeps."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    MAXIMUM = "maximum"
+
+
+class Tier(StrEnum):
+    """How faithfully the network is evaluated; everything but `exact` is an approximation."""
+
+    EXACT = "exact"
+
+
+@dataclass(frozen=True, slots=True)
+class FirstFrame:
+    """The video starts from one prepared picture, the job's media named `image`."""
+
+    kind: Literal["first_frame"] = "first_frame"
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """The video continues a clip, the job's media named `video`. Not built yet."""
+
+    kind: Literal["clip"] = "clip"
+
+
+Conditioning = FirstFrame | Clip | None
+
+_CONDITIONINGS: dict[str, Conditioning] = {"first_frame": FirstFrame(), "clip": Clip()}
+
+
+def latent_frames(num_frames: int) -> int:
+    """The latent frames whose decoding gives at least `num_frames` frames."""
+    return -(-(num_frames - 1) // FRAMES_PER_LATENT) + 1
+
+
+def decoded_frames(num_latent_frames: int) -> int:
+    """The frames that a latent of so many frames decodes to."""
+    return FRAMES_PER_LATENT * (num_latent_frames - 1) + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoSpec:
+    """One video to make. Every value is checked when the spec is made.
+
+    `num_inference_steps` counts model evaluations per guidance branch. `guidance_scale` is g in
+    `cond + g * (cond - uncond)`; 1 switches guidance off. The seed is always given: whoever
+    draws one does so before the spec exists.
+
+    Raises:
+        InvalidSpec: a value is out of range; the message names it, the value and the range.
+    """
+
+    prompt: str
+    seed: int
+    negative_prompt: str = DEFAULT_NEGATIVE_PROMPT
+    num_frames: int = MAX_FRAMES
+    num_inference_steps: int = 35
+    guidance_scale: float = 7.0
+    container: Container = Container.X264
+    quality: Quality = Quality.HIGH
+    conditioning: Conditioning = FirstFrame()
+    tier: Tier = Tier.EXACT
+
+    def __post_init__(self) -> None:
+        _check_range("num_frames", self.num_frames, MIN_FRAMES, MAX_FRAMES)
+        _check_range("num_inference_steps", self.num_inference_steps, MIN_STEPS, MAX_STEPS)
+        _check_range("guidance_scale", self.guidance_scale, MIN_GUIDANCE, MAX_GUIDANCE)
+        _check_range("seed", self.seed, 0, MAX_SEED)
+
+    @property
+    def num_latent_frames(self) -> int:
+        return latent_frames(self.num_frames)
+
+    @property
+    def guided(self) -> bool:
+        """Whether the unconditional branch is evaluated at all."""
+        return self.guidance_scale != 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as plain JSON values; `from_json` reads it back."""
+        return {
+            "prompt": self.prompt,
+            "seed": self.seed,
+            "negative_prompt": self.negative_prompt,
+            "num_frames": self.num_frames,
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "container": self.container.value,
+            "quality": self.quality.value,
+            "conditioning": self.conditioning.kind if self.conditioning else None,
+            "tier": self.tier.value,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "VideoSpec":
+        kind = values["conditioning"]
+        return cls(
+            **{
+                **values,
+                "container": Container(values["container"]),
+                "quality": Quality(values["quality"]),
+                "conditioning": None if kind is None else _CONDITIONINGS[kind],
+                "tier": Tier(values["tier"]),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """A prepared picture: `height * width * 3` bytes of sRGB, row by row, 8 bits a channel."""
+
+    width: int
+    height: int
+    rgb: bytes
+
+    def __post_init__(self) -> None:
+        expected = self.width * self.height * 3
+        if len(self.rgb) != expected:
+            raise ValueError(
+                f"A {self.width}x{self.height} RGB picture has {expected:,} bytes, "
+                f"but {len(self.rgb):,} were given."
+            )
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InvalidSpec(name, f"{name} is {value}; it must be from {low:g} to {high:g}.")

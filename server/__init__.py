@@ -1,0 +1,1 @@
+"""What people send us and what we promise them: HTTP, jobs, files and the worker pool."""

@@ -1,0 +1,1 @@
+"""Routes, one module per service of the fal protocol."""
