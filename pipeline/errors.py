@@ -19,9 +19,7 @@ class InputError(PipelineError):
 
     code: ClassVar[str] = "value_error"
 
-    def __init__(
-        self, field: str, message: str, context: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, field: str, message: str, context: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.field = field
         self.context: dict[str, Any] = dict(context or {})

@@ -5,10 +5,11 @@ what it sends is data. The header is an object whose `type` names the class; byt
 where the class carries some. No torch here.
 """
 
+import dataclasses
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.progress import Note, Stage, StageStarted, StepDone
@@ -86,7 +87,7 @@ class Failed:
     message: str
     retryable: bool = False
     field: str | None = None
-    context: dict[str, Any] = field(default_factory=dict)
+    context: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +125,74 @@ class BadMessage(Exception):
 def is_terminal(event: WorkerEvent) -> bool:
     """Whether this event ends its run."""
     return isinstance(event, Done | CancelledEvent | Failed)
+
+
+def encode_event(event: WorkerEvent) -> bytes:
+    """The message for one event."""
+    if isinstance(event, Chunk):
+        return _pack({"type": "Chunk"}, event.data)
+    return _pack({"type": type(event).__name__, **dataclasses.asdict(event)}, b"")
+
+
+def decode_event(message: bytes) -> WorkerEvent:
+    """Read one event.
+
+    Raises:
+        BadMessage: the bytes are not an event, or have a field of the wrong name.
+    """
+    header, body = _unpack(message)
+    name = header.pop("type", None)
+    if name not in _CLASSES:
+        raise BadMessage(f"A worker sent a message of the unknown type {name!r}.")
+    try:
+        if name == "Chunk":
+            return Chunk(body)
+        if name == "StageStarted":
+            header["stage"] = Stage(header["stage"])
+        return _CLASSES[name](**header)
+    except (TypeError, ValueError, KeyError) as error:
+        raise BadMessage(f"A worker sent a {name} that cannot be read: {error}.") from error
+
+
+def encode_work_order(order: WorkOrder) -> bytes:
+    """The message for one work order; its media follow the header in the header's order."""
+    header = {
+        "job_id": order.job_id,
+        "attempt": order.attempt,
+        "spec": order.spec.to_json(),
+        "media": [[name, p.width, p.height] for name, p in order.media.items()],
+    }
+    return _pack(header, b"".join(pixels.rgb for pixels in order.media.values()))
+
+
+def decode_work_order(message: bytes) -> WorkOrder:
+    """Read one work order. It comes from our own server, so a malformed one is our bug."""
+    header, body = _unpack(message)
+    media: dict[str, Pixels] = {}
+    start = 0
+    for name, width, height in header["media"]:
+        size = width * height * 3
+        media[name] = Pixels(width, height, body[start : start + size])
+        start += size
+    return WorkOrder(
+        job_id=header["job_id"],
+        attempt=header["attempt"],
+        spec=VideoSpec.from_json(header["spec"]),
+        media=media,
+    )
+
+
+def _pack(header: Mapping[str, Any], body: bytes) -> bytes:
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    return b"".join((_LENGTH.pack(len(encoded)), encoded, body))
+
+
+def _unpack(message: bytes) -> tuple[dict[str, Any], bytes]:
+    try:
+        (length,) = _LENGTH.unpack_from(message)
+        header = json.loads(message[_LENGTH.size : _LENGTH.size + length])
+    except (struct.error, ValueError) as error:
+        raise BadMessage(f"A worker sent {len(message):,} bytes that are no message.") from error
+    if not isinstance(header, dict):
+        raise BadMessage("A worker sent a header that is not an object.")
+    return header, message[_LENGTH.size + length :]
