@@ -1,0 +1,241 @@
+"""The worker's side of the pool: what a worker is, and the loop that feeds it.
+
+A worker process loads its model once and then takes one work order after another. This loop is the
+same for the real worker and for those of the tests. It never speaks HTTP, opens no database and
+imports no torch; the worker that it is given may.
+"""
+
+import dataclasses
+import importlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from pipeline.errors import Cancelled, InputError, PipelineError
+from pipeline.progress import Stage, StageStarted
+from server.events import (
+    CancelledEvent,
+    Done,
+    Failed,
+    Idle,
+    Loading,
+    Ready,
+    RunEvent,
+    WorkerEvent,
+    WorkOrder,
+    decode_work_order,
+    encode_event,
+    encode_work_order,
+)
+
+ENDING_GRACE_S = 3.0
+"""How long a run may go on after the server has closed the pipe."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """What every worker of a pool is started with; plain values, because they travel as JSON.
+
+    `weights` is the checkpoint's folder. `guardrail` is `required` or `off`. `scratch` is a folder
+    for the files of a run: the pool gives each process its own and removes it with the process.
+    """
+
+    weights: str
+    guardrail: str = "required"
+    scratch: str | None = None
+
+
+class Worker(Protocol):
+    """What runs orders on one device; one object per process, used by one thread."""
+
+    def __init__(self, device: str, options: WorkerOptions) -> None:
+        """Take note of `device` (`cpu` or `cuda`) and the options; heavy work waits for `load`."""
+
+    def load(self, report: Callable[[Loading], None]) -> Ready:
+        """Load the model. Whatever is raised says why the slot is down."""
+
+    def run(
+        self, order: WorkOrder, send: Callable[[RunEvent], None], cancelled: Callable[[], bool]
+    ) -> Done:
+        """Do one order: send its events but the last one, and return that.
+
+        Raises:
+            Cancelled: `cancelled()` was seen to be true.
+            PipelineError: the run failed for a reason that has a code and a sentence.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop this run, should it still be the one that runs."""
+
+    job_id: str
+    attempt: int
+
+
+_ORDER, _CANCEL = b"O", b"C"
+
+
+def encode_request(request: WorkOrder | Cancel) -> bytes:
+    """The message for one request to a worker."""
+    if isinstance(request, WorkOrder):
+        return _ORDER + encode_work_order(request)
+    return _CANCEL + json.dumps(dataclasses.asdict(request)).encode()
+
+
+def decode_request(message: bytes) -> WorkOrder | Cancel:
+    """Read one request. It comes from our own server, so a malformed one is our bug."""
+    tag, body = message[:1], message[1:]
+    assert tag in (_ORDER, _CANCEL), f"a worker was sent a message with the tag {tag!r}"
+    return decode_work_order(body) if tag == _ORDER else Cancel(**json.loads(body))
+
+
+def serve_worker(connection: Connection, worker: Worker) -> bool:
+    """Load the model, then do orders until the server closes the pipe; whether loading worked."""
+    sender = _Sender(connection)
+    loaded = _outcome(lambda: worker.load(sender.send), unexpected=_load_failed)
+    sender.send(loaded)
+    if not isinstance(loaded, Ready):
+        return False
+    inbox = _Inbox(connection)
+    while (order := inbox.next_order()) is not None:
+        sender.send(_run(worker, order, sender, inbox.cancelled))
+        sender.send(Idle())
+    return True
+
+
+def _run(
+    worker: Worker, order: WorkOrder, sender: "_Sender", cancelled: Callable[[], bool]
+) -> WorkerEvent:
+    sender.stage = None
+    last = _outcome(lambda: worker.run(order, sender.send, cancelled), unexpected=_internal_error)
+    if isinstance(last, CancelledEvent):
+        return CancelledEvent(sender.stage)
+    return last
+
+
+def _outcome(
+    work: Callable[[], WorkerEvent], *, unexpected: Callable[[Exception], Failed]
+) -> WorkerEvent:
+    """What `work` returns, or the event that says how it failed.
+
+    This is the project's one broad `except`: what nobody foresaw goes to the log in full, the
+    person who asked for the video gets a plain sentence, and the worker lives on.
+    """
+    try:
+        return work()
+    except Cancelled:
+        return CancelledEvent()
+    except InputError as error:
+        return Failed(code=error.code, message=str(error), field=error.field, context=error.context)
+    except PipelineError as error:
+        return Failed(code=error.code, message=str(error), retryable=error.retryable)
+    except Exception as error:
+        traceback.print_exc()
+        return unexpected(error)
+
+
+def _internal_error(_: Exception) -> Failed:
+    return Failed(
+        code="internal_error",
+        message="The video could not be made: an error inside the worker, which its log describes.",
+    )
+
+
+def _load_failed(error: Exception) -> Failed:
+    return Failed(code="load_failed", message=str(error) or type(error).__name__)
+
+
+class _Sender:
+    """Sends events from any thread, and knows the stage that the run has reached."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self.stage: Stage | None = None
+
+    def send(self, event: WorkerEvent) -> None:
+        if isinstance(event, StageStarted):
+            self.stage = event.stage
+        message = encode_event(event)
+        with self._lock:
+            self._connection.send_bytes(message)
+
+
+class _Inbox:
+    """Reads requests while the worker works, so that a cancel is heard in the middle of a run.
+
+    A closed pipe means that the server wants no more of us, or is gone. The run is cancelled, and
+    if it does not heed that, the process and all that it started end here: a hung kernel must not
+    hold the device.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._orders: queue.SimpleQueue[WorkOrder | None] = queue.SimpleQueue()
+        self._current: Cancel | None = None
+        self._stop_asked = threading.Event()
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def next_order(self) -> WorkOrder | None:
+        """Wait for the next order; None when there will be none."""
+        return self._orders.get()
+
+    def cancelled(self) -> bool:
+        """Whether the order that was taken last is to stop."""
+        return self._stop_asked.is_set()
+
+    def _read(self) -> None:
+        while (request := self._receive()) is not None:
+            if isinstance(request, WorkOrder):
+                # The pool sends an order only when the last run is over, so this is the next one.
+                self._current = Cancel(request.job_id, request.attempt)
+                self._stop_asked.clear()
+                self._orders.put(request)
+            elif request == self._current:
+                self._stop_asked.set()
+        self._stop_asked.set()
+        self._orders.put(None)
+        time.sleep(ENDING_GRACE_S)
+        os.killpg(0, signal.SIGKILL)
+
+    def _receive(self) -> WorkOrder | Cancel | None:
+        try:
+            return decode_request(self._connection.recv_bytes())
+        except (EOFError, OSError):
+            return None
+
+
+def worker_class(path: str) -> Callable[[str, WorkerOptions], Worker]:
+    """The class that `module:Class` names.
+
+    Raises:
+        ValueError: the path has another form, or there is no such module or class.
+    """
+    module_name, _, class_name = path.partition(":")
+    try:
+        found: Callable[[str, WorkerOptions], Worker] = getattr(
+            importlib.import_module(module_name), class_name
+        )
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"There is no worker {path!r}: {error}. It is given as module:Class."
+        ) from error
+    return found
+
+
+def main(start: dict[str, Any]) -> None:
+    """A worker process, from its first line on: see `server.worker_process` for `start`."""
+    connection = Connection(start["connection"])
+    options = WorkerOptions(**start["options"])
+    worker = worker_class(start["worker"])(start["device"], options)
+    sys.exit(0 if serve_worker(connection, worker) else 1)
