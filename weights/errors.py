@@ -1,0 +1,17 @@
+"""What can be wrong with a checkpoint: each message is a sentence for whoever installs it."""
+
+
+class CheckpointError(Exception):
+    """The checkpoint cannot be used as it is."""
+
+
+class CheckpointIncomplete(CheckpointError):
+    """Files are missing; the message lists all of them and the command that gets them."""
+
+
+class CheckpointDamaged(CheckpointError):
+    """A file is here but cannot be read as what its name says it is."""
+
+
+class CheckpointMismatch(CheckpointError):
+    """The files are sound, but they hold something else than what we load."""
