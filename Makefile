@@ -1,0 +1,60 @@
+# Every target sets up what it needs, once, into .venv (and .venv-oracle for the tests' reference).
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+ORACLE := .venv-oracle
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ORACLE_READY := $(ORACLE)/.ready
+STAND_IN := .cache/stand-in
+PROMPT := A rocket lifts off from its launch pad in a cloud of fire and smoke.
+
+.PHONY: help setup demo serve test test-slow check format bench clean
+
+help: ## Say what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## Install everything into .venv
+
+demo: $(READY) $(STAND_IN) ## Make a video from the sample photograph, with random weights
+	@mkdir -p build
+	$(BIN)/cosmos-serve generate docs/sample/launch.jpg "$(PROMPT)" --frames 25 --seed 7 --weights $(STAND_IN) --output build/demo.mp4
+
+serve: $(READY) $(STAND_IN) ## Serve the random-weight checkpoint on http://127.0.0.1:8000
+	$(BIN)/cosmos-serve serve --weights $(STAND_IN) --data .cache/data
+
+test: $(READY) $(ORACLE_READY) ## Run the tests
+	$(BIN)/python -m pytest
+
+test-slow: $(READY) $(ORACLE_READY) ## Run the tests that wait by nature
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY) ## Lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) $(STAND_IN) ## Seconds and peak memory of each stage, on this machine
+	$(BIN)/python -m benchmarks.stages --weights $(STAND_IN)
+
+clean: ## Remove what was made, but not the environments
+	rm -rf build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# The reference pipeline needs torchvision, whose import fails beside a CPU build of torch: it has
+# an environment of its own, and the tests start it as a program.
+$(ORACLE_READY): constraints.txt
+	$(PYTHON) -m venv $(ORACLE)
+	$(ORACLE)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch diffusers transformers accelerate pillow safetensors torchvision==0.28.0
+	@touch $@
+
+$(STAND_IN): $(READY)
+	$(BIN)/cosmos-serve weights stand-in $@

@@ -1,0 +1,111 @@
+"""Noise to latents: the schedule, guidance, and the loop over steps."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from torch import Tensor
+
+from pipeline.layers import KeysValues, RotaryTables
+from pipeline.spec import VideoSpec
+from pipeline.transformer import CosmosTransformer
+
+GIVEN_FRAME_TIME = 1e-4
+"""The noise level that the model was trained to see on a frame that is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What every step of one request reads and none changes.
+
+    `given` is [1, T], 1 for a frame that is given. `unconditional` is None without guidance.
+    """
+
+    rotary: RotaryTables
+    given: Tensor
+    conditional: tuple[KeysValues, ...]
+    unconditional: tuple[KeysValues, ...] | None
+    guidance_scale: float
+
+
+@torch.inference_mode()
+def denoise(
+    transformer: CosmosTransformer,
+    scheduler_config: Mapping[str, Any],
+    given_latents: Tensor,
+    prompt: Tensor,
+    negative_prompt: Tensor | None,
+    spec: VideoSpec,
+    on_step: Callable[[int], None],
+) -> Tensor:
+    """Make the latents of one video.
+
+    Args:
+        scheduler_config: the checkpoint's `scheduler/scheduler_config.json`.
+        given_latents: the frames that the video starts with, [1, 16, any number, height / 8,
+            width / 8] float32, normalised.
+        prompt: [512, text_embed_dim], projected.
+        negative_prompt: likewise; None without guidance.
+        on_step: called before each step, and after the last, with the number of steps done; it
+            may raise to stop.
+
+    Returns:
+        [1, 16, T, height / 8, width / 8] float32, as many latent frames as the spec needs.
+    """
+    _, channels, num_given, height, width = given_latents.shape
+    num_frames, device = spec.num_latent_frames, transformer.device
+    given_latents = given_latents.to(device)
+    latents = initial_noise(spec.seed, (1, channels, num_frames, height, width)).to(device)
+    # The velocity of a given frame is known: it leads from its noise to its latent.
+    given_velocity = latents[:, :, :num_given] - given_latents
+    given = torch.zeros(1, num_frames, device=device)
+    given[:, :num_given] = 1
+    conditions = Conditions(
+        rotary=transformer.rotary_tables(num_frames, height, width),
+        given=given,
+        conditional=transformer.text_keys_values(prompt),
+        unconditional=None
+        if negative_prompt is None
+        else transformer.text_keys_values(negative_prompt),
+        guidance_scale=spec.guidance_scale,
+    )
+    scheduler = make_scheduler(scheduler_config, spec.num_inference_steps, device)
+    for index, timestep in enumerate(scheduler.timesteps):
+        on_step(index)
+        noisy = torch.cat([given_latents, latents[:, :, num_given:]], dim=2)
+        velocity = guided_velocity(transformer, noisy, scheduler.sigmas[index], conditions)
+        velocity[:, :, :num_given] = given_velocity
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        del noisy, velocity
+    on_step(spec.num_inference_steps)
+    return latents
+
+
+def guided_velocity(
+    transformer: CosmosTransformer, noisy: Tensor, sigma: Tensor, conditions: Conditions
+) -> Tensor:
+    """`cond + g * (cond - uncond)`, [1, 16, T, height / 8, width / 8] in at least float32."""
+    given = conditions.given
+    times = given * GIVEN_FRAME_TIME + (1 - given) * sigma.to(given)
+    shared = transformer.forward_shared(noisy, given, times, conditions.rotary)
+    velocity = transformer.forward_branch(shared, conditions.conditional)
+    if conditions.unconditional is None:
+        return velocity
+    unguided = transformer.forward_branch(shared, conditions.unconditional)
+    return velocity + conditions.guidance_scale * (velocity - unguided)
+
+
+def initial_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
+    """The noise of one seed: from the CPU's generator, so that it is the same on every device."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+
+
+def make_scheduler(
+    config: Mapping[str, Any], num_steps: int, device: torch.device
+) -> UniPCMultistepScheduler:
+    """A scheduler of its own for one request: it remembers the steps it has made."""
+    scheduler: UniPCMultistepScheduler = UniPCMultistepScheduler.from_config(dict(config))
+    scheduler.set_timesteps(num_steps, device=device)
+    return scheduler

@@ -1,0 +1,161 @@
+"""One video, from a spec and a prepared picture to a file: the stages in the order they run."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from torch import Tensor
+
+from pipeline.denoise import denoise
+from pipeline.encode import EncodedVideo, encode_video
+from pipeline.errors import InvalidSpec, OutOfMemory
+from pipeline.estimate import Estimator
+from pipeline.guardrail import Frame, Guardrail
+from pipeline.progress import Note, Stage, StageStarted, StepDone, Watcher
+from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, FirstFrame, Pixels, VideoSpec
+from pipeline.text import MAX_TOKENS, TextEncoder
+from pipeline.transformer import CosmosTransformer
+from pipeline.vae import decode, encode_first_frame
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoPipeline:
+    """A loaded checkpoint, ready to make one video at a time."""
+
+    text: TextEncoder
+    transformer: CosmosTransformer
+    vae: AutoencoderKLWan
+    scheduler_config: Mapping[str, Any]
+    guardrail: Guardrail
+    estimator: Estimator
+
+    def generate(
+        self, spec: VideoSpec, pixels: Pixels, out: Path, watcher: Watcher
+    ) -> EncodedVideo:
+        """Make the video that `spec` asks for, starting from `pixels`, and write it to `out`.
+
+        Raises:
+            InputError: the prompt or the spec cannot be used.
+            Cancelled: the watcher asked to stop; nothing is left behind.
+            OutOfMemory: the device has too little memory for this video.
+            EncodingFailed: ffmpeg failed.
+        """
+        try:
+            self.guardrail.check_prompt(spec.prompt)
+            prompt, negative_prompt = self._encode_text(spec, watcher)
+            given_latents = self._encode_image(spec, pixels, watcher)
+            latents = self._denoise(spec, given_latents, prompt, negative_prompt, watcher)
+            frames = self._decode(spec, latents, watcher)
+            return encode_video(
+                (self.guardrail.check_frame(frame) for frame in frames),
+                container=spec.container,
+                quality=spec.quality,
+                width=pixels.width,
+                height=pixels.height,
+                num_frames=spec.num_frames,
+                out=out,
+                check=watcher.check,
+            )
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(_out_of_memory(self.transformer.device, spec)) from error
+
+    def _encode_text(self, spec: VideoSpec, watcher: Watcher) -> tuple[Tensor, Tensor | None]:
+        self._start(Stage.TEXT, spec, watcher)
+        for name, text in (("prompt", spec.prompt), ("negative prompt", spec.negative_prompt)):
+            num_tokens = self.text.num_tokens(text)
+            if num_tokens > MAX_TOKENS and text != DEFAULT_NEGATIVE_PROMPT:
+                watcher.tell(
+                    Note(
+                        f"The {name} takes {num_tokens} tokens; the model reads {MAX_TOKENS}, "
+                        "so its end was cut off."
+                    )
+                )
+        prompt = self.text.encode(spec.prompt)
+        return prompt, self.text.encode(spec.negative_prompt) if spec.guided else None
+
+    def _encode_image(self, spec: VideoSpec, pixels: Pixels, watcher: Watcher) -> Tensor:
+        if not isinstance(spec.conditioning, FirstFrame):
+            raise InvalidSpec("image_url", "A video starts from a picture; none was given.")
+        self._start(Stage.IMAGE, spec, watcher)
+        return encode_first_frame(self.vae, pixels)
+
+    def _denoise(
+        self,
+        spec: VideoSpec,
+        given_latents: Tensor,
+        prompt: Tensor,
+        negative_prompt: Tensor | None,
+        watcher: Watcher,
+    ) -> Tensor:
+        self._start(Stage.DENOISE, spec, watcher)
+        started = time.monotonic()
+
+        def on_step(steps_done: int) -> None:
+            nonlocal started
+            if steps_done > 0:
+                now = time.monotonic()
+                self._report_step(spec, steps_done, now - started, watcher)
+                started = now
+            watcher.check()
+
+        return denoise(
+            self.transformer,
+            self.scheduler_config,
+            given_latents,
+            prompt,
+            negative_prompt,
+            spec,
+            on_step,
+        )
+
+    def _decode(self, spec: VideoSpec, latents: Tensor, watcher: Watcher) -> Iterator[Frame]:
+        """Exactly the frames asked for: what the last latent frame decodes to beyond is dropped."""
+        self._start(Stage.DECODE, spec, watcher)
+        started = time.monotonic()
+        for index, frame in enumerate(decode(self.vae, latents)):
+            if index < spec.num_frames:
+                yield frame
+        self.estimator.measured_decode(time.monotonic() - started, spec.num_latent_frames)
+        watcher.tell(StageStarted(Stage.ENCODE, 0.0))
+
+    def _start(self, stage: Stage, spec: VideoSpec, watcher: Watcher) -> None:
+        watcher.check()
+        steps_left = 0 if stage is Stage.DECODE else spec.num_inference_steps
+        seconds_left = self.estimator.seconds_left(
+            steps_left, spec.num_latent_frames, 1 + spec.guided
+        )
+        watcher.tell(StageStarted(stage, seconds_left))
+
+    def _report_step(
+        self, spec: VideoSpec, steps_done: int, seconds: float, watcher: Watcher
+    ) -> None:
+        num_branches = 1 + spec.guided
+        self.estimator.measured_step(seconds, spec.num_latent_frames, num_branches)
+        steps_left = spec.num_inference_steps - steps_done
+        watcher.tell(
+            StepDone(
+                step=steps_done,
+                num_steps=spec.num_inference_steps,
+                seconds_per_step=seconds,
+                seconds_left=self.estimator.seconds_left(
+                    steps_left, spec.num_latent_frames, num_branches
+                )
+                or 0.0,
+            )
+        )
+
+
+def _out_of_memory(device: torch.device, spec: VideoSpec) -> str:
+    if device.type != "cuda":
+        return f"The machine has too little memory for {spec.num_frames} frames."
+    free, total = torch.cuda.mem_get_info(device)
+    return (
+        f"The GPU has too little memory for {spec.num_frames} frames: "
+        f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB were free when it ran out."
+    )

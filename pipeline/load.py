@@ -1,0 +1,189 @@
+"""Files to modules on a device: the dtype, the strict state dict, the guardrail.
+
+Modules are built without memory for their parameters; each tensor then goes from its file straight
+to the device. Buffers, which no file holds, are computed as the module is built.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import init_empty_weights
+from accelerate.utils import set_module_tensor_to_device
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoTokenizer
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLTextConfig,
+)
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+
+from pipeline.estimate import Estimator, StepCost
+from pipeline.generate import VideoPipeline
+from pipeline.guardrail import GuardrailChoice, choose_guardrail
+from pipeline.text import MAX_TOKENS, TextEncoder, Tokenizer
+from pipeline.transformer import CosmosTransformer, TransformerConfig
+from weights.store import TensorInfo, WeightStore
+
+Report = Callable[[str, float], None]
+"""Hears what is being loaded and the fraction of the checkpoint's bytes read, 0 to 1."""
+
+_PIXELS_PER_TOKEN = 16
+_COMPONENTS = ("text_encoder", "transformer", "vae")
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on a GPU; float32 on a CPU, where bfloat16 is slower and saves nothing."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def load_pipeline(
+    store: WeightStore,
+    device: str,
+    *,
+    guardrail: GuardrailChoice = "required",
+    dtype: torch.dtype | None = None,
+    report: Report = lambda text, fraction: None,
+) -> VideoPipeline:
+    """Load a checkpoint onto a device.
+
+    Args:
+        device: as torch names it, `cpu` or `cuda:0`.
+        dtype: of the large matrix products; by default that of `default_dtype`.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected or misshapen.
+        GuardrailMissing: the checkpoint requires a guardrail and `guardrail` is not `off`.
+    """
+    chosen_guardrail = choose_guardrail(
+        store.profile.guardrail, guardrail, str(store.root / "cosmos_serve.json")
+    )
+    target = torch.device(device)
+    loader = _Loader(store, target, dtype or default_dtype(target), report)
+    transformer = loader.transformer()
+    text = TextEncoder(loader.tokenizer(), loader.language_model(), transformer.project_text)
+    vae = loader.vae()
+    report("The model is loaded.", 1.0)
+    return VideoPipeline(
+        text=text,
+        transformer=transformer,
+        vae=vae,
+        scheduler_config=store.config("scheduler"),
+        guardrail=chosen_guardrail,
+        estimator=Estimator(step_cost(transformer.config, store)),
+    )
+
+
+def load_transformer(
+    store: WeightStore,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    qk_norm_eps: float = 1e-6,
+    rope_exponent_dtype: torch.dtype = torch.bfloat16,
+) -> CosmosTransformer:
+    """The transformer alone, with its two constants open."""
+    loader = _Loader(store, device, dtype, lambda text, fraction: None)
+    return loader.transformer(qk_norm_eps=qk_norm_eps, rope_exponent_dtype=rope_exponent_dtype)
+
+
+def step_cost(config: TransformerConfig, store: WeightStore) -> StepCost:
+    """What one network evaluation costs at the checkpoint's frame size."""
+    profile = store.profile
+    frame_tokens = (profile.width // _PIXELS_PER_TOKEN) * (profile.height // _PIXELS_PER_TOKEN)
+    return StepCost.of(
+        width=config.width,
+        mlp_ratio=config.mlp_ratio,
+        layers=config.num_layers,
+        text_tokens=MAX_TOKENS,
+        frame_tokens=frame_tokens,
+    )
+
+
+class _Loader:
+    """Reads one checkpoint and counts the bytes as it goes."""
+
+    def __init__(
+        self, store: WeightStore, device: torch.device, dtype: torch.dtype, report: Report
+    ) -> None:
+        self.store = store
+        self.device = device
+        self.dtype = dtype
+        self.report = report
+        self._bytes_total = sum(store.size(component) for component in _COMPONENTS)
+        self._bytes_read = 0
+
+    def transformer(
+        self,
+        *,
+        qk_norm_eps: float = 1e-6,
+        rope_exponent_dtype: torch.dtype = torch.bfloat16,
+    ) -> CosmosTransformer:
+        config = TransformerConfig.from_json(self.store.config("transformer"))
+        with init_empty_weights(include_buffers=False):
+            module = CosmosTransformer(
+                config, qk_norm_eps=qk_norm_eps, rope_exponent_dtype=rope_exponent_dtype
+            )
+        self._fill(module, "transformer", CosmosTransformer.parameter_dtype)
+        return module
+
+    def language_model(self) -> Qwen2_5_VLTextModel:
+        """The text half of the vision-language model; its vision tower and head stay on disk."""
+        config = Qwen2_5_VLConfig.from_dict(self.store.config("text_encoder"))
+        with init_empty_weights(include_buffers=False):
+            # The sub-configuration is declared as what a file may hold; it is an object by now.
+            module = Qwen2_5_VLTextModel(cast(Qwen2_5_VLTextConfig, config.text_config))
+        self._fill(module, "text_encoder")
+        return module
+
+    def vae(self) -> AutoencoderKLWan:
+        with init_empty_weights(include_buffers=False):
+            module: AutoencoderKLWan = AutoencoderKLWan.from_config(self.store.config("vae"))
+        self._fill(module, "vae")
+        return module
+
+    def tokenizer(self) -> Tokenizer:
+        folder = self.store.folder("tokenizer")
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        chat_tokenizer: Tokenizer = tokenizer
+        return chat_tokenizer
+
+    def _fill(
+        self,
+        module: nn.Module,
+        component: str,
+        parameter_dtype: Callable[[str, torch.dtype], torch.dtype] = lambda name, dtype: dtype,
+    ) -> None:
+        """Put every tensor of the component's files into the module, and nothing else."""
+        expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        by_file: defaultdict[Path, list[tuple[str, TensorInfo]]] = defaultdict(list)
+        for name, info in self.store.match(component, expected).items():
+            by_file[info.file].append((name, info))
+        for file, tensors in by_file.items():
+            with safe_open(file, framework="pt") as shard:
+                for name, info in tensors:
+                    tensor = shard.get_tensor(info.key)
+                    self._bytes_read += tensor.nbytes
+                    set_module_tensor_to_device(
+                        module,
+                        name,
+                        self.device,
+                        value=tensor,
+                        dtype=parameter_dtype(name, self.dtype),
+                    )
+            self.report(f"Loading {component}", min(1.0, self._bytes_read / self._bytes_total))
+        module.to(self.device)
+        module.requires_grad_(False).eval()
+        _assert_complete(module)
+
+
+def _assert_complete(module: nn.Module) -> None:
+    left = [name for name, tensor in module.named_parameters() if tensor.is_meta]
+    left += [name for name, tensor in module.named_buffers() if tensor.is_meta]
+    assert not left, f"{type(module).__name__} was left without {', '.join(left)}"

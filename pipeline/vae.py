@@ -1,0 +1,65 @@
+"""Pixels to the first latent frame, and latents to frames, one latent frame after the other."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d
+from torch import Tensor
+
+from pipeline.guardrail import Frame
+from pipeline.spec import Pixels
+
+
+@torch.inference_mode()
+def encode_first_frame(vae: AutoencoderKLWan, pixels: Pixels) -> Tensor:
+    """The latent of a one-frame video, [1, 16, 1, height / 8, width / 8] float32, normalised.
+
+    The VAE is causal, so these are the bits that the first latent frame of any longer video
+    starting with the same picture would have.
+    """
+    rgb = np.frombuffer(pixels.rgb, dtype=np.uint8).reshape(pixels.height, pixels.width, 3)
+    # [height, width, 3] 0..255 -> [1, 3, 1, height, width] in -1..1
+    unit = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None, :, None].float() / 255
+    video = (2 * unit - 1).to(vae.device, vae.dtype)
+    latent: Tensor = vae.encode(video).latent_dist.mode().float()
+    mean, inverse_std = _statistics(vae, latent.device)
+    return (latent - mean) * inverse_std
+
+
+@torch.inference_mode()
+def decode(vae: AutoencoderKLWan, latents: Tensor) -> Iterator[Frame]:
+    """The frames of `latents`, [1, 16, T, height / 8, width / 8] float32: 1, then 4 a latent frame.
+
+    Yields [height, width, 3] uint8 as soon as its latent frame is decoded. What the decoder
+    remembers between latent frames lives in this call, so one that is given up leaves nothing
+    behind for the next.
+    """
+    mean, inverse_std = _statistics(vae, latents.device)
+    scaled = (latents / inverse_std + mean).to(vae.dtype)
+    hidden = vae.post_quant_conv(scaled)
+    num_convolutions = sum(isinstance(m, WanCausalConv3d) for m in vae.decoder.modules())
+    cache: list[Any] = [None] * num_convolutions
+    for index in range(hidden.shape[2]):
+        video = vae.decoder(
+            hidden[:, :, index : index + 1],
+            feat_cache=cache,
+            feat_idx=[0],
+            first_chunk=index == 0,
+        )
+        yield from to_frames(video.clamp(-1, 1))
+
+
+def to_frames(video: Tensor) -> Iterator[Frame]:
+    """[1, 3, frames, height, width] in -1..1 -> frames of [height, width, 3] uint8, rounded."""
+    levels = ((video[0].float() + 1) * 127.5).round().to(torch.uint8)
+    yield from levels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
+
+
+def _statistics(vae: AutoencoderKLWan, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and inverse deviation of each latent channel, [1, 16, 1, 1, 1] float32."""
+    shape = (1, -1, 1, 1, 1)
+    mean = torch.tensor(vae.config["latents_mean"], device=device).view(shape)
+    std = torch.tensor(vae.config["latents_std"], device=device).view(shape)
+    return mean, 1.0 / std
