@@ -47,6 +47,11 @@ class Container(StrEnum):
     PRORES4444 = "PRORES4444 (.mov)"
     GIF = "GIF (.gif)"
 
+    @property
+    def suffix(self) -> str:
+        """The file name's ending, with its dot."""
+        return self.value[self.value.index("(") + 1 : -1]
+
 
 class Quality(StrEnum):
     """How much of the picture the encoder keeps."""

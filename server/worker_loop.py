@@ -5,7 +5,9 @@ same for the real worker and for those of the tests. It never speaks HTTP, opens
 imports no torch; the worker that it is given may.
 """
 
+import ctypes
 import dataclasses
+import faulthandler
 import importlib
 import json
 import os
@@ -17,8 +19,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from pipeline.errors import Cancelled, InputError, PipelineError
 from pipeline.progress import Stage, StageStarted
@@ -36,6 +37,7 @@ from server.events import (
     encode_event,
     encode_work_order,
 )
+from server.pipe import Pipe
 
 ENDING_GRACE_S = 3.0
 """How long a run may go on after the server has closed the pipe."""
@@ -50,8 +52,14 @@ class WorkerOptions:
     """
 
     weights: str
-    guardrail: str = "required"
+    guardrail: Literal["required", "off"] = "required"
     scratch: str | None = None
+
+
+class CannotLoad(PipelineError):
+    """The model cannot be loaded, for a reason that needs no traceback."""
+
+    code = "load_failed"
 
 
 class Worker(Protocol):
@@ -61,7 +69,11 @@ class Worker(Protocol):
         """Take note of `device` (`cpu` or `cuda`) and the options; heavy work waits for `load`."""
 
     def load(self, report: Callable[[Loading], None]) -> Ready:
-        """Load the model. Whatever is raised says why the slot is down."""
+        """Load the model; whatever is raised says why the slot is down.
+
+        Raises:
+            PipelineError: with a sentence for whoever runs the server, such as `CannotLoad`.
+        """
 
     def run(
         self, order: WorkOrder, send: Callable[[RunEvent], None], cancelled: Callable[[], bool]
@@ -82,6 +94,10 @@ class Cancel:
     attempt: int
 
 
+_PR_SET_PDEATHSIG = 1
+
+Result = TypeVar("Result")
+
 _ORDER, _CANCEL = b"O", b"C"
 
 
@@ -99,14 +115,23 @@ def decode_request(message: bytes) -> WorkOrder | Cancel:
     return decode_work_order(body) if tag == _ORDER else Cancel(**json.loads(body))
 
 
-def serve_worker(connection: Connection, worker: Worker) -> bool:
-    """Load the model, then do orders until the server closes the pipe; whether loading worked."""
-    sender = _Sender(connection)
-    loaded = _outcome(lambda: worker.load(sender.send), unexpected=_load_failed)
-    sender.send(loaded)
-    if not isinstance(loaded, Ready):
+def serve_worker(pipe: Pipe, make: Callable[[], Worker]) -> bool:
+    """Make a worker, load its model, and do orders until the server closes the pipe.
+
+    Returns False when there was nothing to serve with: the server was told why.
+    """
+    sender, inbox = _Sender(pipe), _Inbox(pipe)
+
+    def start() -> tuple[Worker, Ready]:
+        worker = make()
+        return worker, worker.load(sender.send)
+
+    started = _outcome(start, unexpected=_load_failed)
+    if not isinstance(started, tuple):
+        sender.send(started)
         return False
-    inbox = _Inbox(connection)
+    worker, ready = started
+    sender.send(ready)
     while (order := inbox.next_order()) is not None:
         sender.send(_run(worker, order, sender, inbox.cancelled))
         sender.send(Idle())
@@ -115,7 +140,7 @@ def serve_worker(connection: Connection, worker: Worker) -> bool:
 
 def _run(
     worker: Worker, order: WorkOrder, sender: "_Sender", cancelled: Callable[[], bool]
-) -> WorkerEvent:
+) -> Done | CancelledEvent | Failed:
     sender.stage = None
     last = _outcome(lambda: worker.run(order, sender.send, cancelled), unexpected=_internal_error)
     if isinstance(last, CancelledEvent):
@@ -124,9 +149,9 @@ def _run(
 
 
 def _outcome(
-    work: Callable[[], WorkerEvent], *, unexpected: Callable[[Exception], Failed]
-) -> WorkerEvent:
-    """What `work` returns, or the event that says how it failed.
+    work: Callable[[], Result], *, unexpected: Callable[[Exception], Failed]
+) -> Result | CancelledEvent | Failed:
+    """What `work` returns, or the event that says why it does not.
 
     This is the project's one broad `except`: what nobody foresaw goes to the log in full, the
     person who asked for the video gets a plain sentence, and the worker lives on.
@@ -152,23 +177,20 @@ def _internal_error(_: Exception) -> Failed:
 
 
 def _load_failed(error: Exception) -> Failed:
-    return Failed(code="load_failed", message=str(error) or type(error).__name__)
+    return Failed(code=CannotLoad.code, message=f"{type(error).__name__}: {error}")
 
 
 class _Sender:
     """Sends events from any thread, and knows the stage that the run has reached."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
         self.stage: Stage | None = None
 
     def send(self, event: WorkerEvent) -> None:
         if isinstance(event, StageStarted):
             self.stage = event.stage
-        message = encode_event(event)
-        with self._lock:
-            self._connection.send_bytes(message)
+        self._pipe.send(encode_event(event))
 
 
 class _Inbox:
@@ -179,8 +201,8 @@ class _Inbox:
     hold the device.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
         self._orders: queue.SimpleQueue[WorkOrder | None] = queue.SimpleQueue()
         self._current: Cancel | None = None
         self._stop_asked = threading.Event()
@@ -195,7 +217,8 @@ class _Inbox:
         return self._stop_asked.is_set()
 
     def _read(self) -> None:
-        while (request := self._receive()) is not None:
+        while (message := self._pipe.receive()) is not None:
+            request = decode_request(message)
             if isinstance(request, WorkOrder):
                 # The pool sends an order only when the last run is over, so this is the next one.
                 self._current = Cancel(request.job_id, request.attempt)
@@ -208,18 +231,12 @@ class _Inbox:
         time.sleep(ENDING_GRACE_S)
         os.killpg(0, signal.SIGKILL)
 
-    def _receive(self) -> WorkOrder | Cancel | None:
-        try:
-            return decode_request(self._connection.recv_bytes())
-        except (EOFError, OSError):
-            return None
-
 
 def worker_class(path: str) -> Callable[[str, WorkerOptions], Worker]:
     """The class that `module:Class` names.
 
     Raises:
-        ValueError: the path has another form, or there is no such module or class.
+        CannotLoad: the path has another form, or there is no such module or class.
     """
     module_name, _, class_name = path.partition(":")
     try:
@@ -227,15 +244,50 @@ def worker_class(path: str) -> Callable[[str, WorkerOptions], Worker]:
             importlib.import_module(module_name), class_name
         )
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
+        raise CannotLoad(
             f"There is no worker {path!r}: {error}. It is given as module:Class."
         ) from error
     return found
 
 
-def main(start: dict[str, Any]) -> None:
-    """A worker process, from its first line on: see `server.worker_process` for `start`."""
-    connection = Connection(start["connection"])
-    options = WorkerOptions(**start["options"])
-    worker = worker_class(start["worker"])(start["device"], options)
-    sys.exit(0 if serve_worker(connection, worker) else 1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStart:
+    """What a worker process is told on its command line, as JSON.
+
+    `pipe` is the descriptor of its end; `parent` the process that has to be alive; `worker` is
+    `module:Class`, found on `sys_path`; `device` is `cpu` or `cuda`.
+    """
+
+    sys_path: list[str]
+    parent: int
+    pipe: int
+    worker: str
+    device: str
+    options: WorkerOptions
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "WorkerStart":
+        return cls(**{**values, "options": WorkerOptions(**values["options"])})
+
+
+def main(start: WorkerStart) -> None:
+    """A worker process, from its first line to its exit code."""
+    _die_with(start.parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
+    served = serve_worker(
+        Pipe.at(start.pipe), lambda: worker_class(start.worker)(start.device, start.options)
+    )
+    sys.exit(0 if served else 1)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:
+        sys.exit("The server ended while this worker was starting.")

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from pipeline.errors import Cancelled, ImageTooSmall, OutOfMemory
 from pipeline.progress import Note, Stage, StageStarted, StepDone
-from pipeline.spec import Container
 from server.events import (
     MAX_CHUNK_BYTES,
     Artifact,
@@ -30,14 +29,14 @@ from server.worker_loop import WorkerOptions
 DIGEST = "d1" * 32
 """The checkpoint digest that these workers report."""
 
-Send = Callable[[RunEvent], None]
-
-_FILES = {
-    Container.X264: ("video.mp4", "video/mp4"),
-    Container.VP9: ("video.webm", "video/webm"),
-    Container.PRORES4444: ("video.mov", "video/quicktime"),
-    Container.GIF: ("video.gif", "image/gif"),
+CONTENT_TYPES = {
+    ".mp4": "video/mp4",
+    ".webm": "video/webm",
+    ".mov": "video/quicktime",
+    ".gif": "image/gif",
 }
+
+Send = Callable[[RunEvent], None]
 
 
 class Script:
@@ -101,7 +100,8 @@ class ScriptedWorker:
 
     SETTINGS = frozenset({"sleep", "bytes", "liesize", "liehash", "noartifact", "flood"})
     FAULTS = frozenset(
-        "refuse memory raise exit killed segfault stopped hang print garbage nonsense half".split()
+        {"refuse", "memory", "raise", "exit", "killed", "segfault", "stopped", "hang"}
+        | {"print", "garbage", "nonsense", "half"}
     )
     COMMANDS = SETTINGS | FAULTS
 
@@ -179,13 +179,13 @@ def _send_file(order: WorkOrder, script: Script, send: Send, cancelled: Callable
         send(Chunk(data[start : start + MAX_CHUNK_BYTES]))
     if "noartifact" in script:
         return
-    name, content_type = _FILES[order.spec.container]
+    suffix = order.spec.container.suffix
     described = b"something else" if "liehash" in script else data
     send(
         Artifact(
             kind="video",
-            name=name,
-            content_type=content_type,
+            name=f"video{suffix}",
+            content_type=CONTENT_TYPES[suffix],
             size=len(data) + ("liesize" in script),
             sha256=hashlib.sha256(described).hexdigest(),
             frames=order.spec.num_frames,
@@ -224,11 +224,11 @@ def _hang() -> None:
 
 
 def _pipe() -> int:
-    """The pipe's descriptor: the one socket that a worker has."""
+    """The pipe's descriptor: the one socket that a worker has beside its standard streams."""
     return next(
         int(entry.name)
         for entry in Path("/proc/self/fd").iterdir()
-        if entry.is_symlink() and str(entry.readlink()).startswith("socket:")
+        if int(entry.name) > 2 and entry.is_symlink() and entry.is_socket()
     )
 
 
