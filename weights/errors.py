@@ -15,3 +15,7 @@ class CheckpointDamaged(CheckpointError):
 
 class CheckpointMismatch(CheckpointError):
     """The files are sound, but they hold something else than what we load."""
+
+
+class StandInRefused(CheckpointError):
+    """A stand-in checkpoint cannot be written there, or in that size."""

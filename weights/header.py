@@ -50,7 +50,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             text = file.read(length)
     except OSError as error:
         raise CheckpointDamaged(f"{path} cannot be read: {error.strerror}.") from error
-    return _parse(path, text, data_size=size - LENGTH_BYTES - length)
+    return _parse(path, text, size)
 
 
 def header_length(file: BinaryIO, path: Path, size: int) -> int:
@@ -75,7 +75,7 @@ def header_length(file: BinaryIO, path: Path, size: int) -> int:
     return length
 
 
-def _parse(path: Path, text: bytes, data_size: int) -> dict[str, TensorInfo]:
+def _parse(path: Path, text: bytes, size: int) -> dict[str, TensorInfo]:
     try:
         entries = json.loads(text, object_pairs_hook=_object_without_duplicates)
     except _DuplicateKey as error:
@@ -91,7 +91,7 @@ def _parse(path: Path, text: bytes, data_size: int) -> dict[str, TensorInfo]:
         begin, end, info = _tensor(path, key, entry)
         tensors[key] = info
         spans.append((begin, end))
-    _check_spans(path, spans, data_size)
+    _check_spans(path, spans, start=LENGTH_BYTES + len(text), size=size)
     return tensors
 
 
@@ -111,18 +111,17 @@ def _tensor(path: Path, key: str, entry: Any) -> tuple[int, int, TensorInfo]:
     return begin, end, info
 
 
-def _check_spans(path: Path, spans: list[tuple[int, int]], data_size: int) -> None:
-    """The tensors must fill the rest of the file, one after the other."""
+def _check_spans(path: Path, spans: list[tuple[int, int]], start: int, size: int) -> None:
+    """The tensors must fill the file from `start` to its end, one after the other."""
     position = 0
     for begin, end in sorted(spans):
         if begin != position:
             raise _nonsense(path, "its tensors overlap or leave gaps")
         position = end
-    if position > data_size:
-        size = path.stat().st_size
-        raise _truncated(path, size, size + position - data_size)
-    if position < data_size:
-        raise _nonsense(path, f"{data_size - position:,} bytes follow its last tensor")
+    if start + position > size:
+        raise _truncated(path, size, start + position)
+    if start + position < size:
+        raise _nonsense(path, f"{size - start - position:,} bytes follow its last tensor")
 
 
 class _DuplicateKey(ValueError):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from weights.errors import StandInRefused
 from weights.manifest import MODEL_INDEX, load_manifest
 from weights.profile import PROFILE_FILE
 
@@ -96,14 +97,15 @@ def write_stand_in(
     to 2, so that the softmax is peaked enough for a wrong rotation to show.
 
     Raises:
-        ValueError: width or height is not a positive multiple of 16.
-        FileExistsError: `root` is a file or a folder that is not empty.
+        StandInRefused: width or height is not a positive multiple of 16, or `root` is a file or
+            a folder that is not empty.
     """
     _check_size(width, height)
-    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        raise FileExistsError(
-            f"{root} is not empty. Name a folder that is new or empty for the stand-in checkpoint."
-        )
+    root = root.absolute()
+    if root.is_file():
+        raise StandInRefused(f"{root} is a file. Name a new or empty folder for the stand-in.")
+    if root.exists() and any(root.iterdir()):
+        raise StandInRefused(f"{root} is not empty. Name a new or empty folder for the stand-in.")
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as scratch:
         unfinished = Path(scratch, "checkpoint")
@@ -125,7 +127,7 @@ def _share(folder: Path) -> None:
 def _check_size(width: int, height: int) -> None:
     for name, value in (("width", width), ("height", height)):
         if value <= 0 or value % 16:
-            raise ValueError(
+            raise StandInRefused(
                 f"The stand-in's {name} is {value}; it must be a positive multiple of 16."
             )
 
