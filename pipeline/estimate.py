@@ -5,10 +5,12 @@ the tokens, self-attention with their square. The two constants follow from the 
 one measured step predicts any other frame count. No torch here.
 """
 
+from collections import deque
 from dataclasses import dataclass, field
+from statistics import median
 
-_SMOOTHING = 0.3
-"""The weight of the newest measurement in the running rate."""
+_NUM_MEASUREMENTS = 9
+"""The newest measurements, whose median is the rate: a first step that warms up does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,43 +36,38 @@ class StepCost:
         return self.linear * num_latent_frames + self.quadratic * num_latent_frames**2
 
 
-@dataclass(slots=True)
+def _measurements() -> deque[float]:
+    return deque(maxlen=_NUM_MEASUREMENTS)
+
+
+@dataclass(frozen=True, slots=True)
 class Estimator:
     """The measured rates of one process, and what they predict."""
 
     step_cost: StepCost
-    _seconds_per_operation: float | None = None
-    _seconds_per_decoded: float | None = field(default=None)
+    _seconds_per_operation: deque[float] = field(default_factory=_measurements)
+    _seconds_per_decoded: deque[float] = field(default_factory=_measurements)
 
     def measured_step(self, seconds: float, num_latent_frames: int, num_branches: int) -> None:
         """Learn from one denoising step."""
         operations = num_branches * self.step_cost.operations(num_latent_frames)
-        self._seconds_per_operation = _blend(self._seconds_per_operation, seconds / operations)
+        self._seconds_per_operation.append(seconds / operations)
 
     def measured_decode(self, seconds: float, num_latent_frames: int) -> None:
         """Learn from decoding (and encoding) one video."""
-        self._seconds_per_decoded = _blend(self._seconds_per_decoded, seconds / num_latent_frames)
-
-    def step_seconds(self, num_latent_frames: int, num_branches: int) -> float | None:
-        """One denoising step, or None before the first was measured."""
-        if self._seconds_per_operation is None:
-            return None
-        operations = num_branches * self.step_cost.operations(num_latent_frames)
-        return self._seconds_per_operation * operations
-
-    def decode_seconds(self, num_latent_frames: int) -> float:
-        """Decoding one video; 0 before the first was measured."""
-        return (self._seconds_per_decoded or 0.0) * num_latent_frames
+        self._seconds_per_decoded.append(seconds / num_latent_frames)
 
     def seconds_left(
         self, steps_left: int, num_latent_frames: int, num_branches: int
     ) -> float | None:
-        """The steps left and the decoding after them, or None before a step was measured."""
-        per_step = self.step_seconds(num_latent_frames, num_branches)
-        if per_step is None:
+        """The steps left and the decoding after them; None before a step was measured.
+
+        Decoding counts as nothing until it was measured once.
+        """
+        if not self._seconds_per_operation:
             return None
-        return steps_left * per_step + self.decode_seconds(num_latent_frames)
-
-
-def _blend(old: float | None, new: float) -> float:
-    return new if old is None else (1 - _SMOOTHING) * old + _SMOOTHING * new
+        operations = steps_left * num_branches * self.step_cost.operations(num_latent_frames)
+        seconds = median(self._seconds_per_operation) * operations
+        if self._seconds_per_decoded:
+            seconds += median(self._seconds_per_decoded) * num_latent_frames
+        return seconds
