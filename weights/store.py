@@ -139,12 +139,14 @@ class WeightStore:
             includes.insert(0, MODEL_INDEX)
         if not phrases:
             return
-        if len(missing) == len(self._files):
-            includes = []
+        complaint = f"The checkpoint in {self.root} lacks {', '.join(phrases)}."
+        if not self.root.is_dir():
+            complaint = f"There is no folder {self.root}; a checkpoint is wanted there."
+        everything = len(missing) == len(self._files)
         raise CheckpointIncomplete(
-            f"The checkpoint in {self.root} lacks {', '.join(phrases)}. Accept the licence at "
+            f"{complaint} Accept the licence at "
             f"https://huggingface.co/{self._manifest.repository}, then run: "
-            f"{self._manifest.download_command(self.root, includes)}"
+            f"{self._manifest.download_command(self.root, () if everything else includes)}"
         )
 
     def _refuse_if_another_pipeline(self) -> None:
