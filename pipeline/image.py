@@ -1,0 +1,283 @@
+"""Turn the bytes of a picture into an exact-size sRGB first frame.
+
+Pillow only. What is not here: fetching the bytes, and any process boundary around the decoders.
+"""
+
+import io
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import structlog
+from PIL import ExifTags, Image, ImageCms
+
+from pipeline.errors import FileTooLarge, ImageTooLarge, ImageTooSmall, ImageUnreadable
+from pipeline.spec import Pixels
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+"""The formats decoded, by Pillow's names; every other decoder stays out of reach."""
+
+MAX_BYTES = 20 * 1024 * 1024
+MAX_PIXELS = 50_000_000
+MIN_SIDE = 64
+"""Pixels. A video is hundreds of pixels high: less than this would be magnified to a blur."""
+
+# Transparent pictures are drawn for a blank page, and that is what their author saw behind them.
+BACKGROUND = (255, 255, 255)
+
+# libjpeg may shrink a JPEG by 2, 4 or 8 while it decodes. It is left at least this many times
+# the size wanted, so that our own filter makes the last and visible step.
+_DRAFT_MARGIN = 2.0
+
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation to the transposition that makes the picture upright; 5 to 8 lie on a side."""
+
+_UNREADABLE = (
+    "The image cannot be read: it is broken, cut short, or not a picture. "
+    "Send a whole JPEG, PNG, WebP or GIF file."
+)
+
+_TOO_LITTLE_MEMORY = (
+    "The image cannot be decoded in the memory that this server has for it. Send a smaller one."
+)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a picture says of itself: its format, and its size as stored (before orientation)."""
+
+    format: str
+    width: int
+    height: int
+
+
+def probe(data: bytes, *, field: str = "image_url") -> Header:
+    """Read a picture's header and check every limit that needs no decoding.
+
+    Raises:
+        FileTooLarge: more than 20 MiB.
+        ImageUnreadable: no JPEG, PNG, WebP or GIF header.
+        ImageTooLarge: more than 50 megapixels.
+        ImageTooSmall: a side of less than 64 pixels.
+    """
+    return _header(_open(data, field))
+
+
+def prepare(data: bytes, width: int, height: int, *, field: str = "image_url") -> Pixels:
+    """Decode a picture into `width` x `height` pixels of sRGB.
+
+    The picture is turned upright by its EXIF orientation, scaled to cover the frame, cropped at
+    the centre, converted to sRGB from the ICC profile it carries, and laid on white where it is
+    transparent. Of an animation the first frame counts. Scaling is NVIDIA's: bilinear with
+    antialiasing, max(width / w, height / h). A picture of the wanted size keeps its pixels.
+
+    Metadata that cannot be read does not lose the picture: it counts as upright and as sRGB.
+
+    Raises:
+        FileTooLarge, ImageTooLarge, ImageTooSmall: as `probe`; nothing was decoded.
+        ImageUnreadable: the file is broken, cut short, or not a picture.
+    """
+    image = _open(data, field)
+    with _decoding(field):
+        picture = _upright_and_scaled(image, width, height)
+        picture = _flat_srgb(picture, image.info.get("icc_profile"))
+        return Pixels(width, height, picture.tobytes())
+
+
+def _open(data: bytes, field: str) -> Image.Image:
+    """The picture with its header read and checked, and no pixel decoded."""
+    if len(data) > MAX_BYTES:
+        raise FileTooLarge(
+            field,
+            f"The image is {len(data):,} bytes; the limit is {MAX_BYTES:,}.",
+            {"max_size": MAX_BYTES},
+        )
+    if not data:
+        raise ImageUnreadable(field, "The image is empty: it has 0 bytes.")
+    with _decoding(field):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    _check_size(image.width, image.height, field)
+    return image
+
+
+@contextmanager
+def _decoding(field: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into the caller's error.
+
+    Hostile bytes make Pillow raise OSError, SyntaxError, ValueError, TypeError, KeyError,
+    EOFError, struct.error, zlib.error and, over the years, others: no list of them is complete,
+    and each means the same to the caller. So this is for Pillow's calls only.
+    """
+    try:
+        yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(field, "The image") from error
+    except MemoryError as error:
+        raise ImageUnreadable(field, _TOO_LITTLE_MEMORY) from error
+    except Exception as error:
+        raise ImageUnreadable(field, _UNREADABLE) from error
+
+
+def _check_size(width: int, height: int, field: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise _too_large(field, f"The image is {width:,}x{height:,} pixels, which")
+    if min(width, height) < MIN_SIDE:
+        raise ImageTooSmall(
+            field,
+            f"The image is {width}x{height} pixels; "
+            f"it needs at least {MIN_SIDE} in width and in height.",
+            {"min_height": MIN_SIDE, "min_width": MIN_SIDE},
+        )
+
+
+def _too_large(field: str, subject: str) -> ImageTooLarge:
+    # fal's context speaks of sides: a square of this side is the largest that passes.
+    side = math.isqrt(MAX_PIXELS)
+    return ImageTooLarge(
+        field,
+        f"{subject} has more than {MAX_PIXELS // 1_000_000} megapixels. Send a smaller one.",
+        {"max_height": side, "max_width": side},
+    )
+
+
+def _header(image: Image.Image) -> Header:
+    assert image.format is not None  # Pillow sets it on whatever it opens.
+    # A JPEG with further pictures after the first (phones add previews) is "MPO" to Pillow.
+    name = "JPEG" if image.format == "MPO" else image.format
+    return Header(name, image.width, image.height)
+
+
+def _upright_and_scaled(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The part of the picture that fills the frame, in the file's own colours.
+
+    Everything that costs memory per pixel comes after the scaling, so orientation is applied to
+    the small picture, and a picture on its side is scaled to the frame's size on its side.
+    """
+    # A PNG may keep its EXIF data after the pixels; a JPEG must not be decoded at full size yet.
+    if image.format == "PNG":
+        image.load()
+    orientation = _orientation(image)
+    if orientation >= 5:
+        width, height = height, width
+    stored_width, stored_height = _decode(image, width, height)
+    scaled = _interpolable(image).resize(
+        (width, height),
+        Image.Resampling.BILINEAR,
+        box=_cover_box(stored_width, stored_height, width, height),
+    )
+    transposition = _ORIENTATIONS.get(orientation)
+    return scaled if transposition is None else scaled.transpose(transposition)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF (or XMP) orientation, 1 to 8; 1 where the picture has none that can be read."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    # EXIF is parsed by the same kind of code as pictures: see `_decoding`.
+    except Exception as error:
+        log.warning("the EXIF data of an image is unreadable and ignored", error=str(error))
+        return 1
+    return value if value in _ORIENTATIONS else 1
+
+
+def _decode(image: Image.Image, width: int, height: int) -> tuple[float, float]:
+    """Decode in place, a JPEG at a fraction of its size when that is enough for the frame.
+
+    Returns the picture's width and height in decoded pixels. They are not whole when a fraction
+    was decoded: the last column and row then stand for less than a pixel.
+    """
+    cover = max(width / image.width, height / image.height)
+    enough = (
+        math.ceil(image.width * cover * _DRAFT_MARGIN),
+        math.ceil(image.height * cover * _DRAFT_MARGIN),
+    )
+    draft = image.draft(None, enough)
+    image.load()
+    return draft[1][2:] if draft else image.size
+
+
+def _interpolable(image: Image.Image) -> Image.Image:
+    """The picture in one of the modes L, LA, RGB, RGBA, CMYK and I;16.
+
+    Palettes and transparent colours cannot be interpolated; an alpha channel can, since Pillow
+    premultiplies it while it scales.
+    """
+    transparent = image.has_transparency_data
+    if image.mode == "I;16":
+        return _keyed_grey(image) if transparent else image
+    if image.mode in ("1", "L", "LA"):
+        mode = "LA" if transparent else "L"
+    elif image.mode == "CMYK":
+        mode = "CMYK"
+    else:
+        mode = "RGBA" if transparent else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _keyed_grey(image: Image.Image) -> Image.Image:
+    """16-bit grey with one transparent value, as LA: Pillow has no mode that keeps both."""
+    opaque = [255] * 65536
+    opaque[image.info["transparency"]] = 0
+    alpha = image.convert("I").point(opaque, "L")
+    return Image.merge("LA", (_eight_bit(image), alpha))
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """I;16 as L. Pillow's own conversion clips at 255, which makes most pictures white."""
+    return image.point(lambda value: value * (1 / 257) + 0.5).convert("L")
+
+
+def _cover_box(
+    from_width: float, from_height: float, width: int, height: int
+) -> tuple[float, float, float, float]:
+    """The largest centred box of the frame's shape: left, top, right, bottom, not rounded."""
+    if from_width * height > from_height * width:
+        crop = from_height * width / height
+        left = (from_width - crop) / 2
+        return left, 0.0, left + crop, from_height
+    crop = from_width * height / width
+    top = (from_height - crop) / 2
+    return 0.0, top, from_width, top + crop
+
+
+def _flat_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
+    """RGB mode in sRGB, without alpha."""
+    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
+    if image.mode == "I;16":
+        image = _eight_bit(image)
+    elif alpha is not None:
+        image = image.convert(image.mode.removesuffix("A"))
+    colour = _to_srgb(image, icc_profile) if icc_profile else image.convert("RGB")
+    if alpha is None:
+        return colour
+    flat = Image.new("RGB", colour.size, BACKGROUND)
+    flat.paste(colour, mask=alpha)
+    return flat
+
+
+def _to_srgb(image: Image.Image, icc_profile: bytes) -> Image.Image:
+    """An L, RGB or CMYK picture as sRGB by its profile; a profile that fails is ignored."""
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
+        # Grey pictures often carry an RGB profile; R = G = B is what it means for them.
+        if image.mode == "L" and profile.profile.xcolor_space.strip() == "RGB":
+            image = image.convert("RGB")
+        converted = ImageCms.profileToProfile(
+            image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError) as error:
+        log.warning("the ICC profile of an image is unusable and ignored", error=str(error))
+        return image.convert("RGB")
+    assert converted is not None  # None is the answer to inPlace=True alone.
+    return converted
