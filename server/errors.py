@@ -1,0 +1,202 @@
+"""What can go wrong with a request, and fal's answer to it: one table.
+
+fal has two shapes of error. Where the input is at fault, `detail` is a list of items that name the
+field; elsewhere it is a sentence, with `error_type` beside it. Routes raise, and contain no `try`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import InputError
+from server.jobs import JobError
+
+ERROR_PAGE = "https://docs.fal.ai/errors#"
+RETRY_AFTER_S = 10
+_LONGEST_ECHO = 200
+"""Characters of the caller's own value that an error repeats; it may be a whole picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer that says what is wrong."""
+
+    status: int
+    body: Mapping[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class RequestError(Exception):
+    """A request cannot be served; the message is a sentence for whoever sent it."""
+
+
+class BadRequest(RequestError):
+    """The request itself is malformed."""
+
+
+class Unauthorized(RequestError):
+    """The request has no key, or one that we do not know."""
+
+
+class UnknownPath(RequestError):
+    """Nothing is served there; the message is the path."""
+
+
+class MethodNotAllowed(RequestError):
+    """The path takes another method, which the message names."""
+
+
+class UnknownJob(RequestError):
+    """There is no request of that id, or it is somebody else's."""
+
+    def __init__(self) -> None:
+        super().__init__("Request not found")
+
+
+class UnknownFile(RequestError):
+    """There is no file of that id."""
+
+    def __init__(self) -> None:
+        super().__init__("File not found")
+
+
+class StillInProgress(RequestError):
+    """The result was asked for too early. Clients compare this very sentence and poll on."""
+
+    def __init__(self) -> None:
+        super().__init__("Request is still in progress")
+
+
+class BodyTooLarge(RequestError):
+    """The body has more bytes than we read."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The request's body is larger than {limit:,} bytes, which is the limit.")
+
+
+class QueueFull(RequestError):
+    """As many jobs wait as may wait."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The queue is full: {limit:,} requests are waiting. Try again later.")
+
+
+class InvalidInput(RequestError):
+    """The input cannot be used; `items` say which fields and why, in fal's shape."""
+
+    def __init__(self, items: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__("; ".join(str(item["msg"]) for item in items))
+        self.items = list(items)
+
+    @classmethod
+    def of(cls, error: InputError, given: Any) -> "InvalidInput":
+        """The pipeline's complaint about the field that was `given`."""
+        loc = ("body", error.field)
+        return cls([error_item(loc, str(error), error.code, given, error.context)])
+
+
+def error_item(
+    loc: Sequence[str | int],
+    message: str,
+    kind: str,
+    given: Any,
+    context: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One item of `detail`, as fal writes it."""
+    item = {
+        "loc": list(loc),
+        "msg": message,
+        "type": kind,
+        "url": f"{ERROR_PAGE}{kind}",
+        "input": abridged(given),
+    }
+    return item | ({"ctx": abridged(context)} if context else {})
+
+
+def abridged(value: Any) -> Any:
+    """A value from outside in a form that is short and surely JSON."""
+    if isinstance(value, str):
+        text = value.encode("utf-8", "replace").decode()
+        return text if len(text) <= _LONGEST_ECHO else f"{text[:_LONGEST_ECHO]}…"
+    if isinstance(value, bool | int | None):
+        return value
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else str(value)
+    if isinstance(value, Mapping):
+        return {abridged(str(key)): abridged(item) for key, item in list(value.items())[:50]}
+    if isinstance(value, list | tuple):
+        return [abridged(item) for item in value[:50]]
+    return abridged(str(value))
+
+
+def answer(error: Exception) -> Answer:
+    """The answer to a request that failed with this exception."""
+    for kind in type(error).__mro__:
+        if kind in _ANSWERS:
+            return _ANSWERS[kind](error)
+    return Answer(500, {"detail": "Internal Server Error"})
+
+
+def job_error(error: RequestError) -> JobError:
+    """The same answer, to be kept in a job's row and given by its result."""
+    given = answer(error)
+    return JobError(given.status, given.body)
+
+
+def infrastructure_error(message: str, error_type: str) -> JobError:
+    """The failure of a run for which the caller's input is not to blame."""
+    return JobError(500, {"detail": message, "error_type": error_type})
+
+
+def job_error_headers(error: JobError) -> dict[str, str]:
+    """The headers that go with a job's error."""
+    headers = {
+        "x-fal-billable-units": "0",
+        # fal's documents have both names.
+        "x-fal-retryable": "false",
+        "x-fal-needs-retry": "false",
+    }
+    return headers | ({"x-fal-error-type": error.error_type} if error.error_type else {})
+
+
+def _sentence(
+    status: int, error_type: str | None = None, headers: Mapping[str, str] | None = None
+) -> Callable[[Exception], Answer]:
+    """Answers whose `detail` is the exception's message."""
+
+    def render(error: Exception) -> Answer:
+        body = {"detail": str(error)}
+        if error_type is None:
+            return Answer(status, body, headers or {})
+        typed = {"x-fal-error-type": error_type, **(headers or {})}
+        return Answer(status, {**body, "error_type": error_type}, typed)
+
+    return render
+
+
+def _unknown_path(error: Exception) -> Answer:
+    return Answer(404, {"detail": f"Path {error} not found"}, {"x-fal-billable-units": "0"})
+
+
+def _wrong_method(error: Exception) -> Answer:
+    return Answer(405, {"detail": "Method Not Allowed"}, {"allow": str(error)})
+
+
+def _invalid_input(error: Exception) -> Answer:
+    assert isinstance(error, InvalidInput)
+    body = {"detail": error.items}
+    return Answer(422, body, job_error_headers(JobError(422, body)))
+
+
+_ANSWERS: Mapping[type, Callable[[Exception], Answer]] = {
+    BadRequest: _sentence(400, "bad_request"),
+    StillInProgress: _sentence(400),
+    Unauthorized: _sentence(401, headers={"www-authenticate": "Key"}),
+    UnknownPath: _unknown_path,
+    UnknownJob: _sentence(404),
+    UnknownFile: _sentence(404),
+    MethodNotAllowed: _wrong_method,
+    BodyTooLarge: _sentence(413, "bad_request"),
+    InvalidInput: _invalid_input,
+    QueueFull: _sentence(429, headers={"retry-after": str(RETRY_AFTER_S)}),
+}

@@ -1,0 +1,146 @@
+"""One request for a video and the states that it passes through."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+MAX_WORKER_DEATHS = 2
+"""A job that so many workers died on is given up."""
+
+
+class JobStatus(StrEnum):
+    """fal's three states; a failed or cancelled job is COMPLETED and has an error."""
+
+    IN_QUEUE = "IN_QUEUE"
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETED = "COMPLETED"
+
+
+TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.IN_QUEUE: frozenset({JobStatus.IN_PROGRESS, JobStatus.COMPLETED}),
+    JobStatus.IN_PROGRESS: frozenset({JobStatus.IN_QUEUE, JobStatus.COMPLETED}),
+    JobStatus.COMPLETED: frozenset(),
+}
+"""The moves allowed: a running job may be put back, a completed one never changes."""
+
+
+class CancelAnswer(StrEnum):
+    """What fal tells a caller who cancels."""
+
+    REQUESTED = "CANCELLATION_REQUESTED"
+    ALREADY_COMPLETED = "ALREADY_COMPLETED"
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job failed: the HTTP answer that its result gives. `body` is in one of fal's shapes."""
+
+    http_status: int
+    body: Mapping[str, Any]
+
+    @property
+    def error_type(self) -> str | None:
+        """The kind of an infrastructure failure; None when the input is at fault."""
+        kind = self.body.get("error_type")
+        return None if kind is None else str(kind)
+
+
+CANCELLED = JobError(
+    499, {"detail": "Request cancelled by the client.", "error_type": "client_cancelled"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A request that is not in the table yet.
+
+    `input` holds the spec, the sources of its media and how the caller wants the output; a
+    source is a URL or `{"artifact": id}`, never the bytes. `error` is set when the input is
+    invalid: such a job is terminal from the start.
+    """
+
+    id: str
+    endpoint: str
+    base_url: str
+    key_id: str | None
+    input: Mapping[str, Any]
+    tier: str | None
+    priority: int = 0
+    webhook_url: str | None = None
+    error: JobError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A row of the table of jobs, as it was when it was read. Times are Unix seconds.
+
+    `input_refs` maps the name of each medium to the artefact of its prepared pixels, None until
+    they are here. `result` maps each output to its artefact.
+    """
+
+    seq: int
+    id: str
+    endpoint: str
+    base_url: str
+    key_id: str | None
+    status: JobStatus
+    priority: int
+    attempt: int
+    worker_deaths: int
+    cancel_requested: bool
+    input: Mapping[str, Any]
+    input_refs: Mapping[str, str] | None
+    slot: str | None
+    submitted_at: float
+    started_at: float | None
+    finished_at: float | None
+    result: Mapping[str, Any] | None
+    error: JobError | None
+    webhook_url: str | None
+
+    @property
+    def done(self) -> bool:
+        return self.status is JobStatus.COMPLETED
+
+    @property
+    def inference_seconds(self) -> float | None:
+        """Seconds from the claim to the end; None if the job never ran or is not done."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return self.finished_at - self.started_at
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line for the person who asked for the video. `at` is Unix seconds."""
+
+    at: float
+    level: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """How far a run is; `step` of `num_steps` counts within the stage where it has steps."""
+
+    stage: str
+    step: int | None = None
+    num_steps: int | None = None
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredArtifact:
+    """A file in the artefact store, as its row describes it. `size` is in bytes."""
+
+    id: str
+    kind: str
+    name: str
+    content_type: str
+    size: int
+    sha256: str
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    fps: float | None = None

@@ -1,0 +1,155 @@
+"""Every setting of the server, read once into one frozen value.
+
+The only place where the environment is read. Names begin with COSMOS_; CUDA_VISIBLE_DEVICES is
+the one other name. A `.env` file is not read.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "COSMOS_"
+
+Network = IPv4Network | IPv6Network
+
+
+class SettingsError(Exception):
+    """A setting is unknown, malformed or at odds with another; the message is a sentence."""
+
+
+class Settings(BaseSettings):
+    """What the server is told at its start. A field `port` is read from `COSMOS_PORT`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    weights: Path = Field(description="folder of the checkpoint")
+    data: Path = Field(default=Path("data"), description="folder for the database and the files")
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port for HTTP")
+    tls_cert: Path | None = Field(default=None, description="PEM file of the TLS certificate")
+    tls_key: Path | None = Field(default=None, description="PEM file of the TLS key")
+    tls_port: int | None = Field(default=None, ge=0, le=65535, description="port for HTTPS")
+    public_url: str | None = Field(
+        default=None, description="how callers reach the server; every URL handed out begins so"
+    )
+    devices: str = Field(default="", description="all, cpu, or device numbers such as 0,2")
+    worker: str = Field(default="server.worker:GpuWorker", description="class of the workers")
+    guardrail: Literal["required", "off"] = Field(
+        default="required", description="off serves a checkpoint that requires one without it"
+    )
+    queue_limit: int = Field(default=100, ge=1, description="jobs that may wait at once")
+    key: SecretStr | None = Field(default=None, description="API key as id:secret")
+    fetch_allow_nets: Annotated[tuple[Network, ...], NoDecode] = Field(
+        default=(), description="private networks that pictures may come from, comma-separated"
+    )
+    fetch_allow_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="private host names that pictures may come from, comma-separated"
+    )
+    cuda_visible_devices: str | None = Field(
+        default=None, validation_alias="CUDA_VISIBLE_DEVICES", description="the GPUs we may use"
+    )
+
+    @classmethod
+    def load(cls, **overrides: Any) -> "Settings":
+        """Read the environment; `overrides` that are not None win over it.
+
+        Raises:
+            SettingsError: a COSMOS_ name is unknown, or a value cannot be used.
+        """
+        _refuse_unknown_names(os.environ, {PREFIX + name.upper() for name in cls.model_fields})
+        given = {name: value for name, value in overrides.items() if value is not None}
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise SettingsError("\n".join(map(_sentence, error.errors()))) from error
+
+    @field_validator("fetch_allow_nets", mode="before")
+    @classmethod
+    def _split_nets(cls, value: Any) -> Any:
+        return tuple(ip_network(item) for item in _split(value))
+
+    @field_validator("fetch_allow_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: Any) -> Any:
+        return tuple(item.lower() for item in _split(value))
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected a URL such as https://videos.example.com")
+        if parts.query or parts.fragment or parts.username is not None:
+            raise ValueError("expected a URL without credentials, query or fragment")
+        return value.rstrip("/")
+
+    @field_validator("key")
+    @classmethod
+    def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            key_id, _, secret = value.get_secret_value().partition(":")
+            if not key_id or not secret:
+                raise ValueError("expected a key of the form id:secret")
+        return value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        tls = (self.tls_cert, self.tls_key, self.tls_port)
+        if any(part is not None for part in tls) and None in tls:
+            raise ValueError(
+                "HTTPS needs all of COSMOS_TLS_CERT, COSMOS_TLS_KEY and COSMOS_TLS_PORT, "
+                "or none of them"
+            )
+        if self.key is None and not _is_loopback(self.host):
+            raise ValueError(
+                f"COSMOS_HOST={self.host!r} lets other machines in, so a key is needed: set "
+                "COSMOS_KEY=id:secret, or listen on 127.0.0.1"
+            )
+        return self
+
+
+def _refuse_unknown_names(environment: Mapping[str, str], known: set[str]) -> None:
+    for name in sorted(environment):
+        if not name.startswith(PREFIX) or name in known:
+            continue
+        closest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise SettingsError(f"{name} is not a setting. Did you mean {closest}?")
+
+
+def _split(value: Any) -> list[Any]:
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    return list(value)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _sentence(error: Any) -> str:
+    """One pydantic error as a line that names the setting, its value and what is wanted."""
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"]:
+        return f"{message}."
+    name = str(error["loc"][0])
+    variable = name if name.isupper() else PREFIX + name.upper()
+    if error["type"] == "missing":
+        return f"{variable} is not set: {Settings.model_fields[name].description}."
+    if error["type"] == "extra_forbidden":
+        return f"{name!r} is not a setting."
+    shown = "…" if name == "key" else repr(error["input"])
+    return f"{variable}={shown}: {message}."

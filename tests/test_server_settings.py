@@ -1,0 +1,109 @@
+"""What the server is told, and what it says to a setting that it cannot use."""
+
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from server.settings import Settings, SettingsError
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setenv("COSMOS_WEIGHTS", "/models/cosmos")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return monkeypatch
+
+
+def test_settings_are_read_from_the_environment(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("COSMOS_PORT", "9000")
+    environment.setenv("COSMOS_FETCH_ALLOW_NETS", "10.1.0.0/16, fd00::/8")
+    environment.setenv("COSMOS_FETCH_ALLOW_HOSTS", "Pictures.example,cdn.example")
+    environment.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+
+    settings = Settings.load()
+
+    assert settings.weights == Path("/models/cosmos")
+    assert settings.port == 9000
+    assert settings.fetch_allow_nets == (ip_network("10.1.0.0/16"), ip_network("fd00::/8"))
+    assert settings.fetch_allow_hosts == ("pictures.example", "cdn.example")
+    assert settings.cuda_visible_devices == "0,2"
+
+
+def test_what_is_passed_wins_over_the_environment(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("COSMOS_PORT", "9000")
+
+    assert Settings.load(port=9001).port == 9001
+    assert Settings.load(port=None).port == 9000
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        Settings.load().port = 1
+
+
+def test_a_dotenv_file_is_not_read(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("COSMOS_PORT=9000\n")
+    environment.chdir(tmp_path)
+
+    assert Settings.load().port == 8000
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("COSMOS_PROT", "1", "COSMOS_PROT is not a setting. Did you mean COSMOS_PORT?"),
+        ("COSMOS_GARDRAIL", "off", "Did you mean COSMOS_GUARDRAIL?"),
+        ("COSMOS_PORT", "ten", "COSMOS_PORT='ten'"),
+        ("COSMOS_PORT", "70000", "COSMOS_PORT='70000'"),
+        ("COSMOS_QUEUE_LIMIT", "0", "COSMOS_QUEUE_LIMIT='0'"),
+        ("COSMOS_GUARDRAIL", "maybe", "COSMOS_GUARDRAIL='maybe': Input should be 'required'"),
+        ("COSMOS_FETCH_ALLOW_NETS", "10.1.0.0/99", "COSMOS_FETCH_ALLOW_NETS='10.1.0.0/99'"),
+        ("COSMOS_PUBLIC_URL", "videos.example", "expected a URL such as https://"),
+        ("COSMOS_PUBLIC_URL", "https://me@videos.example", "without credentials"),
+        ("COSMOS_HOST", "0.0.0.0", "a key is needed: set COSMOS_KEY=id:secret"),
+        ("COSMOS_TLS_PORT", "8443", "HTTPS needs all of COSMOS_TLS_CERT"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(
+    environment: pytest.MonkeyPatch, name: str, value: str, sentence: str
+) -> None:
+    environment.setenv(name, value)
+
+    with pytest.raises(SettingsError) as refused:
+        Settings.load()
+
+    assert sentence in str(refused.value)
+
+
+def test_missing_weights_are_named(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("COSMOS_WEIGHTS")
+
+    with pytest.raises(SettingsError, match="COSMOS_WEIGHTS is not set: folder of the checkpoint"):
+        Settings.load()
+
+
+def test_a_malformed_key_is_refused_without_repeating_it(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setenv("COSMOS_KEY", "hunter2")
+
+    with pytest.raises(SettingsError) as refused:
+        Settings.load()
+
+    assert "COSMOS_KEY=…: expected a key of the form id:secret." in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_key_does_not_show_when_settings_are_printed() -> None:
+    assert "s3cret" not in repr(Settings.load(key="me:s3cret"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_loopback_needs_no_key(host: str) -> None:
+    assert Settings.load(host=host).key is None
+
+
+def test_other_machines_are_let_in_with_a_key() -> None:
+    assert Settings.load(host="0.0.0.0", key="me:s3cret").host == "0.0.0.0"
