@@ -89,6 +89,13 @@ def test_an_index_reaches_only_safetensors_files_beside_it(root: Path, place: st
         WeightStore(root)
 
 
+def test_a_place_that_the_system_refuses_is_named(root: Path) -> None:
+    change_index(root, extra="x" * 300 + ".safetensors")
+
+    with pytest.raises(CheckpointDamaged, match=r"x\.safetensors cannot be read: File name too"):
+        WeightStore(root)
+
+
 @pytest.mark.parametrize("index", [{}, {"weight_map": []}, {"weight_map": {}}])
 def test_an_index_without_a_map_is_refused(root: Path, index: dict[str, Any]) -> None:
     write_json(root / "vae" / f"{STEM}.safetensors.index.json", index)
@@ -190,12 +197,14 @@ def write_byte(path: Path, position: int) -> None:
 def test_of_a_large_file_header_first_and_last_block_count(tmp_path: Path) -> None:
     path = large_file(tmp_path)
     digests = {fingerprint(tmp_path, [path])}
+    write_byte(path, 8 + path.read_bytes()[8:100].index(b"F32"))
+    digests.add(fingerprint(tmp_path, [path]))
     first = 8 + int.from_bytes(path.read_bytes()[:8], "little")
     for position in (first, -1, path.stat().st_size // (NUM_SAMPLES - 1) + SAMPLE_BYTES // 2):
         write_byte(path, position)
         digests.add(fingerprint(tmp_path, [path]))
 
-    assert len(digests) == 4
+    assert len(digests) == 5
 
 
 def test_of_a_large_file_bytes_between_the_samples_are_not_read(tmp_path: Path) -> None:
@@ -204,3 +213,9 @@ def test_of_a_large_file_bytes_between_the_samples_are_not_read(tmp_path: Path) 
     write_byte(path, 8 + SAMPLE_BYTES * 4)
 
     assert fingerprint(tmp_path, [path]) == before
+
+
+def test_the_order_of_the_files_does_not_count(root: Path) -> None:
+    files = [file for file in root.rglob("*") if file.is_file()]
+
+    assert fingerprint(root, files) == fingerprint(root, reversed(files))

@@ -55,7 +55,12 @@ class WeightStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._manifest = load_manifest()
-        self._files = {c.name: find_files(root, c) for c in self._manifest.components}
+        try:
+            self._files = {c.name: find_files(root, c) for c in self._manifest.components}
+        except OSError as error:
+            raise CheckpointDamaged(
+                f"{error.filename} cannot be read: {error.strerror}."
+            ) from error
         self._refuse_if_incomplete()
         self._refuse_if_another_pipeline()
         self.profile = read_profile(root)
@@ -67,7 +72,10 @@ class WeightStore:
 
     @cached_property
     def digest(self) -> str:
-        """A fingerprint of every file that is loaded, in hex; see `weights.digest`."""
+        """A fingerprint of every file that is loaded, in hex; see `weights.digest`.
+
+        The files are read when it is first asked for.
+        """
         profile = self.root / PROFILE_FILE
         files = [self.root / MODEL_INDEX, *([profile] if profile.exists() else [])]
         for component in self._files.values():
