@@ -3,9 +3,9 @@
 Letters in shapes: B batch, T latent frames, N tokens of one frame, D width, H heads, E width of one
 head, L text tokens.
 
-In bfloat16 these stay in float32, because the error of the plain recipe comes from them: time
-embedding, modulation, every normalisation, the rotation, the sums into the residual stream (one
-rounding each) and the final layer.
+In bfloat16 the matrix products and the attention round, and nothing else: patch and time embedding,
+modulation, every normalisation, the rotation, the sum that runs through the blocks and the final
+layer stay in float32, because the error of the plain recipe comes from them.
 """
 
 import math
@@ -28,14 +28,6 @@ class RotaryTables(NamedTuple):
 
     cos: Tensor
     sin: Tensor
-
-
-class Modulation(NamedTuple):
-    """What the time does to one sub-layer, each [B, T, 1, D]."""
-
-    shift: Tensor
-    scale: Tensor
-    gate: Tensor
 
 
 class KeysValues(NamedTuple):
@@ -65,7 +57,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Linear(in_features, width, bias=False)
 
     def forward(self, patches: Tensor) -> Tensor:
-        tokens: Tensor = self.proj(patches)
+        tokens: Tensor = self.proj(patches.to(self.proj.weight.dtype))
         return tokens
 
 
@@ -158,6 +150,12 @@ class FeedForward(nn.Module):
             ]
         )
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the large matrix products."""
+        weight: Tensor = self.net[2].weight  # type: ignore[assignment]  # a Linear
+        return weight.dtype
+
     def forward(self, tokens: Tensor) -> Tensor:
         widened = self.net[0]["proj"](tokens)  # type: ignore[index]  # a ModuleDict
         narrowed: Tensor = self.net[2](functional.gelu(widened))
@@ -187,34 +185,31 @@ class Block(nn.Module):
 
     def attend_self(self, hidden: Tensor, times: TimeEmbedding, rotary: RotaryTables) -> Tensor:
         """Add self-attention over all frames to `hidden`, [B, T, N, D]."""
-        modulation = Modulation(*self.norm1(times))
-        normed = modulate(hidden, modulation.shift, modulation.scale)
-        update = self.attn1.attend_self(normed.flatten(1, 2), rotary)
-        return add_gated(hidden, modulation.gate, update)
+        shift, scale, gate = self.norm1(times)
+        normed = modulate(hidden, shift, scale, self.ff.dtype)
+        return add_gated(hidden, gate, self.attn1.attend_self(normed.flatten(1, 2), rotary))
 
     def attend_text(self, hidden: Tensor, times: TimeEmbedding, text: KeysValues) -> Tensor:
         """Add attention to the prompt to `hidden`, [B, T, N, D]."""
-        modulation = Modulation(*self.norm2(times))
-        normed = modulate(hidden, modulation.shift, modulation.scale)
-        update = self.attn2.attend_text(normed.flatten(1, 2), text)
-        return add_gated(hidden, modulation.gate, update)
+        shift, scale, gate = self.norm2(times)
+        normed = modulate(hidden, shift, scale, self.ff.dtype)
+        return add_gated(hidden, gate, self.attn2.attend_text(normed.flatten(1, 2), text))
 
     def feed_forward(self, hidden: Tensor, times: TimeEmbedding) -> Tensor:
         """Add the feed-forward network to `hidden`, [B, T, N, D]."""
-        modulation = Modulation(*self.norm3(times))
-        update = self.ff(modulate(hidden, modulation.shift, modulation.scale))
-        return add_gated(hidden, modulation.gate, update)
+        shift, scale, gate = self.norm3(times)
+        return add_gated(hidden, gate, self.ff(modulate(hidden, shift, scale, self.ff.dtype)))
 
 
-def modulate(hidden: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """`norm(hidden) * (1 + scale) + shift`, computed in the dtype of `shift` and rounded once."""
+def modulate(hidden: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """`norm(hidden) * (1 + scale) + shift`, computed in the dtype of `shift`, rounded to `dtype`."""
     wide = hidden.to(shift.dtype)
     normed = functional.layer_norm(wide, wide.shape[-1:], eps=_LAYER_NORM_EPS)
-    return (normed * (1 + scale) + shift).to(hidden.dtype)
+    return (normed * (1 + scale) + shift).to(dtype)
 
 
 def add_gated(hidden: Tensor, gate: Tensor, update: Tensor) -> Tensor:
-    """`hidden + gate * update`, computed in the dtype of `gate` and rounded once."""
+    """`hidden + gate * update`, computed in the dtype of `gate`, rounded to that of `hidden`."""
     update = update.view_as(hidden).to(gate.dtype)
     return (hidden.to(gate.dtype) + gate * update).to(hidden.dtype)
 

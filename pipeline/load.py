@@ -85,10 +85,15 @@ def load_transformer(
     *,
     qk_norm_eps: float = 1e-6,
     rope_exponent_dtype: torch.dtype = torch.bfloat16,
+    residual_dtype: torch.dtype = torch.float32,
 ) -> CosmosTransformer:
-    """The transformer alone, with its two constants open."""
+    """The transformer alone, with its choices open; see `CosmosTransformer`."""
     loader = _Loader(store, device, dtype, lambda text, fraction: None)
-    return loader.transformer(qk_norm_eps=qk_norm_eps, rope_exponent_dtype=rope_exponent_dtype)
+    return loader.transformer(
+        qk_norm_eps=qk_norm_eps,
+        rope_exponent_dtype=rope_exponent_dtype,
+        residual_dtype=residual_dtype,
+    )
 
 
 def step_cost(config: TransformerConfig, store: WeightStore) -> StepCost:
@@ -117,17 +122,10 @@ class _Loader:
         self._bytes_total = sum(store.size(component) for component in _COMPONENTS)
         self._bytes_read = 0
 
-    def transformer(
-        self,
-        *,
-        qk_norm_eps: float = 1e-6,
-        rope_exponent_dtype: torch.dtype = torch.bfloat16,
-    ) -> CosmosTransformer:
+    def transformer(self, **choices: Any) -> CosmosTransformer:
         config = TransformerConfig.from_json(self.store.config("transformer"))
         with init_empty_weights(include_buffers=False):
-            module = CosmosTransformer(
-                config, qk_norm_eps=qk_norm_eps, rope_exponent_dtype=rope_exponent_dtype
-            )
+            module = CosmosTransformer(config, **choices)
         self._fill(module, "transformer", CosmosTransformer.parameter_dtype)
         return module
 

@@ -13,6 +13,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from stand_ins import stand_in
 from torch import Tensor
 
 from pipeline import denoise as denoise_module
@@ -24,7 +25,6 @@ from pipeline.progress import Watcher
 from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, Pixels, VideoSpec
 from pipeline.transformer import CosmosTransformer, SharedState
 from pipeline.vae import decode, encode_first_frame
-from weights.stand_in import write_stand_in
 from weights.store import WeightStore
 
 WIDTH, HEIGHT = 96, 64
@@ -59,10 +59,8 @@ class Sides:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> WeightStore:
-    root = tmp_path_factory.mktemp("weights") / "oracle"
-    write_stand_in(root, width=WIDTH, height=HEIGHT, weights="oracle")
-    return WeightStore(root)
+def store() -> WeightStore:
+    return WeightStore(stand_in(width=WIDTH, height=HEIGHT, weights="oracle"))
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +212,7 @@ def swapped_gate(monkeypatch: pytest.MonkeyPatch, sides: Sides) -> Iterator[None
         if self is not broken:
             return right(self, hidden, times, rotary)
         shift, scale, gate = self.norm1(times)
-        normed = layers.modulate(hidden, gate, scale)
+        normed = layers.modulate(hidden, gate, scale, self.ff.dtype)
         update = self.attn1.attend_self(normed.flatten(1, 2), rotary)
         return layers.add_gated(hidden, shift, update)
 
