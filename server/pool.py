@@ -87,6 +87,10 @@ class WorkerDied(Exception):
     """The worker ended in the middle of a run; the message is a sentence that says how."""
 
 
+class DeviceError(ValueError):
+    """`--devices` cannot be had; the message is for whoever typed it."""
+
+
 class SlotUnavailable(Exception):
     """The slot is not idle, so it was not given the order. The job is none the worse for it."""
 
@@ -133,17 +137,17 @@ def devices_from(text: str, cuda_visible_devices: str | None) -> list[str]:
     machine has. Empty text means all of them, or one CPU worker where there is none.
 
     Raises:
-        ValueError: a GPU is asked for that is not there, or the text has another form.
+        DeviceError: a GPU is asked for that is not there, or the text has another form.
     """
     if text.strip() in ("", "all"):
         visible = _visible_gpus(cuda_visible_devices)
         if not visible and text:
-            raise ValueError(_no_gpu("--devices all asks for every GPU", cuda_visible_devices))
+            raise DeviceError(_no_gpu("--devices all asks for every GPU", cuda_visible_devices))
         return [f"cuda:{gpu}" for gpu in visible] or [CPU]
     devices = [_device(item.strip(), text, cuda_visible_devices) for item in text.split(",")]
     gpus = [device for device in devices if device != CPU]
     if len(set(gpus)) < len(gpus):
-        raise ValueError(f"--devices {text} names a GPU twice; each can serve one worker.")
+        raise DeviceError(f"--devices {text} names a GPU twice; each can serve one worker.")
     return devices
 
 
@@ -151,14 +155,14 @@ def _device(item: str, text: str, cuda_visible_devices: str | None) -> str:
     if item == CPU:
         return CPU
     if not (item.isascii() and item.isdigit()):
-        raise ValueError(
+        raise DeviceError(
             f"--devices {text}: {item!r} is no device. Give all, cpu, or numbers such as 0,2."
         )
     visible = _visible_gpus(cuda_visible_devices)
     if not visible:
-        raise ValueError(_no_gpu(f"--devices {text} asks for GPU {item}", cuda_visible_devices))
+        raise DeviceError(_no_gpu(f"--devices {text} asks for GPU {item}", cuda_visible_devices))
     if int(item) >= len(visible):
-        raise ValueError(
+        raise DeviceError(
             f"--devices {text} asks for GPU {item}, but the GPUs here are 0 to {len(visible) - 1}."
         )
     return f"cuda:{visible[int(item)]}"
@@ -192,7 +196,7 @@ def _count_gpus(driver: Path = Path("/proc/driver/nvidia/gpus")) -> int:
             [nvidia_smi, "-L"], capture_output=True, text=True, timeout=_NVIDIA_SMI_TIMEOUT_S
         )
     except subprocess.TimeoutExpired as error:
-        raise ValueError(
+        raise DeviceError(
             f"nvidia-smi -L did not answer within {_NVIDIA_SMI_TIMEOUT_S:g} s, so the driver is in "
             "trouble. Use --devices cpu to run without a GPU."
         ) from error
