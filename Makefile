@@ -18,7 +18,7 @@ setup: $(READY) ## Install everything into .venv
 
 demo: $(READY) $(STAND_IN) ## Make a video from the sample photograph, with random weights
 	@mkdir -p build
-	$(BIN)/cosmos-serve generate docs/sample/launch.jpg "$(PROMPT)" --frames 25 --seed 7 --weights $(STAND_IN) --output build/demo.mp4
+	$(BIN)/cosmos-serve generate docs/sample/launch.jpg "$(PROMPT)" --frames 25 --seed 7 --weights $(STAND_IN) --out build/demo.mp4
 
 serve: $(READY) $(STAND_IN) ## Serve the random-weight checkpoint on http://127.0.0.1:8000
 	$(BIN)/cosmos-serve serve --weights $(STAND_IN) --data .cache/data
