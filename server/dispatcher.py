@@ -1,0 +1,94 @@
+"""Gives the jobs that wait to the slots that are free, the oldest of the highest priority first."""
+
+import asyncio
+
+import structlog
+
+from server.artifact_store import ArtifactStore
+from server.errors import infrastructure_error
+from server.job_run import JobRun
+from server.job_store import JobStore
+from server.jobs import Job
+from server.pool import Pool, SlotDown, SlotState, SlotUp
+from server.schemas import Limits
+from server.supervise import completed
+from server.wake import Wakes
+
+_log = structlog.get_logger("server")
+
+
+class Dispatcher:
+    """One loop that claims, and one task for each job that runs."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        store: JobStore,
+        files: ArtifactStore,
+        limits: Limits,
+        wakes: Wakes,
+    ) -> None:
+        self._pool = pool
+        self._store = store
+        self._files = files
+        self._limits = limits
+        self._wakes = wakes
+        self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
+
+    async def run(self) -> None:
+        """Claim jobs for free slots until cancelled."""
+        while True:
+            ticket = self._wakes.claimable.ticket()
+            await completed("claiming jobs", self._fill_slots())
+            await ticket.wait()
+
+    async def watch_pool(self) -> None:
+        """Pass on that a slot is free, until the pool is closed."""
+        async for change in self._pool.changes():
+            match change:
+                case SlotDown(slot, reason):
+                    _log.error("A worker is down", slot=slot, reason=reason)
+                case SlotUp(slot):
+                    _log.info("A worker is ready", slot=slot)
+            self._wakes.claimable.notify()
+
+    async def close(self) -> None:
+        """Stop every run, and put its job back at its old place."""
+        running = list(self._running.values())
+        for _, task in running:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in running), return_exceptions=True)
+        for job, _ in running:
+            await asyncio.to_thread(self._store.give_back, job.id, job.attempt)
+
+    async def _fill_slots(self) -> None:
+        for slot in self._pool.slots():
+            if slot.state is not SlotState.IDLE or slot.name in self._running:
+                continue
+            job = await asyncio.to_thread(self._store.claim, slot.name)
+            if job is None:
+                return
+            task = asyncio.create_task(self._supervise(job, slot.name))
+            self._running[slot.name] = job, task
+
+    async def _supervise(self, job: Job, slot: str) -> None:
+        run = JobRun(
+            job,
+            slot,
+            pool=self._pool,
+            store=self._store,
+            files=self._files,
+            limits=self._limits,
+            wakes=self._wakes,
+        )
+        if not await completed(f"run of job {job.id}", run.go()):
+            error = infrastructure_error(
+                "The server could not keep what the worker made.", "internal_error"
+            )
+            failing = asyncio.to_thread(self._store.finish, job.id, job.attempt, error=error)
+            await completed(f"failing job {job.id}", failing)
+            await self._pool.cancel(slot, job.id, job.attempt)
+            self._wakes.finished.notify()
+        del self._running[slot]
+        self._wakes.claimable.notify()

@@ -1,0 +1,203 @@
+"""A submitted picture becomes an artefact of ours: pixels of the size that the model takes.
+
+A picture comes as a data URI, as the URL of a file of ours, or as any other URL. A job can be
+claimed once its pictures are here; one whose picture cannot be used ends with fal's 422.
+"""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from pipeline.errors import FileTooLarge, ImageUnreadable, InputError
+from pipeline.image import MAX_BYTES, prepare
+from pipeline.spec import Pixels
+from server.addressing import file_id
+from server.artifact_store import ArtifactStore
+from server.errors import InvalidInput, infrastructure_error, job_error
+from server.fetch import Fetcher, FetchError, FetchTooLarge
+from server.job_store import JobStore
+from server.jobs import Job, StoredArtifact
+from server.schemas import ENDPOINTS, Limits
+from server.supervise import completed
+from server.wake import Wakes
+
+AT_ONCE = 4
+"""Jobs whose pictures are taken in at the same time."""
+
+DECODES_AT_ONCE = 2
+"""Pictures decoded at the same time: each may need hundreds of megabytes."""
+
+PUBLIC_KINDS = ("video", "upload")
+"""The artefacts that have a URL."""
+
+
+class FileDownloadError(InputError):
+    """The picture's URL could not be read."""
+
+    code = "file_download_error"
+
+
+class Intake:
+    """Takes in the pictures of the jobs that wait, a few at a time, oldest first."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        files: ArtifactStore,
+        fetcher: Fetcher,
+        limits: Limits,
+        wakes: Wakes,
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._fetcher = fetcher
+        self._limits = limits
+        self._wakes = wakes
+        self._decoding = asyncio.Semaphore(DECODES_AT_ONCE)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Look for jobs without their pictures until cancelled."""
+        while True:
+            ticket = self._wakes.submitted.ticket()
+            await completed("taking in pictures", self._begin())
+            await ticket.wait()
+
+    async def close(self) -> None:
+        """Stop what is in hand; the next start takes it up."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _begin(self) -> None:
+        room = AT_ONCE - len(self._tasks)
+        if room == 0:
+            return
+        besides = list(self._tasks)
+        jobs = await asyncio.to_thread(self._store.awaiting_inputs, room, besides=besides)
+        for job in jobs:
+            self._tasks[job.id] = asyncio.create_task(self._supervise(job))
+
+    async def _supervise(self, job: Job) -> None:
+        if not await completed(f"intake of job {job.id}", self._take_in(job)):
+            error = infrastructure_error("The input could not be stored.", "internal_error")
+            refusal = asyncio.to_thread(self._store.refuse_inputs, job.id, error)
+            await completed(f"refusing job {job.id}", refusal)
+        del self._tasks[job.id]
+        self._wakes.submitted.notify()
+
+    async def _take_in(self, job: Job) -> None:
+        try:
+            kept = {name: await self._picture(job, name) for name in job.input["media"]}
+        except InvalidInput as error:
+            await asyncio.to_thread(self._store.refuse_inputs, job.id, job_error(error))
+            self._wakes.finished.notify()
+        else:
+            await asyncio.to_thread(self._store.set_inputs, job.id, kept)
+            self._wakes.claimable.notify()
+
+    async def _picture(self, job: Job, name: str) -> StoredArtifact:
+        source: Mapping[str, Any] = job.input["media"][name]
+        field = ENDPOINTS[job.endpoint].media_fields[name]
+        try:
+            data = await self._bytes(job, source, field)
+            pixels = await self._prepare(data, field)
+        except InputError as error:
+            raise InvalidInput.of(error, shown(source)) from error
+        return await asyncio.to_thread(_keep, self._files, pixels)
+
+    async def _bytes(self, job: Job, source: Mapping[str, Any], field: str) -> bytes:
+        if "artifact" in source:
+            return await asyncio.to_thread(self._files.read, source["artifact"])
+        url: str = source["url"]
+        own = file_id(job.base_url, url)
+        if own is not None:
+            return await asyncio.to_thread(self._own_file, own, field)
+        return await self._fetch(url, field)
+
+    def _own_file(self, artifact_id: str, field: str) -> bytes:
+        artifact = self._store.artifact(artifact_id)
+        if artifact is None or artifact.kind not in PUBLIC_KINDS:
+            raise FileDownloadError(field, "This server has no such file.")
+        if artifact.size > MAX_BYTES:
+            raise _too_large(field)
+        return self._files.read(artifact.id)
+
+    async def _fetch(self, url: str, field: str) -> bytes:
+        try:
+            return (await self._fetcher.fetch(url, max_bytes=MAX_BYTES)).data
+        except FetchTooLarge as error:
+            raise _too_large(field) from error
+        except FetchError as error:
+            raise FileDownloadError(field, str(error)) from error
+
+    async def _prepare(self, data: bytes, field: str) -> Pixels:
+        async with self._decoding:
+            size = self._limits.width, self._limits.height
+            return await asyncio.to_thread(prepare, data, *size, field=field)
+
+
+def decode_data_uri(uri: str, field: str) -> bytes:
+    """The bytes of a data URI. What it says of their type is ignored: the bytes tell.
+
+    Raises:
+        InvalidInput: it is malformed, or has more bytes than a picture may have.
+    """
+    try:
+        return _decode_data_uri(uri, field)
+    except InputError as error:
+        raise InvalidInput.of(error, uri) from error
+
+
+def shown(source: Mapping[str, Any]) -> str:
+    """A source as an error repeats it: the URL that the caller gave."""
+    return str(source.get("url", "data:…"))
+
+
+def is_data_uri(url: str) -> bool:
+    return url[:5].lower() == "data:"
+
+
+def _decode_data_uri(uri: str, field: str) -> bytes:
+    header, comma, body = uri.partition(",")
+    if not comma:
+        raise ImageUnreadable(field, "The data URI has no comma, so it has no data.")
+    # Four characters for three bytes, or as many as three for one; checked before decoding.
+    if len(body) > MAX_BYTES * (4 / 3 if _is_base64(header) else 3) + 4:
+        raise _too_large(field)
+    if not _is_base64(header):
+        data = unquote_to_bytes(body)
+    else:
+        try:
+            data = base64.b64decode(unquote_to_bytes(body), validate=True)
+        except binascii.Error as error:
+            raise ImageUnreadable(field, f"The data URI is not base64: {error}.") from error
+    if len(data) > MAX_BYTES:
+        raise _too_large(field)
+    return data
+
+
+def _is_base64(header: str) -> bool:
+    return header.lower().endswith(";base64")
+
+
+def _too_large(field: str) -> FileTooLarge:
+    return FileTooLarge(
+        field,
+        f"The file is larger than {MAX_BYTES:,} bytes, which is the limit for pictures.",
+        {"max_size": MAX_BYTES},
+    )
+
+
+def _keep(files: ArtifactStore, pixels: Pixels) -> StoredArtifact:
+    return files.keep_bytes(
+        "pixels",
+        pixels.rgb,
+        content_type="application/octet-stream",
+        width=pixels.width,
+        height=pixels.height,
+    )

@@ -1,0 +1,55 @@
+"""What a run tells the person who waits for the video: log lines and progress, written in batches.
+
+At most two writes a second per job; the lines of the meantime go together.
+"""
+
+import asyncio
+import time
+
+from pipeline.progress import Progress, Stage, StageStarted, StepDone
+from server.job_store import JobStore
+from server.jobs import Job, JobProgress, LogLine
+from server.narration import narrate
+
+WRITE_EVERY_S = 0.5
+
+
+class JobLog:
+    """The log of one run of one job."""
+
+    def __init__(self, store: JobStore, job: Job) -> None:
+        self._store = store
+        self._job = job
+        self._lines: list[LogLine] = []
+        self._progress: JobProgress | None = None
+        self._news = asyncio.Event()
+
+    def say(self, message: str, level: str = "INFO") -> None:
+        """Add a line."""
+        self._lines.append(LogLine(time.time(), level, message))
+        self._news.set()
+
+    def tell(self, event: Progress) -> None:
+        """Put an event of the run into words."""
+        self.say(narrate(event))
+        match event:
+            case StageStarted(stage, seconds_left):
+                self._progress = JobProgress(stage, seconds_left=seconds_left)
+            case StepDone(step, num_steps, _, seconds_left):
+                self._progress = JobProgress(Stage.DENOISE, step, num_steps, seconds_left)
+
+    async def keep_writing(self) -> None:
+        """Write what is new, and again, until cancelled."""
+        while True:
+            await self._news.wait()
+            await self.flush()
+            await asyncio.sleep(WRITE_EVERY_S)
+
+    async def flush(self) -> None:
+        """Write what is new now."""
+        lines, progress = self._lines, self._progress
+        self._lines, self._progress = [], None
+        self._news.clear()
+        if lines or progress is not None:
+            job = self._job
+            await asyncio.to_thread(self._store.record, job.id, job.attempt, lines, progress)

@@ -1,0 +1,97 @@
+"""Serve one app on HTTP and, if asked, on HTTPS, until a signal ends it."""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from server.app import create_app
+from server.settings import Settings, SettingsError
+
+GRACE_S = 5
+"""How long answers that are being sent may take once the server is told to end."""
+
+
+def serve(settings: Settings) -> None:
+    """Run the server until SIGINT or SIGTERM; a second signal ends it at once.
+
+    Raises:
+        SettingsError: an address cannot be listened on.
+        CheckpointError, StartRefused, ValueError: see `create_app`.
+    """
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    app = create_app(settings)
+    asyncio.run(_serve(app, settings))
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves signals to us: two of them share one process."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve(app: FastAPI, settings: Settings) -> None:
+    listeners = [(_server(app), _listen(settings.host, settings.port))]
+    if settings.tls_port is not None:
+        listeners.append((_server(app, settings), _listen(settings.host, settings.tls_port)))
+    _end_on_signals([server for server, _ in listeners])
+    # The lifespan is the app's, not a listener's: it begins and ends once.
+    async with app.router.lifespan_context(app):
+        print(_greeting(settings, [sock for _, sock in listeners]), flush=True)
+        await asyncio.gather(*(server.serve(sockets=[sock]) for server, sock in listeners))
+
+
+def _server(app: FastAPI, tls: Settings | None = None) -> _Server:
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        server_header=False,
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=GRACE_S,
+        ssl_certfile=None if tls is None else tls.tls_cert,
+        ssl_keyfile=None if tls is None else tls.tls_key,
+        # X-Forwarded-* is not believed from anybody.
+        proxy_headers=False,
+    )
+    return _Server(config)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise SettingsError(
+            f"Cannot listen on {host} port {port}: {error.strerror or error}. "
+            "Choose another with --host and --port."
+        ) from error
+
+
+def _end_on_signals(servers: list[_Server]) -> None:
+    def end() -> None:
+        for server in servers:
+            server.force_exit = server.should_exit
+            server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end)
+
+
+def _greeting(settings: Settings, sockets: list[socket.socket]) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    schemes = ("http", "https")
+    urls = [
+        f"{scheme}://{host}:{sock.getsockname()[1]}"
+        for scheme, sock in zip(schemes, sockets, strict=False)
+    ]
+    return f"cosmos-serve listens on {' and '.join(urls)}, serving {settings.weights}"
