@@ -183,4 +183,4 @@ class Pixels:
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise InvalidSpec(name, f"{name} is {value}; it must be from {low:g} to {high:g}.")
+        raise InvalidSpec(name, f"{name} is {value}; it must be from {low:.16g} to {high:.16g}.")

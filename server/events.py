@@ -7,15 +7,20 @@ where the class carries some. No torch here.
 
 import dataclasses
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pipeline.progress import Note, Stage, StageStarted, StepDone
 from pipeline.spec import Pixels, VideoSpec
 
 MAX_CHUNK_BYTES = 1024 * 1024
+MAX_INTEGER = 2**53 - 1
+"""The largest integer in a message; JavaScript reads it exactly, and a table can hold it."""
+
 _LENGTH = struct.Struct(">I")
 
 
@@ -135,23 +140,47 @@ def encode_event(event: WorkerEvent) -> bytes:
 
 
 def decode_event(message: bytes) -> WorkerEvent:
-    """Read one event.
+    """Read one event. A worker may be broken or lie: nothing of what it sends is trusted.
 
     Raises:
-        BadMessage: the bytes are not an event, or have a field of the wrong name.
+        BadMessage: the bytes are not an event, or a field is missing, unknown, or of a type that
+            its class does not declare.
     """
     header, body = _unpack(message)
     name = header.pop("type", None)
-    if name not in _CLASSES:
-        raise BadMessage(f"A worker sent a message of the unknown type {name!r}.")
+    if not isinstance(name, str) or name not in _CLASSES:
+        raise BadMessage(f"A worker sent a message of the unknown type {name!r:.100}.")
     try:
-        if name == "Chunk":
-            return Chunk(body)
-        if name == "StageStarted":
-            header["stage"] = Stage(header["stage"])
-        return _CLASSES[name](**header)
+        return _event(_CLASSES[name], header, body)
     except (TypeError, ValueError, KeyError) as error:
         raise BadMessage(f"A worker sent a {name} that cannot be read: {error}.") from error
+
+
+def _event(kind: type[WorkerEvent], fields: dict[str, Any], body: bytes) -> WorkerEvent:
+    if kind is Chunk:
+        if len(body) > MAX_CHUNK_BYTES:
+            raise ValueError(f"it has {len(body):,} bytes, and at most {MAX_CHUNK_BYTES:,} may be")
+        return Chunk(body, **fields)
+    if body:
+        raise ValueError(f"{len(body):,} bytes follow its header")
+    if kind is StageStarted:
+        fields["stage"] = Stage(fields["stage"])
+    for name, declared in get_type_hints(kind).items():
+        if name in fields and not _is(fields[name], declared):
+            raise TypeError(f"{name} is of the type {type(fields[name]).__name__}")
+    return kind(**fields)
+
+
+def _is(value: Any, declared: Any) -> bool:
+    """Whether a value read from JSON has a type declared by an event. A bool is no number."""
+    if get_origin(declared) is UnionType:
+        return any(_is(value, option) for option in get_args(declared))
+    if get_origin(declared) is dict:
+        _, of_values = get_args(declared)
+        return isinstance(value, dict) and all(_is(v, of_values) for v in value.values())
+    if declared is float:
+        return type(value) in (float, int)
+    return declared is Any or type(value) is declared
 
 
 def encode_work_order(order: WorkOrder) -> bytes:
@@ -183,16 +212,45 @@ def decode_work_order(message: bytes) -> WorkOrder:
 
 
 def _pack(header: Mapping[str, Any], body: bytes) -> bytes:
-    encoded = json.dumps(header, separators=(",", ":")).encode()
+    # A log line may hold bytes of a file name that are no text: they are sent as question marks.
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    encoded = text.encode(errors="replace")
     return b"".join((_LENGTH.pack(len(encoded)), encoded, body))
 
 
 def _unpack(message: bytes) -> tuple[dict[str, Any], bytes]:
     try:
         (length,) = _LENGTH.unpack_from(message)
-        header = json.loads(message[_LENGTH.size : _LENGTH.size + length])
-    except (struct.error, ValueError) as error:
-        raise BadMessage(f"A worker sent {len(message):,} bytes that are no message.") from error
+        header = _read_json(message[_LENGTH.size : _LENGTH.size + length])
+    except (struct.error, ValueError, RecursionError) as error:
+        raise BadMessage(f"There came {len(message):,} bytes that are no message.") from error
     if not isinstance(header, dict):
-        raise BadMessage("A worker sent a header that is not an object.")
+        raise BadMessage("There came a message whose header is not an object.")
     return header, message[_LENGTH.size + length :]
+
+
+def _read_json(text: bytes) -> Any:
+    """Read JSON whose every value can be written again: to a table, to a client.
+
+    Raises:
+        ValueError: it is no JSON, or has a number or a string that cannot.
+    """
+    value = json.loads(
+        text, parse_int=_integer, parse_float=_finite_float, parse_constant=_finite_float
+    )
+    json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    return value
+
+
+def _integer(text: str) -> int:
+    value = int(text)
+    if abs(value) > MAX_INTEGER:
+        raise ValueError(f"{text} is too large")
+    return value
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not finite")
+    return value
