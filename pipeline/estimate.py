@@ -60,14 +60,15 @@ class Estimator:
     def seconds_left(
         self, steps_left: int, num_latent_frames: int, num_branches: int
     ) -> float | None:
-        """The steps left and the decoding after them; None before a step was measured.
+        """The steps left and the decoding after them; None while what is left was never measured.
 
-        Decoding counts as nothing until it was measured once.
+        Beside steps, decoding counts as nothing until it was measured once.
         """
+        decoding = self._seconds_per_decoded
+        decode_seconds = median(decoding) * num_latent_frames if decoding else 0.0
+        if steps_left == 0:
+            return decode_seconds if decoding else None
         if not self._seconds_per_operation:
             return None
         operations = steps_left * num_branches * self.step_cost.operations(num_latent_frames)
-        seconds = median(self._seconds_per_operation) * operations
-        if self._seconds_per_decoded:
-            seconds += median(self._seconds_per_decoded) * num_latent_frames
-        return seconds
+        return median(self._seconds_per_operation) * operations + decode_seconds

@@ -122,7 +122,7 @@ class VideoPipeline:
             if index < spec.num_frames:
                 yield frame
         self.estimator.measured_decode(time.monotonic() - started, spec.num_latent_frames)
-        watcher.tell(StageStarted(Stage.ENCODE, 0.0))
+        watcher.tell(StageStarted(Stage.ENCODE))
 
     def _start(self, stage: Stage, spec: VideoSpec, watcher: Watcher) -> None:
         watcher.check()

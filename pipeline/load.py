@@ -96,6 +96,11 @@ def load_transformer(
     )
 
 
+def load_vae(store: WeightStore, device: torch.device, dtype: torch.dtype) -> AutoencoderKLWan:
+    """The VAE alone."""
+    return _Loader(store, device, dtype, lambda text, fraction: None).vae()
+
+
 def step_cost(config: TransformerConfig, store: WeightStore) -> StepCost:
     """What one network evaluation costs at the checkpoint's frame size."""
     profile = store.profile
