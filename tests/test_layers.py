@@ -1,0 +1,284 @@
+"""The house's shape: who may import whom, and how long a file may be.
+
+The imports are read from the source, so a lazy import inside a function counts like any other.
+"""
+
+import ast
+import importlib.metadata
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = ["weights", "pipeline", "server"]
+"""Each may import itself and those before it."""
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+
+TORCH_AND_ITS_KIN = {"torch", "diffusers", "transformers", "accelerate", "triton"}
+TORCH_FREE = {
+    "pipeline.spec",
+    "pipeline.errors",
+    "pipeline.progress",
+    "pipeline.image",
+    "pipeline.encode",
+    "pipeline.ffmpeg",
+}
+"""The modules of the pipeline that the server imports where there is no torch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A file of one of the three packages."""
+
+    name: str
+    path: Path
+    tree: ast.Module
+    lines: int
+
+    @property
+    def layer(self) -> str:
+        return self.name.partition(".")[0]
+
+
+@cache
+def modules() -> dict[str, Module]:
+    found = {}
+    for layer in LAYERS:
+        for path in sorted((ROOT / layer).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            source = path.read_text()
+            found[name] = Module(name, path, ast.parse(source), len(source.splitlines()))
+    return found
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Every name that is imported anywhere in the tree: `a.b` and, of `from a.b import c`,
+    `a.b` and `a.b.c`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def packages(names: Iterator[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+def imported_when_loaded(tree: ast.Module) -> Iterator[str]:
+    """The imports that run when the module is imported: not those in functions, nor those that
+    only a type checker follows."""
+
+    def outside_of_functions(nodes: list[ast.stmt]) -> Iterator[str]:
+        for node in nodes:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                yield from imported(node)
+            elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                yield from outside_of_functions(node.orelse)
+            elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                for field in ("body", "orelse", "finalbody"):
+                    yield from outside_of_functions(getattr(node, field, []))
+
+    return outside_of_functions(tree.body)
+
+
+def loaded_with(name: str) -> dict[str, str]:
+    """Our modules that importing `name` imports too, each with the one that asks for it."""
+    reached = {name: name}
+    waiting = [name]
+    while waiting:
+        asking = waiting.pop()
+        for wanted in imported_when_loaded(modules()[asking].tree):
+            if wanted in modules() and wanted not in reached:
+                reached[wanted] = asking
+                waiting.append(wanted)
+    return reached
+
+
+def test_the_packages_are_found() -> None:
+    assert {"server.events", "pipeline.spec", "weights.stand_in"} <= modules().keys()
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_point_one_way(layer: str) -> None:
+    above = set(LAYERS[LAYERS.index(layer) + 1 :]) | {"tests", "benchmarks"}
+    wrong = {
+        module.name: sorted(packages(imported(module.tree)) & above)
+        for module in modules().values()
+        if module.layer == layer and packages(imported(module.tree)) & above
+    }
+    assert wrong == {}
+
+
+def test_imports_are_absolute() -> None:
+    relative = [
+        f"{module.name}:{node.lineno}"
+        for module in modules().values()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ImportFrom) and node.level > 0
+    ]
+    assert relative == []
+
+
+def test_only_the_worker_reaches_the_model_from_the_server() -> None:
+    """Neither torch nor a module of ours that needs it, not even inside a function."""
+    needing_torch = {
+        name
+        for name in modules()
+        if any(
+            packages(imported_when_loaded(modules()[reached].tree)) & TORCH_AND_ITS_KIN
+            for reached in loaded_with(name)
+        )
+    }
+    assert {"pipeline.generate", "pipeline.load", "pipeline.transformer"} <= needing_torch
+    wrong = {
+        module.name: sorted(names)
+        for module in modules().values()
+        if module.layer == "server"
+        if (
+            names := (set(imported(module.tree)) & needing_torch)
+            | (packages(imported(module.tree)) & TORCH_AND_ITS_KIN)
+        )
+    }
+    assert wrong.keys() <= {"server.worker"}, wrong
+
+
+def test_only_the_stand_in_uses_torch_in_weights() -> None:
+    users = {
+        module.name
+        for module in modules().values()
+        if module.layer == "weights" and packages(imported(module.tree)) & TORCH_AND_ITS_KIN
+    }
+    assert users == {"weights.stand_in"}
+
+
+@pytest.mark.parametrize("name", sorted(TORCH_FREE | {"server.app", "server.cli", "server.worker"}))
+def test_torch_is_not_loaded_with_this_module(name: str) -> None:
+    loaded = loaded_with(name)
+    wrong = {
+        reached: packages(imported_when_loaded(modules()[reached].tree)) & TORCH_AND_ITS_KIN
+        for reached in loaded
+    }
+    assert {reached for reached, kin in wrong.items() if kin} == set(), loaded
+
+
+@pytest.mark.parametrize("name", sorted(TORCH_FREE))
+def test_these_modules_of_the_pipeline_never_use_torch(name: str) -> None:
+    assert packages(imported(modules()[name].tree)).isdisjoint(TORCH_AND_ITS_KIN)
+
+
+def test_importing_the_app_does_not_import_torch() -> None:
+    """What the source says, tried: third parties could import torch for us."""
+    program = f"import sys, server.app; print(sorted({TORCH_AND_ITS_KIN!r} & sys.modules.keys()))"
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (finished.returncode, finished.stdout.strip()) == (0, "[]"), finished.stderr
+
+
+def test_only_settings_read_the_environment() -> None:
+    """Handing the whole environment on to a child, `{**os.environ}`, reads nothing of it."""
+    readers = {
+        module.name
+        for module in modules().values()
+        if any(_reads_environment(node) for node in _walk_without_handing_on(module.tree))
+    }
+    assert readers == {"server.settings"}
+
+
+def test_only_fetch_makes_http_requests() -> None:
+    users = {
+        module.name
+        for module in modules().values()
+        if packages(imported(module.tree)) & {"httpx", "requests", "aiohttp", "urllib3"}
+        or set(imported(module.tree)) & {"urllib.request", "http.client"}
+    }
+    assert users == {"server.fetch"}
+
+
+def test_the_pipeline_knows_neither_http_nor_a_database() -> None:
+    web = {"fastapi", "starlette", "uvicorn", "pydantic", "sqlalchemy", "alembic", "sqlite3"}
+    users = {name for name, module in modules().items() if packages(imported(module.tree)) & web}
+    assert {name for name in users if not name.startswith("server.")} == set()
+
+
+def test_no_module_is_named_after_one_of_the_standard_library() -> None:
+    """Python puts a script's own folder first on its path, where it would win over the library."""
+    in_the_folders = [name.split(".")[1] for name in modules() if name.count(".") == 1]
+    assert [name for name in in_the_folders if name in sys.stdlib_module_names] == []
+
+
+def test_no_module_is_an_attic() -> None:
+    attics = {"utils", "util", "helpers", "common", "base", "misc"}
+    assert [name for name in modules() if name.rpartition(".")[2] in attics] == []
+
+
+def test_packages_hold_a_docstring_only() -> None:
+    for module in modules().values():
+        if module.path.name == "__init__.py":
+            assert len(module.tree.body) == 1, module.path
+            assert ast.get_docstring(module.tree), module.path
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    assert [name for name, module in modules().items() if not ast.get_docstring(module.tree)] == []
+
+
+def test_files_and_functions_can_be_read_in_one_sitting() -> None:
+    long_files = {m.name: m.lines for m in modules().values() if m.lines > MAX_FILE_LINES}
+    long_functions = {
+        f"{module.name}.{node.name}": length
+        for module in modules().values()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := _lines_of(node)) > MAX_FUNCTION_LINES
+    }
+    assert (long_files, long_functions) == ({}, {})
+
+
+def test_torchvision_is_not_installed() -> None:
+    """Beside a CPU build of torch its import fails, and takes transformers' along."""
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("torchvision")
+
+
+def _lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    assert function.end_lineno is not None
+    return function.end_lineno - function.lineno + 1
+
+
+def _walk_without_handing_on(tree: ast.AST) -> Iterator[ast.AST]:
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        unpacked = (
+            [value for key, value in zip(node.keys, node.values, strict=True) if key is None]
+            if isinstance(node, ast.Dict)
+            else []
+        )
+        waiting.extend(child for child in ast.iter_child_nodes(node) if child not in unpacked)
+
+
+def _reads_environment(node: ast.AST) -> bool:
+    names = {"environ", "environb", "getenv", "getenvb"}
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "os" and bool(names & {alias.name for alias in node.names})
+    return (
+        isinstance(node, ast.Attribute)
+        and node.attr in names
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+    )
