@@ -123,6 +123,7 @@ class VideoPipeline:
                 yield frame
         self.estimator.measured_decode(time.monotonic() - started, spec.num_latent_frames)
         watcher.tell(StageStarted(Stage.ENCODE))
+        watcher.check()
 
     def _start(self, stage: Stage, spec: VideoSpec, watcher: Watcher) -> None:
         watcher.check()

@@ -1,0 +1,221 @@
+"""From a spec and a picture to a file, on a stand-in checkpoint."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import av
+import numpy as np
+import psutil
+import pytest
+import torch
+from stand_ins import stand_in
+
+from pipeline.errors import Cancelled, ContentPolicyViolation, InvalidSpec, OutOfMemory
+from pipeline.generate import VideoPipeline
+from pipeline.guardrail import Frame
+from pipeline.load import load_pipeline
+from pipeline.progress import Note, Progress, Stage, StageStarted, StepDone, Watcher
+from pipeline.spec import Container, Pixels, VideoSpec
+from weights.store import WeightStore
+
+WIDTH, HEIGHT = 96, 64
+SPEC = VideoSpec(prompt="A calm sea.", seed=1, num_frames=10, num_inference_steps=3)
+
+
+@dataclass
+class Listener:
+    """Keeps what it hears, and asks to stop once `stop_at` says so."""
+
+    stop_at: Callable[[Progress], bool] = lambda progress: False
+    heard: list[Progress] = field(default_factory=list)
+    stopping: bool = False
+
+    def tell(self, progress: Progress) -> None:
+        self.heard.append(progress)
+        self.stopping = self.stopping or self.stop_at(progress)
+
+    @property
+    def watcher(self) -> Watcher:
+        return Watcher(self.tell, lambda: self.stopping)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> VideoPipeline:
+    return load_pipeline(WeightStore(stand_in()), "cpu")
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Pixels:
+    return Pixels(WIDTH, HEIGHT, random.Random(0).randbytes(WIDTH * HEIGHT * 3))
+
+
+def _frames(path: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    with av.open(str(path)) as video:
+        return np.stack([f.to_ndarray(format="rgb24") for f in video.decode(video=0)])
+
+
+def test_a_video_is_made(pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path) -> None:
+    listener = Listener()
+    video = pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", listener.watcher)
+    assert video.num_frames == 10
+    assert _frames(video.path).shape == (10, HEIGHT, WIDTH, 3)
+    stages = [p.stage for p in listener.heard if isinstance(p, StageStarted)]
+    assert stages == [Stage.TEXT, Stage.IMAGE, Stage.DENOISE, Stage.DECODE, Stage.ENCODE]
+    steps = [p for p in listener.heard if isinstance(p, StepDone)]
+    assert [(p.step, p.num_steps) for p in steps] == [(1, 3), (2, 3), (3, 3)]
+    assert all(p.seconds_per_step > 0 for p in steps)
+    assert steps[0].seconds_left > 0
+
+
+def test_the_same_request_gives_the_same_bytes_and_another_seed_others(
+    pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path
+) -> None:
+    made = []
+    for index, seed in enumerate((1, 1, 2)):
+        out = tmp_path / f"{index}.mp4"
+        pipeline.generate(replace(SPEC, seed=seed), pixels, out, Listener().watcher)
+        made.append(out.read_bytes())
+    assert made[0] == made[1] != made[2]
+
+
+@pytest.mark.parametrize("value", ["prompt", "negative_prompt", "guidance_scale", "steps"])
+def test_every_input_matters(
+    pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path, value: str
+) -> None:
+    other = {
+        "prompt": replace(SPEC, prompt="A storm."),
+        "negative_prompt": replace(SPEC, negative_prompt=""),
+        "guidance_scale": replace(SPEC, guidance_scale=2.0),
+        "steps": replace(SPEC, num_inference_steps=4),
+    }[value]
+    outs = [tmp_path / "one.mp4", tmp_path / "other.mp4"]
+    for spec, out in zip((SPEC, other), outs, strict=True):
+        pipeline.generate(spec, pixels, out, Listener().watcher)
+    assert outs[0].read_bytes() != outs[1].read_bytes()
+
+
+def test_without_guidance_the_negative_prompt_is_not_even_read(
+    pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path
+) -> None:
+    outs = [tmp_path / "one.mp4", tmp_path / "other.mp4"]
+    for negative_prompt, out in zip(("dark", "bright"), outs, strict=True):
+        spec = replace(SPEC, guidance_scale=1.0, negative_prompt=negative_prompt)
+        pipeline.generate(spec, pixels, out, Listener().watcher)
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+
+
+@pytest.mark.parametrize("moment", [Stage.TEXT, Stage.DENOISE, 2, Stage.DECODE, Stage.ENCODE])
+def test_a_video_cancelled_at_a_stage_or_step_stops_and_leaves_nothing(
+    pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path, moment: Stage | int
+) -> None:
+    def reached(progress: Progress) -> bool:
+        match progress:
+            case StageStarted(stage=stage):
+                return stage == moment
+            case StepDone(step=step):
+                return step == moment
+            case Note():
+                return False
+
+    listener = Listener(stop_at=reached)
+    with pytest.raises(Cancelled):
+        pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", listener.watcher)
+    assert reached(listener.heard[-1]), "work went on after the cancel"
+    assert list(tmp_path.iterdir()) == []
+    assert psutil.Process().children() == []
+
+
+def test_a_cancelled_video_does_not_touch_the_next(
+    pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path
+) -> None:
+    before, after = tmp_path / "before.mp4", tmp_path / "after.mp4"
+    pipeline.generate(SPEC, pixels, before, Listener().watcher)
+    cancel = Listener(stop_at=lambda p: isinstance(p, StageStarted) and p.stage is Stage.DECODE)
+    with pytest.raises(Cancelled):
+        pipeline.generate(
+            replace(SPEC, prompt="Other."), pixels, tmp_path / "x.mp4", cancel.watcher
+        )
+    pipeline.generate(SPEC, pixels, after, Listener().watcher)
+    assert before.read_bytes() == after.read_bytes()
+
+
+def test_a_prompt_that_is_cut_says_so_every_time(
+    pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path
+) -> None:
+    spec = replace(SPEC, prompt="word " * 300, num_inference_steps=1)
+    for _ in range(2):
+        listener = Listener()
+        pipeline.generate(spec, pixels, tmp_path / "out.mp4", listener.watcher)
+        (note,) = (p for p in listener.heard if isinstance(p, Note))
+        assert "The prompt takes 1" in note.message and "512" in note.message
+
+
+def test_the_default_negative_prompt_is_not_complained_about(
+    pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path
+) -> None:
+    """It is longer than the stand-in's byte-wise tokenizer can take; nobody chose it."""
+    assert pipeline.text.num_tokens(SPEC.negative_prompt) > 512
+    listener = Listener()
+    pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", listener.watcher)
+    assert not any(isinstance(p, Note) for p in listener.heard)
+
+
+class Strict:
+    """Refuses one prompt and every frame that is not the first."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+
+    def check_prompt(self, prompt: str) -> None:
+        if prompt == "forbidden":
+            raise ContentPolicyViolation("prompt", "The prompt was refused.")
+
+    def check_frame(self, frame: Frame) -> Frame:
+        self.frames += 1
+        return np.zeros_like(frame)
+
+
+def test_the_guardrail_sees_every_prompt_and_what_it_makes_of_a_frame_is_shown(
+    pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path
+) -> None:
+    guardrail = Strict()
+    guarded = replace(pipeline, guardrail=guardrail)
+    with pytest.raises(ContentPolicyViolation):
+        guarded.generate(
+            replace(SPEC, prompt="forbidden"), pixels, tmp_path / "no.mp4", Listener().watcher
+        )
+    out = tmp_path / "out.mp4"
+    guarded.generate(SPEC, pixels, out, Listener().watcher)
+    assert guardrail.frames == SPEC.num_frames
+    assert _frames(out).max() <= 2
+
+
+def test_a_spec_without_a_picture_is_refused(
+    pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidSpec, match="picture"):
+        pipeline.generate(
+            replace(SPEC, conditioning=None), pixels, tmp_path / "out.mp4", Listener().watcher
+        )
+
+
+def test_running_out_of_memory_is_said_in_words(
+    pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("pipeline.generate.denoise", exhausted)
+    with pytest.raises(OutOfMemory, match="too little memory for 10 frames"):
+        pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", Listener().watcher)
+
+
+@pytest.mark.parametrize("container", Container)
+def test_every_container_is_made_end_to_end(
+    pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path, container: Container
+) -> None:
+    spec = replace(SPEC, num_inference_steps=1, container=container)
+    video = pipeline.generate(spec, pixels, tmp_path / "out", Listener().watcher)
+    assert _frames(video.path).shape[0] == 10
