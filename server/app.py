@@ -13,7 +13,7 @@ from server.artifact_store import ArtifactStore
 from server.dispatcher import Dispatcher
 from server.errors import MethodNotAllowed, RequestError, UnknownPath, answer
 from server.fetch import Fetcher
-from server.front import Front
+from server.front import REQUEST_ID, Front
 from server.intake import Intake
 from server.job_store import JobStore
 from server.local_pool import LocalPool
@@ -81,9 +81,9 @@ async def _lifespan(
     intake = Intake(store, files, _fetcher(settings), limits, wakes)
     dispatcher = Dispatcher(pool=pool, store=store, files=files, limits=limits, wakes=wakes)
     loops = (intake.run(), dispatcher.run(), dispatcher.watch_pool())
-    await pool.start()
     tasks = [asyncio.create_task(loop) for loop in loops]
     try:
+        await pool.start()
         yield
     finally:
         for task in tasks:
@@ -116,9 +116,11 @@ def _fetcher(settings: Settings) -> Fetcher:
     return Fetcher(allow_nets=settings.fetch_allow_nets, allow_hosts=settings.fetch_allow_hosts)
 
 
-async def _answer(_request: Request, error: Exception) -> Response:
+async def _answer(request: Request, error: Exception) -> Response:
     given = answer(error)
-    return JSONResponse(given.body, given.status, headers=dict(given.headers))
+    # The answer to an unforeseen error does not pass through Front.
+    headers = {REQUEST_ID: request.state.request_id, **given.headers}
+    return JSONResponse(given.body, given.status, headers=headers)
 
 
 async def _answer_router(request: Request, error: Exception) -> Response:

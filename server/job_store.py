@@ -27,6 +27,7 @@ from server.job_rows import (
 from server.jobs import (
     CANCELLED,
     MAX_WORKER_DEATHS,
+    TRANSITIONS,
     CancelAnswer,
     Job,
     JobError,
@@ -287,10 +288,10 @@ class JobStore:
         result: Mapping[str, Any] | None = None,
         error: JobError | None = None,
     ) -> None:
-        _change(
+        _move(
             db,
-            tables.jobs.c.id == job.id,
-            status=JobStatus.COMPLETED.value,
+            job,
+            JobStatus.COMPLETED,
             finished_at=self._now(),
             result=result,
             error=None if error is None else error.body,
@@ -305,14 +306,7 @@ class JobStore:
         if job.cancel_requested:
             self._end(db, job, error=CANCELLED)
             return
-        _change(
-            db,
-            tables.jobs.c.id == job.id,
-            status=JobStatus.IN_QUEUE.value,
-            slot=None,
-            claimed_by=None,
-            started_at=None,
-        )
+        _move(db, job, JobStatus.IN_QUEUE, slot=None, claimed_by=None, started_at=None)
 
     def _add_artifact(self, db: Connection, artifact: StoredArtifact, job_id: str | None) -> None:
         # A picture that was sent before has the same id and the same bytes.
@@ -359,6 +353,11 @@ def _read_job(db: Connection, job_id: str) -> Job:
 
 def _count_queued(db: Connection) -> int:
     return db.execute(select(func.count()).select_from(tables.jobs).where(_QUEUED)).scalar_one()
+
+
+def _move(db: Connection, job: Job, status: JobStatus, **values: Any) -> None:
+    assert status in TRANSITIONS[job.status], f"a job went from {job.status} to {status}"
+    _change(db, tables.jobs.c.id == job.id, status=status.value, **values)
 
 
 def _change(db: Connection, which: ColumnElement[bool], **values: Any) -> None:

@@ -1,8 +1,10 @@
 """Serve one app on HTTP and, if asked, on HTTPS, until a signal ends it."""
 
 import asyncio
+import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +24,10 @@ def serve(settings: Settings) -> None:
     """Run the server until SIGINT or SIGTERM; a second signal ends it at once.
 
     Raises:
-        SettingsError: an address cannot be listened on.
+        SettingsError: an address cannot be listened on, or the certificate cannot be used.
         CheckpointError, StartRefused, ValueError: see `create_app`.
     """
+    _check_certificate(settings)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     app = create_app(settings)
     asyncio.run(_serve(app, settings))
@@ -65,15 +68,35 @@ def _server(app: FastAPI, tls: Settings | None = None) -> _Server:
     return _Server(config)
 
 
+def _check_certificate(settings: Settings) -> None:
+    if settings.tls_cert is None:
+        return
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except OSError as error:
+        raise SettingsError(
+            f"The certificate {settings.tls_cert} cannot be used with the key "
+            f"{settings.tls_key}: {_reason(error)}."
+        ) from error
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise SettingsError(
-            f"Cannot listen on {host} port {port}: {error.strerror or error}. "
+            f"Cannot listen on {host} port {port}: {_reason(error)}. "
             "Choose another with --host and --port."
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    """What the system calls the error; `strerror` may hold more than a person wants to read."""
+    if isinstance(error, ssl.SSLError) or error.errno is None:
+        return str(error)
+    return os.strerror(error.errno)
 
 
 def _end_on_signals(servers: list[_Server]) -> None:

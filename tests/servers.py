@@ -2,8 +2,14 @@
 
 import base64
 import io
+import os
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +76,46 @@ def request_of(prompt: str = "a red car", **fields: Any) -> dict[str, Any]:
     """A request that takes two steps; the prompt may hold commands for the scripted worker."""
     plain = {"prompt": prompt, "image_url": data_uri(picture()), "num_inference_steps": 2}
     return plain | fields
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server in a process of its own, started as a user starts it."""
+
+    process: subprocess.Popen[str]
+    http: str
+    https: str | None
+
+    @property
+    def https_host(self) -> str:
+        """Host and port for HTTPS, as fal's clients want them."""
+        assert self.https is not None
+        return self.https.removeprefix("https://").replace("127.0.0.1", "localhost")
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send the signal and wait; the exit code."""
+        self.process.send_signal(number)
+        assert self.process.stdout is not None
+        with self.process.stdout:
+            return self.process.wait(30)
+
+
+def start_server(folder: Path, *options: str, **environment: str) -> RunningServer:
+    """Run `cosmos-serve serve` with a scripted worker and all that it keeps in `folder`."""
+    settings = settings_in(folder)
+    command = Path(sys.executable).with_name("cosmos-serve")
+    folders = ["--weights", str(settings.weights), "--data", str(settings.data)]
+    scripted = {
+        "COSMOS_WORKER": settings.worker,
+        "PYTHONPATH": str(Path(__file__).parent),
+        "COSMOS_FETCH_ALLOW_NETS": "127.0.0.0/8",
+    }
+    process = subprocess.Popen(
+        [command, "serve", *folders, "--devices", "cpu", "--port", "0", *options],
+        env={**os.environ, **scripted, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    urls = re.findall(r"https?://[^\s,]+", process.stdout.readline())
+    return RunningServer(process, urls[0], urls[1] if len(urls) > 1 else None)

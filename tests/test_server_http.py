@@ -11,6 +11,8 @@ import httpx
 import pytest
 from servers import APP, BASE_URL, ENDPOINT, data_uri, picture, request_of, serving, settings_in
 
+from server.app import StartRefused, create_app
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 RUN = f"/run/{ENDPOINT}"
@@ -694,3 +696,33 @@ async def test_the_public_url_begins_every_url(tmp_path: Path) -> None:
 
     assert body["status_url"].startswith(f"https://videos.example/cosmos/queue/{APP}/requests/")
     assert output["video"]["url"].startswith("https://videos.example/cosmos/files/")
+
+
+async def test_a_checkpoint_that_requires_a_guardrail_is_refused_at_the_start(
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(tmp_path)
+    (settings.weights / "cosmos_serve.json").unlink()
+
+    with pytest.raises(StartRefused) as refused:
+        create_app(settings)
+
+    assert str(settings.weights) in str(refused.value)
+    assert "--guardrail off" in str(refused.value)
+    async with serving(settings_in(tmp_path, guardrail="off")) as client:
+        assert (await client.get("/health/live")).status_code == 200
+
+
+async def test_an_unforeseen_error_is_answered_without_its_inside(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    async with serving(settings) as client:
+        job = await submit(client, sync_mode=True)
+        await until(client, job, "COMPLETED")
+        for file in (settings.data / "files").glob("*/*"):
+            file.unlink()
+
+        answer = await client.get(f"/queue/{APP}/requests/{job}")
+
+    assert answer.status_code == 500
+    assert answer.json() == {"detail": "Internal Server Error"}
+    assert answer.headers["x-fal-request-id"] == job

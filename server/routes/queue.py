@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from server.errors import BadRequest, StillInProgress
-from server.jobs import CancelAnswer
+from server.jobs import CancelAnswer, JobStatus
 from server.services import BaseUrlDep, BodyDep, CallerDep, EndpointDep, ServicesDep
 from server.views import status_view
 
@@ -33,7 +33,9 @@ async def status(
     lines = None
     if logs.lower() in ("1", "true"):
         lines = await asyncio.to_thread(services.store.logs, job.id)
-    position = 0 if job.done else await asyncio.to_thread(services.store.position, job)
+    position = 0
+    if job.status is JobStatus.IN_QUEUE:
+        position = await asyncio.to_thread(services.store.position, job)
     return JSONResponse(status_view(job, position, lines), 200 if job.done else 202)
 
 
