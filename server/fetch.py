@@ -1,0 +1,329 @@
+"""Every outbound request of the project: fetch a file from a URL that a stranger gave.
+
+A host is resolved once for each connection, all its addresses are vetted, and the connection goes
+to one of those very addresses; TLS and HTTP above it still see the name. Every redirect is vetted
+like the first URL. What is not here: proxies, cookies, credentials, decompression, HTTP/2, and
+any look at what was fetched.
+
+It speaks through httpcore, the transport below httpx: there the network can be replaced, and
+nothing is read from the environment.
+"""
+
+import asyncio
+import importlib.metadata
+import re
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+
+import httpcore
+import httpx
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
+"""(host, port) to the host's addresses as text; raises OSError if it has none."""
+
+CONNECT_TIMEOUT_S = 10.0
+"""For one address and for one TLS handshake; the next address is tried afterwards."""
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HOST = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}", re.IGNORECASE)
+
+
+def _networks(*texts: str) -> tuple[Network, ...]:
+    return tuple(ip_network(text) for text in texts)
+
+
+_IPV6_UNICAST = ip_network("2000::/3")
+
+_NOT_PUBLIC = _networks(
+    # `ipaddress.is_global` calls these global, in some or all versions of Python.
+    "192.0.0.0/24",  # protocol assignments
+    "192.31.196.0/24",  # AS112
+    "192.52.193.0/24",  # automatic multicast tunnels
+    "192.88.99.0/24",  # 6to4 relays
+    "192.175.48.0/24",  # AS112
+    "198.18.0.0/15",  # benchmarks
+    "2001::/23",  # protocol assignments, Teredo among them: an IPv4 address inside
+    "2001:db8::/32",  # documentation
+    "2002::/16",  # 6to4: an IPv4 address inside
+    "2620:4f:8000::/48",  # AS112
+    "3fff::/20",  # documentation
+)
+"""Besides what `is_global` refuses; other IPv6 ranges, NAT64 too, are not in 2000::/3."""
+
+_PRIVATE = _networks("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+"""Where the machines of a site live: what a name in `allow_hosts` may lead to."""
+
+_GUARDED = _networks(
+    "127.0.0.0/8",
+    "::1/128",
+    "169.254.0.0/16",
+    "fe80::/10",
+    # The clouds' metadata services, which hand out credentials.
+    "169.254.169.254/32",
+    "100.100.100.200/32",
+    "168.63.129.16/32",
+    "192.0.0.192/32",
+    "fd00:ec2::254/128",
+    "fd20:ce::254/128",
+)
+"""Reached only if a network in `allow_nets` is one of these or lies within; a wider one opens
+none of them."""
+
+
+class FetchError(Exception):
+    """Nothing was fetched; the message is a sentence for the person who gave the URL."""
+
+
+class FetchRefused(FetchError):
+    """The URL is none that we fetch. The sentence is the same for every address refused, and
+    for a name without any, so it cannot be used to map a private network."""
+
+
+class FetchFailed(FetchError):
+    """The server could not be reached in time, or did not answer with a file."""
+
+
+class FetchTooLarge(FetchError):
+    """The file has more bytes than the caller takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A file as it was sent; `content_type` is what its server claims, `url` where it was."""
+
+    data: bytes
+    content_type: str | None
+    url: str
+
+
+async def resolve_by_system(host: str, port: int) -> list[str]:
+    """The addresses that the operating system finds for a name or a literal."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(socket_address[0]) for *_, socket_address in found]
+
+
+def trusted_roots() -> ssl.SSLContext:
+    """TLS that trusts the public roots, and those that the operating system was given."""
+    context = httpx.create_ssl_context(trust_env=False)
+    context.load_default_certs()
+    return context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetcher:
+    """Fetches files from public addresses, and from those that the operator allows.
+
+    `allow_nets` are networks allowed besides. `allow_hosts` are exact names that may lead to
+    private addresses (10/8, 172.16/12, 192.168/16, 100.64/10, fc00::/7). Loopback, link-local and
+    the clouds' metadata addresses are reached only if `allow_nets` names them.
+    """
+
+    allow_nets: Sequence[Network] = ()
+    allow_hosts: Sequence[str] = ()
+    deadline_s: float = 30.0
+    max_redirects: int = 5
+    resolve: Resolver = resolve_by_system
+    ssl_context: ssl.SSLContext = field(default_factory=trusted_roots, repr=False)
+
+    async def fetch(self, url: str, *, max_bytes: int) -> Fetched:
+        """Fetch one http or https URL, following redirects. The deadline covers everything.
+
+        Raises:
+            FetchRefused: the URL, or one it redirects to, is malformed or not allowed.
+            FetchFailed: no answer in time, a status other than 200, a body that is compressed
+                or breaks off, or too many redirects.
+            FetchTooLarge: the body has more than `max_bytes` bytes.
+        """
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                return await self._follow(_checked(url), max_bytes)
+        except TimeoutError as error:
+            raise FetchFailed(
+                f"The file did not arrive within {self.deadline_s:g} seconds."
+            ) from error
+
+    def allows(self, address: Address, host: str) -> bool:
+        """Whether a connection to `address` is allowed when it is wanted for `host`."""
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            return False
+        naming = [network for network in self.allow_nets if address in network]
+        guards = [network for network in _GUARDED if address in network]
+        if guards:
+            return any(all(_within(network, guard) for guard in guards) for network in naming)
+        if naming:
+            return True
+        if _is_host(host, self.allow_hosts) and any(address in network for network in _PRIVATE):
+            return True
+        return _is_public(address)
+
+    async def vetted(self, host: str, port: int) -> list[Address]:
+        """The addresses of `host`; every one may be connected to.
+
+        Raises:
+            FetchRefused: there is none, or one of them is not allowed.
+        """
+        try:
+            addresses = [ip_address(found) for found in await self.resolve(host, port)]
+        # Not only OSError: a name that DNS cannot express is a UnicodeError.
+        except (OSError, ValueError) as error:
+            raise _refused(host) from error
+        if not addresses or not all(self.allows(address, host) for address in addresses):
+            raise _refused(host)
+        return addresses
+
+    async def _follow(self, url: httpx.URL, max_bytes: int) -> Fetched:
+        for _ in range(self.max_redirects + 1):
+            async with self._get(url) as response:
+                if response.status not in _REDIRECTS:
+                    return await _read(response, url, max_bytes)
+                url = _next_url(response, url)
+        raise FetchFailed(f"The file is not there after {self.max_redirects} redirects.")
+
+    @asynccontextmanager
+    async def _get(self, url: httpx.URL) -> AsyncIterator[httpcore.Response]:
+        """Send the request and give its response, whose body is not yet read."""
+        target = httpcore.URL(
+            scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+        )
+        pool = httpcore.AsyncConnectionPool(
+            ssl_context=self.ssl_context, network_backend=_VettedNetwork(self)
+        )
+        timeout = {"connect": CONNECT_TIMEOUT_S}
+        try:
+            async with (
+                pool,
+                pool.stream(
+                    "GET", target, headers=_headers(url), extensions={"timeout": timeout}
+                ) as response,
+            ):
+                yield response
+        except (httpcore.NetworkError, httpcore.TimeoutException) as error:
+            raise FetchFailed(f"{url.host} cannot be reached, or it broke off.") from error
+        except httpcore.ProtocolError as error:
+            raise FetchFailed(f"{url.host} does not answer in proper HTTP.") from error
+
+
+class _VettedNetwork(httpcore.AsyncNetworkBackend):
+    """The network as the connection pool sees it: it leads to vetted addresses alone."""
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+        self._network = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        failure: Exception | None = None
+        for address in await self._fetcher.vetted(host, port):
+            try:
+                return await self._network.connect_tcp(
+                    str(address), port, timeout, local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        assert failure is not None  # `vetted` gives at least one address.
+        raise failure
+
+
+def _within(network: Network, other: Network) -> bool:
+    return network.network_address in other and network.prefixlen >= other.prefixlen
+
+
+def _is_host(host: str, names: Iterable[str]) -> bool:
+    plain = host.lower().removesuffix(".")
+    return any(plain == name.lower().removesuffix(".") for name in names)
+
+
+def _is_public(address: Address) -> bool:
+    """Whether anyone on the internet can reach this address: global unicast, nothing embedded."""
+    if isinstance(address, IPv6Address) and address not in _IPV6_UNICAST:
+        return False
+    if not address.is_global or address.is_multicast:
+        return False
+    return not any(address in network for network in _NOT_PUBLIC)
+
+
+def _refused(host: str) -> FetchRefused:
+    return FetchRefused(
+        f"Nothing is fetched from {host}: it has no address, or not only public ones. "
+        "Send a public URL, a data URI or an upload; "
+        "the operator of this server can allow a private network or host."
+    )
+
+
+def _checked(url: str) -> httpx.URL:
+    """The URL without its fragment, if it is one that may be asked for at all."""
+    try:
+        parsed = httpx.URL(url)
+    # Text with half a surrogate pair cannot be encoded.
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise FetchRefused("The URL is malformed.") from error
+    if parsed.scheme not in ("http", "https"):
+        raise FetchRefused("The URL must begin with http:// or https://.")
+    if parsed.userinfo:
+        raise FetchRefused("The URL must not contain a user name or a password.")
+    if not _HOST.fullmatch(parsed.raw_host.decode("ascii")):
+        raise FetchRefused("The URL has no proper host name.")
+    if parsed.port is not None and not 0 < parsed.port < 65536:
+        raise FetchRefused(f"The URL's port is {parsed.port}; ports go from 1 to 65535.")
+    return parsed.copy_with(fragment=None)
+
+
+def _headers(url: httpx.URL) -> list[tuple[str, str]]:
+    version = importlib.metadata.version("cosmos-serve")
+    return [
+        ("Host", url.netloc.decode("ascii")),
+        ("User-Agent", f"cosmos-serve/{version}"),
+        ("Accept", "*/*"),
+        # Compressed, a few bytes could become gigabytes.
+        ("Accept-Encoding", "identity"),
+        ("Connection", "close"),
+    ]
+
+
+def _next_url(response: httpcore.Response, url: httpx.URL) -> httpx.URL:
+    location = httpx.Headers(response.headers).get("location")
+    if not location:
+        raise FetchFailed(f"{url.host} redirects without saying where to.")
+    try:
+        joined = url.join(location)
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise FetchRefused(f"{url.host} redirects to a malformed URL.") from error
+    return _checked(str(joined))
+
+
+async def _read(response: httpcore.Response, url: httpx.URL, max_bytes: int) -> Fetched:
+    """The body of a plain 200; reading stops where it exceeds `max_bytes`."""
+    headers = httpx.Headers(response.headers)
+    if response.status != 200:
+        raise FetchFailed(f"{url.host} answers with status {response.status}; 200 is wanted.")
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise FetchFailed(f"{url.host} compresses the file, though it was asked not to.")
+    too_large = FetchTooLarge(f"The file is larger than {max_bytes:,} bytes.")
+    if int(headers.get("content-length", 0)) > max_bytes:
+        raise too_large
+    data = bytearray()
+    async for chunk in response.aiter_stream():
+        data += chunk
+        if len(data) > max_bytes:
+            raise too_large
+    return Fetched(bytes(data), headers.get("content-type"), str(url))
