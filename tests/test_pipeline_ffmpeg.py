@@ -263,7 +263,12 @@ def test_ffmpeg_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
         check=False,
     )
     assert parent.returncode == -signal.SIGKILL
-    wait_until(lambda: _has_ended(int(parent.stdout)))
+    pid = int(parent.stdout)
+    try:
+        wait_until(lambda: _has_ended(pid))
+    finally:
+        if not _has_ended(pid):
+            psutil.Process(pid).kill()
     (tmp_path / "clip.mp4.part").unlink(missing_ok=True)
 
 
