@@ -102,7 +102,7 @@ class LocalPool:
         for slot in self._slots.values():
             slot.join(max(0.0, deadline - time.monotonic()))
         for slot in self._slots.values():
-            slot.kill(CLOSED)
+            slot.kill_process(CLOSED)
         for slot in self._slots.values():
             slot.join(_REAPING_S)
 

@@ -57,6 +57,12 @@ class SlotPlan:
     first_backoff_s: float
 
 
+def backoff_s(deaths: int, first_s: float) -> float:
+    """The wait before a worker is started again that has ended this often in a row."""
+    doublings = min(deaths - 1, 16)
+    return min(first_s * 2**doublings, MAX_BACKOFF_S)
+
+
 class Run:
     """The events of one run, on their way from the slot's thread to whoever iterates."""
 
@@ -77,9 +83,10 @@ class Run:
         else:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    def fail(self, reason: str) -> None:
+    def end(self, reason: str) -> None:
         """Say, on the event loop, that no more will come; means nothing if the run is over."""
         self._events.put_nowait(WorkerDied(reason))
+        self.drop()
 
     def drop(self) -> None:
         """Discard what is still to come, so that the slot's thread never waits here again."""
@@ -141,11 +148,16 @@ class LocalSlot:
 
     def kill(self, reason: str) -> None:
         """See `Pool.kill`."""
+        if self.kill_process(reason) and self._run is not None:
+            self._run.end(reason)
+
+    def kill_process(self, reason: str) -> bool:
+        """Kill the worker, from any thread; False if it has ended already, for its own reason."""
         with self._process_lock:
-            if self._process is not None and self._process.kill():
-                self._ended_because = reason
-        if self._run is not None:
-            self._run.drop()
+            if self._process is None or not self._process.kill():
+                return False
+            self._ended_because = reason
+            return True
 
     def ask_to_end(self) -> None:
         """End the worker and start no other; see `join`."""
@@ -155,7 +167,7 @@ class LocalSlot:
                 self._ended_because = CLOSED
                 self._process.ask_to_end()
         if self._run is not None:
-            self._run.drop()
+            self._run.end(CLOSED)
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread, whose worker is gone with it; whether it ended in time."""
@@ -186,8 +198,7 @@ class LocalSlot:
             reason = self._live()
             deaths = 1 if self._has_worked else deaths + 1
             self._tell(self._went_down, reason)
-            backoff_s = self._plan.first_backoff_s * 2 ** min(deaths - 1, 16)
-            self._closing.wait(min(backoff_s, MAX_BACKOFF_S))
+            self._closing.wait(backoff_s(deaths, self._plan.first_backoff_s))
 
     def _live(self) -> str:
         """Start a worker, hear it to its end, and return how it ended."""
@@ -279,4 +290,4 @@ class LocalSlot:
         self.view = replace(self.view, state=SlotState.DOWN, loading=None, down_reason=reason)
         self._publish(SlotDown(self.view.name, reason))
         if run is not None:
-            run.fail(reason)
+            run.end(reason)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,7 +90,9 @@ class ScriptedWorker:
         print       writes to stdout, which is harmless
         garbage     writes text into the pipe
         nonsense    sends a well-framed message of an unknown type
+        idle        says that it is idle, in the middle of its run
         half        sends half a message and then sleeps for ever
+        child       starts a process of its own that sleeps, and goes on
 
     Faults at the end, whose number does not count:
         liesize     reports a size that is one byte too large
@@ -101,7 +104,7 @@ class ScriptedWorker:
     SETTINGS = frozenset({"sleep", "bytes", "liesize", "liehash", "noartifact", "flood"})
     FAULTS = frozenset(
         {"refuse", "memory", "raise", "exit", "killed", "segfault", "stopped", "hang"}
-        | {"print", "garbage", "nonsense", "half"}
+        | {"print", "garbage", "nonsense", "idle", "half", "child"}
     )
     COMMANDS = SETTINGS | FAULTS
 
@@ -252,6 +255,8 @@ _FAULTS: dict[str, Callable[[], object]] = {
     "hang": _hang,
     "print": lambda: print("a line on stdout", flush=True),
     "garbage": lambda: _write(b"this is not a message\n"),
-    "nonsense": lambda: _write((18).to_bytes(4, "big") + b'\0\0\0\x0e{"type":"Boo"}'),
+    "nonsense": lambda: _write(b'\0\0\0\x12\0\0\0\x0e{"type":"Boo"}'),
+    "idle": lambda: _write(b'\0\0\0\x13\0\0\0\x0f{"type":"Idle"}'),
     "half": _half,
+    "child": lambda: subprocess.Popen(["sleep", "3600"]),
 }
