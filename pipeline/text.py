@@ -69,6 +69,11 @@ class TextEncoder:
         self._recent.move_to_end(prompt)
         return self._recent[prompt]
 
+    def forget(self) -> None:
+        """Encode every prompt anew from here on."""
+        self._recent.clear()
+        self._default_negative = None
+
     def num_tokens(self, prompt: str) -> int:
         """The tokens of a prompt in its chat template, before anything is cut."""
         return len(_token_ids(self._tokenizer, prompt))

@@ -1,0 +1,63 @@
+"""What a result was measured on: machine, versions and commit."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "pillow", "imageio-ffmpeg")
+_GIB = 2**30
+
+
+def describe() -> dict[str, Any]:
+    """JSON-able facts for the head of every result."""
+    return {
+        "machine": {
+            "cpu": _cpu_model(),
+            "cores": os.cpu_count(),
+            "memory_gib": round(psutil.virtual_memory().total / _GIB, 1),
+            "gpu": _gpu(),
+            "load_average": os.getloadavg()[0],
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "kernel": platform.release(),
+            **{package: version(package) for package in _PACKAGES},
+        },
+        "commit": _commit(),
+    }
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _gpu() -> dict[str, Any] | None:
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "name": properties.name,
+        "memory_gib": round(properties.total_memory / _GIB, 1),
+        "cuda": torch.version.cuda,
+    }
+
+
+def _commit() -> str:
+    """The commit of the tree, with a plus sign if files differ from it."""
+    root = Path(__file__).parent.parent
+    commit = _git(root, "rev-parse", "--short", "HEAD")
+    return commit + "+" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
+
+
+def _git(root: Path, *arguments: str) -> str:
+    run = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+    return run.stdout.strip() if run.returncode == 0 else "unknown"
