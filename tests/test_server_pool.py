@@ -368,12 +368,12 @@ async def test_a_slot_can_be_killed_while_nobody_takes_the_events_of_its_run(
 
 async def test_what_a_worker_started_ends_with_it(pool: Watched) -> None:
     events = pool.pool.run(SLOT, order("child; hang 2"))
-    await step(events)
+    await step(events, 2)
     worker = worker_of(pool)
     (child,) = worker.children()
     worker.kill()
     with pytest.raises(WorkerDied):
-        await step(events, 2)
+        await anext(events)
     await asyncio.to_thread(child.wait)
 
 
