@@ -25,7 +25,7 @@ from server.settings import Settings
 from server.submissions import Submissions
 from server.wake import Wakes
 from server.worker_loop import WorkerOptions
-from weights.profile import PROFILE_FILE
+from weights.checkpoint_profile import PROFILE_FILE
 from weights.store import WeightStore
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from weights.checkpoint_profile import PROFILE_FILE
 from weights.errors import StandInRefused
 from weights.manifest import MODEL_INDEX, load_manifest
-from weights.profile import PROFILE_FILE
 
 if TYPE_CHECKING:
     import torch

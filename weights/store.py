@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from weights.checkpoint_profile import PROFILE_FILE, CheckpointProfile, read_profile
 from weights.digest import fingerprint
 from weights.errors import (
     CheckpointDamaged,
@@ -19,7 +20,6 @@ from weights.errors import (
 from weights.files import ComponentFiles, find_files, read_json_object
 from weights.header import TensorInfo, read_header
 from weights.manifest import MODEL_INDEX, Component, load_manifest
-from weights.profile import PROFILE_FILE, CheckpointProfile, read_profile
 
 __all__ = [
     "CheckpointDamaged",

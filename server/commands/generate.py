@@ -25,7 +25,7 @@ from server.narration import duration
 from server.pool import Pool, SlotDown, SlotLoading, SlotUp, devices_from
 from server.settings import Settings
 from server.worker_loop import WorkerOptions
-from weights.profile import PROFILE_FILE, CheckpointProfile
+from weights.checkpoint_profile import PROFILE_FILE, CheckpointProfile
 from weights.store import WeightStore
 
 ENDING_GRACE_S = 1.0
