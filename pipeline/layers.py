@@ -202,7 +202,7 @@ class Block(nn.Module):
 
 
 def modulate(hidden: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """`norm(hidden) * (1 + scale) + shift`, computed in the dtype of `shift`, rounded to `dtype`."""
+    """`norm(hidden) * (1 + scale) + shift` in the dtype of `shift`, rounded to `dtype`."""
     wide = hidden.to(shift.dtype)
     normed = functional.layer_norm(wide, wide.shape[-1:], eps=_LAYER_NORM_EPS)
     return (normed * (1 + scale) + shift).to(dtype)
