@@ -33,7 +33,7 @@ app.add_typer(weights_app, name="weights")
 def main() -> None:
     """Run the command line, and exit with the code that says how it went."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="cosmos-serve", standalone_mode=False)
     except typer.TyperException as error:
         print(f"cosmos-serve: {error.format_message()}", file=sys.stderr)
         code = error.exit_code

@@ -93,7 +93,7 @@ def _spec(wish: Wish, profile: CheckpointProfile) -> VideoSpec:
         num_inference_steps=wish.steps,
         guidance_scale=wish.guidance,
         seed=secrets.randbelow(MAX_SEED + 1) if wish.seed is None else wish.seed,
-        container=_container(wish.out, wish.output_type),
+        container=container_of(wish.out, wish.output_type),
         quality=wish.quality,
     )
 
@@ -106,7 +106,7 @@ def _text(name: str, text: str) -> str:
     return text
 
 
-def _container(out: Path, output_type: str | None) -> Container:
+def container_of(out: Path, output_type: str | None) -> Container:
     """The container that the command line asks for; the file's ending must not deny it."""
     suffix = out.suffix.lower()
     by_suffix = {container.suffix: container for container in Container}
