@@ -268,7 +268,7 @@ def test_a_signal_ends_the_server_and_its_workers(tmp_path: Path, number: signal
 
 def test_a_killed_server_loses_no_job(tmp_path: Path) -> None:
     first = start_server(tmp_path)
-    job = httpx.post(f"{first.http}/queue/{ENDPOINT}", json=request_of("sleep 0.3", seed=11)).json()
+    job = httpx.post(f"{first.http}/queue/{ENDPOINT}", json=request_of("sleep 0.5", seed=11)).json()
     wait_for(job["status_url"], "IN_PROGRESS")
     first.end(signal.SIGKILL)
 

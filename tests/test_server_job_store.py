@@ -165,6 +165,16 @@ def test_two_claims_never_get_the_same_job(store: JobStore) -> None:
     assert sorted(claimed) == sorted(str(number) for number in range(12))
 
 
+def test_processes_that_write_at_once_wait_for_each_other(store: JobStore, path: Path) -> None:
+    with closing(JobStore(path, owner="another server")) as other, ThreadPoolExecutor(2) as threads:
+        for _ in range(2):
+            numbers = range(store.queued(), store.queued() + 40)
+            stores = [store, other] * 20
+            list(threads.map(lambda each, n: submit(each, str(n)), stores, numbers))
+
+    assert store.queued() == 80
+
+
 def test_the_position_counts_the_jobs_ahead(store: JobStore) -> None:
     low = submit(store, "low", priority=-1)
     first = submit(store, "first")
