@@ -30,7 +30,7 @@ AT_ONCE = 4
 DECODES_AT_ONCE = 2
 """Pictures decoded at the same time: each may need hundreds of megabytes."""
 
-PUBLIC_KINDS = ("video", "upload")
+PUBLIC_KINDS = frozenset({"video"})
 """The artefacts that have a URL."""
 
 

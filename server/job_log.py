@@ -23,6 +23,7 @@ class JobLog:
         self._lines: list[LogLine] = []
         self._progress: JobProgress | None = None
         self._news = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
 
     def say(self, message: str, level: str = "INFO") -> None:
         """Add a line."""
@@ -46,10 +47,15 @@ class JobLog:
             await asyncio.sleep(WRITE_EVERY_S)
 
     async def flush(self) -> None:
-        """Write what is new now."""
+        """Write what is new now, after what is being written."""
+        if self._writing is not None:
+            await self._writing
         lines, progress = self._lines, self._progress
         self._lines, self._progress = [], None
         self._news.clear()
         if lines or progress is not None:
             job = self._job
-            await asyncio.to_thread(self._store.record, job.id, job.attempt, lines, progress)
+            write = asyncio.to_thread(self._store.record, job.id, job.attempt, lines, progress)
+            self._writing = asyncio.create_task(write)
+            # A write that has begun is not cancelled with `keep_writing`: the next flush waits.
+            await asyncio.shield(self._writing)

@@ -80,16 +80,16 @@ class JobRun:
 
     async def go(self) -> None:
         """Run the job to its end and commit that."""
-        helpers = [
-            asyncio.create_task(self._log.keep_writing()),
-            asyncio.create_task(self._watch_for_cancel()),
-        ]
         try:
-            ending = await self._work()
+            async with asyncio.TaskGroup() as tasks:
+                helpers = [
+                    tasks.create_task(self._log.keep_writing()),
+                    tasks.create_task(self._watch_for_cancel()),
+                ]
+                ending = await self._work()
+                for helper in helpers:
+                    helper.cancel()
         finally:
-            for helper in helpers:
-                helper.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
             if self._incoming is not None:
                 await asyncio.to_thread(self._incoming.discard)
         await self._commit(ending)

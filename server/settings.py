@@ -63,7 +63,9 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: a COSMOS_ name is unknown, or a value cannot be used.
         """
-        _refuse_unknown_names(os.environ, {PREFIX + name.upper() for name in cls.model_fields})
+        fields = cls.model_fields.items()
+        known = {PREFIX + name.upper() for name, field in fields if not field.validation_alias}
+        _refuse_unknown_names(os.environ, known)
         given = {name: value for name, value in overrides.items() if value is not None}
         try:
             return cls(**given)
@@ -119,9 +121,11 @@ class Settings(BaseSettings):
 
 def _refuse_unknown_names(environment: Mapping[str, str], known: set[str]) -> None:
     for name in sorted(environment):
-        if not name.startswith(PREFIX) or name in known:
+        # pydantic reads names in any case.
+        upper = name.upper()
+        if not upper.startswith(PREFIX) or upper in known:
             continue
-        closest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        closest = difflib.get_close_matches(upper, known, n=1, cutoff=0.0)[0]
         raise SettingsError(f"{name} is not a setting. Did you mean {closest}?")
 
 

@@ -4,8 +4,8 @@ import asyncio
 from contextlib import closing
 from pathlib import Path
 
-import httpx
-from servers import APP, ENDPOINT, request_of, serving, settings_in
+from queue_calls import RUN, cancel, submit
+from servers import request_of, serving, settings_in
 
 from server.job_store import JobStore
 from server.jobs import CancelAnswer, JobStatus
@@ -15,11 +15,6 @@ from server.settings import Settings
 def second_connection(settings: Settings) -> closing[JobStore]:
     """The tables as another process sees them: what it writes, nobody here is told of."""
     return closing(JobStore(settings.data / "jobs.sqlite3", owner="another process"))
-
-
-async def submit(client: httpx.AsyncClient, prompt: str = "a red car") -> str:
-    answer = await client.post(f"/queue/{ENDPOINT}", json=request_of(prompt))
-    return str(answer.json()["request_id"])
 
 
 async def until(store: JobStore, job_id: str, status: JobStatus) -> None:
@@ -37,7 +32,7 @@ async def test_every_slot_runs_a_job_of_its_own(tmp_path: Path) -> None:
             assert {store.job(job).slot for job in jobs[:2]} == {"cpu", "cpu-2"}
             assert store.job(jobs[2]).status is JobStatus.IN_QUEUE
 
-            await client.put(f"/queue/{APP}/requests/{jobs[0]}/cancel")
+            await cancel(client, jobs[0])
 
             await until(store, jobs[2], JobStatus.IN_PROGRESS)
             assert store.job(jobs[1]).status is JobStatus.IN_PROGRESS
@@ -95,7 +90,7 @@ async def test_a_cancelled_video_leaves_no_file(tmp_path: Path) -> None:
             while not list((settings.data / "files").glob("*/*.part")):
                 await asyncio.sleep(0.01)
 
-            await client.put(f"/queue/{APP}/requests/{job}/cancel")
+            await cancel(client, job)
 
             await until(store, job, JobStatus.COMPLETED)
     assert videos_in(settings) == []
@@ -114,7 +109,7 @@ async def test_progress_is_in_the_table_while_the_job_runs(tmp_path: Path) -> No
 
 async def test_memory_that_does_not_suffice_is_said_in_a_sentence(tmp_path: Path) -> None:
     async with serving(settings_in(tmp_path)) as client:
-        answer = await client.post(f"/run/{ENDPOINT}", json=request_of("memory"))
+        answer = await client.post(RUN, json=request_of("memory"))
 
     assert answer.status_code == 500
     assert answer.json() == {

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
 
-import httpx
 import pytest
-from servers import APP, ENDPOINT, data_uri, picture, request_of, serving, settings_in
+from queue_calls import cancel, result_of, submit
+from servers import data_uri, picture, serving, settings_in
 
 from pipeline.image import MAX_BYTES
 from server.errors import InvalidInput
@@ -99,28 +99,16 @@ async def serving_pictures() -> AsyncIterator[tuple[Pictures, str]]:
         yield pictures, f"http://127.0.0.1:{port}/picture.png"
 
 
-async def submit(client: httpx.AsyncClient, image_url: str) -> str:
-    answer = await client.post(f"/queue/{ENDPOINT}", json=request_of(image_url=image_url))
-    return str(answer.json()["request_id"])
-
-
-async def result_of(client: httpx.AsyncClient, job: str) -> httpx.Response:
-    request = f"/queue/{APP}/requests/{job}"
-    while (await client.get(f"{request}/status")).status_code != 200:
-        await asyncio.sleep(0.02)
-    return await client.get(request)
-
-
 async def test_pictures_are_taken_in_a_few_at_a_time_and_hold_up_nobody_else(
     tmp_path: Path,
 ) -> None:
     settings = settings_in(tmp_path, fetch_allow_nets=LOOPBACK)
     async with serving_pictures() as (pictures, url), serving(settings) as client:
-        slow = [await submit(client, url) for _ in range(AT_ONCE - 1)]
-        quick = await submit(client, data_uri(picture()))
+        slow = [await submit(client, image_url=url) for _ in range(AT_ONCE - 1)]
+        quick = await submit(client, image_url=data_uri(picture()))
         assert (await result_of(client, quick)).status_code == 200
 
-        slow += [await submit(client, url) for _ in range(3)]
+        slow += [await submit(client, image_url=url) for _ in range(3)]
         while pictures.asked < AT_ONCE:
             await asyncio.sleep(0.02)
         pictures.may_answer.set()
@@ -132,13 +120,13 @@ async def test_pictures_are_taken_in_a_few_at_a_time_and_hold_up_nobody_else(
 async def test_a_job_cancelled_while_its_picture_comes_stays_cancelled(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, fetch_allow_nets=LOOPBACK)
     async with serving_pictures() as (pictures, url), serving(settings) as client:
-        job = await submit(client, url)
+        job = await submit(client, image_url=url)
         while pictures.asked == 0:
             await asyncio.sleep(0.02)
-        await client.put(f"/queue/{APP}/requests/{job}/cancel")
+        await cancel(client, job)
         pictures.may_answer.set()
 
-        assert (await result_of(client, await submit(client, url))).status_code == 200
+        assert (await result_of(client, await submit(client, image_url=url))).status_code == 200
         assert (await result_of(client, job)).status_code == 499
 
 
@@ -148,7 +136,7 @@ async def test_a_picture_that_was_coming_when_the_server_ended_is_fetched_anew(
     settings = settings_in(tmp_path, fetch_allow_nets=LOOPBACK)
     async with serving_pictures() as (pictures, url):
         async with serving(settings) as client:
-            job = await submit(client, url)
+            job = await submit(client, image_url=url)
             while pictures.asked == 0:
                 await asyncio.sleep(0.02)
 
@@ -160,7 +148,7 @@ async def test_a_picture_that_was_coming_when_the_server_ended_is_fetched_anew(
 async def test_a_data_uri_outlives_the_server(tmp_path: Path) -> None:
     broken = settings_in(tmp_path, worker="workers:LoadFails")
     async with serving(broken) as client:
-        job = await submit(client, data_uri(picture()))
+        job = await submit(client, image_url=data_uri(picture()))
 
     async with serving(settings_in(tmp_path)) as client:
         assert (await result_of(client, job)).status_code == 200
@@ -170,8 +158,10 @@ async def test_a_private_address_is_not_fetched_and_the_error_does_not_tell_why(
     tmp_path: Path,
 ) -> None:
     async with serving_pictures() as (pictures, url), serving(settings_in(tmp_path)) as client:
-        listening = await result_of(client, await submit(client, url))
-        nobody = await result_of(client, await submit(client, "http://127.0.0.1:9/picture.png"))
+        listening = await result_of(client, await submit(client, image_url=url))
+        nobody = await result_of(
+            client, await submit(client, image_url="http://127.0.0.1:9/picture.png")
+        )
 
     assert pictures.asked == 0
     messages = [answer.json()["detail"][0]["msg"] for answer in (listening, nobody)]

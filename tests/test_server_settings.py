@@ -54,6 +54,8 @@ def test_a_dotenv_file_is_not_read(environment: pytest.MonkeyPatch, tmp_path: Pa
     ("name", "value", "sentence"),
     [
         ("COSMOS_PROT", "1", "COSMOS_PROT is not a setting. Did you mean COSMOS_PORT?"),
+        ("cosmos_prot", "1", "cosmos_prot is not a setting. Did you mean COSMOS_PORT?"),
+        ("COSMOS_CUDA_VISIBLE_DEVICES", "0", "is not a setting"),
         ("COSMOS_GARDRAIL", "off", "Did you mean COSMOS_GUARDRAIL?"),
         ("COSMOS_PORT", "ten", "COSMOS_PORT='ten'"),
         ("COSMOS_PORT", "70000", "COSMOS_PORT='70000'"),

@@ -1,0 +1,65 @@
+"""The pictures that callers send, and what they are told of those that cannot be used."""
+
+import httpx
+import pytest
+from queue_calls import RUN, result_of, submit
+from servers import BASE_URL, data_uri, picture, request_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.mark.parametrize(
+    ("image_url", "kind"),
+    [
+        ("data:image/png;base64,AAAA", "image_load_error"),
+        ("data:image/png;base64,!", "image_load_error"),
+        ("data:image/png;base64", "image_load_error"),
+        (data_uri(picture(1, 1)), "image_too_small"),
+        (f"{BASE_URL}/files/nothing/here.png", "file_download_error"),
+        ("http://127.0.0.1:9/car.png", "file_download_error"),
+        ("ftp://example.com/car.png", "file_download_error"),
+        ("car.png", "file_download_error"),
+        ("", "file_download_error"),
+    ],
+)
+async def test_a_picture_that_cannot_be_used_is_reported_in_fals_words(
+    client: httpx.AsyncClient, image_url: str, kind: str
+) -> None:
+    by_run = await client.post(RUN, json=request_of(image_url=image_url))
+    by_queue = await result_of(client, await submit(client, image_url=image_url))
+
+    for answer in (by_run, by_queue):
+        assert answer.status_code == 422
+        (item,) = answer.json()["detail"]
+        assert item["loc"] == ["body", "image_url"]
+        assert item["type"] == kind
+        assert item["url"] == f"https://docs.fal.ai/errors#{kind}"
+        assert item["input"] == image_url[:200] or item["input"] == "data:…"
+
+
+async def test_a_data_uri_need_not_be_base64_nor_say_its_type(client: httpx.AsyncClient) -> None:
+    quoted = "data:," + "".join(f"%{byte:02x}" for byte in picture())
+
+    answer = await client.post(RUN, json=request_of(image_url=quoted))
+
+    assert answer.status_code == 200
+
+
+async def test_a_file_of_our_own_is_read_from_the_disk(client: httpx.AsyncClient) -> None:
+    video = (await client.post(RUN, json=request_of())).json()["video"]["url"]
+
+    answer = await client.post(RUN, json=request_of(image_url=video))
+
+    # It was found, though nothing listens at that address; but a video is no picture.
+    assert answer.json()["detail"][0]["type"] == "image_load_error"
+
+
+async def test_the_worker_gets_the_picture_at_the_size_of_the_checkpoint(
+    client: httpx.AsyncClient,
+) -> None:
+    async def video(colour: str) -> bytes:
+        image_url = data_uri(picture(333, 100, colour))
+        output = (await client.post(RUN, json=request_of(image_url=image_url, seed=1))).json()
+        return (await client.get(output["video"]["url"])).content
+
+    assert await video("red") != await video("green")
