@@ -269,14 +269,16 @@ async def test_leaving_a_run_early_cancels_it(pool: Watched) -> None:
 
 
 async def test_a_flood_of_chunks_waits_in_the_worker_and_not_in_our_memory(pool: Watched) -> None:
+    worker, ours = worker_of(pool), psutil.Process()
     async with aclosing(pool.pool.run(SLOT, order("flood"))) as events:
         await step(events, 2)
-        flooded = worker_of(pool)
-        written = [-1, flooded.io_counters().write_chars]
-        while written[-1] != written[-2]:
-            await asyncio.sleep(0.1)
-            written.append(flooded.io_counters().write_chars)
-        assert written[-1] < (MAX_WAITING_EVENTS + 4) * MAX_CHUNK_BYTES
+        before, spent = ours.memory_info().rss, [-1.0, 0.0]
+        while spent[-1] != spent[-2]:  # until the worker works no more, because it waits for us
+            grown = ours.memory_info().rss - before
+            assert grown < 4 * MAX_WAITING_EVENTS * MAX_CHUNK_BYTES
+            await asyncio.sleep(0.2)
+            times = worker.cpu_times()
+            spent.append(times.user + times.system)
     await pool.until(SlotIdle)
 
 
