@@ -53,7 +53,7 @@ $(READY): pyproject.toml constraints.txt
 # an environment of its own, and the tests start it as a program.
 $(ORACLE_READY): constraints.txt
 	$(PYTHON) -m venv $(ORACLE)
-	$(ORACLE)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch diffusers transformers accelerate pillow safetensors torchvision==0.28.0
+	$(ORACLE)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch diffusers transformers accelerate pillow safetensors torchvision
 	@touch $@
 
 $(STAND_IN): $(READY)
