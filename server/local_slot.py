@@ -203,19 +203,22 @@ class LocalSlot:
     def _live(self) -> str:
         """Start a worker, hear it to its end, and return how it ended."""
         plan = self._plan
-        with tempfile.TemporaryDirectory(prefix="cosmos-", ignore_cleanup_errors=True) as scratch:
-            options = replace(plan.options, scratch=scratch)
-            try:
-                process = WorkerProcess(plan.worker, plan.device, options)
-            except OSError as error:
-                return f"The worker could not be started: {error}."
-            with self._process_lock:
-                self._process, self._ended_because = process, None
-                if self._closing.is_set():
-                    process.ask_to_end()
-            said = self._listen(process)
-            code = process.reap()
-            return self._ended_because or said or exit_sentence(code)
+        try:
+            with tempfile.TemporaryDirectory(prefix="cosmos-", ignore_cleanup_errors=True) as own:
+                options = replace(plan.options, scratch=own)
+                return self._attend(WorkerProcess(plan.worker, plan.device, options))
+        except OSError as error:
+            return f"The worker could not be started: {error}."
+
+    def _attend(self, process: WorkerProcess) -> str:
+        with self._process_lock:
+            self._process, self._ended_because = process, None
+            if self._closing.is_set():
+                self._ended_because = CLOSED
+                process.ask_to_end()
+        said = self._listen(process)
+        code = process.reap()
+        return self._ended_because or said or exit_sentence(code)
 
     def _listen(self, process: WorkerProcess) -> str | None:
         """Hear the worker until it ends; what it said or did that explains it, if anything."""

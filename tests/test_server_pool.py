@@ -418,6 +418,16 @@ async def test_a_worker_that_cannot_load_says_why_and_is_tried_again(
             assert reason in (await watched.until(SlotDown)).reason
 
 
+async def test_a_worker_that_cannot_even_be_started_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    async with running(local_pool()) as watched:
+        assert "could not be started" in (await watched.until(SlotDown)).reason
+        (tmp_path / "missing").mkdir()
+        await watched.until(SlotUp)
+
+
 def test_the_wait_before_another_start_doubles_up_to_a_minute() -> None:
     waits = [backoff_s(deaths, 1.0) for deaths in range(1, 9)]
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
