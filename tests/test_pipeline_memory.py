@@ -14,12 +14,13 @@ ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "655
 SPREAD_MIB = 40
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("width", "height"),
     [
         (320, 176),
         # Here 93 frames of 8 bits alone are 63 MiB.
-        pytest.param(640, 352, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+        pytest.param(640, 352, marks=pytest.mark.slow),
     ],
 )
 def test_decoding_and_encoding_take_the_same_memory_for_any_length(
