@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from server.artifact_store import ArtifactStore
+from server.database import Database
 from server.dispatcher import Dispatcher
 from server.errors import MethodNotAllowed, RequestError, UnknownPath, answer
 from server.fetch import Fetcher
@@ -65,7 +66,7 @@ async def _lifespan(
     app: FastAPI, settings: Settings, limits: Limits, pool: Pool
 ) -> AsyncIterator[None]:
     settings.data.mkdir(parents=True, exist_ok=True)
-    store = JobStore(settings.data / "jobs.sqlite3", owner=str(uuid.uuid4()))
+    store = JobStore(Database(settings.data / "jobs.sqlite3"), owner=str(uuid.uuid4()))
     files = ArtifactStore(settings.data / "files")
     wakes = Wakes()
     app.state.services = Services(

@@ -5,16 +5,14 @@ transaction. `attempt` is the fence: a write from a run names its attempt and do
 another run, or none, has the job.
 """
 
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
 
 from server import tables
+from server.database import Database
 from server.errors import QueueFull, UnknownJob
 from server.job_rows import (
     ARTIFACT_COLUMNS,
@@ -45,14 +43,16 @@ _QUEUED = tables.jobs.c.status == JobStatus.IN_QUEUE.value
 class JobStore:
     """The tables of one data folder. `owner` names this server in what it claims."""
 
-    def __init__(self, path: Path, *, owner: str, now: Callable[[], float] = time.time) -> None:
-        self._engine = tables.open_database(path)
-        self._writing = threading.Lock()
+    def __init__(
+        self, database: Database, *, owner: str, now: Callable[[], float] = time.time
+    ) -> None:
+        self._database = database
         self._owner = owner
         self._now = now
 
     def close(self) -> None:
-        self._engine.dispose()
+        """Close the database, which other stores may share."""
+        self._database.close()
 
     # What callers do.
 
@@ -64,7 +64,7 @@ class JobStore:
         Raises:
             QueueFull: `queue_limit` jobs are waiting already.
         """
-        with self._write() as db:
+        with self._database.write() as db:
             if new.error is None and _count_queued(db) >= queue_limit:
                 raise QueueFull(queue_limit)
             for artifact in artifacts:
@@ -74,7 +74,7 @@ class JobStore:
 
     def queued(self) -> int:
         """How many jobs wait."""
-        with self._engine.begin() as db:
+        with self._database.read() as db:
             return _count_queued(db)
 
     def job(self, job_id: str) -> Job:
@@ -83,7 +83,7 @@ class JobStore:
         Raises:
             UnknownJob: there is none of that id.
         """
-        with self._engine.begin() as db:
+        with self._database.read() as db:
             return _read_job(db, job_id)
 
     def position(self, job: Job) -> int:
@@ -91,14 +91,14 @@ class JobStore:
         jobs = tables.jobs.c
         earlier = and_(jobs.priority == job.priority, jobs.seq < job.seq)
         ahead = and_(_QUEUED, or_(jobs.priority > job.priority, earlier))
-        with self._engine.begin() as db:
+        with self._database.read() as db:
             return db.execute(select(func.count()).where(ahead)).scalar_one()
 
     def logs(self, job_id: str) -> list[LogLine]:
         """The lines of every run of the job, oldest first."""
         columns = tables.logs.c
         query = select(columns.at, columns.level, columns.message)
-        with self._engine.begin() as db:
+        with self._database.read() as db:
             rows = db.execute(query.where(columns.job_id == job_id).order_by(columns.id))
             return [LogLine(row.at, row.level, row.message) for row in rows]
 
@@ -106,7 +106,7 @@ class JobStore:
         """How far the latest run of the job has come."""
         columns = tables.progress.c
         query = select(columns.stage, columns.step, columns.num_steps, columns.seconds_left)
-        with self._engine.begin() as db:
+        with self._database.read() as db:
             row = db.execute(query.where(columns.job_id == job_id)).one_or_none()
             return None if row is None else JobProgress(*row)
 
@@ -116,7 +116,7 @@ class JobStore:
         Raises:
             UnknownJob: there is none of that id.
         """
-        with self._write() as db:
+        with self._database.write() as db:
             job = _read_job(db, job_id)
             if job.done:
                 return CancelAnswer.ALREADY_COMPLETED
@@ -133,27 +133,27 @@ class JobStore:
         if besides:
             waiting = and_(waiting, tables.jobs.c.id.not_in(besides))
         query = select(*JOB_COLUMNS).where(waiting).order_by(*_IN_ORDER).limit(limit)
-        with self._engine.begin() as db:
+        with self._database.read() as db:
             return [job_of(row) for row in db.execute(query)]
 
     def set_inputs(self, job_id: str, artifacts: Mapping[str, StoredArtifact]) -> None:
         """Make a job claimable: the prepared media, by name, are here."""
         refs = {name: artifact.id for name, artifact in artifacts.items()}
-        with self._write() as db:
+        with self._database.write() as db:
             for artifact in artifacts.values():
                 self._add_artifact(db, artifact, job_id=None)
             _change(db, and_(tables.jobs.c.id == job_id, _QUEUED), input_refs=refs)
 
     def refuse_inputs(self, job_id: str, error: JobError) -> None:
         """End a job that waits: its media cannot be used."""
-        with self._write() as db:
+        with self._database.write() as db:
             job = _read_job(db, job_id)
             if job.status is JobStatus.IN_QUEUE:
                 self._end(db, job, error=error)
 
     def artifact(self, artifact_id: str) -> StoredArtifact | None:
         """The row of a file, None if there is none."""
-        with self._engine.begin() as db:
+        with self._database.read() as db:
             query = select(*ARTIFACT_COLUMNS).where(tables.artifacts.c.id == artifact_id)
             row = db.execute(query).one_or_none()
             return None if row is None else StoredArtifact(**row._mapping)
@@ -166,7 +166,7 @@ class JobStore:
         One that was asked to stop is not run again.
         """
         query = select(*JOB_COLUMNS).where(tables.jobs.c.status == JobStatus.IN_PROGRESS.value)
-        with self._write() as db:
+        with self._database.write() as db:
             running = [job_of(row) for row in db.execute(query)]
             for job in running:
                 self._give_back(db, job)
@@ -193,21 +193,21 @@ class JobStore:
             )
             .returning(*JOB_COLUMNS)
         )
-        with self._write() as db:
+        with self._database.write() as db:
             row = db.execute(claim).one_or_none()
             return None if row is None else job_of(row)
 
     def cancel_requested(self, job_id: str, attempt: int) -> bool:
         """Whether this run should stop: its caller asked, or the job is no longer its."""
         query = select(tables.jobs.c.cancel_requested).where(_held(job_id, attempt))
-        with self._engine.begin() as db:
+        with self._database.read() as db:
             return db.execute(query).scalar_one_or_none() is not False
 
     def record(
         self, job_id: str, attempt: int, lines: Sequence[LogLine], progress: JobProgress | None
     ) -> None:
         """Write what a run has to tell, in one transaction."""
-        with self._write() as db:
+        with self._database.write() as db:
             if _read_held(db, job_id, attempt) is None:
                 return
             if lines:
@@ -230,7 +230,7 @@ class JobStore:
         A cancel that was committed first wins: its caller has been told so. Returns whether
         the result was published; if not, its files belong to nobody.
         """
-        with self._write() as db:
+        with self._database.write() as db:
             job = _read_held(db, job_id, attempt)
             if job is None:
                 return False
@@ -247,7 +247,7 @@ class JobStore:
 
         Without `keeps_inputs` its media are prepared anew.
         """
-        with self._write() as db:
+        with self._database.write() as db:
             job = _read_held(db, job_id, attempt)
             if job is None:
                 return
@@ -260,7 +260,7 @@ class JobStore:
 
         Returns whether the job waits again.
         """
-        with self._write() as db:
+        with self._database.write() as db:
             job = _read_held(db, job_id, attempt)
             if job is None:
                 return False
@@ -273,12 +273,6 @@ class JobStore:
             return not job.cancel_requested
 
     # The parts of a transaction.
-
-    @contextmanager
-    def _write(self) -> Iterator[Connection]:
-        immediate = self._engine.execution_options(**{tables.BEGIN_OPTION: "IMMEDIATE"})
-        with self._writing, immediate.begin() as db:
-            yield db
 
     def _end(
         self,

@@ -7,6 +7,7 @@ from pathlib import Path
 from queue_calls import RUN, cancel, submit
 from servers import request_of, serving, settings_in
 
+from server.database import Database
 from server.job_store import JobStore
 from server.jobs import CancelAnswer, JobStatus
 from server.settings import Settings
@@ -14,7 +15,7 @@ from server.settings import Settings
 
 def second_connection(settings: Settings) -> closing[JobStore]:
     """The tables as another process sees them: what it writes, nobody here is told of."""
-    return closing(JobStore(settings.data / "jobs.sqlite3", owner="another process"))
+    return closing(JobStore(Database(settings.data / "jobs.sqlite3"), owner="another process"))
 
 
 async def until(store: JobStore, job_id: str, status: JobStatus) -> None:

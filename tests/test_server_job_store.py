@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from server.database import Database
 from server.errors import QueueFull, UnknownJob
 from server.job_store import JobStore
 from server.jobs import (
@@ -63,7 +64,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def store(path: Path, clock: Clock) -> Iterator[JobStore]:
-    store = JobStore(path, owner="this server", now=clock)
+    store = JobStore(Database(path), owner="this server", now=clock)
     yield store
     store.close()
 
@@ -166,7 +167,10 @@ def test_two_claims_never_get_the_same_job(store: JobStore) -> None:
 
 
 def test_processes_that_write_at_once_wait_for_each_other(store: JobStore, path: Path) -> None:
-    with closing(JobStore(path, owner="another server")) as other, ThreadPoolExecutor(2) as threads:
+    with (
+        closing(JobStore(Database(path), owner="another server")) as other,
+        ThreadPoolExecutor(2) as threads,
+    ):
         for _ in range(2):
             numbers = range(store.queued(), store.queued() + 40)
             stores = [store, other] * 20
@@ -338,7 +342,7 @@ def test_jobs_outlive_the_server(store: JobStore, path: Path, clock: Clock) -> N
     old = claim(store)
     store.close()
 
-    with closing(JobStore(path, owner="the next server", now=clock)) as restarted:
+    with closing(JobStore(Database(path), owner="the next server", now=clock)) as restarted:
         assert restarted.recover() == 1
         assert restarted.job("failed").error == INVALID
         again = claim(restarted)
