@@ -105,7 +105,7 @@ def test_a_submitted_job_is_there_for_every_other_connection(store: JobStore, pa
 def test_the_database_keeps_what_it_has_committed_through_a_loss_of_power(
     store: JobStore, path: Path
 ) -> None:
-    with store._engine.connect() as db:
+    with store._database.read() as db:
         pragmas = {
             name: db.exec_driver_sql(f"PRAGMA {name}").scalar_one()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
