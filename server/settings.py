@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server.keys import Credential
+
 PREFIX = "COSMOS_"
 
 Network = IPv4Network | IPv6Network
@@ -45,7 +47,14 @@ class Settings(BaseSettings):
         default="required", description="off serves a checkpoint that requires one without it"
     )
     queue_limit: int = Field(default=100, ge=1, description="jobs that may wait at once")
-    key: SecretStr | None = Field(default=None, description="API key as id:secret")
+    auth: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="whether callers need a key; auto is off on loopback, if none is set here",
+    )
+    key: SecretStr | None = Field(
+        default=None, description="a key as id:secret, valid as long as it is set"
+    )
+    key_file: Path | None = Field(default=None, description="file that holds it instead")
     fetch_allow_nets: Annotated[tuple[Network, ...], NoDecode] = Field(
         default=(), description="private networks that pictures may come from, comma-separated"
     )
@@ -97,11 +106,17 @@ class Settings(BaseSettings):
     @field_validator("key")
     @classmethod
     def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            key_id, _, secret = value.get_secret_value().partition(":")
-            if not key_id or not secret:
-                raise ValueError("expected a key of the form id:secret")
+        if value is not None and Credential.of(value.get_secret_value()) is None:
+            raise ValueError("expected a key of the form id:secret")
         return value
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether callers must prove who they are."""
+        if self.auth != "auto":
+            return self.auth == "on"
+        has_key = self.key is not None or self.key_file is not None
+        return has_key or not _is_loopback(self.host)
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -111,12 +126,20 @@ class Settings(BaseSettings):
                 "HTTPS needs all of COSMOS_TLS_CERT, COSMOS_TLS_KEY and COSMOS_TLS_PORT, "
                 "or none of them"
             )
-        if self.key is None and not _is_loopback(self.host):
-            raise ValueError(
-                f"COSMOS_HOST={self.host!r} lets other machines in, so a key is needed: set "
-                "COSMOS_KEY=id:secret, or listen on 127.0.0.1"
-            )
+        if self.key is not None and self.key_file is not None:
+            raise ValueError("COSMOS_KEY and COSMOS_KEY_FILE are both set: choose one")
+        if self.auth == "off":
+            self._check_auth_off()
         return self
+
+    def _check_auth_off(self) -> None:
+        if not _is_loopback(self.host):
+            raise ValueError(
+                f"COSMOS_AUTH=off would let everybody in who can reach {self.host}: listen on "
+                "127.0.0.1, or leave COSMOS_AUTH unset and give callers a key"
+            )
+        if self.key is not None or self.key_file is not None:
+            raise ValueError("COSMOS_AUTH=off leaves the key that is set without a use: unset one")
 
 
 def _refuse_unknown_names(environment: Mapping[str, str], known: set[str]) -> None:

@@ -64,7 +64,7 @@ def test_a_dotenv_file_is_not_read(environment: pytest.MonkeyPatch, tmp_path: Pa
         ("COSMOS_FETCH_ALLOW_NETS", "10.1.0.0/99", "COSMOS_FETCH_ALLOW_NETS='10.1.0.0/99'"),
         ("COSMOS_PUBLIC_URL", "videos.example", "expected a URL such as https://"),
         ("COSMOS_PUBLIC_URL", "https://me@videos.example", "without credentials"),
-        ("COSMOS_HOST", "0.0.0.0", "a key is needed: set COSMOS_KEY=id:secret"),
+        ("COSMOS_AUTH", "maybe", "COSMOS_AUTH='maybe': Input should be 'auto', 'on' or 'off'"),
         ("COSMOS_TLS_PORT", "8443", "HTTPS needs all of COSMOS_TLS_CERT"),
     ],
 )
@@ -102,10 +102,35 @@ def test_a_key_does_not_show_when_settings_are_printed() -> None:
     assert "s3cret" not in repr(Settings.load(key="me:s3cret"))
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
-def test_loopback_needs_no_key(host: str) -> None:
-    assert Settings.load(host=host).key is None
+@pytest.mark.parametrize(
+    ("given", "needed"),
+    [
+        ({"host": "127.0.0.1"}, False),
+        ({"host": "::1"}, False),
+        ({"host": "localhost"}, False),
+        ({"host": "0.0.0.0"}, True),
+        ({"host": "gpu.local"}, True),
+        ({"auth": "on"}, True),
+        ({"auth": "off"}, False),
+        ({"key": "me:s3cret"}, True),
+        ({"key_file": "key"}, True),
+    ],
+)
+def test_callers_need_a_key_unless_they_are_on_this_machine(
+    given: dict[str, str], needed: bool
+) -> None:
+    assert Settings.load(**given).needs_key is needed
 
 
-def test_other_machines_are_let_in_with_a_key() -> None:
-    assert Settings.load(host="0.0.0.0", key="me:s3cret").host == "0.0.0.0"
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"auth": "off", "host": "0.0.0.0"}, "let everybody in who can reach 0.0.0.0"),
+        ({"auth": "off", "key": "me:s3cret"}, "leaves the key that is set without a use"),
+        ({"auth": "off", "key_file": "key"}, "leaves the key that is set without a use"),
+        ({"key": "me:s3cret", "key_file": "key"}, "are both set: choose one"),
+    ],
+)
+def test_settings_that_deny_each_other_are_refused(given: dict[str, str], sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        Settings.load(**given)
