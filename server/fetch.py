@@ -1,9 +1,9 @@
-"""Every outbound request of the project: fetch a file from a URL that a stranger gave.
+"""Every outbound request of the project: to a URL that a stranger gave, for a file or with news.
 
 A host is resolved once for each connection, all its addresses are vetted, and the connection goes
 to one of those very addresses; TLS and HTTP above it still see the name. Every redirect is vetted
-like the first URL. What is not here: proxies, cookies, credentials, decompression, HTTP/2, and
-any look at what was fetched.
+like the first URL; what is sent somewhere follows none. What is not here: proxies, cookies,
+credentials, decompression, HTTP/2, and any look at what was fetched.
 
 It speaks through httpcore, the transport below httpx: there the network can be replaced, and
 nothing is read from the environment.
@@ -14,86 +14,57 @@ import importlib.metadata
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
+from functools import cache, partial
+from ipaddress import ip_address
 
 import httpcore
 import httpx
 
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
+from server.address_policy import Address, Network, is_allowed
+
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """(host, port) to the host's addresses as text; raises OSError if it has none."""
 
 CONNECT_TIMEOUT_S = 10.0
 """For one address and for one TLS handshake; the next address is tried afterwards."""
 
+LOOKUPS_AT_ONCE = 32
+
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_FILE_WANTED = {
+    "Accept": "*/*",
+    # Compressed, a few bytes could become gigabytes.
+    "Accept-Encoding": "identity",
+}
 _HOST = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}", re.IGNORECASE)
 
 
-def _networks(*texts: str) -> tuple[Network, ...]:
-    return tuple(ip_network(text) for text in texts)
-
-
-_IPV6_UNICAST = ip_network("2000::/3")
-
-_NOT_PUBLIC = _networks(
-    # `ipaddress.is_global` calls these global, in some or all versions of Python.
-    "192.0.0.0/24",  # protocol assignments
-    "192.31.196.0/24",  # AS112
-    "192.52.193.0/24",  # automatic multicast tunnels
-    "192.88.99.0/24",  # 6to4 relays
-    "192.175.48.0/24",  # AS112
-    "198.18.0.0/15",  # benchmarks
-    "2001::/23",  # protocol assignments, Teredo among them: an IPv4 address inside
-    "2001:db8::/32",  # documentation
-    "2002::/16",  # 6to4: an IPv4 address inside
-    "2620:4f:8000::/48",  # AS112
-    "3fff::/20",  # documentation
-)
-"""Besides what `is_global` refuses; other IPv6 ranges, NAT64 too, are not in 2000::/3."""
-
-_PRIVATE = _networks("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
-"""Where the machines of a site live: what a name in `allow_hosts` may lead to."""
-
-_GUARDED = _networks(
-    "127.0.0.0/8",
-    "::1/128",
-    "169.254.0.0/16",
-    "fe80::/10",
-    # The clouds' metadata services, which hand out credentials.
-    "169.254.169.254/32",
-    "100.100.100.200/32",
-    "168.63.129.16/32",
-    "192.0.0.192/32",
-    "fd00:ec2::254/128",
-    "fd20:ce::254/128",
-)
-"""Reached only if a network in `allow_nets` is one of these or lies within; a wider one opens
-none of them."""
-
-
 class FetchError(Exception):
-    """Nothing was fetched; the message is a sentence for the person who gave the URL."""
+    """The request came to nothing; the message is a sentence for the person who gave the URL."""
 
 
 class FetchRefused(FetchError):
-    """The URL is none that we fetch. The sentence is the same for every address refused, and
-    for a name without any, so it cannot be used to map a private network."""
+    """The URL is none that we ask for."""
+
+
+class HostRefused(FetchRefused):
+    """The URL's host is none that we connect to. The sentence is the same for every address
+    refused, and for a name without any, so it cannot be used to map a private network."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"This server does not connect to {host}: it has no address, or not only public ones. "
+            "Its operator can allow a private network or host with COSMOS_FETCH_ALLOW_NETS or "
+            "COSMOS_FETCH_ALLOW_HOSTS."
+        )
 
 
 class FetchFailed(FetchError):
-    """The server could not be reached in time, or did not answer with a file."""
+    """The server could not be reached in time, or did not answer as was wanted."""
 
 
 class FetchTooLarge(FetchError):
@@ -111,9 +82,16 @@ class Fetched:
 
 async def resolve_by_system(host: str, port: int) -> list[str]:
     """The addresses that the operating system finds for a name or a literal."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_lookup_threads(), look_up)
     return [str(socket_address[0]) for *_, socket_address in found]
+
+
+@cache
+def _lookup_threads() -> ThreadPoolExecutor:
+    """Threads of their own: a look-up cannot be stopped, and a stranger's name server that hangs
+    must not hold up the event loop's threads, which read the database."""
+    return ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="look-up")
 
 
 def trusted_roots() -> ssl.SSLContext:
@@ -125,7 +103,7 @@ def trusted_roots() -> ssl.SSLContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetcher:
-    """Fetches files from public addresses, and from those that the operator allows.
+    """Makes requests to public addresses, and to those that the operator allows.
 
     `allow_nets` are networks allowed besides. `allow_hosts` are exact names that may lead to
     private addresses (10/8, 172.16/12, 192.168/16, 100.64/10, fc00::/7). Loopback, link-local and
@@ -156,45 +134,70 @@ class Fetcher:
                 f"The file did not arrive within {self.deadline_s:g} seconds."
             ) from error
 
+    async def post(
+        self, url: str, body: bytes, headers: Mapping[str, str], *, deadline_s: float
+    ) -> int:
+        """Send `body` to one http or https URL; the status of the answer, whatever it is.
+
+        Redirects are not followed, and no more of the answer is read.
+
+        Raises:
+            FetchRefused: the URL is malformed or not allowed.
+            FetchFailed: no answer within `deadline_s` seconds.
+        """
+        try:
+            async with (
+                asyncio.timeout(deadline_s),
+                self._send("POST", _checked(url), headers, body) as response,
+            ):
+                return response.status
+        except TimeoutError as error:
+            raise FetchFailed(f"There was no answer within {deadline_s:g} seconds.") from error
+
+    async def check(self, url: str) -> None:
+        """Look the URL's host up, and connect to nothing.
+
+        Raises:
+            FetchRefused: the URL is malformed or not allowed as things are now.
+        """
+        parsed = _checked(url)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self.vetted(parsed.raw_host.decode("ascii"), parsed.port or 0)
+        except TimeoutError as error:
+            raise HostRefused(parsed.host) from error
+
     def allows(self, address: Address, host: str) -> bool:
         """Whether a connection to `address` is allowed when it is wanted for `host`."""
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            return False
-        naming = [network for network in self.allow_nets if address in network]
-        guards = [network for network in _GUARDED if address in network]
-        if guards:
-            return any(all(_within(network, guard) for guard in guards) for network in naming)
-        if naming:
-            return True
-        if _is_host(host, self.allow_hosts) and any(address in network for network in _PRIVATE):
-            return True
-        return _is_public(address)
+        return is_allowed(address, host, nets=self.allow_nets, hosts=self.allow_hosts)
 
     async def vetted(self, host: str, port: int) -> list[Address]:
         """The addresses of `host`; every one may be connected to.
 
         Raises:
-            FetchRefused: there is none, or one of them is not allowed.
+            HostRefused: there is none, or one of them is not allowed.
         """
         try:
             addresses = [ip_address(found) for found in await self.resolve(host, port)]
         # Not only OSError: a name that DNS cannot express is a UnicodeError.
         except (OSError, ValueError) as error:
-            raise _refused(host) from error
+            raise HostRefused(host) from error
         if not addresses or not all(self.allows(address, host) for address in addresses):
-            raise _refused(host)
+            raise HostRefused(host)
         return addresses
 
     async def _follow(self, url: httpx.URL, max_bytes: int) -> Fetched:
         for _ in range(self.max_redirects + 1):
-            async with self._get(url) as response:
+            async with self._send("GET", url, _FILE_WANTED) as response:
                 if response.status not in _REDIRECTS:
                     return await _read(response, url, max_bytes)
                 url = _next_url(response, url)
         raise FetchFailed(f"The file is not there after {self.max_redirects} redirects.")
 
     @asynccontextmanager
-    async def _get(self, url: httpx.URL) -> AsyncIterator[httpcore.Response]:
+    async def _send(
+        self, method: str, url: httpx.URL, headers: Mapping[str, str], body: bytes | None = None
+    ) -> AsyncIterator[httpcore.Response]:
         """Send the request and give its response, whose body is not yet read."""
         target = httpcore.URL(
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
@@ -207,7 +210,11 @@ class Fetcher:
             async with (
                 pool,
                 pool.stream(
-                    "GET", target, headers=_headers(url), extensions={"timeout": timeout}
+                    method,
+                    target,
+                    headers=_headers(url, headers),
+                    content=body,
+                    extensions={"timeout": timeout},
                 ) as response,
             ):
                 yield response
@@ -244,32 +251,6 @@ class _VettedNetwork(httpcore.AsyncNetworkBackend):
         raise failure
 
 
-def _within(network: Network, other: Network) -> bool:
-    return network.network_address in other and network.prefixlen >= other.prefixlen
-
-
-def _is_host(host: str, names: Iterable[str]) -> bool:
-    plain = host.lower().removesuffix(".")
-    return any(plain == name.lower().removesuffix(".") for name in names)
-
-
-def _is_public(address: Address) -> bool:
-    """Whether anyone on the internet can reach this address: global unicast, nothing embedded."""
-    if isinstance(address, IPv6Address) and address not in _IPV6_UNICAST:
-        return False
-    if not address.is_global or address.is_multicast:
-        return False
-    return not any(address in network for network in _NOT_PUBLIC)
-
-
-def _refused(host: str) -> FetchRefused:
-    return FetchRefused(
-        f"Nothing is fetched from {host}: it has no address, or not only public ones. "
-        "Send a public URL, a data URI or an upload; "
-        "the operator of this server can allow a private network or host."
-    )
-
-
 def _checked(url: str) -> httpx.URL:
     """The URL without its fragment, if it is one that may be asked for at all."""
     try:
@@ -288,14 +269,12 @@ def _checked(url: str) -> httpx.URL:
     return parsed.copy_with(fragment=None)
 
 
-def _headers(url: httpx.URL) -> list[tuple[str, str]]:
+def _headers(url: httpx.URL, headers: Mapping[str, str]) -> list[tuple[str, str]]:
     version = importlib.metadata.version("cosmos-serve")
     return [
         ("Host", url.netloc.decode("ascii")),
         ("User-Agent", f"cosmos-serve/{version}"),
-        ("Accept", "*/*"),
-        # Compressed, a few bytes could become gigabytes.
-        ("Accept-Encoding", "identity"),
+        *headers.items(),
         ("Connection", "close"),
     ]
 

@@ -17,7 +17,7 @@ from pipeline.spec import Pixels
 from server.addressing import file_id
 from server.artifact_store import ArtifactStore
 from server.errors import InvalidInput, infrastructure_error, job_error
-from server.fetch import Fetcher, FetchError, FetchTooLarge
+from server.fetch import Fetcher, FetchError, FetchTooLarge, HostRefused
 from server.job_store import JobStore
 from server.jobs import Job, StoredArtifact
 from server.schemas import ENDPOINTS, Limits
@@ -132,6 +132,8 @@ class Intake:
             return (await self._fetcher.fetch(url, max_bytes=MAX_BYTES)).data
         except FetchTooLarge as error:
             raise _too_large(field) from error
+        except HostRefused as error:
+            raise FileDownloadError(field, f"{error} Or send a data URI or an upload.") from error
         except FetchError as error:
             raise FileDownloadError(field, str(error)) from error
 

@@ -1,6 +1,7 @@
 """A server on loopback that answers as a test tells it, and fetchers that may reach it."""
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -33,6 +34,7 @@ class Site:
     port: int = 0
     answers: dict[str, bytes | Script] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
 
     def url(self, path: str = "/", host: str = "127.0.0.1", scheme: str = "http") -> str:
         return f"{scheme}://{host}:{self.port}{path}"
@@ -49,6 +51,8 @@ class Site:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        length = re.search(r"(?im)^content-length: *(\d+)", request)
+        self.bodies.append(await reader.readexactly(int(length[1])) if length else b"")
         self.requests.append(request)
         answered = self.answers[request.split()[1]]
         if isinstance(answered, bytes):
