@@ -6,8 +6,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.addressing import is_well_formed, resolve
+from server.addressing import resolve
 from server.errors import BadRequest, RequestError, UnknownPath, answer
+from server.hosts import is_well_formed
 
 REQUEST_ID = "x-fal-request-id"
 

@@ -1,0 +1,68 @@
+"""Names in Host headers: which can be one at all, and which of them are this server's.
+
+A page that a browser got from elsewhere can be made to call this machine under a name of its own
+(DNS rebinding), and a link can be poisoned by a forged Host. So a name is served if it is known.
+"""
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+_HOST = re.compile(r"(?P<name>[a-z0-9_.-]{1,253}|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+
+
+@dataclass(frozen=True, slots=True)
+class HostRule:
+    """Which Host headers are answered."""
+
+    names: frozenset[str]
+    """Names that are known. With each, the name that begins with `queue.` before it is, too."""
+
+    addresses: bool
+    """Whether every IP address is known, or only the loopback ones."""
+
+    every_name: bool
+    """Whether any name will do."""
+
+    def allows(self, host: str) -> bool:
+        """Whether a Host header that is well formed is to be answered."""
+        name = name_of(host)
+        if self.every_name or is_loopback(name):
+            return True
+        if is_address(name):
+            return self.addresses
+        return name in self.names or name.removeprefix("queue.") in self.names
+
+
+def is_well_formed(host: str) -> bool:
+    """Whether a Host header can be one: a name or an address, and perhaps a port."""
+    match = _HOST.fullmatch(host.lower())
+    if match is None or int(match["port"] or 0) > 65535:
+        return False
+    if match["name"].startswith("["):
+        return is_address(match["name"])
+    labels = match["name"].removesuffix(".").split(".")
+    return all(_LABEL.fullmatch(label) for label in labels)
+
+
+def name_of(host: str) -> str:
+    """The host without its port and trailing dot, in lower case."""
+    return re.sub(r":[0-9]*$", "", host.lower()).removesuffix(".")
+
+
+def is_loopback(name: str) -> bool:
+    """Whether the name leads to the caller's own machine, wherever it is looked up."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    return is_address(name) and ip_address(name.strip("[]")).is_loopback
+
+
+def is_address(name: str) -> bool:
+    """Whether the name is an IP address, an IPv6 one in brackets."""
+    bracketed = name.startswith("[") and name.endswith("]")
+    try:
+        version = ip_address(name[1:-1] if bracketed else name).version
+    except ValueError:
+        return False
+    return bracketed == (version == 6)
