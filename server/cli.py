@@ -123,7 +123,6 @@ def serve(
 ) -> None:
     """Serve videos over HTTP until Ctrl-C."""
     with expected_errors():
-        from server.app import StartRefused
         from server.listen import serve as listen
         from server.settings import Settings
 
@@ -139,10 +138,22 @@ def serve(
             devices=devices,
             guardrail=guardrail,
         )
-        try:
-            listen(settings)
-        except StartRefused as error:
-            raise CommandFailed(str(error)) from error
+        listen(settings)
+
+
+@app.command(
+    epilog="\b\nExample:\n"
+    "  cosmos-serve certs certs --host gpu.example.com --host 192.168.1.20\n\n"
+    f"{EXIT_CODES}"
+)
+def certs(
+    folder: options.CertsFolder, host: options.CertHosts = None, renew: options.Renew = False
+) -> None:
+    """Make a CA and a TLS certificate for fal's names and this server's; say how to use them."""
+    with expected_errors():
+        from server.commands.certs import make_certs, renew_certs
+
+        print((renew_certs if renew else make_certs)(folder, host or []))
 
 
 @weights_app.command("stand-in")

@@ -147,3 +147,20 @@ Size = Annotated[
 ]
 StandInFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")]
 CheckpointFolder = Annotated[Path, typer.Argument(metavar="DIR", help="The checkpoint's folder.")]
+
+# For certs.
+
+CertsFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder for the five files.")]
+CertHosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--host",
+        metavar="NAME",
+        help="A name or an address that clients find the server at, besides fal's names and "
+        "localhost; may be given several times.",
+    ),
+]
+Renew = Annotated[
+    bool,
+    typer.Option("--renew", help="Issue a new certificate from the CA that is in DIR."),
+]
