@@ -60,7 +60,7 @@ class SlotPlan:
 def backoff_s(deaths: int, first_s: float) -> float:
     """The wait before a worker is started again that has ended this often in a row."""
     doublings = min(deaths - 1, 16)
-    return min(first_s * 2**doublings, MAX_BACKOFF_S)
+    return min(first_s * 2.0**doublings, MAX_BACKOFF_S)
 
 
 class Run:

@@ -1,0 +1,1 @@
+"""Fused Triton kernels, each beside the plain PyTorch that says what it computes."""
