@@ -38,6 +38,10 @@ class Unauthorized(RequestError):
     """The request has no key, or one that we do not know."""
 
 
+class Forbidden(RequestError):
+    """We know who sent the request, and that they may not."""
+
+
 class UnknownPath(RequestError):
     """Nothing is served there; the message is the path."""
 
@@ -58,6 +62,37 @@ class UnknownFile(RequestError):
 
     def __init__(self) -> None:
         super().__init__("File not found")
+
+
+class UnknownUpload(RequestError):
+    """There is no upload of that id, or it is somebody else's."""
+
+    def __init__(self) -> None:
+        super().__init__("Upload not found")
+
+
+class UploadClosed(RequestError):
+    """The URL has been used, or its time is over."""
+
+    def __init__(self) -> None:
+        super().__init__("This upload is over: its URL works once, for an hour. Begin another.")
+
+
+class UploadTooLarge(RequestError):
+    """The file has more bytes than one may have."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The file is larger than {limit:,} bytes, which is the limit for one.")
+
+
+class StorageFull(RequestError):
+    """All uploads together have as many bytes as they may have."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"There is no room for this file: all uploads together may have {limit:,} bytes. "
+            "They go when they expire; COSMOS_STORAGE_LIMIT_MIB sets the limit."
+        )
 
 
 class StillInProgress(RequestError):
@@ -192,9 +227,14 @@ _ANSWERS: Mapping[type, Callable[[Exception], Answer]] = {
     BadRequest: _sentence(400, "bad_request"),
     StillInProgress: _sentence(400),
     Unauthorized: _sentence(401, headers={"www-authenticate": "Key"}),
+    Forbidden: _sentence(403),
     UnknownPath: _unknown_path,
     UnknownJob: _sentence(404),
     UnknownFile: _sentence(404),
+    UnknownUpload: _sentence(404),
+    UploadClosed: _sentence(410),
+    UploadTooLarge: _sentence(413, "bad_request"),
+    StorageFull: _sentence(507),
     MethodNotAllowed: _wrong_method,
     BodyTooLarge: _sentence(413, "bad_request"),
     InvalidInput: _invalid_input,

@@ -47,6 +47,12 @@ class Settings(BaseSettings):
         default="required", description="off serves a checkpoint that requires one without it"
     )
     queue_limit: int = Field(default=100, ge=1, description="jobs that may wait at once")
+    upload_limit_mib: int = Field(
+        default=1024, ge=1, description="size that an uploaded file may have, in MiB"
+    )
+    storage_limit_mib: int = Field(
+        default=20480, ge=1, description="size of all uploaded files together, in MiB"
+    )
     auth: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="whether callers need a key; auto is off on loopback, if none is set here",

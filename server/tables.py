@@ -18,6 +18,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -96,14 +97,26 @@ uploads = Table(
     metadata,
     Column("id", String(64), primary_key=True),
     Column("key_id", Text),
-    Column("artifact_id", String(128), ForeignKey("artifacts.id")),
+    # What the file will be called: its row comes when it is there.
+    Column("file_id", String(128), nullable=False),
     Column("file_name", Text, nullable=False),
     Column("content_type", Text, nullable=False),
     Column("max_size", Integer, nullable=False),
-    Column("parts", JSON(none_as_null=True)),
-    Column("created_at", Float, nullable=False),
+    Column("in_parts", Boolean, nullable=False),
+    Column("lifetime_s", Integer),
     Column("expires_at", Float, nullable=False),
-    Column("completed_at", Float),
+    Column("closed_at", Float),
+)
+
+upload_parts = Table(
+    "upload_parts",
+    metadata,
+    Column("upload_id", String(64), ForeignKey("uploads.id", ondelete="CASCADE")),
+    Column("number", Integer, nullable=False),
+    Column("file_id", String(128), nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    PrimaryKeyConstraint("upload_id", "number"),
 )
 
 keys = Table(
@@ -125,9 +138,12 @@ webhooks = Table(
     Column("id", Integer, primary_key=True),
     Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
     Column("url", Text, nullable=False),
+    # The host and port of the URL.
+    Column("receiver", Text, nullable=False),
     Column("tries", Integer, nullable=False, default=0),
     Column("created_at", Float, nullable=False),
-    Column("not_before", Float, nullable=False),
+    # When the next try is due; NULL once there is none to come.
+    Column("not_before", Float, index=True),
     Column("claimed_by", Text),
     Column("lease_until", Float),
     Column("delivered_at", Float),
