@@ -7,12 +7,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ORACLE_READY := $(ORACLE)/.ready
 STAND_IN := .cache/stand-in
+NODE_MODULES := tests/clients/node_modules
+# Without npm nothing is installed, and the tests say what they did not run.
+NODE_READY := $(if $(shell command -v npm),$(NODE_MODULES)/.ready)
 PROMPT := A rocket lifts off from its launch pad in a cloud of fire and smoke.
 
-.PHONY: help setup demo serve test test-slow check format bench clean
+.PHONY: help setup demo serve test test-clients test-slow check format bench clean
 
 help: ## Say what can be made
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(READY) ## Install everything into .venv
 
@@ -26,7 +29,10 @@ serve: $(READY) $(STAND_IN) ## Serve the random-weight checkpoint on http://127.
 test: $(READY) $(ORACLE_READY) ## Run the tests
 	$(BIN)/python -m pytest
 
-test-slow: $(READY) $(ORACLE_READY) ## Run the tests that wait by nature
+test-clients: $(READY) $(NODE_READY) ## Run the clients of others against a server
+	$(BIN)/python -m pytest -rs -m 'clients and not slow'
+
+test-slow: $(READY) $(ORACLE_READY) $(NODE_READY) ## Run the tests that wait by nature
 	$(BIN)/python -m pytest -m slow
 
 check: $(READY) ## Lint, formatting and types
@@ -42,7 +48,7 @@ bench: $(READY) $(STAND_IN) ## Seconds and peak memory of each stage, on this ma
 	$(BIN)/python -m benchmarks.stages --weights $(STAND_IN)
 
 clean: ## Remove what was made, but not the environments
-	rm -rf build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis $(NODE_MODULES)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -54,6 +60,10 @@ $(READY): pyproject.toml constraints.txt
 $(ORACLE_READY): constraints.txt
 	$(PYTHON) -m venv $(ORACLE)
 	$(ORACLE)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch diffusers transformers accelerate pillow safetensors torchvision
+	@touch $@
+
+$(NODE_MODULES)/.ready: tests/clients/package-lock.json
+	cd tests/clients && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 $(STAND_IN): $(READY)

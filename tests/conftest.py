@@ -7,6 +7,8 @@ import pytest
 import pytest_asyncio
 from servers import serving, settings_in
 
+pytest_plugins = ["client_servers"]
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:

@@ -1,0 +1,101 @@
+"""A server as a user starts it, for the clients of others: HTTP, HTTPS, a key, scripted worker."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from servers import RunningServer, picture, start_server
+
+KEY = "me:s3cret"
+FAL_HOSTS = (
+    "fal.run",
+    "queue.fal.run",
+    "rest.fal.ai",
+    "rest.alpha.fal.ai",
+    "v3.fal.media",
+    "falrun.com",
+    "queue.falrun.com",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientServer:
+    """A running server, and what its clients are told of it."""
+
+    running: RunningServer
+    folder: Path
+    ca: Path
+
+    @property
+    def http(self) -> str:
+        """Scheme, host and port, by a name and not a number."""
+        return self.running.http.replace("127.0.0.1", "localhost")
+
+    @property
+    def python(self) -> Mapping[str, str]:
+        """The environment that points fal-client here."""
+        host = self.running.https_host
+        return {
+            "FAL_KEY": KEY,
+            "FAL_RUN_HOST": f"{host}/run",
+            "FAL_QUEUE_RUN_HOST": f"{host}/queue",
+            "SSL_CERT_FILE": str(self.ca),
+        }
+
+    @property
+    def node(self) -> Mapping[str, str]:
+        """The environment of the JavaScript clients; what points them here is in their code."""
+        return {"FAL_KEY": KEY, "COSMOS_URL": self.http, "NODE_EXTRA_CA_CERTS": str(self.ca)}
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ca.pem, cert.pem and key.pem for localhost and fal's hosts."""
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    leaf = authority.issue_cert("localhost", "127.0.0.1", *FAL_HOSTS)
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    leaf.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    leaf.private_key_pem.write_to_path(folder / "key.pem")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def client_server(
+    certificates: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ClientServer]:
+    """One server for all the clients; their jobs do not meet, but they share its one worker."""
+    folder = tmp_path_factory.mktemp("client-server")
+    tls = ["--tls-cert", certificates / "cert.pem", "--tls-key", certificates / "key.pem"]
+    options = [*map(str, tls), "--tls-port", "0"]
+    running = start_server(folder, *options, COSMOS_KEY=KEY)
+    yield ClientServer(running, folder, certificates / "ca.pem")
+    assert running.end() == 0
+
+
+class _Pictures(BaseHTTPRequestHandler):
+    """Stands in for the host that the samples' picture is on."""
+
+    def do_GET(self) -> None:
+        data = picture(400, 300)
+        self.send_response(200 if self.path.endswith(".jpg") else 404)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Iterator[str]:
+    """The URL of a server of pictures."""
+    with HTTPServer(("127.0.0.1", 0), _Pictures) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
