@@ -1,6 +1,7 @@
 """create_app: the parts of the server, put together."""
 
 import asyncio
+import secrets
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,29 +10,32 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from pipeline.guardrail import choose_guardrail
 from server.artifact_store import ArtifactStore
+from server.auth import Authenticator
 from server.database import Database
 from server.dispatcher import Dispatcher
 from server.errors import MethodNotAllowed, RequestError, UnknownPath, answer
 from server.fetch import Fetcher
+from server.first_key import configured_key, make_first_key
 from server.front import REQUEST_ID, Front
 from server.intake import Intake
 from server.job_store import JobStore
+from server.key_store import KeyRing, KeyStore
+from server.keys import ApiKey
 from server.local_pool import LocalPool
 from server.pool import Pool, devices_from
-from server.routes import files, health, queue, run
+from server.private_file import read_or_make
+from server.routes import files, health, queue, run, tokens
 from server.schemas import ENDPOINTS, Limits
 from server.services import Services
 from server.settings import Settings
 from server.submissions import Submissions
+from server.tokens import SECRET_BYTES, Tokens
 from server.wake import Wakes
 from server.worker_loop import WorkerOptions
 from weights.checkpoint_profile import PROFILE_FILE
 from weights.store import WeightStore
-
-
-class StartRefused(Exception):
-    """The server must not start so; the message is a sentence that says why, and the way out."""
 
 
 def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
@@ -41,18 +45,20 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
 
     Raises:
         CheckpointError: the checkpoint is not whole.
-        StartRefused: the checkpoint requires a guardrail, and none is installed.
+        GuardrailMissing: the checkpoint requires a guardrail, and none is installed.
+        SettingsError: the file that should hold a key does not.
         ValueError: the settings name a device that is not there.
     """
+    key = configured_key(settings)
     limits = _limits(settings)
     pool = pool or _local_pool(settings)
     app = FastAPI(
         title="cosmos-serve",
-        lifespan=lambda app: _lifespan(app, settings, limits, pool),
+        lifespan=lambda app: _lifespan(app, settings, key, limits, pool),
         openapi_url=None,
         redirect_slashes=False,
     )
-    for module in (run, queue, files, health):
+    for module in (run, queue, files, health, tokens):
         app.include_router(module.router)
     app.add_exception_handler(RequestError, _answer)
     app.add_exception_handler(HTTPException, _answer_router)
@@ -63,20 +69,25 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(
-    app: FastAPI, settings: Settings, limits: Limits, pool: Pool
+    app: FastAPI, settings: Settings, key: ApiKey | None, limits: Limits, pool: Pool
 ) -> AsyncIterator[None]:
     settings.data.mkdir(parents=True, exist_ok=True)
-    store = JobStore(Database(settings.data / "jobs.sqlite3"), owner=str(uuid.uuid4()))
+    database = Database(settings.data / "jobs.sqlite3")
+    store = JobStore(database, owner=str(uuid.uuid4()))
+    key_store = KeyStore(database)
     files = ArtifactStore(settings.data / "files")
     wakes = Wakes()
     app.state.services = Services(
         settings=settings,
+        auth=_authenticator(settings, key_store, key),
         store=store,
         files=files,
         submissions=Submissions(store, files, limits, wakes, queue_limit=settings.queue_limit),
         pool=pool,
         wakes=wakes,
     )
+    if settings.needs_key and key is None:
+        app.state.first_key = make_first_key(key_store, settings.data)
     await asyncio.to_thread(files.clear_parts)
     await asyncio.to_thread(store.recover)
     intake = Intake(store, files, _fetcher(settings), limits, wakes)
@@ -96,14 +107,16 @@ async def _lifespan(
         store.close()
 
 
+def _authenticator(settings: Settings, store: KeyStore, key: ApiKey | None) -> Authenticator:
+    path = settings.data / "token.secret"
+    tokens = Tokens(read_or_make(path, lambda: secrets.token_bytes(SECRET_BYTES)))
+    return Authenticator(KeyRing(store, key), tokens, needs_key=settings.needs_key)
+
+
 def _limits(settings: Settings) -> Limits:
-    profile = WeightStore(settings.weights).profile
-    if profile.guardrail == "required" and settings.guardrail != "off":
-        raise StartRefused(
-            f"The checkpoint in {settings.weights} requires a guardrail "
-            f"({PROFILE_FILE} does not say otherwise), and none is installed. Its licence asks "
-            "you to keep one in place; to answer for that yourself, start with --guardrail off."
-        )
+    store = WeightStore(settings.weights)
+    profile = store.profile
+    choose_guardrail(profile.guardrail, settings.guardrail, str(store.root / PROFILE_FILE))
     return Limits(profile.width, profile.height, profile.max_frames)
 
 

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -71,6 +72,10 @@ class ArtifactStore:
             incoming.keep_as(stored.id)
         return stored
 
+    def ids(self) -> Iterator[str]:
+        """Every file that is there."""
+        return (file.name for file in self._root.glob("*/*") if _ID.fullmatch(file.name))
+
     def receive(self) -> "IncomingFile":
         """Begin a file whose bytes come in pieces."""
         return IncomingFile(self)
@@ -81,7 +86,8 @@ class ArtifactStore:
 
 
 class IncomingFile:
-    """A file on its way in. It ends by `keep`, `keep_as` or `discard`."""
+    """A file on its way in. It ends by `keep`, `keep_as` or `discard`; after those two, `discard`
+    does nothing."""
 
     def __init__(self, store: ArtifactStore) -> None:
         self._store = store
@@ -93,30 +99,36 @@ class IncomingFile:
         self._hash = hashlib.sha256()
         self._size = 0
 
+    @property
+    def id(self) -> str:
+        """Free to be the file's, and such that nobody can guess it."""
+        return self._id
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
     def write(self, data: bytes) -> None:
         self._file.write(data)
         self._hash.update(data)
         self._size += len(data)
 
-    def keep(
-        self,
-        described: Artifact,
-        *,
-        width: int | None = None,
-        height: int | None = None,
-        fps: float | None = None,
-    ) -> StoredArtifact:
+    def keep(self, described: Artifact, *, fps: float | None = None) -> StoredArtifact:
         """Publish the file under its new id.
 
         Raises:
             ArtifactMismatch: the bytes are not what the worker says it sent.
         """
-        if (self._size, self._hash.hexdigest()) != (described.size, described.sha256):
+        if (self._size, self.sha256) != (described.size, described.sha256):
             self.discard()
             raise ArtifactMismatch(
                 f"The worker described a file of {described.size:,} bytes with the hash "
                 f"{described.sha256[:12]}…, and sent {self._size:,} bytes with the hash "
-                f"{self._hash.hexdigest()[:12]}…."
+                f"{self.sha256[:12]}…."
             )
         self.keep_as(self._id)
         return StoredArtifact(
@@ -126,16 +138,20 @@ class IncomingFile:
             content_type=described.content_type,
             size=described.size,
             sha256=described.sha256,
-            width=width,
-            height=height,
+            width=described.width,
+            height=described.height,
             frames=described.frames,
             fps=fps,
         )
 
-    def keep_as(self, artifact_id: str) -> None:
-        """Flush the bytes to the disk and give the file its name."""
+    def flush(self) -> None:
+        """Bring the bytes to the disk, which takes its time; `keep_as` is quick afterwards."""
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def keep_as(self, artifact_id: str) -> None:
+        """Flush the bytes to the disk and give the file its name."""
+        self.flush()
         self._file.close()
         final = self._store.path(artifact_id)
         final.parent.mkdir(exist_ok=True)

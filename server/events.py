@@ -59,13 +59,18 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """The chunks sent since the last one are this file; nothing is published without it."""
+    """The chunks sent since the last one are this file; nothing is published without it.
+
+    Width and height are the file's own: a GIF may be smaller than the frames that it was made of.
+    """
 
     kind: str
     name: str
     content_type: str
     size: int
     sha256: str
+    width: int
+    height: int
     frames: int
 
 

@@ -155,15 +155,11 @@ class JobRun:
         self._incoming.write(data)
 
     def _keep(self, described: Artifact) -> None:
-        if not _NAME.fullmatch(described.name) or not _CONTENT_TYPE.fullmatch(
-            described.content_type
-        ):
+        if not _is_video(described, self._limits):
             raise ArtifactMismatch("The worker described a file that is no video.")
         incoming = self._incoming or self._files.receive()
         self._incoming = None
-        self._kept[described.kind] = incoming.keep(
-            described, width=self._limits.width, height=self._limits.height, fps=FPS
-        )
+        self._kept[described.kind] = incoming.keep(described, fps=FPS)
 
     def _done(self, done: Done) -> _Ending:
         if "video" not in self._kept:
@@ -228,6 +224,16 @@ class JobRun:
                 await self._pool.cancel(self._slot, job.id, job.attempt)
                 return
             await ticket.wait()
+
+
+def _is_video(described: Artifact, limits: Limits) -> bool:
+    """Whether a file that a worker describes can be one of ours."""
+    return (
+        _NAME.fullmatch(described.name) is not None
+        and _CONTENT_TYPE.fullmatch(described.content_type) is not None
+        and 0 < described.width <= limits.width
+        and 0 < described.height <= limits.height
+    )
 
 
 def _result(done: Done, artifacts: Mapping[str, StoredArtifact], spec: VideoSpec) -> dict[str, Any]:

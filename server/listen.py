@@ -25,7 +25,7 @@ def serve(settings: Settings) -> None:
 
     Raises:
         SettingsError: an address cannot be listened on, or the certificate cannot be used.
-        CheckpointError, StartRefused, ValueError: see `create_app`.
+        CheckpointError, GuardrailMissing, ValueError: see `create_app`.
     """
     _check_certificate(settings)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))

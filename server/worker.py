@@ -132,6 +132,8 @@ def _send_file(video: "EncodedVideo", send: Send, check: Callable[[], None]) -> 
             content_type=video.content_type,
             size=size,
             sha256=digest.hexdigest(),
+            width=video.width,
+            height=video.height,
             frames=video.num_frames,
         )
     )

@@ -8,7 +8,8 @@ import pytest
 from queue_calls import RUN, SUBMIT, result_of, status_of, submit, until
 from servers import APP, request_of, serving, settings_in
 
-from server.app import StartRefused, create_app
+from pipeline.guardrail import GuardrailMissing
+from server.app import create_app
 
 
 async def test_it_answers_while_a_model_loads(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ async def test_a_checkpoint_that_requires_a_guardrail_is_refused_at_the_start(
     settings = settings_in(tmp_path)
     (settings.weights / "cosmos_serve.json").unlink()
 
-    with pytest.raises(StartRefused) as refused:
+    with pytest.raises(GuardrailMissing) as refused:
         create_app(settings)
 
     assert str(settings.weights) in str(refused.value)

@@ -23,6 +23,8 @@ def described(data: bytes = DATA, *, size: int | None = None, sha256: str = "") 
         content_type="video/mp4",
         size=len(data) if size is None else size,
         sha256=sha256 or hashlib.sha256(data).hexdigest(),
+        width=96,
+        height=64,
         frames=9,
     )
 
@@ -39,7 +41,7 @@ def test_a_file_that_comes_in_pieces_is_published_whole(
     incoming.write(DATA[5:])
     assert all(name.endswith(".part") for name in names_in(tmp_path))
 
-    stored = incoming.keep(described(), width=96, height=64, fps=16)
+    stored = incoming.keep(described(), fps=16)
 
     assert files.read(stored.id) == DATA
     assert names_in(tmp_path) == [stored.id]

@@ -12,11 +12,15 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.mark.parametrize(
-    ("path", "host"),
-    [(RUN, "localhost"), (f"/{ENDPOINT}", "localhost"), (f"/{ENDPOINT}", "fal.run")],
+    ("path", "host", "files"),
+    [
+        (RUN, "localhost", "localhost"),
+        (f"/{ENDPOINT}", "localhost", "localhost"),
+        (f"/{ENDPOINT}", "fal.run", "v3.fal.media"),
+    ],
 )
 async def test_run_answers_with_the_video_and_the_seed(
-    client: httpx.AsyncClient, path: str, host: str
+    client: httpx.AsyncClient, path: str, host: str, files: str
 ) -> None:
     answer = await client.post(path, json=request_of(seed=7, num_frames=9), headers={"host": host})
 
@@ -27,7 +31,7 @@ async def test_run_answers_with_the_video_and_the_seed(
     assert list(output) == ["video", "seed"]
     assert output["seed"] == 7
     video = output["video"]
-    assert video.pop("url").startswith(f"http://{host}/files/")
+    assert video.pop("url").startswith(f"http://{files}/files/")
     assert video == {
         "content_type": "video/mp4",
         "file_name": "video.mp4",
@@ -56,6 +60,13 @@ async def test_the_output_is_of_the_type_that_was_asked_for(
 
     assert answer.json()["video"]["content_type"] == content_type
     assert file.headers["content-type"] == content_type
+
+
+async def test_the_size_told_is_that_of_the_file(client: httpx.AsyncClient) -> None:
+    """A GIF of low quality is smaller than the frames."""
+    video = (await client.post(RUN, json=request_of("small"))).json()["video"]
+
+    assert (video["width"], video["height"]) == (48, 32)
 
 
 async def test_the_same_seed_gives_the_same_file(client: httpx.AsyncClient) -> None:

@@ -95,13 +95,14 @@ class ScriptedWorker:
         child       starts a process of its own that sleeps, and goes on
 
     Faults at the end, whose number does not count:
+        small       makes a video of half the width and height
         liesize     reports a size that is one byte too large
         liehash     reports the hash of other bytes
         noartifact  is done without an Artifact
         flood       sends chunks until it is stopped or cancelled
     """
 
-    SETTINGS = frozenset({"sleep", "bytes", "liesize", "liehash", "noartifact", "flood"})
+    SETTINGS = frozenset({"sleep", "bytes", "small", "liesize", "liehash", "noartifact", "flood"})
     FAULTS = frozenset(
         {"refuse", "memory", "raise", "exit", "killed", "segfault", "stopped", "hang"}
         | {"print", "garbage", "nonsense", "idle", "half", "child"}
@@ -191,6 +192,8 @@ def _send_file(order: WorkOrder, script: Script, send: Send, cancelled: Callable
             content_type=CONTENT_TYPES[suffix],
             size=len(data) + ("liesize" in script),
             sha256=hashlib.sha256(described).hexdigest(),
+            width=order.media["image"].width // (2 if "small" in script else 1),
+            height=order.media["image"].height // (2 if "small" in script else 1),
             frames=order.spec.num_frames,
         )
     )
