@@ -154,8 +154,8 @@ class Fetcher:
         except TimeoutError as error:
             raise FetchFailed(f"There was no answer within {deadline_s:g} seconds.") from error
 
-    async def check(self, url: str) -> None:
-        """Look the URL's host up, and connect to nothing.
+    async def check(self, url: str) -> str:
+        """The URL in its normal form, once its host was looked up; nothing is connected to.
 
         Raises:
             FetchRefused: the URL is malformed or not allowed as things are now.
@@ -166,6 +166,7 @@ class Fetcher:
                 await self.vetted(parsed.raw_host.decode("ascii"), parsed.port or 0)
         except TimeoutError as error:
             raise HostRefused(parsed.host) from error
+        return str(parsed)
 
     def allows(self, address: Address, host: str) -> bool:
         """Whether a connection to `address` is allowed when it is wanted for `host`."""

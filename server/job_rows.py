@@ -85,6 +85,18 @@ def row_of_line(job_id: str, attempt: int, line: LogLine) -> dict[str, Any]:
     }
 
 
+def row_of_webhook(job_id: str, url: str, now: float) -> dict[str, Any]:
+    # `urlsplit` refuses some texts, and none may keep a job from ending.
+    receiver = url.partition("//")[2].partition("/")[0].partition("?")[0]
+    return {
+        "job_id": job_id,
+        "url": url,
+        "receiver": receiver.lower(),
+        "created_at": now,
+        "not_before": now,
+    }
+
+
 def row_of_artifact(
     artifact: StoredArtifact, *, job_id: str | None, created_at: float
 ) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from server.job_rows import (
     row_of_artifact,
     row_of_job,
     row_of_line,
+    row_of_webhook,
 )
 from server.jobs import (
     CANCELLED,
@@ -70,6 +71,8 @@ class JobStore:
             for artifact in artifacts:
                 self._add_artifact(db, artifact, job_id=None)
             db.execute(insert(tables.jobs).values(**row_of_job(new, self._now())))
+            if new.error is not None:
+                self._announce(db, new.id, new.webhook_url)
             return _read_job(db, new.id)
 
     def queued(self) -> int:
@@ -291,9 +294,12 @@ class JobStore:
             error=None if error is None else error.body,
             http_status=200 if error is None else error.http_status,
         )
-        if job.webhook_url is not None:
-            now = self._now()
-            row = {"job_id": job.id, "url": job.webhook_url, "created_at": now, "not_before": now}
+        self._announce(db, job.id, job.webhook_url)
+
+    def _announce(self, db: Connection, job_id: str, webhook_url: str | None) -> None:
+        """Let a job that has ended tell whoever asked to be told."""
+        if webhook_url is not None:
+            row = row_of_webhook(job_id, webhook_url, self._now())
             db.execute(insert(tables.webhooks).values(row))
 
     def _give_back(self, db: Connection, job: Job) -> None:

@@ -228,6 +228,16 @@ def test_a_result_its_files_and_the_webhook_are_committed_together(
     ]
 
 
+def test_a_job_that_is_over_when_it_is_submitted_has_its_webhook_too(
+    store: JobStore, path: Path
+) -> None:
+    submit(store, "a", webhook_url="https://example.com:8443/hook?x=1", error=INVALID, ready=False)
+
+    assert rows(path, "SELECT job_id, receiver, not_before FROM webhooks") == [
+        ("a", "example.com:8443", 1000.0)
+    ]
+
+
 def test_a_result_is_never_changed(store: JobStore) -> None:
     submit(store, "a")
     run = claim(store)
