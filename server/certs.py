@@ -146,9 +146,7 @@ def issue(authority: KeyPair, now: datetime) -> KeyPair:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cosmos-serve")])
     builder = (
-        _builder(
-            authority.certificate.subject, name, key.public_key(), now, min(left, CERTIFICATE_LIFE)
-        )
+        _builder(authority.certificate.subject, name, key.public_key(), now, life)
         .serial_number(x509.random_serial_number())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
