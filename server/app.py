@@ -86,8 +86,8 @@ async def _lifespan(
         pool=pool,
         wakes=wakes,
     )
-    if settings.needs_key and key is None:
-        app.state.first_key = make_first_key(key_store, settings.data)
+    needs_first_key = settings.needs_key and key is None
+    app.state.first_key = make_first_key(key_store, settings.data) if needs_first_key else None
     await asyncio.to_thread(files.clear_parts)
     await asyncio.to_thread(store.recover)
     intake = Intake(store, files, _fetcher(settings), limits, wakes)

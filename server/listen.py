@@ -28,9 +28,24 @@ def serve(settings: Settings) -> None:
         CheckpointError, GuardrailMissing, ValueError: see `create_app`.
     """
     _check_certificate(settings)
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    _configure_log()
     app = create_app(settings)
     asyncio.run(_serve(app, settings))
+
+
+def _configure_log() -> None:
+    """Log to stderr. Tracebacks are without the variables' values: these hold keys and prompts."""
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 class _Server(uvicorn.Server):
@@ -49,6 +64,8 @@ async def _serve(app: FastAPI, settings: Settings) -> None:
     # The lifespan is the app's, not a listener's: it begins and ends once.
     async with app.router.lifespan_context(app):
         print(_greeting(settings, [sock for _, sock in listeners]), flush=True)
+        if app.state.first_key is not None:
+            print(app.state.first_key.announcement(sys.stdout.isatty()), flush=True)
         await asyncio.gather(*(server.serve(sockets=[sock]) for server, sock in listeners))
 
 

@@ -8,7 +8,7 @@ import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticKnownError
@@ -61,6 +61,7 @@ def _check_text(value: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_check_text)]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +213,20 @@ def app_of(endpoint: str) -> str:
     return "/".join(endpoint.split("/")[:2])
 
 
+def read_as(model: type[Model], body: bytes) -> Model:
+    """Read a request's body as a model, whatever its Content-Type says.
+
+    Raises:
+        InvalidInput: the body is not JSON, or a field is missing or out of range.
+    """
+    given = parse_json(body)
+    try:
+        # `from_attributes` gives a body that is no object the same error that FastAPI gives it.
+        return model.model_validate(given, from_attributes=True)
+    except ValidationError as error:
+        raise InvalidInput([_item(each) for each in error.errors(include_url=False)]) from error
+
+
 def read_order(endpoint: str, body: bytes, limits: Limits) -> Order:
     """Read a request's body, whatever its Content-Type says.
 
@@ -219,10 +234,8 @@ def read_order(endpoint: str, body: bytes, limits: Limits) -> Order:
         InvalidInput: the body is not JSON, or a field is missing or out of range.
     """
     described = ENDPOINTS[endpoint]
-    given = parse_json(body)
+    request = read_as(described.request, body)
     try:
-        # `from_attributes` gives a body that is no object the same error that FastAPI gives it.
-        request = described.request.model_validate(given, from_attributes=True)
         return described.to_order(request, limits)
     except ValidationError as error:
         raise InvalidInput([_item(each) for each in error.errors(include_url=False)]) from error

@@ -8,10 +8,11 @@ from fastapi import Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from server.artifact_store import ArtifactStore
-from server.auth import Caller, authenticate
+from server.auth import Authenticator, Caller
 from server.errors import BodyTooLarge, UnknownJob, UnknownPath, job_error_headers
 from server.job_store import JobStore
 from server.jobs import CancelAnswer, Job
+from server.keys import Scope
 from server.pool import Pool
 from server.schemas import ENDPOINTS, app_of
 from server.settings import Settings
@@ -28,6 +29,7 @@ class Services:
     """The parts of one server."""
 
     settings: Settings
+    auth: Authenticator
     store: JobStore
     files: ArtifactStore
     submissions: Submissions
@@ -77,24 +79,44 @@ class Services:
         return output_view(job, video, self.files.read)
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
 
-def caller_of(request: Request) -> Caller:
-    """The caller, by the request's key."""
-    key = services_of(request).settings.key
-    return authenticate(request.headers.get("authorization"), key)
+ServicesDep = Annotated[Services, Depends(services_of)]
 
 
-def base_url_of(request: Request) -> str:
+async def _caller_of(request: Request, services: ServicesDep) -> Caller:
+    """The caller, by the request's key or token."""
+    token = request.query_params.get("fal_jwt_token")
+    return await services.auth.caller(request.headers.get("authorization"), token)
+
+
+_AnyCallerDep = Annotated[Caller, Depends(_caller_of)]
+
+
+async def _runner_of(request: Request, caller: _AnyCallerDep) -> Caller:
+    """A caller who may ask for videos."""
+    # The front put the service's name before the path within it.
+    path = "/" + request.scope["path"].lstrip("/").partition("/")[2]
+    caller.check_run(request.method, path)
+    return caller
+
+
+async def _uploader_of(caller: _AnyCallerDep) -> Caller:
+    """A caller who may keep files here."""
+    caller.check_scope(Scope.FILES)
+    return caller
+
+
+async def base_url_of(request: Request, services: ServicesDep) -> str:
     """How this caller reaches us: what every URL that the caller is given begins with."""
-    public_url = services_of(request).settings.public_url
+    public_url = services.settings.public_url
     return public_url or f"{request.scope['scheme']}://{request.headers['host']}"
 
 
-def known_endpoint(endpoint: str) -> str:
+async def known_endpoint(endpoint: str) -> str:
     """The id of an endpoint, from a path.
 
     Raises:
@@ -119,8 +141,8 @@ async def body_of(request: Request) -> bytes:
     return bytes(body)
 
 
-ServicesDep = Annotated[Services, Depends(services_of)]
-CallerDep = Annotated[Caller, Depends(caller_of)]
+CallerDep = Annotated[Caller, Depends(_runner_of)]
+UploaderDep = Annotated[Caller, Depends(_uploader_of)]
 BaseUrlDep = Annotated[str, Depends(base_url_of)]
 EndpointDep = Annotated[str, Depends(known_endpoint)]
 BodyDep = Annotated[bytes, Depends(body_of)]
