@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import socket
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from server.dispatcher import Dispatcher
 from server.errors import MethodNotAllowed, RequestError, UnknownPath, answer
 from server.fetch import Fetcher
 from server.first_key import configured_key, make_first_key
-from server.front import REQUEST_ID, Front
+from server.front import EntryRules, Front, marks
 from server.intake import Intake
 from server.job_store import JobStore
 from server.key_store import KeyRing, KeyStore
@@ -63,7 +64,7 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
     app.add_exception_handler(RequestError, _answer)
     app.add_exception_handler(HTTPException, _answer_router)
     app.add_exception_handler(Exception, _answer)
-    app.add_middleware(Front)
+    app.add_middleware(Front, rules=EntryRules.of(settings, socket.gethostname()))
     return app
 
 
@@ -133,7 +134,7 @@ def _fetcher(settings: Settings) -> Fetcher:
 async def _answer(request: Request, error: Exception) -> Response:
     given = answer(error)
     # The answer to an unforeseen error does not pass through Front.
-    headers = {REQUEST_ID: request.state.request_id, **given.headers}
+    headers = {**marks(request.scope["state"]), **given.headers}
     return JSONResponse(given.body, given.status, headers=headers)
 
 

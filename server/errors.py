@@ -42,6 +42,10 @@ class Forbidden(RequestError):
     """We know who sent the request, and that they may not."""
 
 
+class MisdirectedRequest(RequestError):
+    """The request is for a host that is not this server."""
+
+
 class UnknownPath(RequestError):
     """Nothing is served there; the message is the path."""
 
@@ -236,6 +240,7 @@ _ANSWERS: Mapping[type, Callable[[Exception], Answer]] = {
     UploadTooLarge: _sentence(413, "bad_request"),
     StorageFull: _sentence(507),
     MethodNotAllowed: _wrong_method,
+    MisdirectedRequest: _sentence(421),
     BodyTooLarge: _sentence(413, "bad_request"),
     InvalidInput: _invalid_input,
     QueueFull: _sentence(429, headers={"retry-after": str(RETRY_AFTER_S)}),

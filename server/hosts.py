@@ -51,6 +51,17 @@ def name_of(host: str) -> str:
     return re.sub(r":[0-9]*$", "", host.lower()).removesuffix(".")
 
 
+def read_name(text: str) -> str:
+    """A name as `name_of` gives it.
+
+    Raises:
+        ValueError: it is not one, or has a port; the message is a sentence.
+    """
+    if not is_well_formed(text) or name_of(text) != text.lower().removesuffix("."):
+        raise ValueError(f"{text!r} is not a host's name: give each without scheme, port and path")
+    return name_of(text)
+
+
 def is_loopback(name: str) -> bool:
     """Whether the name leads to the caller's own machine, wherever it is looked up."""
     if name == "localhost" or name.endswith(".localhost"):

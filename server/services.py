@@ -110,10 +110,10 @@ async def _uploader_of(caller: _AnyCallerDep) -> Caller:
     return caller
 
 
-async def base_url_of(request: Request, services: ServicesDep) -> str:
+async def base_url_of(request: Request) -> str:
     """How this caller reaches us: what every URL that the caller is given begins with."""
-    public_url = services.settings.public_url
-    return public_url or f"{request.scope['scheme']}://{request.headers['host']}"
+    base_url: str = request.state.base_url
+    return base_url
 
 
 async def known_endpoint(endpoint: str) -> str:

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server.cors import read_origin
+from server.hosts import read_name
 from server.keys import Credential
 
 PREFIX = "COSMOS_"
@@ -61,6 +63,15 @@ class Settings(BaseSettings):
         default=None, description="a key as id:secret, valid as long as it is set"
     )
     key_file: Path | None = Field(default=None, description="file that holds it instead")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="further names that the server is reached by, comma-separated"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="origins whose pages may use the server, comma-separated"
+    )
+    forwarded_allow_ips: Annotated[tuple[Network, ...], NoDecode] = Field(
+        default=(), description="addresses and networks of trusted proxies, comma-separated"
+    )
     fetch_allow_nets: Annotated[tuple[Network, ...], NoDecode] = Field(
         default=(), description="private networks that pictures may come from, comma-separated"
     )
@@ -87,7 +98,17 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise SettingsError("\n".join(map(_sentence, error.errors()))) from error
 
-    @field_validator("fetch_allow_nets", mode="before")
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        return tuple(read_name(item) for item in _split(value))
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: Any) -> Any:
+        return tuple(read_origin(item) for item in _split(value))
+
+    @field_validator("fetch_allow_nets", "forwarded_allow_ips", mode="before")
     @classmethod
     def _split_nets(cls, value: Any) -> Any:
         return tuple(ip_network(item) for item in _split(value))
@@ -136,6 +157,11 @@ class Settings(BaseSettings):
             raise ValueError("COSMOS_KEY and COSMOS_KEY_FILE are both set: choose one")
         if self.auth == "off":
             self._check_auth_off()
+        if self.forwarded_allow_ips and not self.needs_key:
+            raise ValueError(
+                "COSMOS_FORWARDED_ALLOW_IPS names a proxy, which lets other machines in, so "
+                "callers need a key: set COSMOS_AUTH=on"
+            )
         return self
 
     def _check_auth_off(self) -> None:
