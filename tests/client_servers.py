@@ -1,5 +1,7 @@
 """A server as a user starts it, for the clients of others: HTTP, HTTPS, a key, scripted worker."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,19 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from servers import RunningServer, picture, start_server
 
 KEY = "me:s3cret"
-FAL_HOSTS = (
-    "fal.run",
-    "queue.fal.run",
-    "rest.fal.ai",
-    "rest.alpha.fal.ai",
-    "v3.fal.media",
-    "falrun.com",
-    "queue.falrun.com",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +20,7 @@ class ClientServer:
     """A running server, and what its clients are told of it."""
 
     running: RunningServer
-    folder: Path
-    ca: Path
+    certificates: Path
 
     @property
     def http(self) -> str:
@@ -44,24 +35,25 @@ class ClientServer:
             "FAL_KEY": KEY,
             "FAL_RUN_HOST": f"{host}/run",
             "FAL_QUEUE_RUN_HOST": f"{host}/queue",
-            "SSL_CERT_FILE": str(self.ca),
+            "SSL_CERT_FILE": str(self.certificates / "bundle.pem"),
         }
 
     @property
     def node(self) -> Mapping[str, str]:
         """The environment of the JavaScript clients; what points them here is in their code."""
-        return {"FAL_KEY": KEY, "COSMOS_URL": self.http, "NODE_EXTRA_CA_CERTS": str(self.ca)}
+        return {
+            "FAL_KEY": KEY,
+            "COSMOS_URL": self.http,
+            "NODE_EXTRA_CA_CERTS": str(self.certificates / "ca.pem"),
+        }
 
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ca.pem, cert.pem and key.pem for localhost and fal's hosts."""
+    """A folder as `cosmos-serve certs` makes it, for localhost and fal's hosts."""
     folder = tmp_path_factory.mktemp("tls")
-    authority = trustme.CA()
-    leaf = authority.issue_cert("localhost", "127.0.0.1", *FAL_HOSTS)
-    authority.cert_pem.write_to_path(folder / "ca.pem")
-    leaf.cert_chain_pems[0].write_to_path(folder / "cert.pem")
-    leaf.private_key_pem.write_to_path(folder / "key.pem")
+    command = str(Path(sys.executable).with_name("cosmos-serve"))
+    subprocess.run([command, "certs", str(folder)], check=True, capture_output=True)
     return folder
 
 
@@ -74,7 +66,7 @@ def client_server(
     tls = ["--tls-cert", certificates / "cert.pem", "--tls-key", certificates / "key.pem"]
     options = [*map(str, tls), "--tls-port", "0"]
     running = start_server(folder, *options, COSMOS_KEY=KEY)
-    yield ClientServer(running, folder, certificates / "ca.pem")
+    yield ClientServer(running, certificates)
     assert running.end() == 0
 
 

@@ -37,7 +37,7 @@ def test_the_pages_sample_with_fals_own_host_gets_a_video(
     """curl is told where fal.run is; host, path and certificate are as at fal."""
     port = client_server.running.https_host.rpartition(":")[2]
     (tmp_path / ".curlrc").write_text(
-        f'connect-to = "::127.0.0.1:{port}"\ncacert = "{client_server.ca}"\n'
+        f'connect-to = "::127.0.0.1:{port}"\ncacert = "{client_server.certificates / "ca.pem"}"\n'
     )
 
     output = run_shell(printed(CURL, pictures), {"FAL_KEY": KEY, "CURL_HOME": str(tmp_path)})
