@@ -1,7 +1,7 @@
 """The parts of the diffusion transformer: what one block is made of.
 
-Letters in shapes: B batch, T latent frames, N tokens of one frame, D width, H heads, E width of one
-head, L text tokens.
+Letters in shapes: B batch, T latent frames, N tokens of one frame, S = T * N tokens of the video,
+D width, H heads, E width of one head, L text tokens.
 
 In bfloat16 the matrix products and the attention round, and nothing else: patch and time embedding,
 modulation, every normalisation, the rotation, the sum that runs through the blocks and the final
@@ -15,16 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.attention import attend
+from pipeline.attention import Attend
+from pipeline.kernels.heads import norm_heads_
+from pipeline.kernels.residual import Residual, add_gated_modulate
 
-_LAYER_NORM_EPS = 1e-6
 _TIME_NORM_EPS = 1e-6
 _TIME_PERIOD = 10_000.0
 _ROTARY_BASE = 10_000.0
 
 
 class RotaryTables(NamedTuple):
-    """Cosines and sines of every token's angles, each [T * N, 1, E / 2], for one request."""
+    """Cosines and sines of every token's angles, each [S, 1, E / 2], for one request."""
 
     cos: Tensor
     sin: Tensor
@@ -42,6 +43,22 @@ class TimeEmbedding(NamedTuple):
 
     normed: Tensor
     offset: Tensor
+
+
+class Modulation(NamedTuple):
+    """What the time does to one sub-layer, each [B, T, 1, D]; the final layer has no gate."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor | None = None
+
+
+class BlockModulation(NamedTuple):
+    """What the time does to the three sub-layers of one block."""
+
+    self_attention: Modulation
+    text_attention: Modulation
+    feed_forward: Modulation
 
 
 def island_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -89,52 +106,60 @@ class ModulationMLP(nn.Module):
         self.linear_2 = nn.Linear(rank, parts * width, bias=False)
         self.parts = parts
 
-    def forward(self, times: TimeEmbedding) -> tuple[Tensor, ...]:
+    def forward(self, times: TimeEmbedding) -> Modulation:
         low_rank = self.linear_2(self.linear_1(functional.silu(times.normed)))
         modulation: Tensor = low_rank + times.offset[..., : low_rank.shape[-1]]
         # [B, T, parts * D] -> parts x [B, T, 1, D], to broadcast over a frame's tokens
-        return torch.chunk(modulation.unsqueeze(2), self.parts, dim=-1)
+        return Modulation(*torch.chunk(modulation.unsqueeze(2), self.parts, dim=-1))
 
 
-class Attention(nn.Module):
-    """Projections and normalisation around `attend`."""
+class SelfAttention(nn.Module):
+    """Attention among the tokens of the video. Queries, keys and values are one product."""
 
-    def __init__(self, width: int, source_width: int, heads: int, eps: float) -> None:
+    def __init__(self, width: int, heads: int, eps: float) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_k = nn.Linear(source_width, width, bias=False)
-        self.to_v = nn.Linear(source_width, width, bias=False)
+        self.to_qkv = nn.Linear(width, 3 * width, bias=False)
         self.norm_q = nn.RMSNorm(width // heads, eps=eps)
         self.norm_k = nn.RMSNorm(width // heads, eps=eps)
         self.to_out = nn.ModuleList([nn.Linear(width, width, bias=False)])
 
-    def attend_self(self, tokens: Tensor, rotary: RotaryTables) -> Tensor:
-        """Attention among `tokens`, [B, S, D] -> [B, S, D]."""
-        query = rotate(self._normed(self.norm_q, self.to_q(tokens)), rotary).to(tokens.dtype)
-        key = rotate(self._normed(self.norm_k, self.to_k(tokens)), rotary).to(tokens.dtype)
-        value = self._by_head(self.to_v(tokens))
+    def forward(self, tokens: Tensor, rotary: RotaryTables, attend: Attend) -> Tensor:
+        """[B, S, D] -> [B, S, D]."""
+        packed: Tensor = self.to_qkv(tokens).view(*tokens.shape[:2], 3, self.heads, -1)
+        query, key, value = packed.unbind(2)
+        norm_heads_(query, self.norm_q, rotary)
+        norm_heads_(key, self.norm_k, rotary)
         mixed: Tensor = self.to_out[0](attend(query, key, value))
         return mixed
 
-    def attend_text(self, tokens: Tensor, text: KeysValues) -> Tensor:
-        """Attention of `tokens`, [B, S, D], to a prompt -> [B, S, D]."""
-        query = self._normed(self.norm_q, self.to_q(tokens)).to(tokens.dtype)
+
+class TextAttention(nn.Module):
+    """Attention of the video's tokens to a prompt."""
+
+    def __init__(self, width: int, text_width: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(text_width, width, bias=False)
+        self.to_v = nn.Linear(text_width, width, bias=False)
+        self.norm_q = nn.RMSNorm(width // heads, eps=eps)
+        self.norm_k = nn.RMSNorm(width // heads, eps=eps)
+        self.to_out = nn.ModuleList([nn.Linear(width, width, bias=False)])
+
+    def forward(self, tokens: Tensor, text: KeysValues, attend: Attend) -> Tensor:
+        """[B, S, D] -> [B, S, D]."""
+        query = norm_heads_(self._by_head(self.to_q(tokens)), self.norm_q)
         mixed: Tensor = self.to_out[0](attend(query, text.keys, text.values))
         return mixed
 
     def keys_values(self, text: Tensor) -> KeysValues:
         """A prompt, [B, L, text_embed_dim], as this layer sees it."""
-        keys = self._normed(self.norm_k, self.to_k(text)).to(text.dtype)
+        keys = norm_heads_(self._by_head(self.to_k(text)), self.norm_k)
         return KeysValues(keys, self._by_head(self.to_v(text)))
 
     def _by_head(self, tokens: Tensor) -> Tensor:
         return tokens.view(*tokens.shape[:2], self.heads, -1)
-
-    def _normed(self, norm: nn.RMSNorm, tokens: Tensor) -> Tensor:
-        """Heads normalised and weighted, left in at least float32 for the caller to round once."""
-        normed: Tensor = norm(self._by_head(tokens).to(norm.weight.dtype))
-        return normed
 
 
 class FeedForward(nn.Module):
@@ -163,7 +188,11 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, attention to the text, feed-forward; each modulated by the time."""
+    """Self-attention, attention to the text, feed-forward; each modulated by the time.
+
+    A sub-layer reads the stream's modulated copy and leaves an update; adding that and making the
+    next sub-layer's copy is one step, so a block also makes the copy for whatever follows it.
+    """
 
     def __init__(
         self,
@@ -177,51 +206,63 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = ModulationMLP(width, rank, parts=3)
-        self.attn1 = Attention(width, width, heads, qk_norm_eps)
+        self.attn1 = SelfAttention(width, heads, qk_norm_eps)
         self.norm2 = ModulationMLP(width, rank, parts=3)
-        self.attn2 = Attention(width, text_width, heads, qk_norm_eps)
+        self.attn2 = TextAttention(width, text_width, heads, qk_norm_eps)
         self.norm3 = ModulationMLP(width, rank, parts=3)
         self.ff = FeedForward(width, inner)
 
-    def attend_self(self, hidden: Tensor, times: TimeEmbedding, rotary: RotaryTables) -> Tensor:
-        """Add self-attention over all frames to `hidden`, [B, T, N, D]."""
-        shift, scale, gate = self.norm1(times)
-        normed = modulate(hidden, shift, scale, self.ff.dtype)
-        return add_gated(hidden, gate, self.attn1.attend_self(normed.flatten(1, 2), rotary))
+    def modulation(self, times: TimeEmbedding) -> BlockModulation:
+        """What the time of one step does to this block."""
+        return BlockModulation(self.norm1(times), self.norm2(times), self.norm3(times))
 
-    def attend_text(self, hidden: Tensor, times: TimeEmbedding, text: KeysValues) -> Tensor:
-        """Add attention to the prompt to `hidden`, [B, T, N, D]."""
-        shift, scale, gate = self.norm2(times)
-        normed = modulate(hidden, shift, scale, self.ff.dtype)
-        return add_gated(hidden, gate, self.attn2.attend_text(normed.flatten(1, 2), text))
+    def forward(
+        self,
+        stream: Residual,
+        modulation: BlockModulation,
+        following: Modulation,
+        rotary: RotaryTables,
+        text: KeysValues,
+        attend: Attend,
+    ) -> Residual:
+        """The whole block; `following` modulates the copy for the block or layer after it."""
+        stream = self.attend_self(stream, modulation, rotary, attend)
+        return self.attend_text_and_feed_forward(stream, modulation, following, text, attend)
 
-    def feed_forward(self, hidden: Tensor, times: TimeEmbedding) -> Tensor:
-        """Add the feed-forward network to `hidden`, [B, T, N, D]."""
-        shift, scale, gate = self.norm3(times)
-        return add_gated(hidden, gate, self.ff(modulate(hidden, shift, scale, self.ff.dtype)))
+    def attend_self(
+        self, stream: Residual, modulation: BlockModulation, rotary: RotaryTables, attend: Attend
+    ) -> Residual:
+        """The part before the text is first looked at."""
+        update = self.attn1(stream.normed.flatten(1, 2), rotary, attend)
+        return advance(stream, update, modulation.self_attention, modulation.text_attention)
+
+    def attend_text_and_feed_forward(
+        self,
+        stream: Residual,
+        modulation: BlockModulation,
+        following: Modulation,
+        text: KeysValues,
+        attend: Attend,
+    ) -> Residual:
+        """The rest."""
+        update = self.attn2(stream.normed.flatten(1, 2), text, attend)
+        stream = advance(stream, update, modulation.text_attention, modulation.feed_forward)
+        update = self.ff(stream.normed)
+        return advance(stream, update, modulation.feed_forward, following)
 
 
-def modulate(hidden: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """`norm(hidden) * (1 + scale) + shift` in the dtype of `shift`, rounded to `dtype`."""
-    wide = hidden.to(shift.dtype)
-    normed = functional.layer_norm(wide, wide.shape[-1:], eps=_LAYER_NORM_EPS)
-    return (normed * (1 + scale) + shift).to(dtype)
+def advance(
+    stream: Residual, update: Tensor, modulation: Modulation, following: Modulation
+) -> Residual:
+    """Add a sub-layer's update, gated by its modulation, and make the copy for the following one.
 
-
-def add_gated(hidden: Tensor, gate: Tensor, update: Tensor) -> Tensor:
-    """`hidden + gate * update`, computed in the dtype of `gate`, rounded to that of `hidden`."""
-    update = update.view_as(hidden).to(gate.dtype)
-    return (hidden.to(gate.dtype) + gate * update).to(hidden.dtype)
-
-
-def rotate(heads: Tensor, rotary: RotaryTables) -> Tensor:
-    """Turn the first half of each head against the second by the token's angles.
-
-    `heads` is [B, T * N, H, E], in the dtype of the tables.
+    The copy has the dtype of the large products, but for the final layer, which has no gate.
     """
-    first, second = heads.chunk(2, dim=-1)
-    cos, sin = rotary
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    assert modulation.gate is not None, "only the final layer has no gate"
+    dtype = stream.normed.dtype if following.gate is not None else following.shift.dtype
+    return add_gated_modulate(
+        stream.hidden, modulation.gate, update, following.shift, following.scale, dtype
+    )
 
 
 def rotary_tables(
@@ -249,7 +290,7 @@ def rotary_tables(
         shape[axis] = length
         positions = torch.arange(length, dtype=torch.float64)
         angles.append(torch.outer(positions, frequencies).view(shape).expand(*grid, -1))
-    # [T, rows, columns, E / 2] -> [T * N, 1, E / 2], to broadcast over heads
+    # [T, rows, columns, E / 2] -> [S, 1, E / 2], to broadcast over heads
     table = torch.cat(angles, dim=-1).flatten(0, 2).unsqueeze(1)
     return RotaryTables(table.cos().to(device, dtype), table.sin().to(device, dtype))
 

@@ -11,10 +11,9 @@ from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
-from accelerate.utils import set_module_tensor_to_device
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoTokenizer
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import (
     Qwen2_5_VLConfig,
@@ -131,7 +130,12 @@ class _Loader:
         config = TransformerConfig.from_json(self.store.config("transformer"))
         with init_empty_weights(include_buffers=False):
             module = CosmosTransformer(config, **choices)
-        self._fill(module, "transformer", CosmosTransformer.parameter_dtype)
+        self._fill(
+            module,
+            "transformer",
+            CosmosTransformer.parameter_dtype,
+            CosmosTransformer.published_names,
+        )
         return module
 
     def language_model(self) -> Qwen2_5_VLTextModel:
@@ -162,28 +166,45 @@ class _Loader:
         module: nn.Module,
         component: str,
         parameter_dtype: Callable[[str, torch.dtype], torch.dtype] = lambda name, dtype: dtype,
+        published_names: Callable[[str], tuple[str, ...]] = lambda name: (name,),
     ) -> None:
         """Put every tensor of the component's files into the module, and nothing else."""
-        expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-        by_file: defaultdict[Path, list[tuple[str, TensorInfo]]] = defaultdict(list)
-        for name, info in self.store.match(component, expected).items():
-            by_file[info.file].append((name, info))
-        for file, tensors in by_file.items():
-            with safe_open(file, framework="pt") as shard:
-                for name, info in tensors:
-                    tensor = shard.get_tensor(info.key)
-                    self._bytes_read += tensor.nbytes
-                    set_module_tensor_to_device(
-                        module,
-                        name,
-                        self.device,
-                        value=tensor,
-                        dtype=parameter_dtype(name, self.dtype),
-                    )
-            self.report(f"Loading {component}", min(1.0, self._bytes_read / self._bytes_total))
-        module.to(self.device)
+        shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+        expected = {
+            part: (shape[0] // len(parts), *shape[1:])
+            for name, shape in shapes.items()
+            for parts in [published_names(name)]
+            for part in parts
+        }
+        infos = self.store.match(component, expected)
+        filled = {
+            name: torch.empty(shape, dtype=parameter_dtype(name, self.dtype), device=self.device)
+            for name, shape in shapes.items()
+        }
+        places: dict[str, Tensor] = {}
+        for name, tensor in filled.items():
+            parts = published_names(name)
+            places |= zip(parts, tensor.chunk(len(parts)), strict=True)
+        self._read(infos, places, component)
+        module.load_state_dict(filled, assign=True)
+        module.to(self.device)  # the buffers, which no file holds
         module.requires_grad_(False).eval()
         _assert_complete(module)
+
+    def _read(
+        self, infos: dict[str, TensorInfo], places: dict[str, Tensor], component: str
+    ) -> None:
+        """Copy each tensor from its file to its place, file by file."""
+        by_file: defaultdict[Path, list[str]] = defaultdict(list)
+        for name, info in infos.items():
+            by_file[info.file].append(name)
+        for file, names in by_file.items():
+            with safe_open(file, framework="pt") as shard:
+                for name in names:
+                    tensor = shard.get_tensor(infos[name].key)
+                    self._bytes_read += tensor.nbytes
+                    places[name].copy_(tensor)
+            self.report(f"Loading {component}", min(1.0, self._bytes_read / self._bytes_total))
 
 
 def _assert_complete(module: nn.Module) -> None:

@@ -15,16 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.attention import Attend, attend_native
+from pipeline.kernels.residual import Residual, modulate
 from pipeline.layers import (
     Block,
+    BlockModulation,
     KeysValues,
+    Modulation,
     ModulationMLP,
     PatchEmbed,
     RotaryTables,
     TimeEmbed,
     TimeEmbedding,
     island_dtype,
-    modulate,
     rotary_tables,
 )
 
@@ -84,13 +87,13 @@ _REQUIRED_SETTINGS: Mapping[str, Any] = {
 class SharedState:
     """What both guidance branches of one step have in common.
 
-    `hidden` is the residual stream after the first block's self-attention, [B, T, N, D]; `times`
-    the two embeddings of the time that every modulation is made from; `grid` is (T, rows, columns)
-    in tokens.
+    `stream` is the residual stream after the first block's self-attention, with the copy that its
+    attention to the text reads; `grid` is (T, rows, columns) in tokens.
     """
 
-    hidden: Tensor
-    times: TimeEmbedding
+    stream: Residual
+    modulations: tuple[BlockModulation, ...]
+    final_modulation: Modulation
     rotary: RotaryTables
     grid: tuple[int, int, int]
 
@@ -119,6 +122,7 @@ class CosmosTransformer(nn.Module):
         self.config = config
         self.rope_exponent_dtype = rope_exponent_dtype
         self._residual_dtype = residual_dtype
+        self.attend: Attend = attend_native
         width = config.width
         cells = math.prod(config.patch_size)
         # The latent, the mask of given frames, and a padding mask that is always zero here.
@@ -164,6 +168,13 @@ class CosmosTransformer(nn.Module):
         )
         return island_dtype(dtype) if is_island else dtype
 
+    @staticmethod
+    def published_names(name: str) -> tuple[str, ...]:
+        """The published tensors that the parameter `name` is made of, one below the other."""
+        if "to_qkv" in name:
+            return tuple(name.replace("to_qkv", part) for part in ("to_q", "to_k", "to_v"))
+        return (name,)
+
     # -- once per request -------------------------------------------------------------------
 
     def rotary_tables(self, num_frames: int, height: int, width: int) -> RotaryTables:
@@ -207,22 +218,24 @@ class CosmosTransformer(nn.Module):
         cells = torch.cat([latents, masks, torch.zeros_like(masks)], dim=1)
         hidden = self.patch_embed(patchify(cells, patch)).to(self.residual_dtype)
         embedded: TimeEmbedding = self.time_embed(times)
-        hidden = self._blocks[0].attend_self(hidden, embedded, rotary)
-        return SharedState(hidden, embedded, rotary, grid)
+        modulations = tuple(block.modulation(embedded) for block in self._blocks)
+        first = modulations[0].self_attention
+        stream = Residual(hidden, modulate(hidden, first.shift, first.scale, self.dtype))
+        stream = self._blocks[0].attend_self(stream, modulations[0], rotary, self.attend)
+        return SharedState(stream, modulations, self.norm_out(embedded), rotary, grid)
 
     def forward_branch(self, shared: SharedState, text: Sequence[KeysValues]) -> Tensor:
         """The velocity for one prompt, [B, out_channels, T, height, width], at least float32."""
-        hidden = shared.hidden
-        for index, (block, keys_values) in enumerate(zip(self._blocks, text, strict=True)):
-            if index > 0:
-                hidden = block.attend_self(hidden, shared.times, shared.rotary)
-            hidden = block.attend_text(hidden, shared.times, keys_values)
-            hidden = block.feed_forward(hidden, shared.times)
-        return self._final_layer(hidden, shared)
-
-    def _final_layer(self, hidden: Tensor, shared: SharedState) -> Tensor:
-        shift, scale = self.norm_out(shared.times)
-        patches: Tensor = self.proj_out(modulate(hidden, shift, scale, shift.dtype))
+        followings = [modulation.self_attention for modulation in shared.modulations[1:]]
+        followings.append(shared.final_modulation)
+        first, *others = zip(self._blocks, shared.modulations, followings, text, strict=True)
+        block, modulation, following, keys_values = first
+        stream = block.attend_text_and_feed_forward(
+            shared.stream, modulation, following, keys_values, self.attend
+        )
+        for block, modulation, following, keys_values in others:
+            stream = block(stream, modulation, following, shared.rotary, keys_values, self.attend)
+        patches: Tensor = self.proj_out(stream.normed)
         return unpatchify(patches, shared.grid, self.config.patch_size)
 
     @property

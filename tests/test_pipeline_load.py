@@ -51,7 +51,7 @@ def test_islands_stay_in_float32_and_the_rest_is_bfloat16() -> None:
         for dtype in (torch.float32, torch.bfloat16)
     )
     assert {"norm1.linear_1.weight", "attn1.norm_q.weight", "attn2.norm_k.weight"} <= wide
-    assert {"attn1.to_q.weight", "attn2.to_v.weight", "ff.net.2.weight"} <= narrow
+    assert {"attn1.to_qkv.weight", "attn2.to_v.weight", "ff.net.2.weight"} <= narrow
     assert {p.dtype for p in network.parameters()} == {torch.float32, torch.bfloat16}
     assert network.proj_out.weight.dtype == network.time_embed.norm.weight.dtype == torch.float32
 

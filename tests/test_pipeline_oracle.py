@@ -205,18 +205,19 @@ def wrong_mask(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def swapped_gate(monkeypatch: pytest.MonkeyPatch, sides: Sides) -> Iterator[None]:
     """One block's self-attention takes its gate for its shift."""
-    right = layers.Block.attend_self
+    right = layers.Block.modulation
     broken = sides.ours.transformer.transformer_blocks[1]
 
-    def wrong(self: layers.Block, hidden: Tensor, times: Any, rotary: Any) -> Tensor:
+    def wrong(self: layers.Block, times: layers.TimeEmbedding) -> layers.BlockModulation:
+        modulation = right(self, times)
         if self is not broken:
-            return right(self, hidden, times, rotary)
-        shift, scale, gate = self.norm1(times)
-        normed = layers.modulate(hidden, gate, scale, self.ff.dtype)
-        update = self.attn1.attend_self(normed.flatten(1, 2), rotary)
-        return layers.add_gated(hidden, shift, update)
+            return modulation
+        shift, scale, gate = modulation.self_attention
+        assert gate is not None
+        swapped = layers.Modulation(shift=gate, scale=scale, gate=shift)
+        return modulation._replace(self_attention=swapped)
 
-    monkeypatch.setattr(layers.Block, "attend_self", wrong)
+    monkeypatch.setattr(layers.Block, "modulation", wrong)
     yield
 
 

@@ -65,7 +65,11 @@ def _velocity(network: CosmosTransformer, seed: int) -> Tensor:
 
 @torch.inference_mode()
 def _recipe_velocity(network: CosmosTransformer, dtype: torch.dtype, seed: int) -> Tensor:
-    recipe = Recipe(network.config, dict(network.state_dict()), dtype)
+    weights: dict[str, Tensor] = {}
+    for name, tensor in network.state_dict().items():
+        parts = network.published_names(name)
+        weights |= zip(parts, tensor.chunk(len(parts)), strict=True)
+    recipe = Recipe(network.config, weights, dtype)
     return recipe.velocity(*_inputs(network, seed))
 
 

@@ -11,7 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import layers
-from pipeline.layers import KeysValues, RotaryTables
+from pipeline.kernels.heads import rotate
+from pipeline.kernels.residual import add_gated_modulate
+from pipeline.layers import KeysValues
 from pipeline.load import load_transformer
 from pipeline.transformer import CosmosTransformer, TransformerConfig, patchify, unpatchify
 from weights.store import WeightStore
@@ -79,8 +81,8 @@ def test_sharing_the_first_self_attention_changes_no_bit(network: CosmosTransfor
 def test_the_first_self_attention_runs_once_for_both_branches(network: CosmosTransformer) -> None:
     first, second = _text(network, 1), _text(network, 2)
     with (
-        _outputs_of(network, "transformer_blocks.0.attn1.to_q") as calls,
-        _outputs_of(network, "transformer_blocks.1.attn1.to_q") as later_calls,
+        _outputs_of(network, "transformer_blocks.0.attn1.to_qkv") as calls,
+        _outputs_of(network, "transformer_blocks.1.attn1.to_qkv") as later_calls,
     ):
         given = torch.tensor([[1.0, 0.0, 0.0]])
         shared = network.forward_shared(
@@ -95,19 +97,27 @@ def test_modulation_per_frame_is_modulation_per_token(network: CosmosTransformer
     """What diffusers does: the time of every token, laid out token by token."""
     block = network.transformer_blocks[1]
     assert isinstance(block, layers.Block)
-    hidden = _random(1, 3, 24, network.config.width)
+    hidden, update = _random(1, 3, 24, network.config.width), _random(1, 72, network.config.width)
     times = network.time_embed(_times())
-    shift, scale, gate = block.norm1(times)
-    per_frame = layers.add_gated(hidden, gate, layers.modulate(hidden, shift, scale, hidden.dtype))
-
+    per_frame = add_gated_modulate(
+        hidden, *_gate_shift_scale(block.modulation(times).self_attention, update), hidden.dtype
+    )
     every_token = layers.TimeEmbedding(
         *(t.repeat_interleave(24, dim=1) for t in (times.normed, times.offset))
     )
-    shift, scale, gate = (m.squeeze(2) for m in block.norm1(every_token))
-    normed = nn.functional.layer_norm(hidden.flatten(1, 2), hidden.shape[-1:], eps=1e-6)
-    per_token = hidden.flatten(1, 2) + gate * (normed * (1 + scale) + shift)
+    modulation = block.modulation(every_token).self_attention
+    shift, scale, gate = (m.squeeze(2) for m in modulation if m is not None)
+    total = hidden.flatten(1, 2) + gate * update
+    normed = nn.functional.layer_norm(total, total.shape[-1:], eps=1e-6) * (1 + scale) + shift
     # One row or many: the matrix product may add in another order, nothing else differs.
-    torch.testing.assert_close(per_frame.flatten(1, 2), per_token, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(per_frame.normed.flatten(1, 2), normed, rtol=1e-6, atol=1e-6)
+
+
+def _gate_shift_scale(
+    modulation: layers.Modulation, update: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    assert modulation.gate is not None
+    return modulation.gate, update, modulation.shift, modulation.scale
 
 
 def test_modulation_is_computed_for_frames_and_not_for_tokens(network: CosmosTransformer) -> None:
@@ -150,17 +160,17 @@ def test_the_operations_are_the_networks_and_no_more(network: CosmosTransformer)
         )
         network.forward_branch(shared, first)
         network.forward_branch(shared, second)
-    modulation = 2 * frames * (width * rank + rank * 3 * width)
-    self_attention = 2 * tokens * width * 4 * width + 4 * tokens**2 * width + modulation
-    cross_attention = 2 * tokens * width * 2 * width + 4 * tokens * text * width + modulation
-    feed_forward = 2 * 2 * tokens * width * 4 * width + modulation
-    final = 2 * frames * (width * rank + rank * 2 * width) + 2 * tokens * width * 64
+    self_attention = 2 * tokens * width * 4 * width + 4 * tokens**2 * width
+    cross_attention = 2 * tokens * width * 2 * width + 4 * tokens * text * width
+    feed_forward = 2 * 2 * tokens * width * 4 * width
+    modulation = 3 * config.num_layers * 2 * frames * (width * rank + rank * 3 * width)
+    modulation += 2 * frames * (width * rank + rank * 2 * width)
     time = 2 * frames * (width * width + width * 3 * width)
-    shared_part = 2 * tokens * 72 * width + time + self_attention
+    shared_part = 2 * tokens * 72 * width + time + modulation + self_attention
     branch = (
         (config.num_layers - 1) * self_attention
         + config.num_layers * (cross_attention + feed_forward)
-        + final
+        + 2 * tokens * width * 64
     )
     assert counter.get_total_flops() == shared_part + 2 * branch
 
@@ -183,7 +193,7 @@ def test_rotation_keeps_the_length_of_every_head() -> None:
         dtype=torch.float64,
     )
     heads = _random(1, 72, 2, 32).double()
-    rotated = layers.rotate(heads, RotaryTables(*tables))
+    rotated = rotate(heads, *tables)
     torch.testing.assert_close(rotated.norm(dim=-1), heads.norm(dim=-1))
 
 
