@@ -140,17 +140,17 @@ class ImageToVideoInput(BaseModel):
 
 
 class VideoFile(BaseModel):
-    """A video that was made. `duration` is in seconds, `file_size` in bytes."""
+    """A video that was made."""
 
-    url: str
-    content_type: str
-    file_name: str
-    file_size: int
-    width: int | None
-    height: int | None
-    fps: float | None
-    duration: float | None
-    num_frames: int | None
+    url: Annotated[str, Field(description="The URL where the file can be downloaded from.")]
+    content_type: Annotated[str | None, Field(description="The mime type of the file.")] = None
+    file_name: Annotated[str | None, Field(description="The name of the file.")] = None
+    file_size: Annotated[int | None, Field(description="The size of the file in bytes.")] = None
+    width: Annotated[int | None, Field(description="The width of the video in pixels.")] = None
+    height: Annotated[int | None, Field(description="The height of the video in pixels.")] = None
+    fps: Annotated[float | None, Field(description="The frames of a second.")] = None
+    duration: Annotated[float | None, Field(description="The length in seconds.")] = None
+    num_frames: Annotated[int | None, Field(description="The number of frames.")] = None
 
 
 class ImageToVideoOutput(BaseModel):
@@ -171,11 +171,15 @@ class Order:
     sync_mode: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One thing that can be asked for. `media_fields` maps a medium to its input field."""
 
+    title: str
+    summary: str
+    category: str
     request: type[BaseModel]
+    response: type[BaseModel]
     to_order: Callable[[Any, Limits], Order]
     media_fields: Mapping[str, str]
 
@@ -203,7 +207,13 @@ def image_to_video(given: ImageToVideoInput, limits: Limits) -> Order:
 
 ENDPOINTS: Mapping[str, Endpoint] = {
     "fal-ai/cosmos-predict-2.5/image-to-video": Endpoint(
-        ImageToVideoInput, image_to_video, {"image": "image_url"}
+        title="Cosmos Predict 2.5 2B",
+        summary="Generate video from text and images using NVIDIA's 2B Cosmos Post-Trained Model",
+        category="image-to-video",
+        request=ImageToVideoInput,
+        response=ImageToVideoOutput,
+        to_order=image_to_video,
+        media_fields={"image": "image_url"},
     )
 }
 
