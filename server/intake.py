@@ -14,12 +14,12 @@ from urllib.parse import unquote_to_bytes
 from pipeline.errors import FileTooLarge, ImageUnreadable, InputError
 from pipeline.image import MAX_BYTES, prepare
 from pipeline.spec import Pixels
-from server.addressing import file_id
 from server.artifact_store import ArtifactStore
-from server.errors import InvalidInput, infrastructure_error, job_error
+from server.errors import InvalidInput, UnknownFile, infrastructure_error, job_error
 from server.fetch import Fetcher, FetchError, FetchTooLarge, HostRefused
 from server.job_store import JobStore
 from server.jobs import Job, StoredArtifact
+from server.public_files import PublicFiles
 from server.schemas import ENDPOINTS, Limits
 from server.supervise import completed
 from server.wake import Wakes
@@ -29,9 +29,6 @@ AT_ONCE = 4
 
 DECODES_AT_ONCE = 2
 """Pictures decoded at the same time: each may need hundreds of megabytes."""
-
-PUBLIC_KINDS = frozenset({"video"})
-"""The artefacts that have a URL."""
 
 
 class FileDownloadError(InputError):
@@ -47,12 +44,14 @@ class Intake:
         self,
         store: JobStore,
         files: ArtifactStore,
+        public_files: PublicFiles,
         fetcher: Fetcher,
         limits: Limits,
         wakes: Wakes,
     ) -> None:
         self._store = store
         self._files = files
+        self._public_files = public_files
         self._fetcher = fetcher
         self._limits = limits
         self._wakes = wakes
@@ -114,18 +113,20 @@ class Intake:
         if "artifact" in source:
             return await asyncio.to_thread(self._files.read, source["artifact"])
         url: str = source["url"]
-        own = file_id(job.base_url, url)
-        if own is not None:
-            return await asyncio.to_thread(self._own_file, own, field)
-        return await self._fetch(url, field)
+        own = await asyncio.to_thread(self._own_file, url, job.base_url, field)
+        return await self._fetch(url, field) if own is None else own
 
-    def _own_file(self, artifact_id: str, field: str) -> bytes:
-        artifact = self._store.artifact(artifact_id)
-        if artifact is None or artifact.kind not in PUBLIC_KINDS:
-            raise FileDownloadError(field, "This server has no such file.")
-        if artifact.size > MAX_BYTES:
-            raise _too_large(field)
-        return self._files.read(artifact.id)
+    def _own_file(self, url: str, base_url: str, field: str) -> bytes | None:
+        """The bytes of a file of ours, None if the URL is not ours."""
+        try:
+            file = self._public_files.by_url(url, base_url)
+            if file is None:
+                return None
+            if file.size > MAX_BYTES:
+                raise _too_large(field)
+            return self._files.read(file.id)
+        except (UnknownFile, FileNotFoundError) as error:
+            raise FileDownloadError(field, "This server has no such file.") from error
 
     async def _fetch(self, url: str, field: str) -> bytes:
         try:

@@ -17,6 +17,8 @@ from server.errors import StorageFull, UnknownUpload, UploadClosed, UploadTooLar
 from server.job_rows import row_of_artifact
 from server.jobs import StoredArtifact
 
+MIB = 1024 * 1024
+
 UPLOAD_LIFETIME_S = 3600
 """How long the URL of an upload can be used."""
 
@@ -34,7 +36,7 @@ class NewUpload:
     key_id: str | None
     file_name: str
     content_type: str
-    lifetime_s: int | None = None
+    lifetime_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from server.artifact_store import ArtifactStore, IncomingFile
 from server.errors import BadRequest, UploadClosed, UploadTooLarge
 from server.jobs import StoredArtifact
-from server.upload_store import NewUpload, Part, Upload, UploadStore
+from server.supervise import completed
+from server.upload_store import MIB, NewUpload, Part, Upload, UploadStore
 
 SWEEP_EVERY_S = 60
 MAX_PARTS = 10_000
 
-_WRITE_BYTES = 1024 * 1024
+_WRITE_BYTES = MIB
 """Bytes collected before a thread writes them."""
 
 
@@ -127,6 +128,12 @@ class Uploads:
             await asyncio.to_thread(self._join, chosen, incoming)
             await self._finish(upload, incoming)
         await asyncio.to_thread(self._remove, [part.file_id for part in parts])
+
+    async def run(self) -> None:
+        """Sweep from time to time until cancelled."""
+        while True:
+            await completed("removing files whose time is over", self.sweep())
+            await asyncio.sleep(SWEEP_EVERY_S)
 
     async def sweep(self) -> None:
         """Remove files and uploads whose time is over."""

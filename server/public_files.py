@@ -1,0 +1,141 @@
+"""The files that have a URL: videos that were made, and what callers uploaded.
+
+Whoever has the URL may read the file. A URL of ours is known by its scheme, host and prefix and is
+never fetched over HTTP: what it names is looked up, and may be gone.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from sqlalchemy import or_, select
+
+from server import tables
+from server.addressing import FAL_HOSTS, Service, url_for
+from server.database import Database
+from server.errors import UnknownFile
+from server.hosts import name_of
+from server.settings import Settings
+
+PUBLIC_KINDS = ("video", "upload")
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_FAL_FILE_HOSTS = {host for host, service in FAL_HOSTS.items() if service is Service.FILES}
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class PublicFile:
+    """A file as its row describes it. `size` is in bytes, `expires_at` in Unix seconds."""
+
+    id: str
+    name: str
+    content_type: str
+    size: int
+    sha256: str
+    expires_at: float | None
+
+
+class PublicFiles:
+    """Finds the files of one server, which its callers know under `base_urls`, and under fal's."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        base_urls: Iterable[str] = (),
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._base_urls = tuple(base_urls)
+        self._now = now
+
+    def find(self, file_id: str, name: str) -> PublicFile:
+        """The file of that id, under its own name.
+
+        Raises:
+            UnknownFile: there is none, or its time is over.
+        """
+        files = tables.artifacts.c
+        query = select(
+            files.id, files.name, files.content_type, files.size, files.sha256, files.expires_at
+        ).where(
+            files.id == file_id,
+            files.name == name,
+            files.kind.in_(PUBLIC_KINDS),
+            or_(files.expires_at.is_(None), files.expires_at > self._now()),
+        )
+        with self._database.read() as db:
+            row = db.execute(query).one_or_none()
+        if row is None:
+            raise UnknownFile
+        return PublicFile(**row._mapping)
+
+    def by_url(self, url: str, base_url: str) -> PublicFile | None:
+        """The file that a URL names, None if the URL is not one of ours.
+
+        `base_url` is how this caller reaches us.
+
+        Raises:
+            UnknownFile: the URL is ours, and there is no such file, or no longer.
+        """
+        segments = own_file(url, (base_url, *self._base_urls))
+        if segments is None:
+            return None
+        if len(segments) != 2:
+            raise UnknownFile
+        return self.find(*segments)
+
+
+def base_urls_of(settings: Settings) -> list[str]:
+    """How callers reach a server with these settings, but for names that only they know."""
+    if settings.public_url is not None:
+        return [settings.public_url]
+    ports = [("http", settings.port), ("https", settings.tls_port)]
+    names = {"localhost", "127.0.0.1", "[::1]", *settings.allowed_hosts}
+    return [f"{scheme}://{name}:{port}" for scheme, port in ports if port for name in names]
+
+
+def own_file(url: str, base_urls: Iterable[str]) -> list[str] | None:
+    """The path of a URL within the files service; None if the URL is not ours.
+
+    On fal's file hosts there are files of fal's, too: only those with an id like ours are ours.
+    """
+    given = _split(url)
+    if given is None:
+        return None
+    if name_of(given.netloc) in _FAL_FILE_HOSTS:
+        segments = _below(given, "/files/")
+        is_ours = len(segments) == 2 and _ID.fullmatch(segments[0])
+        return segments if is_ours else None
+    for base_url in base_urls:
+        prefix = _split(url_for(base_url, Service.FILES, "/"))
+        if prefix is not None and _origin(prefix) == _origin(given):
+            segments = _below(given, prefix.path)
+            if segments:
+                return segments
+    return None
+
+
+def _split(url: str) -> SplitResult | None:
+    """An http or https URL in its parts; None if it is none, or has a user name in it."""
+    try:
+        parts = urlsplit(url)
+        is_plain = parts.scheme in _DEFAULT_PORTS and parts.username is None and parts.port != 0
+    except ValueError:
+        return None
+    return parts if is_plain and parts.hostname else None
+
+
+def _origin(parts: SplitResult) -> tuple[str, str, int]:
+    port = parts.port or _DEFAULT_PORTS[parts.scheme]
+    return parts.scheme, name_of(parts.netloc), port
+
+
+def _below(parts: SplitResult, prefix: str) -> list[str]:
+    """The segments below a prefix, decoded; none if the path is not below it."""
+    if not parts.path.startswith(prefix):
+        return []
+    return [unquote(segment) for segment in parts.path.removeprefix(prefix).split("/")]

@@ -1,0 +1,94 @@
+"""The part of `rest.fal.ai` where uploads begin: a token for fal's file host, or an URL to put to.
+
+Both point to this server's own files service, under the address that the caller used.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from server.addressing import Service, url_for
+from server.content_types import content_type_of, file_name_of
+from server.keys import Scope
+from server.routes.uploads import file_url, lifetime_asked
+from server.schemas import read_as
+from server.services import BaseUrlDep, BodyDep, ServicesDep, UploaderDep
+from server.tokens import MAX_TOKEN_SECONDS, Grant
+from server.upload_store import NewUpload
+
+router = APIRouter(prefix="/rest/storage")
+
+
+class UploadRequest(BaseModel):
+    """The file that is to come."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file_name: Annotated[str, StringConstraints(max_length=1000)] = ""
+    content_type: str | None = None
+
+
+@router.post("/auth/token")
+async def token(services: ServicesDep, caller: UploaderDep, base_url: BaseUrlDep) -> Response:
+    """Lend the caller's key to uploads, for an hour."""
+    expires_at = datetime.now(UTC) + timedelta(seconds=MAX_TOKEN_SECONDS)
+    text = await services.auth.lend(caller, Grant(Scope.FILES), MAX_TOKEN_SECONDS)
+    body = {
+        "token": text,
+        "token_type": "Bearer",
+        # The client appends the path, with its `/files`.
+        "base_url": url_for(base_url, Service.FILES, "").removesuffix("/files"),
+        # With the offset spelt out: older Pythons do not read a Z.
+        "expires_at": expires_at.isoformat(timespec="seconds"),
+    }
+    return JSONResponse(body, headers={"cache-control": "no-store"})
+
+
+@router.post("/upload/initiate")
+async def initiate(
+    request: Request,
+    services: ServicesDep,
+    caller: UploaderDep,
+    base_url: BaseUrlDep,
+    body: BodyDep,
+) -> Response:
+    """Begin an upload that comes in one PUT."""
+    new = _new_upload(request, caller.key_id, body)
+    upload = await services.uploads.begin(new, in_parts=False)
+    return _urls(base_url, upload.id, upload.file_id, upload.file_name)
+
+
+@router.post("/upload/initiate-multipart")
+async def initiate_multipart(
+    request: Request,
+    services: ServicesDep,
+    caller: UploaderDep,
+    base_url: BaseUrlDep,
+    body: BodyDep,
+) -> Response:
+    """Begin an upload that comes in parts."""
+    new = _new_upload(request, caller.key_id, body)
+    upload = await services.uploads.begin(new, in_parts=True)
+    return _urls(base_url, upload.id, upload.file_id, upload.file_name)
+
+
+def _new_upload(request: Request, key_id: str | None, body: bytes) -> NewUpload:
+    wanted = read_as(UploadRequest, body)
+    content_type = content_type_of(wanted.content_type)
+    return NewUpload(
+        key_id=key_id,
+        file_name=file_name_of(wanted.file_name, content_type),
+        content_type=content_type,
+        lifetime_s=lifetime_asked(request),
+    )
+
+
+def _urls(base_url: str, upload_id: str, file_id: str, name: str) -> Response:
+    urls = {
+        "upload_url": url_for(base_url, Service.FILES, f"/upload/{upload_id}"),
+        "file_url": file_url(base_url, file_id, name),
+    }
+    return JSONResponse(urls, headers={"cache-control": "no-store"})
