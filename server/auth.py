@@ -87,6 +87,19 @@ class Authenticator:
                 return await self._by_token(given.strip())
         raise Unauthorized(_NOT_OURS)
 
+    async def check_key(self, key_id: str | None) -> None:
+        """Refuse what was begun with a key that is no longer good.
+
+        Raises:
+            Unauthorized: the key has been revoked, or has expired.
+        """
+        if not self._needs_key:
+            return
+        key = None if key_id is None else await self._ring.find(key_id)
+        if key is None:
+            raise Unauthorized(_NOT_OURS)
+        self._check_valid(key)
+
     async def lend(self, caller: Caller, grant: Grant, seconds: int) -> str:
         """A token by which whoever has it may do a part of what the caller may.
 

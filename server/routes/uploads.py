@@ -42,6 +42,7 @@ class CompleteRequest(BaseModel):
 async def _upload_by_url(upload_id: str, request: Request, services: ServicesDep) -> Upload:
     """The upload whose id is in the URL: knowing it is enough, but a key must be the right one."""
     upload = await services.uploads.find(upload_id)
+    await services.auth.check_key(upload.key_id)
     authorization = request.headers.get("authorization")
     if authorization is not None:
         caller = await services.auth.caller(authorization, None)
