@@ -27,13 +27,20 @@ from server.keys import ApiKey
 from server.local_pool import LocalPool
 from server.pool import Pool, devices_from
 from server.private_file import read_or_make
-from server.routes import files, health, queue, run, tokens
+from server.public_files import PublicFiles, base_urls_of
+from server.routes import files, health, jwks, queue, run, storage, tokens, uploads
 from server.schemas import ENDPOINTS, Limits
 from server.services import Services
 from server.settings import Settings
+from server.signing import SigningKey
 from server.submissions import Submissions
 from server.tokens import SECRET_BYTES, Tokens
+from server.upload_store import MIB, UploadStore
+from server.uploads import Uploads
 from server.wake import Wakes
+from server.webhook_body import WebhookBodies
+from server.webhook_store import WebhookStore
+from server.webhooks import Webhooks
 from server.worker_loop import WorkerOptions
 from weights.checkpoint_profile import PROFILE_FILE
 from weights.store import WeightStore
@@ -59,7 +66,7 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
-    for module in (run, queue, files, health, tokens):
+    for module in (run, queue, uploads, files, storage, health, tokens, jwks):
         app.include_router(module.router)
     app.add_exception_handler(RequestError, _answer)
     app.add_exception_handler(HTTPException, _answer_router)
@@ -74,26 +81,48 @@ async def _lifespan(
 ) -> AsyncIterator[None]:
     settings.data.mkdir(parents=True, exist_ok=True)
     database = Database(settings.data / "jobs.sqlite3")
-    store = JobStore(database, owner=str(uuid.uuid4()))
+    owner = str(uuid.uuid4())
+    store = JobStore(database, owner=owner)
     key_store = KeyStore(database)
     files = ArtifactStore(settings.data / "files")
+    public_files = PublicFiles(database, base_urls=base_urls_of(settings))
+    keeper = Uploads(
+        UploadStore(database, max_bytes=settings.storage_limit_mib * MIB),
+        files,
+        max_size=settings.upload_limit_mib * MIB,
+    )
     wakes = Wakes()
+    signing_key = SigningKey.in_folder(settings.data)
+    fetcher = _fetcher(settings)
+    webhooks = Webhooks(
+        webhooks=WebhookStore(database, owner=owner),
+        jobs=store,
+        bodies=WebhookBodies(store, files),
+        fetcher=fetcher,
+        key=signing_key,
+        wakes=wakes,
+    )
     app.state.services = Services(
         settings=settings,
         auth=_authenticator(settings, key_store, key),
         store=store,
         files=files,
+        public_files=public_files,
+        uploads=keeper,
         submissions=Submissions(store, files, limits, wakes, queue_limit=settings.queue_limit),
         pool=pool,
         wakes=wakes,
+        webhooks=webhooks,
+        signing_key=signing_key,
     )
     needs_first_key = settings.needs_key and key is None
     app.state.first_key = make_first_key(key_store, settings.data) if needs_first_key else None
     await asyncio.to_thread(files.clear_parts)
+    await asyncio.to_thread(keeper.sweep_orphans)
     await asyncio.to_thread(store.recover)
-    intake = Intake(store, files, _fetcher(settings), limits, wakes)
+    intake = Intake(store, files, public_files, fetcher, limits, wakes)
     dispatcher = Dispatcher(pool=pool, store=store, files=files, limits=limits, wakes=wakes)
-    loops = (intake.run(), dispatcher.run(), dispatcher.watch_pool())
+    loops = (intake.run(), dispatcher.run(), dispatcher.watch_pool(), webhooks.run(), keeper.run())
     tasks = [asyncio.create_task(loop) for loop in loops]
     try:
         await pool.start()
@@ -103,6 +132,7 @@ async def _lifespan(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await intake.close()
+        await webhooks.close()
         await dispatcher.close()
         await pool.close()
         store.close()

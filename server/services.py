@@ -14,11 +14,15 @@ from server.job_store import JobStore
 from server.jobs import CancelAnswer, Job
 from server.keys import Scope
 from server.pool import Pool
+from server.public_files import PublicFiles
 from server.schemas import ENDPOINTS, app_of
 from server.settings import Settings
+from server.signing import SigningKey
 from server.submissions import Submissions
+from server.uploads import Uploads
 from server.views import output_view
 from server.wake import Wakes
+from server.webhooks import Webhooks
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 """Room for the largest picture as a data URI."""
@@ -32,9 +36,13 @@ class Services:
     auth: Authenticator
     store: JobStore
     files: ArtifactStore
+    public_files: PublicFiles
+    uploads: Uploads
     submissions: Submissions
     pool: Pool
     wakes: Wakes
+    webhooks: Webhooks
+    signing_key: SigningKey
 
     async def find_job(self, app: str, job_id: str, caller: Caller) -> Job:
         """The caller's job, under its endpoint's path or the first two segments of that.

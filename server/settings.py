@@ -73,10 +73,16 @@ class Settings(BaseSettings):
         default=(), description="addresses and networks of trusted proxies, comma-separated"
     )
     fetch_allow_nets: Annotated[tuple[Network, ...], NoDecode] = Field(
-        default=(), description="private networks that pictures may come from, comma-separated"
+        default=(),
+        description="private networks to fetch pictures from and send webhooks to, comma-separated",
     )
     fetch_allow_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="private host names that pictures may come from, comma-separated"
+        default=(),
+        description="private names to fetch pictures from and send webhooks to, comma-separated",
+    )
+    webhook_jwks_padded: bool = Field(
+        default=False,
+        description="end the x of the webhooks' public key with =, see docs/webhooks.md",
     )
     cuda_visible_devices: str | None = Field(
         default=None, validation_alias="CUDA_VISIBLE_DEVICES", description="the GPUs we may use"

@@ -33,19 +33,33 @@ class Submissions:
         self._wakes = wakes
         self._queue_limit = queue_limit
 
-    async def accept(self, endpoint: str, body: bytes, base_url: str, caller: Caller) -> Job:
+    async def accept(
+        self,
+        endpoint: str,
+        body: bytes,
+        base_url: str,
+        caller: Caller,
+        *,
+        webhook_url: str | None = None,
+    ) -> Job:
         """Take a request in.
 
         Raises:
             InvalidInput: the input cannot be used; nothing is committed.
             QueueFull: as many jobs wait as may wait.
         """
-        job = await asyncio.to_thread(self._accept, endpoint, body, base_url, caller)
+        job = await asyncio.to_thread(self._accept, endpoint, body, base_url, caller, webhook_url)
         self._wakes.submitted.notify()
         return job
 
     async def accept_even_if_invalid(
-        self, endpoint: str, body: bytes, base_url: str, caller: Caller
+        self,
+        endpoint: str,
+        body: bytes,
+        base_url: str,
+        caller: Caller,
+        *,
+        webhook_url: str | None = None,
     ) -> Job:
         """Take a request in; invalid input makes a job that has already failed with its 422.
 
@@ -53,7 +67,7 @@ class Submissions:
             QueueFull: as many jobs wait as may wait.
         """
         try:
-            return await self.accept(endpoint, body, base_url, caller)
+            return await self.accept(endpoint, body, base_url, caller, webhook_url=webhook_url)
         except InvalidInput as error:
             new = NewJob(
                 id=str(uuid.uuid4()),
@@ -62,11 +76,14 @@ class Submissions:
                 key_id=caller.key_id,
                 input={},
                 tier=None,
+                webhook_url=webhook_url,
                 error=job_error(error),
             )
             return await asyncio.to_thread(self._store.submit, new, queue_limit=self._queue_limit)
 
-    def _accept(self, endpoint: str, body: bytes, base_url: str, caller: Caller) -> Job:
+    def _accept(
+        self, endpoint: str, body: bytes, base_url: str, caller: Caller, webhook_url: str | None
+    ) -> Job:
         order = read_order(endpoint, body, self._limits)
         # Asked again when the row is written; this spares the disk a picture that has no job.
         if self._store.queued() >= self._queue_limit:
@@ -84,6 +101,7 @@ class Submissions:
             key_id=caller.key_id,
             input=_input_of(order, kept),
             tier=order.spec.tier.value,
+            webhook_url=webhook_url,
         )
         return self._store.submit(new, queue_limit=self._queue_limit, artifacts=kept.values())
 

@@ -175,13 +175,6 @@ async def test_concurrent_submits_are_jobs_of_their_own(client: httpx.AsyncClien
     assert len({output["seed"] for output in outputs}) == 4
 
 
-async def test_a_webhook_is_refused_while_none_is_sent(client: httpx.AsyncClient) -> None:
-    answer = await client.post(SUBMIT, params={"fal_webhook": "https://a.b/c"}, json=request_of())
-
-    assert answer.status_code == 400
-    assert answer.json()["error_type"] == "bad_request"
-
-
 async def test_a_job_that_waits_is_cancelled_and_never_runs(client: httpx.AsyncClient) -> None:
     running = await submit(client, "sleep 3600")
     waiting = await submit(client)

@@ -8,7 +8,7 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from server.errors import BadRequest, StillInProgress
+from server.errors import StillInProgress
 from server.jobs import CancelAnswer, JobStatus
 from server.services import BaseUrlDep, BodyDep, CallerDep, EndpointDep, ServicesDep
 from server.views import status_view
@@ -73,9 +73,12 @@ async def submit(
     body: BodyDep,
 ) -> Response:
     """Put a request in the queue. Invalid input is accepted, and reported by the result."""
-    if "fal_webhook" in request.query_params:
-        raise BadRequest("This server sends no webhooks. Ask for the status instead.")
-    job = await services.submissions.accept_even_if_invalid(endpoint, body, base_url, caller)
+    webhook_url = request.query_params.get("fal_webhook")
+    if webhook_url is not None:
+        webhook_url = await services.webhooks.check(webhook_url)
+    job = await services.submissions.accept_even_if_invalid(
+        endpoint, body, base_url, caller, webhook_url=webhook_url
+    )
     request.state.request_id = job.id
     position = await asyncio.to_thread(services.store.position, job)
     # fal answers so to every submit, also to one whose input will turn out to be invalid.
