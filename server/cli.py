@@ -118,6 +118,7 @@ def serve(
     tls_key: options.TlsKey = None,
     tls_port: options.TlsPort = None,
     public_url: options.PublicUrl = None,
+    forwarded_allow_ips: options.ForwardedAllowIps = None,
     devices: options.Devices = None,
     guardrail: options.Guardrail = None,
 ) -> None:
@@ -135,6 +136,7 @@ def serve(
             tls_key=tls_key,
             tls_port=tls_port,
             public_url=public_url,
+            forwarded_allow_ips=forwarded_allow_ips,
             devices=devices,
             guardrail=guardrail,
         )

@@ -79,7 +79,7 @@ def _server(app: FastAPI, tls: Settings | None = None) -> _Server:
         timeout_graceful_shutdown=GRACE_S,
         ssl_certfile=None if tls is None else tls.tls_cert,
         ssl_keyfile=None if tls is None else tls.tls_key,
-        # X-Forwarded-* is not believed from anybody.
+        # The app reads X-Forwarded-* itself, and Host and Prefix among them.
         proxy_headers=False,
     )
     return _Server(config)

@@ -130,6 +130,14 @@ PublicUrl = Annotated[
         help="How callers reach the server; by default as each of them did.",
     ),
 ]
+ForwardedAllowIps = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Addresses and networks of reverse proxies whose X-Forwarded headers are believed, "
+        "comma-separated; by default nobody's are.",
+    ),
+]
 TlsCert = Annotated[
     Path | None, typer.Option(metavar="FILE", help="TLS certificate as PEM, for HTTPS.")
 ]
