@@ -37,7 +37,8 @@ class HostRule:
 
 def is_well_formed(host: str) -> bool:
     """Whether a Host header can be one: a name or an address, and perhaps a port."""
-    match = _HOST.fullmatch(host.lower())
+    # Lower case of some letters beyond ASCII is ASCII.
+    match = _HOST.fullmatch(host.lower()) if host.isascii() else None
     if match is None or int(match["port"] or 0) > 65535:
         return False
     if match["name"].startswith("["):
