@@ -99,6 +99,20 @@ class StorageFull(RequestError):
         )
 
 
+class OutputExpired(RequestError):
+    """The request succeeded, and its files have reached the end of their lifetime."""
+
+    def __init__(self) -> None:
+        super().__init__("The files of this request have expired")
+
+
+class IdempotencyMismatch(RequestError):
+    """The same Idempotency-Key came with another request."""
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key belongs to a request with another body.")
+
+
 class StillInProgress(RequestError):
     """The result was asked for too early. Clients compare this very sentence and poll on."""
 
@@ -234,6 +248,8 @@ _ANSWERS: Mapping[type, Callable[[Exception], Answer]] = {
     Forbidden: _sentence(403),
     UnknownPath: _unknown_path,
     UnknownJob: _sentence(404),
+    OutputExpired: _sentence(404),
+    IdempotencyMismatch: _sentence(422, "bad_request"),
     UnknownFile: _sentence(404),
     UnknownUpload: _sentence(404),
     UploadClosed: _sentence(410),

@@ -5,7 +5,15 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Row
 
 from server import tables
-from server.jobs import Job, JobError, JobStatus, LogLine, NewJob, StoredArtifact
+from server.jobs import (
+    UNFETCHED_LIFETIME_S,
+    Job,
+    JobError,
+    JobStatus,
+    LogLine,
+    NewJob,
+    StoredArtifact,
+)
 
 AnyRow = Row[*tuple[Any, ...]]
 
@@ -30,6 +38,10 @@ JOB_COLUMNS: tuple[ColumnElement[Any], ...] = (
     tables.jobs.c.error,
     tables.jobs.c.http_status,
     tables.jobs.c.webhook_url,
+    tables.jobs.c.body_sha256,
+    tables.jobs.c.store_io,
+    tables.jobs.c.no_retry,
+    tables.jobs.c.file_lifetime_s,
 )
 ARTIFACT_COLUMNS: tuple[Column[Any], ...] = (
     tables.artifacts.c.id,
@@ -55,6 +67,13 @@ def row_of_job(new: NewJob, now: float) -> dict[str, Any]:
         "tier": new.tier,
         "priority": new.priority,
         "webhook_url": new.webhook_url,
+        "idempotency_key": new.idempotency_key,
+        "body_sha256": new.body_sha256,
+        "start_by": None if new.start_timeout_s is None else now + new.start_timeout_s,
+        "store_io": new.store_io,
+        "no_retry": new.no_retry,
+        "file_lifetime_s": new.file_lifetime_s,
+        "is_run": new.is_run,
         "submitted_at": now,
         "status": JobStatus.IN_QUEUE.value,
     }
@@ -64,6 +83,7 @@ def row_of_job(new: NewJob, now: float) -> dict[str, Any]:
             "finished_at": now,
             "error": new.error.body,
             "http_status": new.error.http_status,
+            "expires_at": None if new.store_io else now + UNFETCHED_LIFETIME_S,
         }
     return row
 
@@ -98,7 +118,11 @@ def row_of_webhook(job_id: str, url: str, now: float) -> dict[str, Any]:
 
 
 def row_of_artifact(
-    artifact: StoredArtifact, *, job_id: str | None, created_at: float
+    artifact: StoredArtifact,
+    *,
+    job_id: str | None,
+    created_at: float,
+    expires_at: float | None = None,
 ) -> dict[str, Any]:
     row = {column.name: getattr(artifact, column.name) for column in ARTIFACT_COLUMNS}
-    return row | {"job_id": job_id, "created_at": created_at}
+    return row | {"job_id": job_id, "created_at": created_at, "expires_at": expires_at}

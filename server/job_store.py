@@ -1,4 +1,4 @@
-"""Every SQL statement of the server: jobs, their logs and progress, and the rows of artefacts.
+"""What callers, intake and the dispatcher do to jobs: each method is one transaction.
 
 Synchronous: callers on the event loop run it in a thread. Writers take turns, each in one
 transaction. `attempt` is the fence: a write from a run names its attempt and does nothing once
@@ -6,27 +6,41 @@ another run, or none, has the job.
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, func, insert, or_, select
 
 from server import tables
 from server.database import Database
-from server.errors import QueueFull, UnknownJob
-from server.job_rows import (
-    ARTIFACT_COLUMNS,
-    JOB_COLUMNS,
-    job_of,
-    row_of_artifact,
-    row_of_job,
-    row_of_line,
-    row_of_webhook,
+from server.errors import QueueFull
+from server.job_rows import ARTIFACT_COLUMNS, JOB_COLUMNS, job_of, row_of_job, row_of_line
+from server.job_sql import (
+    IN_ORDER,
+    QUEUED,
+    add_artifacts,
+    ahead_of,
+    announce,
+    change,
+    claim_of,
+    count_queued,
+    end,
+    free_expired_key,
+    held,
+    jobs,
+    put_back,
+    read_held,
+    read_job,
+    read_resubmitted,
+    set_progress,
+    tell,
+    untold,
 )
 from server.jobs import (
     CANCELLED,
     MAX_WORKER_DEATHS,
-    TRANSITIONS,
+    TOO_LATE,
     CancelAnswer,
     Job,
     JobError,
@@ -37,19 +51,29 @@ from server.jobs import (
     StoredArtifact,
 )
 
-_IN_ORDER = (tables.jobs.c.priority.desc(), tables.jobs.c.seq)
-_QUEUED = tables.jobs.c.status == JobStatus.IN_QUEUE.value
+Written = Callable[[str | None], None]
+"""Told after each commit: the job whose log alone it changed, None if it changed more."""
+
+
+def _ignore(_job_id: str | None) -> None:
+    """Nobody wants to be told."""
 
 
 class JobStore:
-    """The tables of one data folder. `owner` names this server in what it claims."""
+    """The jobs of one database. `owner` names this server in what it claims."""
 
     def __init__(
-        self, database: Database, *, owner: str, now: Callable[[], float] = time.time
+        self,
+        database: Database,
+        *,
+        owner: str,
+        now: Callable[[], float] = time.time,
+        written: Written = _ignore,
     ) -> None:
         self._database = database
         self._owner = owner
         self._now = now
+        self._written = written
 
     def close(self) -> None:
         """Close the database, which other stores may share."""
@@ -62,40 +86,55 @@ class JobStore:
     ) -> Job:
         """Commit a job, and the rows of the files that came with it.
 
+        A job that has the idempotency key already is given in its place.
+
         Raises:
+            IdempotencyMismatch: that job came of another request.
             QueueFull: `queue_limit` jobs are waiting already.
         """
-        with self._database.write() as db:
-            if new.error is None and _count_queued(db) >= queue_limit:
+        with self._write() as db:
+            now = self._now()
+            known = read_resubmitted(db, new.key_id, new.idempotency_key, new.body_sha256, now)
+            if known is not None:
+                return known
+            if new.error is None and count_queued(db) >= queue_limit:
                 raise QueueFull(queue_limit)
-            for artifact in artifacts:
-                self._add_artifact(db, artifact, job_id=None)
-            db.execute(insert(tables.jobs).values(**row_of_job(new, self._now())))
+            free_expired_key(db, new.key_id, new.idempotency_key, now)
+            add_artifacts(db, artifacts, now)
+            db.execute(insert(tables.jobs).values(**row_of_job(new, now)))
             if new.error is not None:
-                self._announce(db, new.id, new.webhook_url)
-            return _read_job(db, new.id)
+                announce(db, new.id, new.webhook_url, now)
+            return read_job(db, new.id, now)
+
+    def resubmitted(
+        self, key_id: str | None, idempotency_key: str | None, body_sha256: str
+    ) -> Job | None:
+        """The job that was submitted with this idempotency key before.
+
+        Raises:
+            IdempotencyMismatch: it came of another request.
+        """
+        with self._database.read() as db:
+            return read_resubmitted(db, key_id, idempotency_key, body_sha256, self._now())
 
     def queued(self) -> int:
         """How many jobs wait."""
         with self._database.read() as db:
-            return _count_queued(db)
+            return count_queued(db)
 
     def job(self, job_id: str) -> Job:
         """Read one job.
 
         Raises:
-            UnknownJob: there is none of that id.
+            UnknownJob: there is none of that id, or it was not to be kept for so long.
         """
         with self._database.read() as db:
-            return _read_job(db, job_id)
+            return read_job(db, job_id, self._now())
 
     def position(self, job: Job) -> int:
         """How many jobs wait before this one."""
-        jobs = tables.jobs.c
-        earlier = and_(jobs.priority == job.priority, jobs.seq < job.seq)
-        ahead = and_(_QUEUED, or_(jobs.priority > job.priority, earlier))
         with self._database.read() as db:
-            return db.execute(select(func.count()).where(ahead)).scalar_one()
+            return db.execute(select(func.count()).where(ahead_of(job))).scalar_one()
 
     def logs(self, job_id: str) -> list[LogLine]:
         """The lines of every run of the job, oldest first."""
@@ -119,45 +158,53 @@ class JobStore:
         Raises:
             UnknownJob: there is none of that id.
         """
-        with self._database.write() as db:
-            job = _read_job(db, job_id)
+        with self._write() as db:
+            job = read_job(db, job_id, self._now())
             if job.done:
                 return CancelAnswer.ALREADY_COMPLETED
-            _change(db, tables.jobs.c.id == job_id, cancel_requested=True)
+            change(db, jobs.id == job_id, cancel_requested=True)
             if job.status is JobStatus.IN_QUEUE:
-                self._end(db, job, error=CANCELLED)
+                end(db, job, self._now(), error=CANCELLED)
             return CancelAnswer.REQUESTED
+
+    def unfinished_runs(self) -> list[Job]:
+        """The jobs whose callers wait on connections, in the order in which they came."""
+        waiting = and_(jobs.is_run, jobs.status != JobStatus.COMPLETED.value)
+        with self._database.read() as db:
+            rows = db.execute(select(*JOB_COLUMNS).where(waiting).order_by(jobs.seq))
+            return [job_of(row) for row in rows]
 
     # What intake does.
 
     def awaiting_inputs(self, limit: int, *, besides: Collection[str] = ()) -> list[Job]:
         """The first jobs in the queue whose media are not here, but for those in hand."""
-        waiting = and_(_QUEUED, tables.jobs.c.input_refs.is_(None))
+        waiting = and_(QUEUED, jobs.input_refs.is_(None))
         if besides:
-            waiting = and_(waiting, tables.jobs.c.id.not_in(besides))
-        query = select(*JOB_COLUMNS).where(waiting).order_by(*_IN_ORDER).limit(limit)
+            waiting = and_(waiting, jobs.id.not_in(besides))
+        query = select(*JOB_COLUMNS).where(waiting).order_by(*IN_ORDER).limit(limit)
         with self._database.read() as db:
             return [job_of(row) for row in db.execute(query)]
 
     def set_inputs(self, job_id: str, artifacts: Mapping[str, StoredArtifact]) -> None:
         """Make a job claimable: the prepared media, by name, are here."""
         refs = {name: artifact.id for name, artifact in artifacts.items()}
-        with self._database.write() as db:
-            for artifact in artifacts.values():
-                self._add_artifact(db, artifact, job_id=None)
-            _change(db, and_(tables.jobs.c.id == job_id, _QUEUED), input_refs=refs)
+        with self._write() as db:
+            add_artifacts(db, artifacts.values(), self._now())
+            change(db, and_(jobs.id == job_id, QUEUED), input_refs=refs)
 
     def refuse_inputs(self, job_id: str, error: JobError) -> None:
         """End a job that waits: its media cannot be used."""
-        with self._database.write() as db:
-            job = _read_job(db, job_id)
+        with self._write() as db:
+            job = read_job(db, job_id, self._now())
             if job.status is JobStatus.IN_QUEUE:
-                self._end(db, job, error=error)
+                end(db, job, self._now(), error=error)
 
     def artifact(self, artifact_id: str) -> StoredArtifact | None:
-        """The row of a file, None if there is none."""
+        """The row of a file, None if there is none, or it was not to be kept for so long."""
+        artifacts = tables.artifacts.c
+        kept = or_(artifacts.expires_at.is_(None), artifacts.expires_at > self._now())
+        query = select(*ARTIFACT_COLUMNS).where(and_(artifacts.id == artifact_id, kept))
         with self._database.read() as db:
-            query = select(*ARTIFACT_COLUMNS).where(tables.artifacts.c.id == artifact_id)
             row = db.execute(query).one_or_none()
             return None if row is None else StoredArtifact(**row._mapping)
 
@@ -168,41 +215,49 @@ class JobStore:
 
         One that was asked to stop is not run again.
         """
-        query = select(*JOB_COLUMNS).where(tables.jobs.c.status == JobStatus.IN_PROGRESS.value)
-        with self._database.write() as db:
+        query = select(*JOB_COLUMNS).where(jobs.status == JobStatus.IN_PROGRESS.value)
+        with self._write() as db:
             running = [job_of(row) for row in db.execute(query)]
             for job in running:
-                self._give_back(db, job)
+                put_back(db, job, self._now())
             return len(running)
 
     def claim(self, slot: str) -> Job | None:
         """Take the oldest job of the highest priority whose media are here; None if none is."""
-        jobs = tables.jobs.c
-        ready = and_(
-            _QUEUED,
-            jobs.input_refs.is_not(None),
-            or_(jobs.not_before.is_(None), jobs.not_before <= self._now()),
-        )
-        first = select(jobs.seq).where(ready).order_by(*_IN_ORDER).limit(1).scalar_subquery()
-        claim = (
-            update(tables.jobs)
-            .where(jobs.seq == first)
-            .values(
-                status=JobStatus.IN_PROGRESS.value,
-                attempt=jobs.attempt + 1,
-                slot=slot,
-                claimed_by=self._owner,
-                started_at=self._now(),
-            )
-            .returning(*JOB_COLUMNS)
-        )
-        with self._database.write() as db:
+        with self._write() as db:
+            claim = claim_of(slot, self._owner, self._now()).returning(*JOB_COLUMNS)
             row = db.execute(claim).one_or_none()
             return None if row is None else job_of(row)
 
+    def end_late(self) -> float | None:
+        """End the jobs that wait although they should have been started by now.
+
+        Returns the seconds until the next one is due, None if no other has to start in time.
+        """
+        limited = and_(QUEUED, jobs.start_by.is_not(None))
+        with self._database.read() as db:
+            first = db.execute(select(func.min(jobs.start_by)).where(limited)).scalar_one()
+        if first is None:
+            return None
+        if first > self._now():
+            return float(first - self._now())
+        with self._write() as db:
+            late = select(*JOB_COLUMNS).where(and_(limited, jobs.start_by <= self._now()))
+            for row in db.execute(late).all():
+                end(db, job_of(row), self._now(), error=TOO_LATE)
+        return 0.0
+
+    def tell_waiting(self, message: str) -> None:
+        """Add a line to the log of every job that waits, unless it is there already."""
+        with self._database.read() as db:
+            if db.execute(select(jobs.seq).where(untold(message)).limit(1)).first() is None:
+                return
+        with self._write() as db:
+            tell(db, untold(message), message, self._now())
+
     def cancel_requested(self, job_id: str, attempt: int) -> bool:
         """Whether this run should stop: its caller asked, or the job is no longer its."""
-        query = select(tables.jobs.c.cancel_requested).where(_held(job_id, attempt))
+        query = select(jobs.cancel_requested).where(held(job_id, attempt))
         with self._database.read() as db:
             return db.execute(query).scalar_one_or_none() is not False
 
@@ -210,14 +265,14 @@ class JobStore:
         self, job_id: str, attempt: int, lines: Sequence[LogLine], progress: JobProgress | None
     ) -> None:
         """Write what a run has to tell, in one transaction."""
-        with self._database.write() as db:
-            if _read_held(db, job_id, attempt) is None:
+        with self._write(log_of=job_id) as db:
+            if read_held(db, job_id, attempt) is None:
                 return
             if lines:
                 rows = [row_of_line(job_id, attempt, line) for line in lines]
                 db.execute(insert(tables.logs), rows)
             if progress is not None:
-                self._set_progress(db, job_id, attempt, progress)
+                set_progress(db, job_id, attempt, progress, self._now())
 
     def finish(
         self,
@@ -233,16 +288,16 @@ class JobStore:
         A cancel that was committed first wins: its caller has been told so. Returns whether
         the result was published; if not, its files belong to nobody.
         """
-        with self._database.write() as db:
-            job = _read_held(db, job_id, attempt)
+        with self._write() as db:
+            job, now = read_held(db, job_id, attempt), self._now()
             if job is None:
                 return False
             if job.cancel_requested:
-                self._end(db, job, error=CANCELLED)
+                end(db, job, now, error=CANCELLED)
                 return False
-            for artifact in artifacts:
-                self._add_artifact(db, artifact, job_id=job_id)
-            self._end(db, job, result=result, error=error)
+            expires_at = None if job.file_lifetime_s is None else now + job.file_lifetime_s
+            add_artifacts(db, artifacts, now, job_id=job_id, expires_at=expires_at)
+            end(db, job, now, result=result, error=error)
             return error is None
 
     def give_back(self, job_id: str, attempt: int, *, keeps_inputs: bool = True) -> None:
@@ -250,115 +305,37 @@ class JobStore:
 
         Without `keeps_inputs` its media are prepared anew.
         """
-        with self._database.write() as db:
-            job = _read_held(db, job_id, attempt)
+        with self._write() as db:
+            job = read_held(db, job_id, attempt)
             if job is None:
                 return
             if not keeps_inputs:
-                _change(db, tables.jobs.c.id == job_id, input_refs=None)
-            self._give_back(db, job)
+                change(db, jobs.id == job_id, input_refs=None)
+            put_back(db, job, self._now())
 
     def worker_died(self, job_id: str, attempt: int, error: JobError) -> bool:
         """Count a worker that died on a job, and give the job up with `error` at the second.
 
-        Returns whether the job waits again.
+        At the first, if its caller wants no second try. Returns whether the job waits again.
         """
-        with self._database.write() as db:
-            job = _read_held(db, job_id, attempt)
+        with self._write() as db:
+            job = read_held(db, job_id, attempt)
             if job is None:
                 return False
             deaths = job.worker_deaths + 1
-            _change(db, tables.jobs.c.id == job_id, worker_deaths=deaths)
-            if deaths >= MAX_WORKER_DEATHS and not job.cancel_requested:
-                self._end(db, job, error=error)
+            change(db, jobs.id == job_id, worker_deaths=deaths)
+            is_given_up = deaths >= MAX_WORKER_DEATHS or job.no_retry
+            if is_given_up and not job.cancel_requested:
+                end(db, job, self._now(), error=error)
                 return False
-            self._give_back(db, job)
+            put_back(db, job, self._now())
             return not job.cancel_requested
 
     # The parts of a transaction.
 
-    def _end(
-        self,
-        db: Connection,
-        job: Job,
-        *,
-        result: Mapping[str, Any] | None = None,
-        error: JobError | None = None,
-    ) -> None:
-        _move(
-            db,
-            job,
-            JobStatus.COMPLETED,
-            finished_at=self._now(),
-            result=result,
-            error=None if error is None else error.body,
-            http_status=200 if error is None else error.http_status,
-        )
-        self._announce(db, job.id, job.webhook_url)
-
-    def _announce(self, db: Connection, job_id: str, webhook_url: str | None) -> None:
-        """Let a job that has ended tell whoever asked to be told."""
-        if webhook_url is not None:
-            row = row_of_webhook(job_id, webhook_url, self._now())
-            db.execute(insert(tables.webhooks).values(row))
-
-    def _give_back(self, db: Connection, job: Job) -> None:
-        if job.cancel_requested:
-            self._end(db, job, error=CANCELLED)
-            return
-        _move(db, job, JobStatus.IN_QUEUE, slot=None, claimed_by=None, started_at=None)
-
-    def _add_artifact(self, db: Connection, artifact: StoredArtifact, job_id: str | None) -> None:
-        # A picture that was sent before has the same id and the same bytes.
-        known = select(tables.artifacts.c.id).where(tables.artifacts.c.id == artifact.id)
-        if db.execute(known).one_or_none() is None:
-            row = row_of_artifact(artifact, job_id=job_id, created_at=self._now())
-            db.execute(insert(tables.artifacts).values(row))
-
-    def _set_progress(
-        self, db: Connection, job_id: str, attempt: int, progress: JobProgress
-    ) -> None:
-        row = {
-            "attempt": attempt,
-            "stage": progress.stage,
-            "step": progress.step,
-            "num_steps": progress.num_steps,
-            "seconds_left": progress.seconds_left,
-            "updated_at": self._now(),
-        }
-        of_job = tables.progress.c.job_id == job_id
-        if db.execute(update(tables.progress).where(of_job).values(row)).rowcount == 0:
-            db.execute(insert(tables.progress).values(job_id=job_id, **row))
-
-
-def _held(job_id: str, attempt: int) -> ColumnElement[bool]:
-    """The job, if this attempt is the one that runs it."""
-    jobs = tables.jobs.c
-    running = jobs.status == JobStatus.IN_PROGRESS.value
-    return and_(jobs.id == job_id, jobs.attempt == attempt, running)
-
-
-def _read_held(db: Connection, job_id: str, attempt: int) -> Job | None:
-    row = db.execute(select(*JOB_COLUMNS).where(_held(job_id, attempt))).one_or_none()
-    return None if row is None else job_of(row)
-
-
-def _read_job(db: Connection, job_id: str) -> Job:
-    query = select(*JOB_COLUMNS).where(tables.jobs.c.id == job_id)
-    row = db.execute(query).one_or_none()
-    if row is None:
-        raise UnknownJob
-    return job_of(row)
-
-
-def _count_queued(db: Connection) -> int:
-    return db.execute(select(func.count()).select_from(tables.jobs).where(_QUEUED)).scalar_one()
-
-
-def _move(db: Connection, job: Job, status: JobStatus, **values: Any) -> None:
-    assert status in TRANSITIONS[job.status], f"a job went from {job.status} to {status}"
-    _change(db, tables.jobs.c.id == job.id, status=status.value, **values)
-
-
-def _change(db: Connection, which: ColumnElement[bool], **values: Any) -> None:
-    db.execute(update(tables.jobs).where(which).values(**values))
+    @contextmanager
+    def _write(self, log_of: str | None = None) -> Iterator[Connection]:
+        """A transaction that changes one job's log, or any job."""
+        with self._database.write() as db:
+            yield db
+        self._written(log_of)

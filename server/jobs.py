@@ -8,6 +8,11 @@ from typing import Any
 MAX_WORKER_DEATHS = 2
 """A job that so many workers died on is given up."""
 
+FETCHED_LIFETIME_S = 600.0
+"""How long a job that is not to be kept stays, once its caller has the whole output."""
+UNFETCHED_LIFETIME_S = 86_400.0
+"""How long it stays if nobody fetches the output."""
+
 
 class JobStatus(StrEnum):
     """fal's three states; a failed or cancelled job is COMPLETED and has an error."""
@@ -50,6 +55,9 @@ CANCELLED = JobError(
     499, {"detail": "Request cancelled by the client.", "error_type": "client_cancelled"}
 )
 
+TOO_LATE = JobError(504, {"detail": "Request timed out", "error_type": "request_timeout"})
+"""The end of a job that was not started within the time that its caller gave it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
@@ -57,7 +65,8 @@ class NewJob:
 
     `input` holds the spec, the sources of its media and how the caller wants the output; a
     source is a URL or `{"artifact": id}`, never the bytes. `error` is set when the input is
-    invalid: such a job is terminal from the start.
+    invalid: such a job is terminal from the start. `is_run` says that its caller waits on a
+    connection. See `RequestOptions` for what callers may ask for besides.
     """
 
     id: str
@@ -69,6 +78,13 @@ class NewJob:
     priority: int = 0
     webhook_url: str | None = None
     error: JobError | None = None
+    idempotency_key: str | None = None
+    body_sha256: str | None = None
+    start_timeout_s: float | None = None
+    store_io: bool = True
+    no_retry: bool = False
+    file_lifetime_s: float | None = None
+    is_run: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +114,20 @@ class Job:
     result: Mapping[str, Any] | None
     error: JobError | None
     webhook_url: str | None
+    body_sha256: str | None
+    store_io: bool
+    no_retry: bool
+    file_lifetime_s: float | None
+
+    @property
+    def sync_mode(self) -> bool:
+        """Whether the output is to hold the video itself, and not its URL."""
+        return bool(self.input.get("sync_mode", False))
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the job stays in the tables once its caller has the output."""
+        return self.store_io and not self.sync_mode
 
     @property
     def done(self) -> bool:

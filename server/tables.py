@@ -66,6 +66,8 @@ jobs = Table(
     Column("body_sha256", String(64)),
     Column("start_by", Float),
     Column("no_retry", Boolean, nullable=False, default=False),
+    Column("file_lifetime_s", Float),
+    Column("is_run", Boolean, nullable=False, default=False),
     UniqueConstraint("key_id", "idempotency_key"),
     Index("jobs_by_place", "status", "priority", "seq"),
     # A job's place in the queue is never given to another job, not even after its row is gone.
@@ -103,7 +105,7 @@ uploads = Table(
     Column("content_type", Text, nullable=False),
     Column("max_size", Integer, nullable=False),
     Column("in_parts", Boolean, nullable=False),
-    Column("lifetime_s", Integer),
+    Column("lifetime_s", Float),
     Column("expires_at", Float, nullable=False),
     Column("closed_at", Float),
 )
