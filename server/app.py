@@ -81,48 +81,26 @@ async def _lifespan(
 ) -> AsyncIterator[None]:
     settings.data.mkdir(parents=True, exist_ok=True)
     database = Database(settings.data / "jobs.sqlite3")
-    owner = str(uuid.uuid4())
-    store = JobStore(database, owner=owner)
-    key_store = KeyStore(database)
-    files = ArtifactStore(settings.data / "files")
-    public_files = PublicFiles(database, base_urls=base_urls_of(settings))
-    keeper = Uploads(
-        UploadStore(database, max_bytes=settings.storage_limit_mib * MIB),
-        files,
-        max_size=settings.upload_limit_mib * MIB,
-    )
-    wakes = Wakes()
-    signing_key = SigningKey.in_folder(settings.data)
     fetcher = _fetcher(settings)
-    webhooks = Webhooks(
-        webhooks=WebhookStore(database, owner=owner),
-        jobs=store,
-        bodies=WebhookBodies(store, files),
-        fetcher=fetcher,
-        key=signing_key,
-        wakes=wakes,
-    )
-    app.state.services = Services(
-        settings=settings,
-        auth=_authenticator(settings, key_store, key),
-        store=store,
-        files=files,
-        public_files=public_files,
-        uploads=keeper,
-        submissions=Submissions(store, files, limits, wakes, queue_limit=settings.queue_limit),
-        pool=pool,
-        wakes=wakes,
-        webhooks=webhooks,
-        signing_key=signing_key,
-    )
+    services = _services(settings, database, fetcher, key, limits, pool)
+    app.state.services = services
     needs_first_key = settings.needs_key and key is None
-    app.state.first_key = make_first_key(key_store, settings.data) if needs_first_key else None
+    app.state.first_key = (
+        make_first_key(KeyStore(database), settings.data) if needs_first_key else None
+    )
+    store, files, wakes = services.store, services.files, services.wakes
     await asyncio.to_thread(files.clear_parts)
-    await asyncio.to_thread(keeper.sweep_orphans)
+    await asyncio.to_thread(services.uploads.sweep_orphans)
     await asyncio.to_thread(store.recover)
-    intake = Intake(store, files, public_files, fetcher, limits, wakes)
+    intake = Intake(store, files, services.public_files, fetcher, limits, wakes)
     dispatcher = Dispatcher(pool=pool, store=store, files=files, limits=limits, wakes=wakes)
-    loops = (intake.run(), dispatcher.run(), dispatcher.watch_pool(), webhooks.run(), keeper.run())
+    loops = (
+        intake.run(),
+        dispatcher.run(),
+        dispatcher.watch_pool(),
+        services.webhooks.run(),
+        services.uploads.run(),
+    )
     tasks = [asyncio.create_task(loop) for loop in loops]
     try:
         await pool.start()
@@ -132,10 +110,49 @@ async def _lifespan(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await intake.close()
-        await webhooks.close()
+        await services.webhooks.close()
         await dispatcher.close()
         await pool.close()
-        store.close()
+        database.close()
+
+
+def _services(
+    settings: Settings,
+    database: Database,
+    fetcher: Fetcher,
+    key: ApiKey | None,
+    limits: Limits,
+    pool: Pool,
+) -> Services:
+    owner = str(uuid.uuid4())
+    store = JobStore(database, owner=owner)
+    files = ArtifactStore(settings.data / "files")
+    wakes = Wakes()
+    signing_key = SigningKey.in_folder(settings.data)
+    return Services(
+        settings=settings,
+        auth=_authenticator(settings, KeyStore(database), key),
+        store=store,
+        files=files,
+        public_files=PublicFiles(database, base_urls=base_urls_of(settings)),
+        uploads=Uploads(
+            UploadStore(database, max_bytes=settings.storage_limit_mib * MIB),
+            files,
+            max_size=settings.upload_limit_mib * MIB,
+        ),
+        submissions=Submissions(store, files, limits, wakes, queue_limit=settings.queue_limit),
+        pool=pool,
+        wakes=wakes,
+        webhooks=Webhooks(
+            webhooks=WebhookStore(database, owner=owner),
+            jobs=store,
+            bodies=WebhookBodies(store, files),
+            fetcher=fetcher,
+            key=signing_key,
+            wakes=wakes,
+        ),
+        signing_key=signing_key,
+    )
 
 
 def _authenticator(settings: Settings, store: KeyStore, key: ApiKey | None) -> Authenticator:
