@@ -77,35 +77,6 @@ async def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
         (settings.weights / "loading").unlink()
 
 
-async def test_a_server_with_a_key_asks_for_it(tmp_path: Path) -> None:
-    async with serving(settings_in(tmp_path, key="me:s3cret")) as client:
-        for header in (None, "Key me:wrong", "Key me", "Basic me:s3cret", "me:s3cret", ""):
-            headers: dict[str, str] = {} if header is None else {"authorization": header}
-            for path in (RUN, SUBMIT):
-                answer = await client.post(path, json=request_of(), headers=headers)
-                assert answer.status_code == 401
-                assert isinstance(answer.json()["detail"], str)
-        for scheme in ("Key", "key", "Bearer"):
-            headers = {"authorization": f"{scheme} me:s3cret"}
-            answer = await client.post(RUN, json=request_of(), headers=headers)
-            assert answer.status_code == 200
-        file = await client.get(answer.json()["video"]["url"])
-        assert file.status_code == 200, "a file's URL is all that is needed to read it"
-        job = (await client.post(SUBMIT, json=request_of(), headers=headers)).json()
-        assert (await status_of(client, job["request_id"])).status_code == 401
-
-
-async def test_a_request_of_another_key_is_not_found(tmp_path: Path) -> None:
-    for key in ("me:s3cret", "you:s3cret"):
-        headers = {"authorization": f"Key {key}"}
-        async with serving(settings_in(tmp_path, key=key)) as client:
-            if key.startswith("me"):
-                job = (await client.post(SUBMIT, json=request_of(), headers=headers)).json()
-            request = f"/queue/{APP}/requests/{job['request_id']}"
-            code = (await client.get(f"{request}/status", headers=headers)).status_code
-            assert (code == 404) == key.startswith("you")
-
-
 async def test_the_public_url_begins_every_url(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, public_url="https://videos.example/cosmos/")
     async with serving(settings) as client:
