@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from pipeline.guardrail import choose_guardrail
 from server.artifact_store import ArtifactStore
@@ -70,6 +71,7 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
         app.include_router(module.router)
     app.add_exception_handler(RequestError, _answer)
     app.add_exception_handler(HTTPException, _answer_router)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer)
     app.add_middleware(Front, rules=EntryRules.of(settings, socket.gethostname()))
     return app
@@ -183,6 +185,11 @@ async def _answer(request: Request, error: Exception) -> Response:
     # The answer to an unforeseen error does not pass through Front.
     headers = {**marks(request.scope["state"]), **given.headers}
     return JSONResponse(given.body, given.status, headers=headers)
+
+
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    """The caller left in the middle of the request: that is no error of ours."""
+    return Response(status_code=499)
 
 
 async def _answer_router(request: Request, error: Exception) -> Response:
