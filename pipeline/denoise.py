@@ -108,4 +108,6 @@ def make_scheduler(
     """A scheduler of its own for one request: it remembers the steps it has made."""
     scheduler: UniPCMultistepScheduler = UniPCMultistepScheduler.from_config(dict(config))
     scheduler.set_timesteps(num_steps, device=device)
+    # Otherwise it looks for its place by comparing on the device, and waits for the answer.
+    scheduler.set_begin_index(0)
     return scheduler

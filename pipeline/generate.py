@@ -10,6 +10,8 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
+from pipeline.attention import Choice
+from pipeline.clock import StepClock
 from pipeline.denoise import denoise
 from pipeline.encode import EncodedVideo, encode_video
 from pipeline.errors import InvalidSpec, OutOfMemory
@@ -34,6 +36,7 @@ class VideoPipeline:
     scheduler_config: Mapping[str, Any]
     guardrail: Guardrail
     estimator: Estimator
+    attention: Choice
 
     def generate(
         self, spec: VideoSpec, pixels: Pixels, out: Path, watcher: Watcher
@@ -94,14 +97,11 @@ class VideoPipeline:
         watcher: Watcher,
     ) -> Tensor:
         self._start(Stage.DENOISE, spec, watcher)
-        started = time.monotonic()
+        clock = StepClock.on(self.transformer.device)
 
         def on_step(steps_done: int) -> None:
-            nonlocal started
             if steps_done > 0:
-                now = time.monotonic()
-                self._report_step(spec, steps_done, now - started, watcher)
-                started = now
+                self._report_step(spec, steps_done, clock.step(), watcher)
             watcher.check()
 
         return denoise(

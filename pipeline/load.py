@@ -21,15 +21,20 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import (
 )
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
+from pipeline.attention import Choice, choose_attention
 from pipeline.estimate import Estimator, StepCost
 from pipeline.generate import VideoPipeline
 from pipeline.guardrail import GuardrailChoice, choose_guardrail
+from pipeline.spec import latent_frames
 from pipeline.text import MAX_TOKENS, TextEncoder, Tokenizer
 from pipeline.transformer import CosmosTransformer, TransformerConfig
 from weights.store import TensorInfo, WeightStore
 
 Report = Callable[[str, float], None]
 """Hears what is being loaded and the fraction of the checkpoint's bytes read, 0 to 1."""
+
+Backend = Callable[[torch.fx.GraphModule, list[Tensor]], Callable[..., Any]]
+"""What torch.compile hands a traced graph to."""
 
 _PIXELS_PER_TOKEN = 16
 _COMPONENTS = ("text_encoder", "transformer", "vae")
@@ -46,6 +51,8 @@ def load_pipeline(
     *,
     guardrail: GuardrailChoice = "required",
     dtype: torch.dtype | None = None,
+    attention: str = "auto",
+    compiled: bool = False,
     report: Report = lambda text, fraction: None,
 ) -> VideoPipeline:
     """Load a checkpoint onto a device.
@@ -53,10 +60,13 @@ def load_pipeline(
     Args:
         device: as torch names it, `cpu` or `cuda:0`.
         dtype: of the large matrix products; by default that of `default_dtype`.
+        attention: the backend, or `auto` for the fastest here: see `choose_attention`.
+        compiled: whether torch compiles the transformer's blocks, at the first video.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected or misshapen.
         GuardrailMissing: the checkpoint requires a guardrail and `guardrail` is not `off`.
+        AttentionUnavailable: the backend asked for does not run here.
     """
     chosen_guardrail = choose_guardrail(
         store.profile.guardrail, guardrail, str(store.root / "cosmos_serve.json")
@@ -64,6 +74,10 @@ def load_pipeline(
     target = torch.device(device)
     loader = _Loader(store, target, dtype or default_dtype(target), report)
     transformer = loader.transformer()
+    choice = choose_for(transformer, store, attention)
+    transformer.attend = choice.attend
+    if compiled:
+        compile_blocks(transformer)
     text = TextEncoder(loader.tokenizer(), loader.language_model(), transformer.project_text)
     vae = loader.vae()
     report("The model is loaded.", 1.0)
@@ -74,6 +88,7 @@ def load_pipeline(
         scheduler_config=store.config("scheduler"),
         guardrail=chosen_guardrail,
         estimator=Estimator(step_cost(transformer.config, store)),
+        attention=choice,
     )
 
 
@@ -100,17 +115,54 @@ def load_vae(store: WeightStore, device: torch.device, dtype: torch.dtype) -> Au
     return _Loader(store, device, dtype, lambda text, fraction: None).vae()
 
 
+def lay_channels_last(vae: AutoencoderKLWan) -> None:
+    """Lay the kernels of all convolutions out with the channels last.
+
+    cuDNN wants them so on a GPU, and otherwise turns them at every call.
+    """
+    for module in vae.modules():
+        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+            is_3d = isinstance(module, nn.Conv3d)
+            memory_format = torch.channels_last_3d if is_3d else torch.channels_last
+            module.weight.data = module.weight.data.contiguous(memory_format=memory_format)
+
+
+def choose_for(transformer: CosmosTransformer, store: WeightStore, name: str) -> Choice:
+    """The attention backend for the longest video of a checkpoint."""
+    return choose_attention(
+        transformer.device,
+        transformer.dtype,
+        tokens=latent_frames(store.profile.max_frames) * _frame_tokens(store),
+        heads=transformer.config.num_attention_heads,
+        head_dim=transformer.config.attention_head_dim,
+        name=name,
+    )
+
+
+def compile_blocks(transformer: CosmosTransformer, backend: str | Backend = "inductor") -> None:
+    """Let torch compile the blocks: one compilation for all between the first and the last.
+
+    The last one has its own, because it makes the final layer's input. The first is left as it is:
+    it runs in two parts, one of them for both guidance branches.
+    """
+    for block in transformer.transformer_blocks[1:]:
+        block.compile(fullgraph=True, backend=backend)
+
+
 def step_cost(config: TransformerConfig, store: WeightStore) -> StepCost:
     """What one network evaluation costs at the checkpoint's frame size."""
-    profile = store.profile
-    frame_tokens = (profile.width // _PIXELS_PER_TOKEN) * (profile.height // _PIXELS_PER_TOKEN)
     return StepCost.of(
         width=config.width,
         mlp_ratio=config.mlp_ratio,
         layers=config.num_layers,
         text_tokens=MAX_TOKENS,
-        frame_tokens=frame_tokens,
+        frame_tokens=_frame_tokens(store),
     )
+
+
+def _frame_tokens(store: WeightStore) -> int:
+    profile = store.profile
+    return (profile.width // _PIXELS_PER_TOKEN) * (profile.height // _PIXELS_PER_TOKEN)
 
 
 class _Loader:
@@ -151,6 +203,8 @@ class _Loader:
         with init_empty_weights(include_buffers=False):
             module: AutoencoderKLWan = AutoencoderKLWan.from_config(self.store.config("vae"))
         self._fill(module, "vae")
+        if self.device.type == "cuda":
+            lay_channels_last(module)
         return module
 
     def tokenizer(self) -> Tokenizer:

@@ -10,7 +10,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from stand_ins import stand_in
 from torch import Tensor
 
-from pipeline.load import load_vae
+from pipeline.load import lay_channels_last, load_vae
 from pipeline.spec import Pixels
 from pipeline.vae import decode, encode_first_frame, to_frames
 from weights.store import WeightStore
@@ -103,3 +103,12 @@ def test_decoded_frames_stay_in_range(vae: AutoencoderKLWan) -> None:
     np.testing.assert_array_equal(
         np.stack(list(decode(vae, latents))), np.stack(list(to_frames(whole)))
     )
+
+
+def test_channels_last_changes_the_layout_and_not_the_frames(vae: AutoencoderKLWan) -> None:
+    laid_out = load_vae(WeightStore(stand_in()), torch.device("cpu"), torch.float32)
+    lay_channels_last(laid_out)
+    kernel = laid_out.decoder.conv_in.weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last_3d)
+    ours, plain = (np.stack(list(decode(v, _latents()))).astype(int) for v in (laid_out, vae))
+    assert np.abs(ours - plain).max() <= 1

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from torch import Tensor
 
-_HAS_TRITON = find_spec("triton") is not None
+HAS_TRITON = find_spec("triton") is not None
 
 
 def can_fuse(tensor: Tensor) -> bool:
@@ -12,4 +12,4 @@ def can_fuse(tensor: Tensor) -> bool:
 
     float64 is what kernels are measured against; it stays with the plain form.
     """
-    return _HAS_TRITON and tensor.is_cuda and tensor.element_size() <= 4
+    return HAS_TRITON and tensor.is_cuda and tensor.element_size() <= 4

@@ -3,13 +3,13 @@
 Letters in shapes: B batch, S tokens, H heads, E width of one head.
 """
 
-from functools import cache
-from types import ModuleType
-
 import torch
 from torch import Tensor, nn
 
-from pipeline.kernels.device import can_fuse
+from pipeline.kernels.device import HAS_TRITON, can_fuse
+
+if HAS_TRITON:
+    from pipeline.kernels.heads_triton import norm_heads_kernel
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def norm_heads_fused_(
     assert heads.stride(3) == 1, "the numbers of one head lie side by side"
     assert norm.eps is not None
     cos, sin = angles or (norm.weight, norm.weight)  # any pointer does where none is read
-    _kernels().norm_heads_kernel[(batch * tokens,)](
+    norm_heads_kernel[(batch * tokens,)](
         heads,
         norm.weight,
         cos,
@@ -75,11 +75,3 @@ def norm_heads_fused_(
         num_warps=4,
     )
     return heads
-
-
-@cache
-def _kernels() -> ModuleType:
-    """The Triton side, which only a machine that has Triton can import."""
-    from pipeline.kernels import heads_triton
-
-    return heads_triton

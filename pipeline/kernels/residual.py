@@ -7,15 +7,16 @@ written once.
 Letters in shapes: B batch, T latent frames, N tokens of one frame, D width.
 """
 
-from functools import cache
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.kernels.device import can_fuse
+from pipeline.kernels.device import HAS_TRITON, can_fuse
+
+if HAS_TRITON:
+    from pipeline.kernels.residual_triton import add_gated_modulate_kernel
 
 LAYER_NORM_EPS = 1e-6
 
@@ -72,7 +73,7 @@ def add_gated_modulate_fused(
     hidden, update = hidden.contiguous(), update.contiguous()
     total = torch.empty_like(hidden)
     normed = torch.empty_like(hidden, dtype=dtype)
-    _kernels().add_gated_modulate_kernel[(hidden.numel() // width,)](
+    add_gated_modulate_kernel[(hidden.numel() // width,)](
         hidden,
         update,
         *(modulation.contiguous() for modulation in (gate, shift, scale)),
@@ -85,11 +86,3 @@ def add_gated_modulate_fused(
         num_warps=8,
     )
     return Residual(total, normed)
-
-
-@cache
-def _kernels() -> ModuleType:
-    """The Triton side, which only a machine that has Triton can import."""
-    from pipeline.kernels import residual_triton
-
-    return residual_triton
