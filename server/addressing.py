@@ -126,6 +126,11 @@ def url_for(base_url: str, service: Service, path: str) -> str:
     return f"{base_url}{prefix}{quote(path)}"
 
 
+def is_fal_host(base_url: str) -> bool:
+    """Whether callers of `base_url` know this server by a name of fal's."""
+    return name_of(urlsplit(base_url).netloc) in FAL_HOSTS
+
+
 def file_id(base_url: str, url: str) -> str | None:
     """The id of the file that the URL names, None if it is not one of our own files."""
     prefix = url_for(base_url, Service.FILES, "/")

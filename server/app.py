@@ -133,6 +133,7 @@ def _services(
     signing_key = SigningKey.in_folder(settings.data)
     return Services(
         settings=settings,
+        limits=limits,
         auth=_authenticator(settings, KeyStore(database), key),
         store=store,
         files=files,

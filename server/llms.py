@@ -11,9 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.spec import FPS
-from server.addressing import FAL_HOSTS, Service, url_for
+from server.addressing import Service, is_fal_host, url_for
 from server.endpoint_schema import input_schema, output_schema
-from server.hosts import name_of
 from server.schemas import ENDPOINTS, Limits
 
 _TYPES = {"number": "float"}
@@ -150,20 +149,16 @@ def _usage(endpoint_id: str, base_url: str, given: Mapping[str, Any]) -> str:
 def _python_hosts(base_url: str) -> str:
     """What makes fal-client come here; nothing, where fal's own names lead here."""
     run, queue = (urlsplit(url_for(base_url, each, "")) for each in (Service.RUN, Service.QUEUE))
-    if _is_fal(base_url):
+    if is_fal_host(base_url):
         return ""
     host = {"https": run.netloc, "http": "HOST:HTTPS_PORT"}[run.scheme]
     return _PYTHON_HOSTS.substitute(run=f"{host}{run.path}", queue=f"{host}{queue.path}")
 
 
 def _javascript_hosts(base_url: str) -> str:
-    if _is_fal(base_url):
+    if is_fal_host(base_url):
         return ""
     return _JAVASCRIPT_HOSTS.substitute(proxy=f"{base_url}/api/fal/proxy")
-
-
-def _is_fal(base_url: str) -> bool:
-    return name_of(urlsplit(base_url).netloc) in FAL_HOSTS
 
 
 _OVERVIEW = Template("""\

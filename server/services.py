@@ -15,7 +15,7 @@ from server.jobs import CancelAnswer, Job
 from server.keys import Scope
 from server.pool import Pool
 from server.public_files import PublicFiles
-from server.schemas import ENDPOINTS, app_of
+from server.schemas import ENDPOINTS, Limits, app_of
 from server.settings import Settings
 from server.signing import SigningKey
 from server.submissions import Submissions
@@ -33,6 +33,7 @@ class Services:
     """The parts of one server."""
 
     settings: Settings
+    limits: Limits
     auth: Authenticator
     store: JobStore
     files: ArtifactStore
