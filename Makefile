@@ -12,7 +12,7 @@ NODE_MODULES := tests/clients/node_modules
 NODE_READY := $(if $(shell command -v npm),$(NODE_MODULES)/.ready)
 PROMPT := A rocket lifts off from its launch pad in a cloud of fire and smoke.
 
-.PHONY: help setup demo serve test test-clients test-slow check format bench clean
+.PHONY: help setup demo serve test test-clients test-slow check format bench bench-load clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,9 @@ format: $(READY) ## Format the code
 
 bench: $(READY) $(STAND_IN) ## Seconds and peak memory of each stage, on this machine
 	$(BIN)/python -m benchmarks.stages --weights $(STAND_IN)
+
+bench-load: $(READY) ## Latency under clients that poll and submit; needs Debian's wrk
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.load
 
 clean: ## Remove what was made, but not the environments
 	rm -rf build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis $(NODE_MODULES)

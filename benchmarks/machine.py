@@ -3,31 +3,32 @@
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
-_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "pillow", "imageio-ffmpeg")
+MODEL_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "pillow", "imageio-ffmpeg")
+SERVER_PACKAGES = ("fastapi", "starlette", "uvicorn", "sqlalchemy", "pydantic")
 _GIB = 2**30
 
 
-def describe() -> dict[str, Any]:
-    """JSON-able facts for the head of every result."""
+def describe(packages: Sequence[str] = MODEL_PACKAGES) -> dict[str, Any]:
+    """JSON-able facts for the head of every result; `packages` are those that matter to it."""
     return {
         "machine": {
             "cpu": _cpu_model(),
             "cores": os.cpu_count(),
             "memory_gib": round(psutil.virtual_memory().total / _GIB, 1),
-            "gpu": _gpu(),
+            "gpu": _gpu() if "torch" in packages else None,
             "load_average": os.getloadavg()[0],
         },
         "versions": {
             "python": platform.python_version(),
             "kernel": platform.release(),
-            **{package: version(package) for package in _PACKAGES},
+            **{package: version(package) for package in packages},
         },
         "commit": _commit(),
     }
@@ -41,6 +42,8 @@ def _cpu_model() -> str:
 
 
 def _gpu() -> dict[str, Any] | None:
+    import torch
+
     if not torch.cuda.is_available():
         return None
     properties = torch.cuda.get_device_properties(0)
