@@ -29,7 +29,7 @@ from server.local_pool import LocalPool
 from server.pool import Pool, devices_from
 from server.private_file import read_or_make
 from server.public_files import PublicFiles, base_urls_of
-from server.routes import files, health, jwks, queue, run, storage, tokens, uploads
+from server.routes import discovery, files, health, jwks, queue, run, storage, tokens, uploads
 from server.schemas import ENDPOINTS, Limits
 from server.services import Services
 from server.settings import Settings
@@ -67,7 +67,7 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
-    for module in (run, queue, uploads, files, storage, health, tokens, jwks):
+    for module in (run, queue, uploads, files, storage, health, tokens, jwks, discovery):
         app.include_router(module.router)
     app.add_exception_handler(RequestError, _answer)
     app.add_exception_handler(HTTPException, _answer_router)

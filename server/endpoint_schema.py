@@ -23,6 +23,14 @@ def output_schema(endpoint_id: str) -> dict[str, Any]:
     return model.model_json_schema(ref_template=REF_TEMPLATE, mode="serialization")
 
 
+def endpoint_schemas(endpoint_id: str, limits: Limits) -> dict[str, Any]:
+    """Input, output and what these refer to, under the names that documents give them."""
+    name = schema_name(endpoint_id)
+    output = output_schema(endpoint_id)
+    parts = output.pop("$defs")
+    return {f"{name}Input": input_schema(endpoint_id, limits), f"{name}Output": output, **parts}
+
+
 def schema_name(endpoint_id: str) -> str:
     """What fal's documents call the endpoint's schemas, before `Input` or `Output`."""
     _, _, path = endpoint_id.partition("/")

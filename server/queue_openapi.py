@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.addressing import Service, url_for
-from server.endpoint_schema import input_schema, output_schema, schema_name
+from server.endpoint_schema import endpoint_schemas, schema_name
 from server.schemas import ENDPOINTS, Limits
 
 Schema = dict[str, Any]
@@ -97,15 +97,7 @@ def queue_document(endpoint_id: str, base_url: str, limits: Limits) -> dict[str,
 
 
 def _schemas(endpoint_id: str, limits: Limits) -> dict[str, Schema]:
-    name = schema_name(endpoint_id)
-    output = output_schema(endpoint_id)
-    parts = output.pop("$defs")
-    described = {
-        "QueueStatus": _QUEUE_STATUS,
-        f"{name}Input": input_schema(endpoint_id, limits),
-        f"{name}Output": output,
-        **parts,
-    }
+    described = {"QueueStatus": _QUEUE_STATUS, **endpoint_schemas(endpoint_id, limits)}
     return {name: _ordered(schema) for name, schema in described.items()}
 
 
