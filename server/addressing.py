@@ -131,15 +131,6 @@ def is_fal_host(base_url: str) -> bool:
     return name_of(urlsplit(base_url).netloc) in FAL_HOSTS
 
 
-def file_id(base_url: str, url: str) -> str | None:
-    """The id of the file that the URL names, None if it is not one of our own files."""
-    prefix = url_for(base_url, Service.FILES, "/")
-    if not url.startswith(prefix):
-        return None
-    segments = _segments("/" + url.removeprefix(prefix))
-    return segments[0] if segments is not None and len(segments) == 2 else None
-
-
 def _segments(raw_path: str) -> list[str] | None:
     if raw_path == "/":
         return []

@@ -20,6 +20,10 @@ def test_settings_are_read_from_the_environment(environment: pytest.MonkeyPatch)
     environment.setenv("COSMOS_PORT", "9000")
     environment.setenv("COSMOS_FETCH_ALLOW_NETS", "10.1.0.0/16, fd00::/8")
     environment.setenv("COSMOS_FETCH_ALLOW_HOSTS", "Pictures.example,cdn.example")
+    environment.setenv("COSMOS_AUTH", "on")
+    environment.setenv("COSMOS_ALLOWED_HOSTS", "GPU.example., [2001:db8::1]")
+    environment.setenv("COSMOS_CORS_ORIGINS", "https://App.example:443,http://localhost:3000")
+    environment.setenv("COSMOS_FORWARDED_ALLOW_IPS", "10.1.2.3,fd00::/8")
     environment.setenv("CUDA_VISIBLE_DEVICES", "0,2")
 
     settings = Settings.load()
@@ -28,6 +32,9 @@ def test_settings_are_read_from_the_environment(environment: pytest.MonkeyPatch)
     assert settings.port == 9000
     assert settings.fetch_allow_nets == (ip_network("10.1.0.0/16"), ip_network("fd00::/8"))
     assert settings.fetch_allow_hosts == ("pictures.example", "cdn.example")
+    assert settings.allowed_hosts == ("gpu.example", "[2001:db8::1]")
+    assert settings.cors_origins == ("https://app.example", "http://localhost:3000")
+    assert settings.forwarded_allow_ips == (ip_network("10.1.2.3"), ip_network("fd00::/8"))
     assert settings.cuda_visible_devices == "0,2"
 
 
@@ -62,6 +69,10 @@ def test_a_dotenv_file_is_not_read(environment: pytest.MonkeyPatch, tmp_path: Pa
         ("COSMOS_QUEUE_LIMIT", "0", "COSMOS_QUEUE_LIMIT='0'"),
         ("COSMOS_GUARDRAIL", "maybe", "COSMOS_GUARDRAIL='maybe': Input should be 'required'"),
         ("COSMOS_FETCH_ALLOW_NETS", "10.1.0.0/99", "COSMOS_FETCH_ALLOW_NETS='10.1.0.0/99'"),
+        ("COSMOS_ALLOWED_HOSTS", "a.example:80", "'a.example:80' is not a host's name"),
+        ("COSMOS_CORS_ORIGINS", "*", "'*' is not an origin: give each as https://app.example"),
+        ("COSMOS_FORWARDED_ALLOW_IPS", "proxy", "'proxy' does not appear to be"),
+        ("COSMOS_FORWARDED_ALLOW_IPS", "10.1.2.3", "callers need a key: set COSMOS_AUTH=on"),
         ("COSMOS_PUBLIC_URL", "videos.example", "expected a URL such as https://"),
         ("COSMOS_PUBLIC_URL", "https://me@videos.example", "without credentials"),
         ("COSMOS_AUTH", "maybe", "COSMOS_AUTH='maybe': Input should be 'auto', 'on' or 'off'"),
