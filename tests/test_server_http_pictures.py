@@ -1,9 +1,16 @@
 """The pictures that callers send, and what they are told of those that cannot be used."""
 
+import io
+from pathlib import Path
+
 import httpx
 import pytest
+from PIL import Image
 from queue_calls import RUN, result_of, submit
-from servers import BASE_URL, data_uri, picture, request_of
+from servers import BASE_URL, data_uri, picture, request_of, serving, settings_in
+from upload_calls import upload
+
+from pipeline.image import MAX_BYTES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -52,6 +59,78 @@ async def test_a_file_of_our_own_is_read_from_the_disk(client: httpx.AsyncClient
 
     # It was found, though nothing listens at that address; but a video is no picture.
     assert answer.json()["detail"][0]["type"] == "image_load_error"
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "GIF", "PNG"])
+async def test_an_uploaded_picture_is_used_whatever_its_format(
+    client: httpx.AsyncClient, format: str
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (100, 100), "red").save(file, format)
+    # What it says of its type is not asked.
+    url = await upload(client, file.getvalue(), "text/plain", "Käse.txt")
+
+    for image_url in (url, data_uri(file.getvalue())):
+        answer = await client.post(RUN, json=request_of(image_url=image_url))
+        assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "http://LOCALHOST:8000",
+        "http://127.0.0.1:8000",
+        "https://v3.fal.media",
+        "http://v3.fal.media:8000",
+    ],
+)
+async def test_a_file_of_our_own_is_known_by_every_name_of_ours(
+    client: httpx.AsyncClient, base: str
+) -> None:
+    url = (await upload(client, picture())).replace(BASE_URL, base)
+
+    answer = await client.post(RUN, json=request_of(image_url=url))
+
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_file_of_our_own_is_known_by_the_public_url(tmp_path: Path) -> None:
+    public_url = "https://videos.example.com/cosmos"
+    async with serving(settings_in(tmp_path, public_url=public_url)) as client:
+        url = await upload(client, picture())
+        assert url.startswith(f"{public_url}/files/")
+
+        answer = await client.post(RUN, json=request_of(image_url=url))
+
+        assert answer.status_code == 200, answer.text
+
+
+async def test_a_url_of_ours_with_another_name_or_id_is_not_downloaded(
+    client: httpx.AsyncClient,
+) -> None:
+    url = await upload(client, picture(), name="car.png")
+    elsewhere = [
+        url.replace("car.png", "cat.png"),
+        url.removesuffix("/car.png"),
+        f"{url}/car.png",
+        f"{BASE_URL}/files/{'0' * 32}/car.png",
+        f"https://v3.fal.media/files/{'0' * 32}/car.png",
+    ]
+
+    for image_url in elsewhere:
+        answer = await client.post(RUN, json=request_of(image_url=image_url))
+        [item] = answer.json()["detail"]
+        assert item["type"] == "file_download_error"
+        assert item["msg"] == "This server has no such file."
+
+
+async def test_a_file_too_large_for_a_picture_is_not_read(client: httpx.AsyncClient) -> None:
+    url = await upload(client, picture() + bytes(MAX_BYTES))
+
+    answer = await client.post(RUN, json=request_of(image_url=url))
+
+    [item] = answer.json()["detail"]
+    assert (item["type"], item["ctx"]) == ("file_too_large", {"max_size": MAX_BYTES})
 
 
 async def test_the_worker_gets_the_picture_at_the_size_of_the_checkpoint(
