@@ -186,7 +186,8 @@ def open_database(path: Path) -> Engine:
     power. Transactions begin DEFERRED unless the connection's options say IMMEDIATE.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(f"sqlite:///{path}")
+    # Parameters hold prompts: errors, which go to the log, must not repeat them.
+    engine = create_engine(f"sqlite:///{path}", hide_parameters=True)
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
     metadata.create_all(engine)
