@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -48,6 +49,18 @@ class ClientServer:
         }
 
 
+@contextmanager
+def serving_clients(
+    folder: Path, certificates: Path, *options: str, tls_port: int = 0, **environment: str
+) -> Iterator[ClientServer]:
+    """A server with HTTP, HTTPS and a key, which keeps its data in `folder`."""
+    cert, key = certificates / "cert.pem", certificates / "key.pem"
+    tls = ["--tls-cert", str(cert), "--tls-key", str(key), "--tls-port", str(tls_port)]
+    running = start_server(folder, *tls, *options, COSMOS_KEY=KEY, **environment)
+    yield ClientServer(running, certificates)
+    assert running.end() == 0
+
+
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as `cosmos-serve certs` makes it, for localhost and fal's hosts."""
@@ -62,12 +75,8 @@ def client_server(
     certificates: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ClientServer]:
     """One server for all the clients; their jobs do not meet, but they share its one worker."""
-    folder = tmp_path_factory.mktemp("client-server")
-    tls = ["--tls-cert", certificates / "cert.pem", "--tls-key", certificates / "key.pem"]
-    options = [*map(str, tls), "--tls-port", "0"]
-    running = start_server(folder, *options, COSMOS_KEY=KEY)
-    yield ClientServer(running, certificates)
-    assert running.end() == 0
+    with serving_clients(tmp_path_factory.mktemp("client-server"), certificates) as server:
+        yield server
 
 
 class _Pictures(BaseHTTPRequestHandler):

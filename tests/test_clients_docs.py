@@ -1,0 +1,104 @@
+"""docs/clients.md is run: each section's blocks in order, as one shell session."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from client_programs import CLIENTS, OFFLINE, needed_program, run_shell
+from client_servers import KEY, ClientServer
+from servers import picture
+
+pytestmark = pytest.mark.clients
+
+PAGE = (CLIENTS.parent.parent / "docs" / "clients.md").read_text()
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+
+RUNNERS = {
+    "bash": "{code}",
+    "python": "python - <<'CODE'\n{code}CODE",
+    "javascript": "node --input-type=module - <<'CODE'\n{code}CODE",
+}
+
+
+def scripts_of(section: str) -> list[str]:
+    """The section's blocks as shell lines, one script for each that prints something.
+
+    Lines that only set variables begin all the scripts after them.
+    """
+    scripts, variables = [], ""
+    for kind, code in BLOCK.findall(SECTIONS[section]):
+        shell = RUNNERS[kind].format(code=code)
+        if kind == "bash" and all(line.startswith("export ") for line in code.splitlines()):
+            variables += code
+        else:
+            scripts.append(variables + shell)
+    return scripts
+
+
+def javascript_of(section: str) -> str:
+    """The section's one block of JavaScript."""
+    ((_, code),) = (block for block in BLOCK.findall(SECTIONS[section]) if block[0] == "javascript")
+    return str(code)
+
+
+def adapted(script: str, server: ClientServer, pictures: str) -> str:
+    """The script with this server's ports, key and files for those of the page."""
+    changes = {
+        "http://localhost:8000": server.http,
+        "localhost:8443": server.running.https_host,
+        "certs/": f"{server.certificates}/",
+        "https://example.com": pictures,
+        "my-team:a-long-secret": KEY,
+    }
+    for old, new in changes.items():
+        script = script.replace(old, new)
+    return script
+
+
+def run_section_part(script: str, server: ClientServer, pictures: str, folder: Path) -> str:
+    (folder / "beach.jpg").write_bytes(picture())
+    return run_shell(
+        adapted(script, server, pictures).replace('"beach.jpg"', f'"{folder}/beach.jpg"'),
+        {
+            "FAL_KEY": KEY,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(OFFLINE),
+            "NODE_OPTIONS": f"--require {OFFLINE / 'offline.cjs'}",
+        },
+    )
+
+
+def parts(*sections: str) -> list[pytest.ParameterSet]:
+    return [
+        pytest.param(script, id=f"{section} {number}")
+        for section in sections
+        for number, script in enumerate(scripts_of(section), 1)
+    ]
+
+
+@pytest.mark.parametrize("script", parts("curl", "Python"))
+def test_the_lines_of_the_shell_and_python_get_a_video(
+    script: str, client_server: ClientServer, pictures: str, tmp_path: Path
+) -> None:
+    assert "/files/" in run_section_part(script, client_server, pictures, tmp_path)
+
+
+@pytest.mark.parametrize("script", parts("JavaScript in Node"))
+def test_the_lines_of_node_get_a_video_or_a_files_url(
+    script: str, client_server: ClientServer, pictures: str, tmp_path: Path
+) -> None:
+    needed_program("node")
+    printed = run_section_part(script, client_server, pictures, tmp_path)
+    assert f"{client_server.http}/files/" in printed
+
+
+@pytest.mark.parametrize("script", parts("Vercel AI SDK"))
+def test_the_lines_of_the_ai_sdk_get_a_video(
+    script: str, client_server: ClientServer, pictures: str, tmp_path: Path
+) -> None:
+    needed_program("node")
+    printed = run_section_part(script, client_server, pictures, tmp_path)
+    assert printed.splitlines()[-1] == "video/mp4 65536"
