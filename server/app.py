@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pipeline.guardrail import choose_guardrail
+from server.addressing import Service
 from server.artifact_store import ArtifactStore
 from server.auth import Authenticator
 from server.database import Database
@@ -26,14 +27,29 @@ from server.job_store import JobStore
 from server.key_store import KeyRing, KeyStore
 from server.keys import ApiKey
 from server.local_pool import LocalPool
+from server.output import Outputs
 from server.pool import Pool, devices_from
 from server.private_file import read_or_make
 from server.public_files import PublicFiles, base_urls_of
-from server.routes import discovery, files, health, jwks, queue, run, storage, tokens, uploads
+from server.retention import Retention
+from server.routes import (
+    discovery,
+    files,
+    health,
+    jwks,
+    queue,
+    run,
+    storage,
+    stream,
+    tokens,
+    uploads,
+)
+from server.runs import Runs
 from server.schemas import ENDPOINTS, Limits
 from server.services import Services
 from server.settings import Settings
 from server.signing import SigningKey
+from server.statuses import Statuses
 from server.submissions import Submissions
 from server.tokens import SECRET_BYTES, Tokens
 from server.upload_store import MIB, UploadStore
@@ -67,7 +83,7 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
-    for module in (run, queue, uploads, files, storage, health, tokens, jwks, discovery):
+    for module in (stream, run, queue, uploads, files, storage, health, tokens, jwks, discovery):
         app.include_router(module.router)
     app.add_exception_handler(RequestError, _answer)
     app.add_exception_handler(HTTPException, _answer_router)
@@ -94,12 +110,15 @@ async def _lifespan(
     await asyncio.to_thread(files.clear_parts)
     await asyncio.to_thread(services.uploads.sweep_orphans)
     await asyncio.to_thread(store.recover)
+    services.runs.adopt(await asyncio.to_thread(store.unfinished_runs))
     intake = Intake(store, files, services.public_files, fetcher, limits, wakes)
     dispatcher = Dispatcher(pool=pool, store=store, files=files, limits=limits, wakes=wakes)
     loops = (
         intake.run(),
         dispatcher.run(),
         dispatcher.watch_pool(),
+        dispatcher.end_late(),
+        services.retention.run(),
         services.webhooks.run(),
         services.uploads.run(),
     )
@@ -111,6 +130,7 @@ async def _lifespan(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await services.runs.close()
         await intake.close()
         await services.webhooks.close()
         await dispatcher.close()
@@ -130,6 +150,10 @@ def _services(
     store = JobStore(database, owner=owner)
     files = ArtifactStore(settings.data / "files")
     wakes = Wakes()
+    statuses = Statuses(store.standing)
+    store.on_write(statuses.written)
+    retention = Retention(database, files, gone=lambda: statuses.written(None))
+    submissions = Submissions(store, files, limits, wakes, queue_limit=settings.queue_limit)
     signing_key = SigningKey.in_folder(settings.data)
     return Services(
         settings=settings,
@@ -138,12 +162,12 @@ def _services(
         store=store,
         files=files,
         public_files=PublicFiles(database, base_urls=base_urls_of(settings)),
-        uploads=Uploads(
-            UploadStore(database, max_bytes=settings.storage_limit_mib * MIB),
-            files,
-            max_size=settings.upload_limit_mib * MIB,
-        ),
-        submissions=Submissions(store, files, limits, wakes, queue_limit=settings.queue_limit),
+        uploads=_uploads(settings, database, files),
+        submissions=submissions,
+        statuses=statuses,
+        outputs=Outputs(store, files, retention),
+        retention=retention,
+        runs=Runs(submissions, grace_s=settings.disconnect_grace),
         pool=pool,
         wakes=wakes,
         webhooks=Webhooks(
@@ -156,6 +180,11 @@ def _services(
         ),
         signing_key=signing_key,
     )
+
+
+def _uploads(settings: Settings, database: Database, files: ArtifactStore) -> Uploads:
+    store = UploadStore(database, max_bytes=settings.storage_limit_mib * MIB)
+    return Uploads(store, files, max_size=settings.upload_limit_mib * MIB)
 
 
 def _authenticator(settings: Settings, store: KeyStore, key: ApiKey | None) -> Authenticator:
@@ -196,8 +225,10 @@ async def _answer_nobody(request: Request, error: Exception) -> Response:
 async def _answer_router(request: Request, error: Exception) -> Response:
     """The router's own 404 and 405, in fal's words."""
     assert isinstance(error, HTTPException)
-    path = "/" + request.scope["path"].lstrip("/").partition("/")[2]
-    is_known = path[1:] in ENDPOINTS or "/requests/" in path
+    service, _, path = request.scope["path"].lstrip("/").partition("/")
+    # Any path at all matches the routes of these two.
+    takes_any = service in (Service.RUN, Service.QUEUE)
+    is_known = not takes_any or path in ENDPOINTS or "/requests/" in path
     if error.status_code == 405 and is_known:
         return await _answer(request, MethodNotAllowed((error.headers or {})["Allow"]))
-    return await _answer(request, UnknownPath(path))
+    return await _answer(request, UnknownPath(f"/{path}"))

@@ -96,7 +96,7 @@ async def test_files_are_read_without_a_key(tmp_path: Path) -> None:
         url = await upload(client, picture(), **by_key(key))
 
         assert (await client.get(url)).content == picture()
-        assert (await client.delete(url, headers=by_key(key))).status_code == 404
+        assert (await client.delete(url, headers=by_key(key))).status_code == 405
         assert (await client.get(url)).status_code == 200
 
 
