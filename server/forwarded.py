@@ -56,7 +56,7 @@ def arrival_of(scope: Scope, trusted: Sequence[Network]) -> Arrival:
         BadRequest: the scheme, host or prefix can be none.
     """
     headers = Headers(scope=scope)
-    told = Headers() if not _is_trusted(_peer(scope), trusted) else headers
+    told = headers if trusted and _is_trusted(_peer(scope), trusted) else Headers()
     scheme = _last(told, "x-forwarded-proto", scope["scheme"]).lower()
     if scheme not in _DEFAULT_PORTS:
         raise BadRequest(f"X-Forwarded-Proto is {abridged(scheme)!r}; expected http or https.")
@@ -72,6 +72,9 @@ def arrival_of(scope: Scope, trusted: Sequence[Network]) -> Arrival:
 
 def client_of(scope: Scope, trusted: Sequence[Network]) -> tuple[str, int] | None:
     """The caller's address: the last one in X-Forwarded-For that is not a trusted proxy's."""
+    client: tuple[str, int] | None = scope.get("client")
+    if not trusted:
+        return client
     address = _peer(scope)
     hops = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).split(",")
     while hops and _is_trusted(address, trusted):
@@ -79,7 +82,7 @@ def client_of(scope: Scope, trusted: Sequence[Network]) -> tuple[str, int] | Non
         if before is None:
             break
         address = before
-    return scope["client"] if address is None or address == _peer(scope) else (str(address), 0)
+    return client if address == _peer(scope) else (str(address), 0)
 
 
 def forwarded_header(headers: Headers) -> str | None:
