@@ -10,7 +10,7 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 from queue_calls import until
-from servers import APP, BASE_URL, ENDPOINT, request_of, serving, settings_in
+from servers import APP, BASE_URL, ENDPOINT, picture, request_of, serving, settings_in
 
 from server.addressing import FAL_HOSTS, Address, Service
 from server.proxy import Target, target_of
@@ -168,6 +168,44 @@ async def test_submit_status_result_and_cancel_through_the_proxy(client: httpx.A
     assert result.json()["video"]["url"].startswith(f"{BASE_URL}/files/")
     late = await through(client, "PUT", f"{request}/cancel")
     assert (late.status_code, late.json()) == (400, {"status": "ALREADY_COMPLETED"})
+
+
+@loop
+async def test_an_upload_begins_through_the_proxy_and_its_url_is_ours(
+    client: httpx.AsyncClient,
+) -> None:
+    """fal's client puts the bytes to that URL by itself, past the proxy and with no key."""
+    target = "https://rest.fal.ai/storage/upload/initiate?storage_type=fal-cdn-v3"
+    wanted = {"file_name": "gr\u00fc\u00dfe.png", "content_type": "image/png"}
+    urls = (await through(client, "POST", target, wanted)).json()
+
+    assert urls["upload_url"].startswith(f"{BASE_URL}/files/")
+    assert urls["file_url"].startswith(f"{BASE_URL}/files/")
+    headers = {"content-type": "image/png"}
+    put = await client.put(urls["upload_url"], content=picture(), headers=headers)
+    assert put.is_success, put.text
+    assert (await client.get(urls["file_url"])).content == picture()
+    run = request_of() | {"image_url": urls["file_url"]}
+    answer = await through(client, "POST", f"https://fal.run/{ENDPOINT}", run)
+    assert answer.status_code == 200, answer.text
+
+
+@loop
+async def test_what_fal_s_own_proxy_refuses_goes_through_too(client: httpx.AsyncClient) -> None:
+    multipart = "https://rest.fal.ai/storage/upload/initiate-multipart?storage_type=fal-cdn-v3"
+    wanted = {"file_name": "a.png", "content_type": "image/png"}
+    urls = (await through(client, "POST", multipart, wanted)).json()
+    apps = {"allowed_apps": [APP.rpartition("/")[2]], "token_expiration": 120}
+    token = await through(client, "POST", "https://rest.fal.ai/tokens/", apps)
+
+    assert urls["upload_url"].startswith(f"{BASE_URL}/files/")
+    assert token.status_code == 200
+    run = await client.post(
+        PROXY,
+        headers={"x-fal-target-url": f"https://fal.run/{ENDPOINT}?fal_jwt_token={token.json()}"},
+        json=request_of(),
+    )
+    assert run.status_code == 200, "a token in the target's query opens what it is for"
 
 
 @loop
