@@ -12,7 +12,7 @@ from server.jobs import Job
 from server.pool import Pool, SlotDown, SlotState, SlotUp
 from server.schemas import Limits
 from server.supervise import completed
-from server.wake import Wakes
+from server.wake import LOOK_AGAIN_S, Wakes
 
 _log = structlog.get_logger("server")
 
@@ -35,6 +35,7 @@ class Dispatcher:
         self._limits = limits
         self._wakes = wakes
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
+        self._next_is_late_in_s = LOOK_AGAIN_S
 
     async def run(self) -> None:
         """Claim jobs for free slots until cancelled."""
@@ -42,6 +43,13 @@ class Dispatcher:
             ticket = self._wakes.claimable.ticket()
             await completed("claiming jobs", self._fill_slots())
             await ticket.wait()
+
+    async def end_late(self) -> None:
+        """End the jobs that were not started in time, until cancelled."""
+        while True:
+            ticket = self._wakes.submitted.ticket()
+            await completed("ending late jobs", self._end_late())
+            await ticket.wait(self._next_is_late_in_s)
 
     async def watch_pool(self) -> None:
         """Pass on that a slot is free, until the pool is closed."""
@@ -61,6 +69,13 @@ class Dispatcher:
         await asyncio.gather(*(task for _, task in running), return_exceptions=True)
         for job, _ in running:
             await asyncio.to_thread(self._store.give_back, job.id, job.attempt)
+
+    async def _end_late(self) -> None:
+        self._next_is_late_in_s = LOOK_AGAIN_S
+        seconds = await asyncio.to_thread(self._store.end_late)
+        if seconds is not None:
+            self._next_is_late_in_s = seconds
+            self._wakes.finished.notify()
 
     async def _fill_slots(self) -> None:
         for slot in self._pool.slots():

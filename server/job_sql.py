@@ -28,6 +28,7 @@ from server.jobs import (
     JobError,
     JobProgress,
     JobStatus,
+    LogLine,
     StoredArtifact,
 )
 
@@ -41,12 +42,6 @@ def held(job_id: str, attempt: int) -> ColumnElement[bool]:
     """The job, if this attempt is the one that runs it."""
     running = jobs.status == JobStatus.IN_PROGRESS.value
     return and_(jobs.id == job_id, jobs.attempt == attempt, running)
-
-
-def ahead_of(job: Job) -> ColumnElement[bool]:
-    """The jobs that wait and go first."""
-    earlier = and_(jobs.priority == job.priority, jobs.seq < job.seq)
-    return and_(QUEUED, or_(jobs.priority > job.priority, earlier))
 
 
 def claim_of(slot: str, owner: str, now: float) -> Update:
@@ -122,8 +117,21 @@ def read_held(db: Connection, job_id: str, attempt: int) -> Job | None:
     return None if row is None else job_of(row)
 
 
+def read_lines(db: Connection, job_id: str) -> list[LogLine]:
+    logs = tables.logs.c
+    query = select(logs.at, logs.level, logs.message).where(logs.job_id == job_id)
+    return [LogLine(*row) for row in db.execute(query.order_by(logs.id))]
+
+
 def count_queued(db: Connection) -> int:
     return db.execute(select(func.count()).select_from(tables.jobs).where(QUEUED)).scalar_one()
+
+
+def count_ahead(db: Connection, job: Job) -> int:
+    """How many jobs wait and go before this one."""
+    earlier = and_(jobs.priority == job.priority, jobs.seq < job.seq)
+    ahead = and_(QUEUED, or_(jobs.priority > job.priority, earlier))
+    return db.execute(select(func.count()).where(ahead)).scalar_one()
 
 
 def change(db: Connection, which: ColumnElement[bool], **values: Any) -> None:

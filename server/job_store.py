@@ -20,10 +20,10 @@ from server.job_sql import (
     IN_ORDER,
     QUEUED,
     add_artifacts,
-    ahead_of,
     announce,
     change,
     claim_of,
+    count_ahead,
     count_queued,
     end,
     free_expired_key,
@@ -32,6 +32,7 @@ from server.job_sql import (
     put_back,
     read_held,
     read_job,
+    read_lines,
     read_resubmitted,
     set_progress,
     tell,
@@ -48,15 +49,12 @@ from server.jobs import (
     JobStatus,
     LogLine,
     NewJob,
+    Standing,
     StoredArtifact,
 )
 
 Written = Callable[[str | None], None]
 """Told after each commit: the job whose log alone it changed, None if it changed more."""
-
-
-def _ignore(_job_id: str | None) -> None:
-    """Nobody wants to be told."""
 
 
 class JobStore:
@@ -68,16 +66,19 @@ class JobStore:
         *,
         owner: str,
         now: Callable[[], float] = time.time,
-        written: Written = _ignore,
     ) -> None:
         self._database = database
         self._owner = owner
         self._now = now
-        self._written = written
+        self._listeners: list[Written] = []
 
     def close(self) -> None:
         """Close the database, which other stores may share."""
         self._database.close()
+
+    def on_write(self, listener: Written) -> None:
+        """Have every commit told from now on, in the thread that made it."""
+        self._listeners.append(listener)
 
     # What callers do.
 
@@ -131,18 +132,16 @@ class JobStore:
         with self._database.read() as db:
             return read_job(db, job_id, self._now())
 
-    def position(self, job: Job) -> int:
-        """How many jobs wait before this one."""
-        with self._database.read() as db:
-            return db.execute(select(func.count()).where(ahead_of(job))).scalar_one()
+    def standing(self, job_id: str) -> Standing:
+        """Read one job, its place in the queue, and the lines of its runs, oldest first.
 
-    def logs(self, job_id: str) -> list[LogLine]:
-        """The lines of every run of the job, oldest first."""
-        columns = tables.logs.c
-        query = select(columns.at, columns.level, columns.message)
+        Raises:
+            UnknownJob: there is none of that id, or it was not to be kept for so long.
+        """
         with self._database.read() as db:
-            rows = db.execute(query.where(columns.job_id == job_id).order_by(columns.id))
-            return [LogLine(row.at, row.level, row.message) for row in rows]
+            job = read_job(db, job_id, self._now())
+            position = count_ahead(db, job) if job.status is JobStatus.IN_QUEUE else 0
+            return Standing(job=job, position=position, lines=read_lines(db, job_id))
 
     def progress(self, job_id: str) -> JobProgress | None:
         """How far the latest run of the job has come."""
@@ -338,4 +337,5 @@ class JobStore:
         """A transaction that changes one job's log, or any job."""
         with self._database.write() as db:
             yield db
-        self._written(log_of)
+        for listener in self._listeners:
+            listener(log_of)

@@ -1,6 +1,6 @@
 """One request for a video and the states that it passes through."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -148,6 +148,15 @@ class LogLine:
     at: float
     level: str
     message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a job stands, read at one moment. `position` counts the jobs that go before it."""
+
+    job: Job
+    position: int
+    lines: Sequence[LogLine]
 
 
 @dataclass(frozen=True, slots=True)

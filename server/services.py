@@ -1,26 +1,28 @@
 """What the routes work with: the parts of one server, and what is known of each request."""
 
-import asyncio
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import Depends, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import Depends, Request
 
 from server.artifact_store import ArtifactStore
 from server.auth import Authenticator, Caller
-from server.errors import BodyTooLarge, UnknownJob, UnknownPath, job_error_headers
+from server.errors import BodyTooLarge, UnknownJob, UnknownPath
 from server.job_store import JobStore
-from server.jobs import CancelAnswer, Job
+from server.jobs import Job
 from server.keys import Scope
+from server.output import Outputs
 from server.pool import Pool
 from server.public_files import PublicFiles
+from server.request_headers import read_options
+from server.retention import Retention
+from server.runs import Runs
 from server.schemas import ENDPOINTS, Limits, app_of
 from server.settings import Settings
 from server.signing import SigningKey
-from server.submissions import Submissions
+from server.statuses import Status, Statuses
+from server.submissions import Submission, Submissions
 from server.uploads import Uploads
-from server.views import output_view
 from server.wake import Wakes
 from server.webhooks import Webhooks
 
@@ -40,52 +42,35 @@ class Services:
     public_files: PublicFiles
     uploads: Uploads
     submissions: Submissions
+    statuses: Statuses
+    outputs: Outputs
+    retention: Retention
+    runs: Runs
     pool: Pool
     wakes: Wakes
     webhooks: Webhooks
     signing_key: SigningKey
 
-    async def find_job(self, app: str, job_id: str, caller: Caller) -> Job:
-        """The caller's job, under its endpoint's path or the first two segments of that.
+    async def find(self, app: str, job_id: str, caller: Caller) -> Status:
+        """Where the caller's job stands; `app` is its endpoint or the first two segments of that.
 
         Raises:
             UnknownJob: there is none of that id there, or it is somebody else's.
         """
-        job = await asyncio.to_thread(self.store.job, job_id)
+        status = await self.statuses.of(job_id)
+        job = status.standing.job
         if job.key_id != caller.key_id or app not in (job.endpoint, app_of(job.endpoint)):
             raise UnknownJob
-        return job
+        return status
 
     async def finished(self, job_id: str) -> Job:
         """Wait until the job is done."""
         while True:
             ticket = self.wakes.finished.ticket()
-            job = await asyncio.to_thread(self.store.job, job_id)
+            job = (await self.statuses.of(job_id)).standing.job
             if job.done:
                 return job
             await ticket.wait()
-
-    async def cancel(self, job_id: str) -> CancelAnswer:
-        """Ask for the job to be stopped; the answer is committed before it is given."""
-        answer = await asyncio.to_thread(self.store.request_cancel, job_id)
-        self.wakes.cancelled.notify()
-        self.wakes.finished.notify()
-        return answer
-
-    async def output(self, job: Job) -> Response:
-        """What a job that is done gives its caller: the output, or its error's own answer."""
-        if job.error is not None:
-            headers = job_error_headers(job.error)
-            return JSONResponse(job.error.body, job.error.http_status, headers=headers)
-        return JSONResponse(
-            await asyncio.to_thread(self._output, job), headers={"x-fal-billable-units": "1"}
-        )
-
-    def _output(self, job: Job) -> dict[str, Any]:
-        assert job.result is not None, "a job ended with neither a result nor an error"
-        video = self.store.artifact(job.result["video"]["artifact"])
-        assert video is not None, "a result names an artefact that has no row"
-        return output_view(job, video, self.files.read)
 
 
 async def services_of(request: Request) -> Services:
@@ -155,3 +140,27 @@ UploaderDep = Annotated[Caller, Depends(_uploader_of)]
 BaseUrlDep = Annotated[str, Depends(base_url_of)]
 EndpointDep = Annotated[str, Depends(known_endpoint)]
 BodyDep = Annotated[bytes, Depends(body_of)]
+
+
+async def submission_of(
+    request: Request,
+    endpoint: EndpointDep,
+    caller: CallerDep,
+    base_url: BaseUrlDep,
+    body: BodyDep,
+) -> Submission:
+    """A request for a video.
+
+    Raises:
+        BadRequest: a header cannot be read.
+    """
+    return Submission(
+        endpoint=endpoint,
+        body=body,
+        base_url=base_url,
+        caller=caller,
+        options=read_options(request.headers),
+    )
+
+
+SubmissionDep = Annotated[Submission, Depends(submission_of)]

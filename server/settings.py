@@ -49,6 +49,9 @@ class Settings(BaseSettings):
         default="required", description="off serves a checkpoint that requires one without it"
     )
     queue_limit: int = Field(default=100, ge=1, description="jobs that may wait at once")
+    disconnect_grace: float = Field(
+        default=20.0, ge=0, description="seconds that a run goes on without its caller"
+    )
     upload_limit_mib: int = Field(
         default=1024, ge=1, description="size that an uploaded file may have, in MiB"
     )

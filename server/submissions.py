@@ -1,8 +1,11 @@
 """A request's body becomes a row: accepted means committed, and the seed is fixed from then on."""
 
 import asyncio
+import hashlib
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from server.artifact_store import ArtifactStore
@@ -10,13 +13,36 @@ from server.auth import Caller
 from server.errors import InvalidInput, QueueFull, job_error
 from server.intake import decode_data_uri, is_data_uri
 from server.job_store import JobStore
-from server.jobs import Job, NewJob, StoredArtifact
+from server.jobs import CancelAnswer, Job, JobError, NewJob, StoredArtifact
+from server.request_headers import RequestOptions
 from server.schemas import ENDPOINTS, Limits, Order, read_order
 from server.wake import Wakes
 
 
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A request for a video, as it came."""
+
+    endpoint: str
+    body: bytes
+    base_url: str
+    caller: Caller
+    options: RequestOptions
+    webhook_url: str | None = None
+    is_run: bool = False
+
+    @cached_property
+    def body_sha256(self) -> str:
+        """What tells this request from one with another body, or for another endpoint."""
+        return hashlib.sha256(self.endpoint.encode() + b"\n" + self.body).hexdigest()
+
+
 class Submissions:
-    """Takes requests in. Both methods return the job as it was committed."""
+    """Takes requests in, and back.
+
+    What accepts one returns the job as it was committed, or, if the request's idempotency key came
+    before, the job that it belongs to.
+    """
 
     def __init__(
         self,
@@ -33,81 +59,96 @@ class Submissions:
         self._wakes = wakes
         self._queue_limit = queue_limit
 
-    async def accept(
-        self,
-        endpoint: str,
-        body: bytes,
-        base_url: str,
-        caller: Caller,
-        *,
-        webhook_url: str | None = None,
-    ) -> Job:
+    async def accept(self, submission: Submission) -> Job:
         """Take a request in.
 
         Raises:
             InvalidInput: the input cannot be used; nothing is committed.
+            IdempotencyMismatch: the idempotency key belongs to another request.
             QueueFull: as many jobs wait as may wait.
         """
-        job = await asyncio.to_thread(self._accept, endpoint, body, base_url, caller, webhook_url)
+        job = await asyncio.to_thread(self._accept, submission)
         self._wakes.submitted.notify()
         return job
 
-    async def accept_even_if_invalid(
-        self,
-        endpoint: str,
-        body: bytes,
-        base_url: str,
-        caller: Caller,
-        *,
-        webhook_url: str | None = None,
-    ) -> Job:
+    async def accept_even_if_invalid(self, submission: Submission) -> Job:
         """Take a request in; invalid input makes a job that has already failed with its 422.
 
         Raises:
+            IdempotencyMismatch: the idempotency key belongs to another request.
             QueueFull: as many jobs wait as may wait.
         """
         try:
-            return await self.accept(endpoint, body, base_url, caller, webhook_url=webhook_url)
+            return await self.accept(submission)
         except InvalidInput as error:
-            new = NewJob(
-                id=str(uuid.uuid4()),
-                endpoint=endpoint,
-                base_url=base_url,
-                key_id=caller.key_id,
-                input={},
-                tier=None,
-                webhook_url=webhook_url,
-                error=job_error(error),
-            )
-            return await asyncio.to_thread(self._store.submit, new, queue_limit=self._queue_limit)
+            failed = _new_job(submission, input={}, tier=None, error=job_error(error))
+            job = await asyncio.to_thread(self._store.submit, failed, queue_limit=self._queue_limit)
+            self._wakes.finished.notify()
+            return job
 
-    def _accept(
-        self, endpoint: str, body: bytes, base_url: str, caller: Caller, webhook_url: str | None
-    ) -> Job:
-        order = read_order(endpoint, body, self._limits)
+    async def cancel(self, job_id: str) -> CancelAnswer:
+        """Ask for the job to be stopped; the answer is committed before it is given.
+
+        Raises:
+            UnknownJob: there is none of that id.
+        """
+        answer = await asyncio.to_thread(self._store.request_cancel, job_id)
+        self._wakes.cancelled.notify()
+        self._wakes.finished.notify()
+        return answer
+
+    def _accept(self, submission: Submission) -> Job:
+        known = self._store.resubmitted(
+            submission.caller.key_id,
+            submission.options.idempotency_key,
+            submission.body_sha256,
+        )
+        if known is not None:
+            return known
+        order = read_order(submission.endpoint, submission.body, self._limits)
         # Asked again when the row is written; this spares the disk a picture that has no job.
         if self._store.queued() >= self._queue_limit:
             raise QueueFull(self._queue_limit)
-        fields = ENDPOINTS[endpoint].media_fields
+        fields = ENDPOINTS[submission.endpoint].media_fields
         kept = {
             name: self._keep(url, fields[name])
             for name, url in order.media.items()
             if is_data_uri(url)
         }
-        new = NewJob(
-            id=str(uuid.uuid4()),
-            endpoint=endpoint,
-            base_url=base_url,
-            key_id=caller.key_id,
-            input=_input_of(order, kept),
-            tier=order.spec.tier.value,
-            webhook_url=webhook_url,
-        )
+        new = _new_job(submission, input=_input_of(order, kept), tier=order.spec.tier.value)
         return self._store.submit(new, queue_limit=self._queue_limit, artifacts=kept.values())
 
     def _keep(self, data_uri: str, field: str) -> StoredArtifact:
         data = decode_data_uri(data_uri, field)
         return self._files.keep_bytes("image", data, content_type="application/octet-stream")
+
+
+def _new_job(
+    submission: Submission,
+    *,
+    input: Mapping[str, Any],
+    tier: str | None,
+    error: JobError | None = None,
+) -> NewJob:
+    options = submission.options
+    return NewJob(
+        id=str(uuid.uuid4()),
+        endpoint=submission.endpoint,
+        base_url=submission.base_url,
+        key_id=submission.caller.key_id,
+        input=input,
+        tier=tier,
+        priority=options.priority,
+        webhook_url=submission.webhook_url,
+        error=error,
+        idempotency_key=options.idempotency_key,
+        body_sha256=submission.body_sha256,
+        start_timeout_s=options.start_timeout_s,
+        store_io=options.store_io,
+        no_retry=options.no_retry,
+        file_lifetime_s=options.file_lifetime_s,
+        is_run=submission.is_run,
+    )
 
 
 def _input_of(order: Order, kept: Mapping[str, StoredArtifact]) -> dict[str, Any]:

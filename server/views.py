@@ -1,20 +1,18 @@
 """Jobs as fal's clients see them: the bodies of status, submit and result."""
 
-import base64
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from server.addressing import Service, url_for
-from server.jobs import Job, JobStatus, LogLine, StoredArtifact
+from server.jobs import Job, JobStatus, LogLine, Standing, StoredArtifact
 from server.schemas import ImageToVideoOutput, VideoFile, app_of
 
 
-def status_view(job: Job, position: int, logs: Sequence[LogLine] | None) -> dict[str, Any]:
-    """The status of a job; `logs` is None where the caller asked for none.
-
-    Clients fail on a missing key, so `logs` and `metrics` are always there.
-    """
+def status_view(standing: Standing, *, with_logs: bool) -> dict[str, Any]:
+    """The status of a job. Clients fail on a missing key: `logs` and `metrics` are always there."""
+    job = standing.job
     request = f"/{app_of(job.endpoint)}/requests/{job.id}"
     view: dict[str, Any] = {
         "status": job.status.value,
@@ -23,11 +21,11 @@ def status_view(job: Job, position: int, logs: Sequence[LogLine] | None) -> dict
         "response_url": url_for(job.base_url, Service.QUEUE, request),
         "status_url": url_for(job.base_url, Service.QUEUE, f"{request}/status"),
         "cancel_url": url_for(job.base_url, Service.QUEUE, f"{request}/cancel"),
-        "logs": None if logs is None else [_log_view(line) for line in logs],
+        "logs": [_log_view(line) for line in standing.lines] if with_logs else None,
         "metrics": {},
     }
     if job.status is JobStatus.IN_QUEUE:
-        view["queue_position"] = position
+        view["queue_position"] = standing.position
     if job.done:
         view["metrics"] = {"inference_time": job.inference_seconds}
     if job.error is not None and job.error.error_type is not None:
@@ -35,12 +33,12 @@ def status_view(job: Job, position: int, logs: Sequence[LogLine] | None) -> dict
     return view
 
 
-def output_view(job: Job, video: StoredArtifact, read: Callable[[str], bytes]) -> dict[str, Any]:
-    """The output of a job that succeeded; `read` gives an artefact's bytes, for `sync_mode`."""
+def output_view(job: Job, video: StoredArtifact, url: str) -> dict[str, Any]:
+    """The output of a job that succeeded; `url` is the video's, by `file_url` or as a data URI."""
     assert job.result is not None, "the output was asked of a job that has none"
     fps, frames = video.fps, video.frames
     file = VideoFile(
-        url=_data_uri(video, read(video.id)) if job.input["sync_mode"] else _file_url(job, video),
+        url=url,
         content_type=video.content_type,
         file_name=video.name,
         file_size=video.size,
@@ -53,12 +51,19 @@ def output_view(job: Job, video: StoredArtifact, read: Callable[[str], bytes]) -
     return ImageToVideoOutput(video=file, seed=job.result["seed"]).model_dump()
 
 
-def _file_url(job: Job, file: StoredArtifact) -> str:
+def as_json(view: Mapping[str, Any]) -> bytes:
+    """A view as it is sent."""
+    return json.dumps(view, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def file_url(job: Job, file: StoredArtifact) -> str:
+    """Where the job's caller can read a file."""
     return url_for(job.base_url, Service.FILES, f"/{file.id}/{file.name}")
 
 
-def _data_uri(file: StoredArtifact, data: bytes) -> str:
-    return f"data:{file.content_type};base64,{base64.b64encode(data).decode()}"
+def data_uri(file: StoredArtifact, base64: str) -> str:
+    """A file as a URL that holds it."""
+    return f"data:{file.content_type};base64,{base64}"
 
 
 def _log_view(line: LogLine) -> dict[str, Any]:

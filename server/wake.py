@@ -28,10 +28,10 @@ class Ticket:
     def __init__(self, hint: asyncio.Event) -> None:
         self._hint = hint
 
-    async def wait(self) -> None:
+    async def wait(self, at_most_s: float = LOOK_AGAIN_S) -> None:
         """Return at the first hint since the ticket was taken, or after a second without one."""
         try:
-            async with asyncio.timeout(LOOK_AGAIN_S):
+            async with asyncio.timeout(min(at_most_s, LOOK_AGAIN_S)):
                 await self._hint.wait()
         except TimeoutError:
             return

@@ -1,12 +1,13 @@
 """What a webhook says: how the job ended, and what its result gives."""
 
 import json
+from base64 import b64encode
 from typing import Any
 
 from server.artifact_store import ArtifactStore
 from server.job_store import JobStore
-from server.jobs import Job
-from server.views import output_view
+from server.jobs import Job, StoredArtifact
+from server.views import data_uri, file_url, output_view
 
 MAX_INLINE_BYTES = 16 * 1024 * 1024
 """The largest video that `sync_mode` puts into a webhook: it is made anew for every try, and few
@@ -31,12 +32,17 @@ class WebhookBodies:
         video = self._jobs.artifact(job.result["video"]["artifact"])
         if video is None:
             return _without_payload("The result is no longer kept.")
-        if job.input["sync_mode"] and video.size > MAX_INLINE_BYTES:
+        if job.sync_mode and video.size > MAX_INLINE_BYTES:
             return _without_payload(
                 f"The video has {video.size:,} bytes; with sync_mode a webhook carries up to "
                 f"{MAX_INLINE_BYTES:,}. Ask the queue for the result."
             )
-        return {"status": "OK", "payload": output_view(job, video, self._files.read)}
+        return {"status": "OK", "payload": output_view(job, video, self._url(job, video))}
+
+    def _url(self, job: Job, video: StoredArtifact) -> str:
+        if not job.sync_mode:
+            return file_url(job, video)
+        return data_uri(video, b64encode(self._files.read(video.id)).decode())
 
 
 def _error(job: Job) -> dict[str, Any]:

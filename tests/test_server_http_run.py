@@ -152,7 +152,6 @@ async def test_sync_mode_gives_a_data_uri(client: httpx.AsyncClient) -> None:
         ("GET", "//", 404),
         ("GET", "/files/nothing/here.mp4", 404),
         ("GET", "/files/a%2f..%2fb/c", 404),
-        ("POST", f"{RUN}/stream", 404),
     ],
 )
 async def test_what_is_not_served_is_answered_in_json(

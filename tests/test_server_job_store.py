@@ -184,9 +184,9 @@ def test_the_position_counts_the_jobs_ahead(store: JobStore) -> None:
     first = submit(store, "first")
     second = submit(store, "second")
 
-    assert [store.position(job) for job in (first, second, low)] == [0, 1, 2]
+    assert [store.standing(job.id).position for job in (first, second, low)] == [0, 1, 2]
     claim(store)
-    assert [store.position(job) for job in (second, low)] == [0, 1]
+    assert [store.standing(job.id).position for job in (second, low)] == [0, 1]
 
 
 def test_a_full_queue_refuses_and_running_jobs_do_not_count(store: JobStore) -> None:
@@ -251,7 +251,7 @@ def test_a_result_is_never_changed(store: JobStore) -> None:
     assert store.request_cancel("a") is CancelAnswer.ALREADY_COMPLETED
 
     assert store.job("a") == before
-    assert store.logs("a") == []
+    assert list(store.standing("a").lines) == []
 
 
 def test_a_run_that_was_given_up_cannot_write(store: JobStore) -> None:
@@ -267,7 +267,7 @@ def test_a_run_that_was_given_up_cannot_write(store: JobStore) -> None:
 
     assert new.attempt == old.attempt + 1
     assert store.job("a") == new
-    assert store.logs("a") == []
+    assert list(store.standing("a").lines) == []
     assert store.progress("a") is None
     assert store.artifact(VIDEO.id) is None
     assert store.cancel_requested("a", old.attempt), "the old run is to stop"
@@ -369,7 +369,7 @@ def test_log_lines_and_progress_are_those_of_the_run(store: JobStore) -> None:
     store.record("a", run.attempt, [second], JobProgress("denoise", 2, 35, 60.5))
     store.record("a", run.attempt, [], None)
 
-    assert store.logs("a") == [first, second]
+    assert list(store.standing("a").lines) == [first, second]
     assert store.progress("a") == JobProgress("denoise", 2, 35, 60.5)
 
 

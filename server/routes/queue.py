@@ -3,15 +3,17 @@
 After the submit, clients keep only the first two segments of the endpoint's id; both forms work.
 """
 
-import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 
+from server import sse
 from server.errors import StillInProgress
-from server.jobs import CancelAnswer, JobStatus
-from server.services import BaseUrlDep, BodyDep, CallerDep, EndpointDep, ServicesDep
-from server.views import status_view
+from server.jobs import CancelAnswer, Job
+from server.services import CallerDep, Services, ServicesDep, SubmissionDep
+from server.views import as_json, status_view
 
 router = APIRouter(prefix="/queue")
 
@@ -29,14 +31,26 @@ async def status(
 ) -> Response:
     """Where a request stands. fal's own SDK takes HTTP 200 to mean that it is done."""
     request.state.request_id = request_id
-    job = await services.find_job(app, request_id, caller)
-    lines = None
-    if logs.lower() in ("1", "true"):
-        lines = await asyncio.to_thread(services.store.logs, job.id)
-    position = 0
-    if job.status is JobStatus.IN_QUEUE:
-        position = await asyncio.to_thread(services.store.position, job)
-    return JSONResponse(status_view(job, position, lines), 200 if job.done else 202)
+    found = await services.find(app, request_id, caller)
+    body = found.body_with_logs if _is_on(logs) else found.body
+    code = 200 if found.standing.job.done else 202
+    return Response(body, code, media_type="application/json")
+
+
+@router.get(_REQUEST + "/status/stream")
+async def status_stream(
+    request: Request,
+    app: str,
+    request_id: str,
+    services: ServicesDep,
+    caller: CallerDep,
+    logs: str = "0",
+) -> Response:
+    """Every change of where a request stands, until it is done."""
+    request.state.request_id = request_id
+    job = (await services.find(app, request_id, caller)).standing.job
+    events = sse.with_pings(_status_events(services, job, with_logs=_is_on(logs)))
+    return StreamingResponse(events, headers=sse.HEADERS, media_type=sse.MEDIA_TYPE)
 
 
 @router.get(_REQUEST)
@@ -45,10 +59,10 @@ async def result(
 ) -> Response:
     """The output of a request, or the error that it ended with."""
     request.state.request_id = request_id
-    job = await services.find_job(app, request_id, caller)
+    job = (await services.find(app, request_id, caller)).standing.job
     if not job.done:
         raise StillInProgress
-    return await services.output(job)
+    return await services.outputs.answer(job)
 
 
 @router.put(_REQUEST + "/cancel")
@@ -57,31 +71,32 @@ async def cancel(
 ) -> Response:
     """Stop a request."""
     request.state.request_id = request_id
-    job = await services.find_job(app, request_id, caller)
-    answer = await services.cancel(job.id)
+    job = (await services.find(app, request_id, caller)).standing.job
+    answer = await services.submissions.cancel(job.id)
     code = 202 if answer is CancelAnswer.REQUESTED else 400
     return JSONResponse({"status": answer.value}, code)
 
 
 @router.post("/{endpoint:path}")
-async def submit(
-    request: Request,
-    endpoint: EndpointDep,
-    services: ServicesDep,
-    caller: CallerDep,
-    base_url: BaseUrlDep,
-    body: BodyDep,
-) -> Response:
+async def submit(request: Request, services: ServicesDep, submission: SubmissionDep) -> Response:
     """Put a request in the queue. Invalid input is accepted, and reported by the result."""
     webhook_url = request.query_params.get("fal_webhook")
     if webhook_url is not None:
-        webhook_url = await services.webhooks.check(webhook_url)
-    job = await services.submissions.accept_even_if_invalid(
-        endpoint, body, base_url, caller, webhook_url=webhook_url
-    )
+        submission = replace(submission, webhook_url=await services.webhooks.check(webhook_url))
+    job = await services.submissions.accept_even_if_invalid(submission)
     request.state.request_id = job.id
-    position = await asyncio.to_thread(services.store.position, job)
+    standing = (await services.statuses.of(job.id)).standing
     # fal answers so to every submit, also to one whose input will turn out to be invalid.
-    return JSONResponse(
-        status_view(job, position, None) | {"status": "IN_QUEUE", "queue_position": position}
-    )
+    queued = {"status": "IN_QUEUE", "queue_position": standing.position}
+    return JSONResponse(status_view(standing, with_logs=False) | queued)
+
+
+async def _status_events(
+    services: Services, job: Job, *, with_logs: bool
+) -> AsyncGenerator[bytes, None]:
+    async for news in services.statuses.news(job.id, with_logs=with_logs):
+        yield sse.event(as_json(status_view(news, with_logs=with_logs)))
+
+
+def _is_on(switch: str) -> bool:
+    return switch.lower() in ("1", "true")

@@ -5,7 +5,7 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 
 from server.jobs import Job
-from server.services import BaseUrlDep, BodyDep, CallerDep, EndpointDep, Services, ServicesDep
+from server.services import Services, ServicesDep, SubmissionDep
 
 CLIENT_CLOSED_REQUEST = 499
 
@@ -13,34 +13,28 @@ router = APIRouter(prefix="/run")
 
 
 @router.post("/{endpoint:path}")
-async def run(
-    request: Request,
-    endpoint: EndpointDep,
-    services: ServicesDep,
-    caller: CallerDep,
-    base_url: BaseUrlDep,
-    body: BodyDep,
-) -> Response:
-    """Make a video and answer with it; a caller who goes away cancels it."""
-    job = await services.submissions.accept(endpoint, body, base_url, caller)
+async def run(request: Request, services: ServicesDep, submission: SubmissionDep) -> Response:
+    """Make a video and answer with it; a caller who goes away and does not return cancels it."""
+    job = await services.runs.begin(submission)
     request.state.request_id = job.id
     done = await _finished_or_gone(request, services, job)
     if done is None:
-        await services.cancel(job.id)
+        services.runs.leave(job)
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return await services.output(done)
+    return await services.outputs.answer(done, cut_off=lambda: services.runs.leave(job))
 
 
 async def _finished_or_gone(request: Request, services: Services, job: Job) -> Job | None:
     """Wait until the job is done; None if the caller goes away before."""
     finished = asyncio.create_task(services.finished(job.id))
     gone = asyncio.create_task(_gone(request))
-    await asyncio.wait({finished, gone}, return_when=asyncio.FIRST_COMPLETED)
-    done = await finished if finished.done() else None
-    for task in (finished, gone):
-        task.cancel()
-    await asyncio.gather(finished, gone, return_exceptions=True)
-    return done
+    try:
+        await asyncio.wait({finished, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return None if gone.done() else await finished
+    finally:
+        for task in (finished, gone):
+            task.cancel()
+        await asyncio.gather(finished, gone, return_exceptions=True)
 
 
 async def _gone(request: Request) -> None:

@@ -1,0 +1,46 @@
+"""A run whose answer is a stream: what is going on, and at the end the output."""
+
+from collections.abc import AsyncGenerator
+
+from fastapi import APIRouter, Request, Response
+
+from server import sse
+from server.jobs import Job
+from server.output import Delivery
+from server.services import Services, ServicesDep, SubmissionDep
+from server.views import as_json, status_view
+
+router = APIRouter(prefix="/run")
+
+
+@router.post("/{endpoint:path}/stream")
+async def stream(request: Request, services: ServicesDep, submission: SubmissionDep) -> Response:
+    """Make a video and tell of it: each event but the last is a status with new lines of the log.
+
+    The last event is the output, or the body of the error. A caller who goes away and does not
+    return cancels the run.
+    """
+    job = await services.runs.begin(submission)
+    request.state.request_id = job.id
+    return Delivery(
+        _events(services, job),
+        headers=sse.HEADERS,
+        media_type=sse.MEDIA_TYPE,
+        delivered=lambda: services.outputs.fetched(job),
+        cut_off=lambda: services.runs.leave(job),
+    )
+
+
+async def _events(services: Services, job: Job) -> AsyncGenerator[bytes, None]:
+    async for event in sse.with_pings(_progress(services, job)):
+        yield event
+    done = await services.finished(job.id)
+    output = await services.outputs.of(done)
+    async for piece in sse.event_in_pieces(output.pieces()):
+        yield piece
+
+
+async def _progress(services: Services, job: Job) -> AsyncGenerator[bytes, None]:
+    async for news in services.statuses.news(job.id, with_logs=True):
+        if not news.job.done:
+            yield sse.event(as_json(status_view(news, with_logs=True)))

@@ -1,0 +1,54 @@
+"""Server-sent events: each a line of JSON, with a comment now and then to keep the way open."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+
+PING_S = 15.0
+"""Clients and proxies give up on a stream that is silent for a minute or more."""
+
+MEDIA_TYPE = "text/event-stream"
+HEADERS = {
+    "cache-control": "no-store",
+    # For nginx: each event is to be passed on at once.
+    "x-accel-buffering": "no",
+}
+
+PING = b": ping\n\n"
+_BEGIN, _END = b"data: ", b"\n\n"
+
+
+def event(data: bytes) -> bytes:
+    """One event; `data` is a line of JSON."""
+    return _BEGIN + data + _END
+
+
+async def event_in_pieces(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """One event whose line comes in pieces."""
+    yield _BEGIN
+    async for piece in pieces:
+        yield piece
+    yield _END
+
+
+async def with_pings(
+    events: AsyncGenerator[bytes, None], every_s: float = PING_S
+) -> AsyncGenerator[bytes, None]:
+    """The events, and a comment after every so many seconds without one."""
+    async with contextlib.aclosing(events):
+        coming: asyncio.Future[bytes] | None = None
+        try:
+            while True:
+                coming = coming or asyncio.ensure_future(anext(events))
+                if not (await asyncio.wait({coming}, timeout=every_s))[0]:
+                    yield PING
+                    continue
+                try:
+                    sent, coming = coming.result(), None
+                except StopAsyncIteration:
+                    return
+                yield sent
+        finally:
+            if coming is not None:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
