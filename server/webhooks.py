@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from server.errors import InvalidInput, error_item
+from server.errors import InvalidInput, UnknownJob, error_item
 from server.fetch import Fetcher, FetchError, FetchRefused
 from server.job_store import JobStore
 from server.signing import SigningKey
@@ -107,7 +107,12 @@ class Webhooks:
             await completed(what, asyncio.to_thread(self._record, delivery, problem))
 
     async def _send(self, delivery: Delivery) -> None:
-        job = await asyncio.to_thread(self._jobs.job, delivery.job_id)
+        try:
+            job = await asyncio.to_thread(self._jobs.job, delivery.job_id)
+        except UnknownJob:
+            reason = "The request is no longer kept."
+            await asyncio.to_thread(self._webhooks.given_up, delivery, reason)
+            return
         body = await asyncio.to_thread(self._bodies.of, job)
         signed = self._key.headers(body, request_id=job.id, user_id=job.key_id, now=self._now())
         headers = {"Content-Type": "application/json", **signed}

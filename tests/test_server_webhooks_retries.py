@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from receivers import hang, hooks_at, in_turn, until, until_hooked, verifies, webhook_rows
 from sites import LOOPBACK, NAME, NO_ROOTS, Site, answer, fetcher, redirect, resolving, running
+from sqlalchemy import update
 from structlog.testing import capture_logs
 
+from server import tables
 from server.artifact_store import ArtifactStore
 from server.database import Database
 from server.fetch import Fetcher
@@ -221,6 +223,24 @@ async def test_a_receiver_that_hangs_does_not_delay_others(outbox: Outbox, recei
         assert outbox.rows("delivered_at")[:-1] == [(None,)] * (AT_ONCE + 1)
 
 
+async def test_so_many_and_no_more_are_sent_at_once(outbox: Outbox, receiver: Site) -> None:
+    release = asyncio.Event()
+
+    async def answers_when_told(writer: asyncio.StreamWriter) -> None:
+        await release.wait()
+        writer.write(OK)
+
+    receiver.answers["/hook"] = answers_when_told
+    for number in range(AT_ONCE + 3):
+        outbox.end_job(str(number), receiver.url("/hook", f"receiver-{number}.example"))
+
+    async with outbox.sending(fetcher(["127.0.0.1"])):
+        await until_hooked(receiver, AT_ONCE)
+        assert outbox.rows("tries").count((1,)) == AT_ONCE
+        release.set()
+        await until_hooked(receiver, AT_ONCE + 3)
+
+
 async def test_all_are_sent_when_there_are_more_than_are_sent_at_once(
     outbox: Outbox, receiver: Site
 ) -> None:
@@ -254,6 +274,20 @@ async def test_one_that_cannot_be_made_does_not_stop_the_others(
         START + 10,
     )
     assert logs[0]["log_level"] == "error"
+
+
+async def test_the_webhook_of_a_job_that_is_no_longer_kept_is_given_up(
+    outbox: Outbox, receiver: Site
+) -> None:
+    outbox.end_job("a", receiver.url("/hook"))
+    with outbox.database.write() as db:
+        db.execute(update(tables.jobs).values(expires_at=START))
+
+    async with outbox.sending():
+        await outbox.until_rows("given_up_at", [(START,)])
+
+    assert outbox.rows("last_error") == [("The request is no longer kept.",)]
+    assert hooks_at(receiver) == []
 
 
 def test_a_video_that_is_too_large_for_a_webhook_is_left_to_the_queue(outbox: Outbox) -> None:
