@@ -136,7 +136,7 @@ class Front:
         try:
             arrival = arrival_of(scope, rules.trusted_proxies)
             rules.check(arrival, headers)
-            if is_preflight(scope["method"], headers) and headers["origin"] in rules.origins:
+            if is_preflight(scope["method"], headers) and headers.get("origin") in rules.origins:
                 return Response(status_code=204, headers=preflight_headers())
             scope["client"] = client_of(scope, rules.trusted_proxies)
             scope["state"]["base_url"] = rules.public_url or arrival.base_url

@@ -1,15 +1,25 @@
 """Who is let in, and what an answer's URLs begin with, over the real app."""
 
+import asyncio
 import socket
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import settings as tried
+from hypothesis import strategies as st
 from queue_calls import SUBMIT, until
 from servers import APP, BASE_URL, ENDPOINT, request_of, serving, settings_in
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from server.app import create_app
+from server.front import EntryRules, Front
+from server.hosts import HostRule
 
 FAL_NAMES = ["fal.run", "queue.fal.run", "rest.fal.ai", "v3.fal.media", "queue.falrun.com"]
 LOOPBACK = ["localhost:8000", "LOCALHOST.", "queue.localhost:8443", "127.0.0.1:8000", "[::1]:8000"]
@@ -201,6 +211,79 @@ async def test_run_and_queue_of_fal_are_told_apart_by_their_hosts(tmp_path: Path
         run = await client.post(path, json=request_of(), headers={"host": "fal.run"})
         assert "video" in run.json()
         assert (await submit(client, path, host="queue.fal.run"))["status"] == "IN_QUEUE"
+
+
+def mostly(*plausible: bytes) -> st.SearchStrategy[list[bytes]]:
+    """What may stand in a header: something plausible or anything at all, once or twice."""
+    return st.lists(st.sampled_from(plausible) | st.binary(max_size=20), min_size=1, max_size=2)
+
+
+HEADERS = st.fixed_dictionaries(
+    {b"host": st.just([b"localhost"]) | mostly(b"fal.run", b"[::1]", b"evil.example")},
+    optional={
+        b"origin": mostly(b"https://app.example", b"http://localhost", b"null"),
+        b"access-control-request-method": mostly(b"POST"),
+        b"x-fal-target-url": mostly(b"https://fal.run/x", b"https://rest.fal.ai/a?b"),
+        b"x-forwarded-host": mostly(b"fal.run", b"evil.example"),
+        b"x-forwarded-proto": mostly(b"https"),
+        b"x-forwarded-prefix": mostly(b"/v", b"//v"),
+        b"x-forwarded-for": mostly(b"127.0.0.1, ::1"),
+    },
+)
+
+
+@tried(max_examples=300)
+@given(
+    method=st.sampled_from(["GET", "POST", "OPTIONS", "\u00fc"]),
+    raw_path=st.sampled_from([b"/api/fal/proxy", b"/health/live"]) | st.binary(max_size=20),
+    headers=HEADERS,
+    trusting=st.booleans(),
+)
+def test_whatever_is_sent_has_an_answer(
+    method: str, raw_path: bytes, headers: dict[bytes, list[bytes]], trusting: bool
+) -> None:
+    """And what is let in has a base URL on a host that is known."""
+    reached: list[Scope] = []
+
+    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+        reached.append(scope)
+        await Response()(scope, receive, send)
+
+    known = HostRule(frozenset({"localhost", "fal.run"}), addresses=False, every_name=False)
+    rules = EntryRules(
+        hosts=known,
+        origins=frozenset({"https://app.example"}),
+        own_origins=frozenset(),
+        trusted_proxies=(ip_network("127.0.0.0/8"),) if trusting else (),
+        public_url=None,
+        needs_key=trusting,
+    )
+    scope = {
+        "type": "http",
+        "method": method,
+        "scheme": "http",
+        "client": ("127.0.0.1", 4711),
+        "raw_path": raw_path,
+        "path": "/",
+        "query_string": b"",
+        "headers": [(name, value) for name, values in headers.items() for value in values],
+    }
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(Front(inner, rules)(scope, never, send))
+
+    assert sent[0]["status"] in (200, 204, 400, 403, 404, 405, 421)
+    assert b"x-fal-request-id" in dict(sent[0]["headers"])
+    for let_in in reached:
+        parts = urlsplit(let_in["state"]["base_url"])
+        assert known.allows(parts.netloc) and parts.scheme in ("http", "https")
+
+
+async def never() -> Message:
+    raise AssertionError("the front reads no body")
 
 
 async def test_a_websocket_is_refused(tmp_path: Path) -> None:
