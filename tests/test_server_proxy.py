@@ -1,5 +1,6 @@
 """The target of fal's `proxyUrl`: which URLs it takes, and that it is a door like any other."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from queue_calls import until
 from servers import APP, BASE_URL, ENDPOINT, picture, request_of, serving, settings_in
+from starlette.types import Message, Receive
 
 from server.addressing import FAL_HOSTS, Address, Service
+from server.app import create_app
 from server.proxy import Target, target_of
 
 PROXY = "/api/fal/proxy"
@@ -218,6 +221,62 @@ async def test_a_prefix_of_the_public_url_stays(tmp_path_factory: pytest.TempPat
         await until(client, job["request_id"], "COMPLETED")
 
     assert job["response_url"].startswith(f"https://videos.example/cosmos/queue/{APP}/requests/")
+
+
+@loop
+async def test_a_stream_comes_through_event_by_event(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    settings = settings_in(tmp_path_factory.mktemp("server"), worker="workers:SlowLoad")
+    loading = settings.weights / "loading"
+    loading.touch()
+    app = create_app(settings)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url=BASE_URL) as client,
+    ):
+        job = (await through(client, "POST", SUBMIT, request_of())).json()["request_id"]
+        target = f"https://queue.fal.run/{APP}/requests/{job}/status/stream?logs=1"
+        sent: asyncio.Queue[Message] = asyncio.Queue()
+        call = asyncio.create_task(app(_get_through(target), _stay(), sent.put))
+        start, event = await sent.get(), await sent.get()
+        assert dict(start["headers"])[b"content-type"].startswith(b"text/event-stream")
+        assert b'"IN_QUEUE"' in event["body"], "the first event comes before there is a worker"
+        loading.unlink()
+        await call
+        bodies = [sent.get_nowait()["body"] for _ in range(sent.qsize())]
+        assert b'"COMPLETED"' in b"".join(bodies)
+
+
+def _get_through(target: str) -> dict[str, Any]:
+    """A GET of the proxy, as a server hands it to an app."""
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": PROXY,
+        "raw_path": PROXY.encode(),
+        "query_string": b"",
+        "headers": [(b"host", b"localhost:8000"), (b"x-fal-target-url", target.encode())],
+        "client": ("127.0.0.1", 4711),
+        "server": ("127.0.0.1", 8000),
+    }
+
+
+def _stay() -> Receive:
+    """A caller with an empty body who never goes away."""
+
+    async def receive() -> Message:
+        if not asked:
+            asked.append(True)
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    asked: list[bool] = []
+    return receive
 
 
 @loop
