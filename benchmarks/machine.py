@@ -4,13 +4,21 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-MODEL_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "pillow", "imageio-ffmpeg")
+MODEL_PACKAGES = (
+    "torch",
+    "triton",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "pillow",
+    "imageio-ffmpeg",
+    "fastapi",
+    "uvicorn",
+)
 SERVER_PACKAGES = ("fastapi", "starlette", "uvicorn", "sqlalchemy", "pydantic")
 _GIB = 2**30
 
@@ -21,7 +29,7 @@ def describe(packages: Sequence[str] = MODEL_PACKAGES) -> dict[str, Any]:
         "machine": {
             "cpu": _cpu_model(),
             "cores": os.cpu_count(),
-            "memory_gib": round(psutil.virtual_memory().total / _GIB, 1),
+            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB, 1),
             "gpu": _gpu() if "torch" in packages else None,
             "load_average": os.getloadavg()[0],
         },
@@ -32,6 +40,14 @@ def describe(packages: Sequence[str] = MODEL_PACKAGES) -> dict[str, Any]:
         },
         "commit": _commit(),
     }
+
+
+def _version(package: str) -> str | None:
+    """None where the package is not there, as on a machine that only computes."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu_model() -> str:

@@ -28,13 +28,11 @@ from pipeline.guardrail import GuardrailChoice, choose_guardrail
 from pipeline.spec import latent_frames
 from pipeline.text import MAX_TOKENS, TextEncoder, Tokenizer
 from pipeline.transformer import CosmosTransformer, TransformerConfig
+from pipeline.vae import lay_channels_last
 from weights.store import TensorInfo, WeightStore
 
 Report = Callable[[str, float], None]
 """Hears what is being loaded and the fraction of the checkpoint's bytes read, 0 to 1."""
-
-Backend = Callable[[torch.fx.GraphModule, list[Tensor]], Callable[..., Any]]
-"""What torch.compile hands a traced graph to."""
 
 _PIXELS_PER_TOKEN = 16
 _COMPONENTS = ("text_encoder", "transformer", "vae")
@@ -77,7 +75,7 @@ def load_pipeline(
     choice = choose_for(transformer, store, attention)
     transformer.attend = choice.attend
     if compiled:
-        compile_blocks(transformer)
+        transformer.compile_blocks()
     text = TextEncoder(loader.tokenizer(), loader.language_model(), transformer.project_text)
     vae = loader.vae()
     report("The model is loaded.", 1.0)
@@ -115,18 +113,6 @@ def load_vae(store: WeightStore, device: torch.device, dtype: torch.dtype) -> Au
     return _Loader(store, device, dtype, lambda text, fraction: None).vae()
 
 
-def lay_channels_last(vae: AutoencoderKLWan) -> None:
-    """Lay the kernels of all convolutions out with the channels last.
-
-    cuDNN wants them so on a GPU, and otherwise turns them at every call.
-    """
-    for module in vae.modules():
-        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
-            is_3d = isinstance(module, nn.Conv3d)
-            memory_format = torch.channels_last_3d if is_3d else torch.channels_last
-            module.weight.data = module.weight.data.contiguous(memory_format=memory_format)
-
-
 def choose_for(transformer: CosmosTransformer, store: WeightStore, name: str) -> Choice:
     """The attention backend for the longest video of a checkpoint."""
     return choose_attention(
@@ -137,16 +123,6 @@ def choose_for(transformer: CosmosTransformer, store: WeightStore, name: str) ->
         head_dim=transformer.config.attention_head_dim,
         name=name,
     )
-
-
-def compile_blocks(transformer: CosmosTransformer, backend: str | Backend = "inductor") -> None:
-    """Let torch compile the blocks: one compilation for all between the first and the last.
-
-    The last one has its own, because it makes the final layer's input. The first is left as it is:
-    it runs in two parts, one of them for both guidance branches.
-    """
-    for block in transformer.transformer_blocks[1:]:
-        block.compile(fullgraph=True, backend=backend)
 
 
 def step_cost(config: TransformerConfig, store: WeightStore) -> StepCost:

@@ -8,7 +8,7 @@ tables and text live in values that the caller holds for one request.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,9 @@ from pipeline.layers import (
     island_dtype,
     rotary_tables,
 )
+
+Compiler = Callable[[torch.fx.GraphModule, list[Tensor]], Callable[..., Any]]
+"""What torch.compile hands a traced graph to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +177,15 @@ class CosmosTransformer(nn.Module):
         if "to_qkv" in name:
             return tuple(name.replace("to_qkv", part) for part in ("to_q", "to_k", "to_v"))
         return (name,)
+
+    def compile_blocks(self, backend: str | Compiler = "inductor") -> None:
+        """Let torch compile the blocks: one compilation for all between the first and the last.
+
+        The last one has its own, because it makes the final layer's input. The first is left as it
+        is: it runs in two parts, one of them for both guidance branches.
+        """
+        for block in self._blocks[1:]:
+            block.compile(fullgraph=True, backend=backend)
 
     # -- once per request -------------------------------------------------------------------
 

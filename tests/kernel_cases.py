@@ -15,10 +15,12 @@ from pipeline.kernels.residual import add_gated_modulate_fused, add_gated_modula
 from pipeline.layers import rotary_tables
 
 GENERATOR = torch.Generator().manual_seed(0)
+CPU = torch.device("cpu")
+Cases = dict[str, dict[str, float]]
 
 
-def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=GENERATOR).to(dtype)
+def random(*shape: int, dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> Tensor:
+    return torch.randn(shape, generator=GENERATOR).to(device, dtype)
 
 
 def distance(value: Tensor, exact: Tensor) -> float:
@@ -26,13 +28,17 @@ def distance(value: Tensor, exact: Tensor) -> float:
 
 
 def residual_case(
-    width: int, hidden_dtype: torch.dtype, update_dtype: torch.dtype, dtype: torch.dtype
-) -> dict[str, dict[str, float]]:
+    width: int,
+    hidden_dtype: torch.dtype,
+    update_dtype: torch.dtype,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Cases:
     """Two cases, the sum and its modulated copy; a width that is no power of two has idle lanes."""
     batch, frames, tokens = 2, 3, 5
-    hidden = random(batch, frames, tokens, width, dtype=hidden_dtype) * 3 + 1
-    update = random(batch, frames * tokens, width, dtype=update_dtype)
-    gate, shift, scale = (random(batch, frames, 1, width) for _ in range(3))
+    hidden = random(batch, frames, tokens, width, dtype=hidden_dtype, device=device) * 3 + 1
+    update = random(batch, frames * tokens, width, dtype=update_dtype, device=device)
+    gate, shift, scale = (random(batch, frames, 1, width, device=device) for _ in range(3))
     exact = add_gated_modulate_plain(
         hidden.double(), gate.double(), update, shift.double(), scale.double(), torch.float64
     )
@@ -61,19 +67,19 @@ def residual_case(
 
 
 def heads_case(
-    num_heads: int, head_dim: int, dtype: torch.dtype, is_turned: bool
-) -> dict[str, dict[str, float]]:
+    num_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device, *, is_turned: bool
+) -> Cases:
     """Queries that are a slice of packed queries, keys and values."""
     grid = (2, 2, 3)
-    packed = random(2, 12, 3, num_heads, head_dim, dtype=dtype)
+    packed = random(2, 12, 3, num_heads, head_dim, dtype=dtype, device=device)
     norm = nn.RMSNorm(head_dim, eps=1e-6)
-    norm.weight = nn.Parameter(1 + 0.1 * random(head_dim), requires_grad=False)
+    norm.weight = nn.Parameter(1 + 0.1 * random(head_dim, device=device), requires_grad=False)
     angles = rotary_tables(
         grid,
         head_dim=head_dim,
         scale=(1.0, 3.0, 3.0),
         exponent_dtype=torch.bfloat16,
-        device=torch.device("cpu"),
+        device=device,
         dtype=torch.float32,
     )
     exact_norm = nn.RMSNorm(head_dim, eps=1e-6, dtype=torch.float64)
@@ -101,20 +107,23 @@ def heads_case(
     }
 
 
-def main() -> None:
+def all_cases(
+    device: torch.device, widths: tuple[int, ...], heads: tuple[tuple[int, int], ...]
+) -> Cases:
+    """Every kernel at these widths, and these numbers and widths of heads."""
     wide, narrow = torch.float32, torch.bfloat16
-    cases: dict[str, dict[str, float]] = {}
-    for width in (64, 96):
-        cases |= residual_case(width, wide, narrow, narrow)
-        cases |= residual_case(width, wide, wide, wide)
-        cases |= residual_case(width, narrow, narrow, narrow)
-    for dtype in (wide, narrow):
-        cases |= heads_case(2, 32, dtype, is_turned=True)
-        cases |= heads_case(3, 24, dtype, is_turned=True)
-        cases |= heads_case(3, 24, dtype, is_turned=False)
-    print(json.dumps(cases))
+    cases: Cases = {}
+    for width in widths:
+        cases |= residual_case(width, wide, narrow, narrow, device)
+        cases |= residual_case(width, wide, wide, wide, device)
+        cases |= residual_case(width, narrow, narrow, narrow, device)
+    for num_heads, head_dim in heads:
+        for dtype in (wide, narrow):
+            cases |= heads_case(num_heads, head_dim, dtype, device, is_turned=True)
+            cases |= heads_case(num_heads, head_dim, dtype, device, is_turned=False)
+    return cases
 
 
 if __name__ == "__main__":
     with torch.inference_mode():
-        main()
+        print(json.dumps(all_cases(CPU, widths=(64, 96), heads=((2, 32), (3, 24)))))

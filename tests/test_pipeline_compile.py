@@ -9,7 +9,6 @@ import torch
 from stand_ins import stand_in
 from torch import Tensor
 
-from pipeline.load import compile_blocks
 from pipeline.transformer import CosmosTransformer, TransformerConfig
 from weights.store import WeightStore
 
@@ -50,7 +49,7 @@ def test_blocks_are_compiled_once_and_once_more_for_all_other_lengths() -> None:
         return forward
 
     network, plain = _network(), _network()
-    compile_blocks(network, counting)
+    network.compile_blocks(counting)
     counts = []
     for num_frames in (3, 3, 4, 6, 7):
         torch.testing.assert_close(_velocity(network, num_frames), _velocity(plain, num_frames))
@@ -63,5 +62,5 @@ def test_blocks_are_compiled_once_and_once_more_for_all_other_lengths() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses its own old parts
 def test_compiled_blocks_compute_the_same() -> None:
     network, plain = _network(), _network()
-    compile_blocks(network)
+    network.compile_blocks()
     torch.testing.assert_close(_velocity(network, 3), _velocity(plain, 3), rtol=1e-4, atol=1e-5)

@@ -10,9 +10,9 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from stand_ins import stand_in
 from torch import Tensor
 
-from pipeline.load import lay_channels_last, load_vae
+from pipeline.load import load_vae
 from pipeline.spec import Pixels
-from pipeline.vae import decode, encode_first_frame, to_frames
+from pipeline.vae import decode, encode_first_frame, lay_channels_last, to_frames
 from weights.store import WeightStore
 
 WIDTH, HEIGHT = 96, 64

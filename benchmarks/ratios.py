@@ -1,0 +1,75 @@
+"""A GPU's figures against each other: diffusers, the floor, and the ceilings of the same run."""
+
+from typing import Any
+
+from benchmarks.full_size import FULL, Scale
+from benchmarks.timing import Report
+from pipeline.estimate import StepCost
+from pipeline.text import MAX_TOKENS
+
+NVIDIA_PUBLISHED_S = 221.7
+"""Predict2-2B, the same shapes, 93 frames at 720p on one H200 SXM, by NVIDIA's own table."""
+
+# How often a block has each product, and how many square matrices of the width it is.
+_PRODUCTS = {
+    "queries, keys, values": (1, 3),
+    "square of the width": (3, 1),
+    "feed-forward in": (1, 4),
+    "feed-forward out": (1, 4),
+}
+
+
+def ratios(report: Report, scale: Scale) -> dict[str, Any]:
+    """What can be said from the sections that ran."""
+    result: dict[str, Any] = {}
+    step = report.get("step", "fused", "median_s")
+    for name in ("eager", "compiled"):
+        theirs = report.get("diffusers", name, "median_s")
+        if step and theirs:
+            result[f"step / diffusers {name}"] = step / theirs
+    square = report.get("ceilings", f"square {scale.matrix}", "tflops")
+    operations = step_operations(scale)
+    if step and square:
+        result["floor of a step, s"] = sum(operations.values()) * 1e-12 / square
+        result["step / floor"] = step / result["floor of a step, s"]
+    attention, products = report.get("attention", "tflops"), product_tflops(report)
+    if step and attention and products:
+        ceiling = 1e-12 * (operations["attention"] / attention + operations["products"] / products)
+        result["ceiling of a step, s"] = ceiling
+        result["step: share of the ceilings"] = ceiling / step
+        loop = report.get("job", "denoise_s")
+        if loop:
+            result["loop: share of the ceilings"] = scale.steps * ceiling / loop
+    whole = report.get("job", "all_s")
+    if whole and scale is FULL:
+        result["whole video / NVIDIA's published"] = whole / NVIDIA_PUBLISHED_S
+    return result
+
+
+def step_operations(scale: Scale) -> dict[str, float]:
+    """Of one guided step: two evaluations, less the first self-attention, which they share."""
+    config, tokens = scale.config, scale.tokens
+    cost = StepCost.of(
+        width=config.width,
+        mlp_ratio=config.mlp_ratio,
+        layers=config.num_layers,
+        text_tokens=MAX_TOKENS,
+        frame_tokens=tokens // scale.latent_frames,
+    )
+    shared_products = 2 * tokens * config.width * 4 * config.width
+    return {
+        "attention": (2 * config.num_layers - 1) * 4 * tokens**2 * config.width,
+        "products": 2 * cost.linear * scale.latent_frames - shared_products,
+    }
+
+
+def product_tflops(report: Report) -> float | None:
+    """The rate of a block's products together, each as often as it has it."""
+    seconds = work = 0.0
+    for name, (times, squares) in _PRODUCTS.items():
+        rate = report.get("ceilings", name, "tflops")
+        if rate is None:
+            return None
+        work += times * squares
+        seconds += times * squares / rate
+    return work / seconds
