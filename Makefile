@@ -10,6 +10,8 @@ STAND_IN := .cache/stand-in
 NODE_MODULES := tests/clients/node_modules
 # Without npm nothing is installed, and the tests say what they did not run.
 NODE_READY := $(if $(shell command -v npm),$(NODE_MODULES)/.ready)
+# Clients that must not meet in one environment, nor our own packages.
+OLD_CLIENTS := $(foreach client,fal-client@0.5.9 fal@1.83.0 huggingface_hub@2.4.0,.cache/clients/$(client)/.ready)
 PROMPT := A rocket lifts off from its launch pad in a cloud of fire and smoke.
 
 .PHONY: help setup demo serve test test-clients test-slow check format bench bench-load clean
@@ -32,8 +34,8 @@ test: $(READY) $(ORACLE_READY) ## Run the tests
 test-clients: $(READY) $(NODE_READY) ## Run the clients of others against a server
 	$(BIN)/python -m pytest -rs -m 'clients and not slow'
 
-test-slow: $(READY) $(ORACLE_READY) $(NODE_READY) ## Run the tests that wait by nature
-	$(BIN)/python -m pytest -m slow
+test-slow: $(READY) $(ORACLE_READY) $(NODE_READY) $(OLD_CLIENTS) ## Run the tests that wait by nature
+	$(BIN)/python -m pytest -rs -m slow
 
 check: $(READY) ## Lint, formatting and types
 	$(BIN)/ruff check .
@@ -67,6 +69,11 @@ $(ORACLE_READY): constraints.txt
 
 $(NODE_MODULES)/.ready: tests/clients/package-lock.json
 	cd tests/clients && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+.cache/clients/%/.ready:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check $(subst @,==,$*)
 	@touch $@
 
 $(STAND_IN): $(READY)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,15 +18,16 @@ LONGEST_S = 100
 
 
 def run_program(
-    command: Sequence[str], environment: Mapping[str, str], code: str = ""
+    command: Sequence[str], environment: Mapping[str, str], code: str = "", hosts: str = ""
 ) -> list[str]:
     """Run a program with `code` as its input; the lines that it prints.
 
-    Of this process's environment it gets no more than a fresh shell would have.
+    Of this process's environment it gets no more than a fresh shell would have. If `hosts` names
+    a file, the program sees that in place of /etc/hosts.
     """
     plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     ran = subprocess.run(
-        command,
+        [*_with_hosts(hosts), *command] if hosts else command,
         cwd=CLIENTS,
         env={**plain, **environment},
         input=code,
@@ -38,15 +40,15 @@ def run_program(
 
 
 def run_python(
-    code: str, environment: Mapping[str, str], python: str = sys.executable
+    code: str, environment: Mapping[str, str], python: str = sys.executable, hosts: str = ""
 ) -> list[str]:
     """Run Python code in a process that ends if it looks for another host."""
-    return run_program([python, "-"], {"PYTHONPATH": str(OFFLINE), **environment}, code)
+    return run_program([python, "-"], {"PYTHONPATH": str(OFFLINE), **environment}, code, hosts)
 
 
-def run_node(code: str, environment: Mapping[str, str]) -> list[str]:
+def run_node(code: str, environment: Mapping[str, str], hosts: str = "") -> list[str]:
     """Run a JavaScript module, beside the installed packages, in a process of the same kind."""
-    return run_program([*_node(), "--input-type=module", "-"], environment, code)
+    return run_program([*_node(), "--input-type=module", "-"], environment, code, hosts)
 
 
 def run_node_file(name: str, environment: Mapping[str, str], **given: Any) -> list[Any]:
@@ -58,6 +60,19 @@ def run_node_file(name: str, environment: Mapping[str, str], **given: Any) -> li
 def run_shell(code: str, environment: Mapping[str, str]) -> str:
     """Run shell lines; all that they print."""
     return "\n".join(run_program(["bash", "-eu"], environment, code))
+
+
+def needed_root() -> None:
+    """What needs a mount of its own and a port below 1024 can only be tested as root."""
+    may_mount = subprocess.run(["unshare", "--mount", "true"], capture_output=True)
+    if os.geteuid() != 0 or may_mount.returncode != 0:
+        not_here("Hosts can only be mapped by root.")
+
+
+def _with_hosts(hosts: str) -> list[str]:
+    """A command that runs another one where the file `hosts` is /etc/hosts: for it alone."""
+    script = f'mount --bind {shlex.quote(hosts)} /etc/hosts && exec "$@"'
+    return ["unshare", "--mount", "bash", "-c", script, "bash"]
 
 
 def _node() -> list[str]:
