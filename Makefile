@@ -14,7 +14,7 @@ NODE_READY := $(if $(shell command -v npm),$(NODE_MODULES)/.ready)
 OLD_CLIENTS := $(foreach client,fal-client@0.5.9 fal@1.83.0 huggingface_hub@2.4.0,.cache/clients/$(client)/.ready)
 PROMPT := A rocket lifts off from its launch pad in a cloud of fire and smoke.
 
-.PHONY: help setup demo serve test test-clients test-slow check format bench bench-load clean
+.PHONY: help setup demo serve test test-clients test-slow client-table check format bench bench-load clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ test-clients: $(READY) $(NODE_READY) ## Run the clients of others against a serv
 
 test-slow: $(READY) $(ORACLE_READY) $(NODE_READY) $(OLD_CLIENTS) ## Run the tests that wait by nature
 	$(BIN)/python -m pytest -rs -m slow
+
+client-table: $(READY) $(NODE_READY) $(OLD_CLIENTS) ## Write docs/client-table.md from a run of all the clients
+	$(BIN)/python -m pytest -rs -m clients --client-table docs/client-table.md
 
 check: $(READY) ## Lint, formatting and types
 	$(BIN)/ruff check .

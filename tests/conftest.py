@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 from servers import serving, settings_in
 
-pytest_plugins = ["client_servers"]
+pytest_plugins = ["client_servers", "client_table"]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -19,6 +19,7 @@ def generate(server: ClientServer, prompt: str, **options: Any) -> list[Any]:
     )
 
 
+@pytest.mark.shows("@ai-sdk/fal 2.0.59", "submit", "result")
 def test_a_video_comes_in_the_answer_after_some_polls(client_server: ClientServer) -> None:
     video, asked = generate(client_server, "sleep 0.3", num_inference_steps=2)
 
@@ -27,6 +28,7 @@ def test_a_video_comes_in_the_answer_after_some_polls(client_server: ClientServe
     assert asked[-1] == "GET 200"
 
 
+@pytest.mark.shows("@ai-sdk/fal 2.0.59", "validation error")
 def test_invalid_input_is_an_error_with_the_servers_answer(client_server: ClientServer) -> None:
     (name, status, detail), _ = generate(client_server, "a red car", num_frames=8)
 

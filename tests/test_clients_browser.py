@@ -104,6 +104,7 @@ def run_in_page(code: str, site: Site, folder: Path) -> list[str]:
         browser.wait(LONGEST_S)
 
 
+@pytest.mark.shows("@fal-ai/client 1.10.1 in Chromium", "submit", "result")
 def test_the_lines_of_the_page_get_a_video(
     site: Site, open_server: ClientServer, pictures: str, tmp_path: Path
 ) -> None:
@@ -115,6 +116,17 @@ def test_the_lines_of_the_page_get_a_video(
     assert len(request_id) == 36
 
 
+@pytest.mark.shows(
+    "@fal-ai/client 1.10.1 in Chromium",
+    "submit",
+    "logs",
+    "result",
+    "download",
+    "cancel",
+    "validation error",
+    "upload",
+    "streaming",
+)
 def test_a_page_uploads_streams_fails_and_cancels(
     site: Site, open_server: ClientServer, tmp_path: Path
 ) -> None:

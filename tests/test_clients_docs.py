@@ -95,6 +95,7 @@ def test_the_lines_of_node_get_a_video_or_a_files_url(
     assert f"{client_server.http}/files/" in printed
 
 
+@pytest.mark.shows("@ai-sdk/fal 2.0.59", "submit", "result", "download")
 @pytest.mark.parametrize("script", parts("Vercel AI SDK"))
 def test_the_lines_of_the_ai_sdk_get_a_video(
     script: str, client_server: ClientServer, pictures: str, tmp_path: Path

@@ -33,6 +33,7 @@ def calls(server: ClientServer, code: str, **fields: Any) -> list[Any]:
     return [json.loads(line) for line in run_python(whole, server.python)]
 
 
+@pytest.mark.shows("fal-client 1.0.3", "submit", "result", "download")
 def test_the_pages_sample_gets_a_video(client_server: ClientServer, pictures: str) -> None:
     *_, last = run_python(printed(PYTHON, pictures), client_server.python)
     result: dict[str, Any] = ast.literal_eval(last)
@@ -44,6 +45,7 @@ def test_the_pages_sample_gets_a_video(client_server: ClientServer, pictures: st
     assert len(video.content) == result["video"]["file_size"]
 
 
+@pytest.mark.shows("fal-client 1.0.3", "logs")
 def test_the_pages_sample_prints_the_log_while_the_job_runs(
     client_server: ClientServer, pictures: str
 ) -> None:
@@ -96,6 +98,7 @@ def test_run_gives_the_result_itself(client_server: ClientServer) -> None:
     assert calls(client_server, code, seed=7) == [[7]]
 
 
+@pytest.mark.shows("fal-client 1.0.3", "validation error")
 def test_invalid_input_is_reported_by_field(client_server: ClientServer) -> None:
     code = """
 for call in (fal_client.run, fal_client.subscribe):
@@ -126,6 +129,7 @@ except fal_client.FalClientHTTPError as error:
     assert result == [500, "internal_error"]
 
 
+@pytest.mark.shows("fal-client 1.0.3", "cancel")
 def test_a_job_that_is_cancelled_ends_as_cancelled(client_server: ClientServer) -> None:
     code = """
 handle = fal_client.submit(endpoint, arguments=arguments)

@@ -69,6 +69,11 @@ try:
 except Exception as error:
     show(type(error).__name__, str(error))
 
+try:
+    fal_client.subscribe(endpoint, arguments=arguments | {"num_frames": 8})
+except Exception as error:
+    show("num_frames" in str(error))
+
 *_, last = fal_client.stream(endpoint, arguments=arguments)
 show(last["seed"])
 """
@@ -154,26 +159,41 @@ def _trusting(command: str) -> str:
     return command.replace("curl ", 'curl --cacert "$SSL_CERT_FILE" ')
 
 
+@pytest.mark.shows(
+    "fal-client 1.0.3", "submit", "logs", "result", "download", "cancel", "upload", "streaming"
+)
 def test_fal_client_needs_no_setting(calls: Callable[..., list[Any]]) -> None:
-    *shown, cancelled, streamed, picture, stored = calls(FAL_CLIENT + NEWEST)
+    *shown, cancelled, invalid, streamed, picture, stored = calls(FAL_CLIENT + NEWEST)
 
     assert shown == [[7, 65536], [True], [True], [True], ["image/png"], [7]]
     assert cancelled == ["FalClientHTTPError", "Request cancelled by the client."]
-    assert streamed == [7]
+    assert (invalid, streamed) == ([True], [7])
     assert picture == ["image/jpeg"]
     assert stored == [True]
 
 
+@pytest.mark.shows(
+    "fal-client 0.5.9",
+    "submit",
+    "logs",
+    "result",
+    "download",
+    "cancel",
+    "validation error",
+    "upload",
+    "streaming",
+)
 def test_fal_client_of_old_needs_no_setting(calls: Callable[..., list[Any]]) -> None:
-    *shown, cancelled, streamed = calls(FAL_CLIENT, "fal-client@0.5.9")
+    *shown, cancelled, invalid, streamed = calls(FAL_CLIENT, "fal-client@0.5.9")
 
     assert shown == [[7, 65536], [True], [True], [True], ["image/png"], [7]]
     assert cancelled == ["FalClientError", "Request cancelled by the client."]
-    assert streamed == [7]
+    assert (invalid, streamed) == ([True], [7])
 
 
 SDK = """
 import httpx
+from fal.toolkit import File
 from fal import apps
 
 app, path = endpoint.rsplit("/", 1)
@@ -201,11 +221,24 @@ try:
     handle.get()
 except httpx.HTTPStatusError as error:
     show(error.response.status_code, error.response.json()["detail"][0]["loc"])
+
+show(is_at(File.from_bytes(picture, content_type="image/png").url, picture))
 """
 
 
+@pytest.mark.shows(
+    "fal 1.83.0",
+    "submit",
+    "logs",
+    "result",
+    "download",
+    "cancel",
+    "validation error",
+    "upload",
+    "streaming",
+)
 def test_the_fal_sdk_runs_and_follows_jobs(calls: Callable[..., list[Any]]) -> None:
-    ran, events, status, result, streamed, cancelled, invalid = calls(SDK, "fal@1.83.0")
+    ran, events, status, result, streamed, cancelled, invalid, uploaded = calls(SDK, "fal@1.83.0")
 
     assert ran == [7]
     assert set(events) <= {"Queued", "InProgress"}
@@ -214,6 +247,7 @@ def test_the_fal_sdk_runs_and_follows_jobs(calls: Callable[..., list[Any]]) -> N
     assert streamed == [7]
     assert cancelled == [499]
     assert invalid == [422, ["body", "num_frames"]]
+    assert uploaded == [True]
 
 
 HUGGING_FACE = """
@@ -235,5 +269,6 @@ show(len(client.image_to_video(picture, prompt="a red car", model=model)))
 """
 
 
+@pytest.mark.shows("huggingface_hub 2.4.0", "submit", "result", "download")
 def test_hugging_faces_client_gets_the_video_itself(calls: Callable[..., list[Any]]) -> None:
     assert calls(HUGGING_FACE, "huggingface_hub@2.4.0") == [[65536]]

@@ -25,6 +25,7 @@ def calls(server: ClientServer, program: str, way: str, **given: Any) -> list[An
     return run_node_file(program, server.node, way=way, **given)
 
 
+@pytest.mark.shows("@fal-ai/client 1.10.1 in Node", "submit", "logs", "result")
 def test_the_pages_sample_gets_a_video(client_server: ClientServer, pictures: str) -> None:
     imported, rest = printed(JAVASCRIPT, pictures, "sleep 0.04").split("\n", 1)
     code = imported + PROXY.replace("SERVER", client_server.http) + rest
@@ -38,6 +39,7 @@ def test_the_pages_sample_gets_a_video(client_server: ClientServer, pictures: st
     assert len(lines[-1]) == 36
 
 
+@pytest.mark.shows("@fal-ai/client 1.10.1 in Node", "submit", "logs", "result", "download")
 @pytest.mark.parametrize("mode", ["polling", "streaming"])
 def test_subscribe_follows_a_job_and_gets_its_video(
     client_server: ClientServer, way: str, mode: str
@@ -53,6 +55,7 @@ def test_subscribe_follows_a_job_and_gets_its_video(
     assert ids[0] == ids[1] != ""
 
 
+@pytest.mark.shows("@fal-ai/client 1.10.1 in Node", "submit", "cancel")
 def test_a_job_is_submitted_asked_for_and_cancelled(client_server: ClientServer, way: str) -> None:
     submitted, status, early, *end = calls(
         client_server, "queue.mjs", way, input=request_of("sleep 3600")
@@ -70,6 +73,7 @@ def test_a_job_is_submitted_asked_for_and_cancelled(client_server: ClientServer,
     ]
 
 
+@pytest.mark.shows("@fal-ai/client 1.10.1 in Node", "validation error")
 def test_invalid_input_is_reported_by_field(client_server: ClientServer, way: str) -> None:
     asked = request_of(num_frames=8)
 
@@ -87,6 +91,7 @@ def test_a_wait_that_is_given_up_cancels_the_job(client_server: ClientServer, wa
     assert became == ["client_cancelled"]
 
 
+@pytest.mark.shows("@fal-ai/client 1.10.1 in Node", "upload")
 @pytest.mark.parametrize("size", [10, 91 * 2**20], ids=["10 bytes", "91 MiB"])
 def test_an_upload_can_be_fetched_without_a_key(
     client_server: ClientServer, way: str, size: int
@@ -99,10 +104,12 @@ def test_an_upload_can_be_fetched_without_a_key(
     assert is_same == [True]
 
 
+@pytest.mark.shows("@fal-ai/client 1.10.1 in Node", "upload")
 def test_a_blob_is_uploaded_and_used(client_server: ClientServer, way: str) -> None:
     assert calls(client_server, "blob.mjs", way, input=request_of(seed=7)) == [[7]]
 
 
+@pytest.mark.shows("@fal-ai/client 1.10.1 in Node", "streaming")
 def test_a_stream_ends_with_the_output(client_server: ClientServer, way: str) -> None:
     ((count, last),) = calls(client_server, "stream.mjs", way, input=request_of(seed=7))
 
