@@ -9,6 +9,7 @@ from server.errors import infrastructure_error
 from server.job_run import JobRun
 from server.job_store import JobStore
 from server.jobs import Job
+from server.narration import narrate_loading
 from server.pool import Pool, SlotDown, SlotState, SlotUp
 from server.schemas import Limits
 from server.supervise import completed
@@ -42,6 +43,7 @@ class Dispatcher:
         while True:
             ticket = self._wakes.claimable.ticket()
             await completed("claiming jobs", self._fill_slots())
+            await completed("telling of the model", self._tell_of_loading())
             await ticket.wait()
 
     async def end_late(self) -> None:
@@ -86,6 +88,17 @@ class Dispatcher:
                 return
             task = asyncio.create_task(self._supervise(job, slot.name))
             self._running[slot.name] = job, task
+
+    async def _tell_of_loading(self) -> None:
+        """Tell the callers of the jobs that wait why, while no slot has its model."""
+        slots = self._pool.slots()
+        if any(slot.state in (SlotState.IDLE, SlotState.BUSY) for slot in slots):
+            return
+        for slot in slots:
+            if slot.state is SlotState.LOADING and slot.loading is not None:
+                line = narrate_loading(slot.loading)
+                await asyncio.to_thread(self._store.tell_waiting, line)
+                return
 
     async def _supervise(self, job: Job, slot: str) -> None:
         run = JobRun(

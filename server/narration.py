@@ -1,6 +1,7 @@
 """A run's progress in words: the same ones on the command line and in a job's log."""
 
 from pipeline.progress import Note, Progress, Stage, StageStarted, StepDone
+from server.events import Loading
 
 STAGES = {
     Stage.TEXT: "Reading the prompt",
@@ -21,6 +22,11 @@ def narrate(event: Progress) -> str:
         case StepDone(step, num_steps, seconds_per_step, seconds_left):
             rate = f"{seconds_per_step:.2f} s a step"
             return f"Step {step} of {num_steps}, {rate}{_left(seconds_left)}"
+
+
+def narrate_loading(loading: Loading) -> str:
+    """One line for the person whose video cannot begin yet."""
+    return f"Loading the model: {loading.text}"
 
 
 def duration(seconds: float) -> str:

@@ -21,7 +21,11 @@ async def test_it_answers_while_a_model_loads(tmp_path: Path) -> None:
         ready = await client.get("/health/ready")
         assert (ready.status_code, ready.json()["status"]) == (503, "not ready")
         assert (await client.get("/health/live")).status_code == 200
-        assert (await status_of(client, job)).json()["status"] == "IN_QUEUE"
+        while not (body := (await status_of(client, job, logs="1")).json())["logs"]:
+            await asyncio.sleep(0.02)
+        assert body["status"] == "IN_QUEUE"
+        told = [line["message"] for line in body["logs"]]
+        assert told == ["Loading the model: Waiting for the file to go"]
         loading.unlink()
         assert (await result_of(client, job)).status_code == 200
 
@@ -109,6 +113,7 @@ async def test_an_unforeseen_error_is_answered_without_its_inside(tmp_path: Path
         await until(client, job, "COMPLETED")
         for file in (settings.data / "files").glob("*/*"):
             file.unlink()
+            file.mkdir()
 
         answer = await client.get(f"/queue/{APP}/requests/{job}")
 

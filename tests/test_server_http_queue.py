@@ -93,7 +93,7 @@ async def test_logs_tell_a_person_what_is_going_on(client: httpx.AsyncClient, sw
     logs = (await status_of(client, job, logs=switch)).json()["logs"]
 
     messages = [line["message"] for line in logs]
-    assert messages[0] == "Started on cpu"
+    assert "Started on cpu" in messages
     assert "Reading the prompt" in messages
     assert "The script begins." in messages
     assert "Step 2 of 3, 0.00 s a step, about 0.0 s left" in messages
