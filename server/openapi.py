@@ -18,7 +18,7 @@ _DESCRIPTION = """\
 The services of fal that its clients use, each under a prefix: `/run` is `fal.run`, `/queue` is
 `queue.fal.run`, `/rest` is `rest.fal.ai` and `/files` is `v3.fal.media`. Every path also works with
 a slash at its end, and every path of a request with the whole id of its endpoint. Any call may be
-refused with one of the codes 400 to 431, and a body that says why.
+refused, with a body that says why.
 """
 
 

@@ -30,7 +30,7 @@ from server.schemas import app_of
 
 Paths = Mapping[str, Mapping[str, Operation]]
 
-_EVENTS = "text/event-stream"
+_EVENTS = answer("Events, until it is completed.", STRING, "text/event-stream")
 _LOGS = query("logs", "1: with the log so far.", {"enum": ["0", "1", "true", "false"]})
 _STATUS = reference("QueueStatus")
 
@@ -49,6 +49,17 @@ def operations_of(endpoint_id: str) -> Paths:
                 id=f"run{name}",
                 summary="Make a video and wait for it",
                 answers={"200": output, "422": invalid, "429": full},
+                parameters=REQUEST_HEADERS,
+                body=body,
+            )
+        },
+        f"/run/{endpoint_id}/stream": {
+            "post": Operation(
+                id=f"stream{name}",
+                summary="Make a video and tell of it meanwhile",
+                described="Each event but the last is a status with new lines of the log; the "
+                "last is the output, or the body of the error.",
+                answers={"200": _EVENTS, "422": invalid, "429": full},
                 parameters=REQUEST_HEADERS,
                 body=body,
             )
@@ -95,6 +106,15 @@ def _request_operations(request: str) -> Paths:
                     "200": answer("It is completed, be it with an error.", _STATUS),
                     "202": answer("It waits or runs.", _STATUS),
                 },
+                parameters=(_LOGS,),
+            )
+        },
+        f"{request}/status/stream": {
+            "get": Operation(
+                id="statusStream",
+                summary="Where a request stands, told until it is completed",
+                described="Each event is a status with new lines of the log.",
+                answers={"200": _EVENTS},
                 parameters=(_LOGS,),
             )
         },

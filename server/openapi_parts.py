@@ -1,11 +1,12 @@
 """What the operations of the OpenAPI document are made of: schemas, parameters, answers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
+from server.addressing import Service
 from server.endpoint_schema import REF_TEMPLATE
 from server.request_headers import MAX_IDEMPOTENCY_KEY
 
@@ -99,7 +100,7 @@ class Operation:
     parameters: Sequence[Schema] = ()
     body: Schema | None = None
     needs_key: bool = True
-    described: str = field(default="")
+    described: str = ""
 
     def document(self, path: str, *, server_needs_key: bool) -> dict[str, Any]:
         """The operation as OpenAPI has it."""
@@ -110,6 +111,7 @@ class Operation:
         }
         document: dict[str, Any] = {
             "operationId": self.id,
+            "tags": [_tag(path)],
             "summary": self.summary,
             "description": self.described,
             "parameters": [*in_path, *self.parameters],
@@ -119,6 +121,12 @@ class Operation:
         if self.body is not None:
             document["requestBody"] = self.body
         return document
+
+
+def _tag(path: str) -> str:
+    """What the operation is listed under: its service."""
+    first = path.split("/")[1]
+    return first if first in set(Service) - {Service.DISCOVERY} else Service.DISCOVERY
 
 
 _REQUEST_ID: Schema = {
