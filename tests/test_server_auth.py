@@ -53,7 +53,7 @@ async def test_a_caller_without_a_key_can_make_and_ask_nothing(tmp_path: Path) -
         for path in (RUN, SUBMIT, "/rest/tokens/"):
             assert (await client.post(path, json=request_of())).status_code == 401
         job = (await client.post(SUBMIT, json=request_of(), headers=by_key("me:s3cret"))).json()
-        for path in ("/status", ""):
+        for path in ("/status", "", "/status/stream"):
             answer = await client.get(f"/queue/{APP}/requests/{job['request_id']}{path}")
             assert answer.status_code == 401
         assert (await client.put(job["cancel_url"])).status_code == 401
@@ -112,7 +112,7 @@ async def test_a_request_does_not_exist_for_another_key(tmp_path: Path, app: str
         job = (await client.post(SUBMIT, json=request_of(), headers=mine)).json()["request_id"]
         request = f"/queue/{app}/requests/{job}"
         for moment in ("it waits", "it is done"):
-            for path in ("", "/status"):
+            for path in ("", "/status", "/status/stream"):
                 answer = await client.get(request + path, headers=yours)
                 assert (answer.status_code, answer.json()) == (404, {"detail": "Request not found"})
             answer = await client.put(f"{request}/cancel", headers=yours)

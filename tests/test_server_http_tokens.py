@@ -71,6 +71,8 @@ async def test_a_token_makes_videos_by_either_way_of_sending_it(guarded: Guarded
     client, token = guarded.client, await guarded.token()
     query = {"fal_jwt_token": token}
     assert (await client.post(RUN, json=request_of(), params=query)).status_code == 200
+    stream = await client.post(f"{RUN}/stream", json=request_of(), params=query)
+    assert (stream.status_code, '"video"' in stream.text) == (200, True)
     headers = {"authorization": f"Bearer {token}"}
     job = await client.post(SUBMIT, json=request_of(), headers=headers)
     assert job.status_code == 200
@@ -92,11 +94,12 @@ async def test_a_token_comes_from_fals_own_host_too_and_is_not_stored_on_its_way
 async def test_a_token_opens_nothing_but_the_post(guarded: Guarded) -> None:
     client, token = guarded.client, await guarded.token()
     job = (await guarded.submit(token)).json()["request_id"]
-    request = f"/queue/{APP}/requests/{job}"
+    requests = [f"/queue/{app}/requests/{job}" for app in (APP, ENDPOINT)]
     for method, path in [
-        ("GET", f"{request}/status"),
-        ("GET", request),
-        ("PUT", f"{request}/cancel"),
+        *[("GET", f"{request}/status") for request in requests],
+        *[("GET", f"{request}/status/stream") for request in requests],
+        *[("GET", request) for request in requests],
+        *[("PUT", f"{request}/cancel") for request in requests],
         ("POST", TOKENS),
     ]:
         by_query = await client.request(method, path, params={"fal_jwt_token": token})
