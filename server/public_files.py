@@ -120,13 +120,13 @@ def own_file(url: str, base_urls: Iterable[str]) -> list[str] | None:
 
 
 def _split(url: str) -> SplitResult | None:
-    """An http or https URL in its parts; None if it is none, or has a user name in it."""
+    """An http or https URL in its parts, None if it is none."""
     try:
         parts = urlsplit(url)
-        is_plain = parts.scheme in _DEFAULT_PORTS and parts.username is None and parts.port != 0
+        is_http = parts.scheme in _DEFAULT_PORTS and parts.port != 0
     except ValueError:
         return None
-    return parts if is_plain and parts.hostname else None
+    return parts if is_http else None
 
 
 def _origin(parts: SplitResult) -> tuple[str, str, int]:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from queue_calls import RUN, result_of, submit
 from servers import BASE_URL, data_uri, picture, request_of, serving, settings_in
-from upload_calls import upload
+from upload_calls import kept, upload
 
 from pipeline.image import MAX_BYTES
 
@@ -124,10 +124,13 @@ async def test_a_url_of_ours_with_another_name_or_id_is_not_downloaded(
         assert item["msg"] == "This server has no such file."
 
 
-async def test_a_file_too_large_for_a_picture_is_not_read(client: httpx.AsyncClient) -> None:
-    url = await upload(client, picture() + bytes(MAX_BYTES))
+async def test_a_file_too_large_for_a_picture_is_not_even_read(tmp_path: Path) -> None:
+    async with serving(settings_in(tmp_path)) as client:
+        url = await upload(client, picture() + bytes(MAX_BYTES))
+        [file] = kept(tmp_path)
+        next(tmp_path.rglob(file)).unlink()
 
-    answer = await client.post(RUN, json=request_of(image_url=url))
+        answer = await client.post(RUN, json=request_of(image_url=url))
 
     [item] = answer.json()["detail"]
     assert (item["type"], item["ctx"]) == ("file_too_large", {"max_size": MAX_BYTES})
