@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pipeline.errors import PipelineError
+
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Query [B, S, H, E], key and value [B, L, H, E], one dtype -> [B, S, H * E]: softmax over all
 keys, scaled by 1 / sqrt(E), no mask."""
@@ -27,8 +29,10 @@ _LARGEST_ERROR = 1e-2
 """Relative L2 to float32 above which a backend is out: bfloat16 alone makes some 3e-3."""
 
 
-class AttentionUnavailable(Exception):
-    """The backend asked for does not run here; the message is a sentence that says why."""
+class AttentionUnavailable(PipelineError):
+    """The backend asked for does not run here."""
+
+    code = "attention_unavailable"
 
 
 @dataclass(frozen=True, slots=True)

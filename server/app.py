@@ -201,7 +201,13 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _local_pool(settings: Settings) -> Pool:
-    options = WorkerOptions(weights=str(settings.weights), guardrail=settings.guardrail)
+    options = WorkerOptions(
+        weights=str(settings.weights),
+        guardrail=settings.guardrail,
+        attention=settings.attention,
+        compiled=settings.compile,
+        compile_cache=str(settings.data / "compiled"),
+    )
     devices = devices_from(settings.devices, settings.cuda_visible_devices)
     return LocalPool(settings.worker, options, devices)
 

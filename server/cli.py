@@ -81,13 +81,21 @@ def generate(
     quality: options.VideoQuality = Quality.HIGH,
     devices: options.Devices = None,
     guardrail: options.Guardrail = None,
+    attention: options.Attention = None,
+    compile: options.Compile = None,
 ) -> None:
     """Make one video on this machine, on the first of the devices."""
     with expected_errors():
         from server.commands.generate import Wish, generate_video
         from server.settings import Settings
 
-        settings = Settings.load(weights=weights, devices=devices, guardrail=guardrail)
+        settings = Settings.load(
+            weights=weights,
+            devices=devices,
+            guardrail=guardrail,
+            attention=attention,
+            compile=compile,
+        )
         wish = Wish(
             image=image,
             prompt=prompt,
@@ -121,6 +129,8 @@ def serve(
     forwarded_allow_ips: options.ForwardedAllowIps = None,
     devices: options.Devices = None,
     guardrail: options.Guardrail = None,
+    attention: options.Attention = None,
+    compile: options.Compile = None,
 ) -> None:
     """Serve videos over HTTP until Ctrl-C."""
     with expected_errors():
@@ -139,6 +149,8 @@ def serve(
             forwarded_allow_ips=forwarded_allow_ips,
             devices=devices,
             guardrail=guardrail,
+            attention=attention,
+            compile=compile,
         )
         listen(settings)
 

@@ -44,10 +44,11 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker has loaded its model and can take work."""
+    """A worker has loaded its model and can take work; `attention` is the backend it chose."""
 
     checkpoint_digest: str
     device: str
+    attention: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,6 +278,7 @@ class LocalSlot:
             loading=None,
             device_name=ready.device,
             checkpoint_digest=ready.checkpoint_digest,
+            attention=ready.attention,
         )
         self._publish(SlotUp(self.view.name, ready.checkpoint_digest))
 

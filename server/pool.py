@@ -35,9 +35,9 @@ class SlotState(StrEnum):
 class SlotView:
     """One slot as it is now.
 
-    `device` is what was asked for (`cpu`, `cuda:0`); `device_name` and `checkpoint_digest` are what
-    the worker reported when it had loaded, and None before. `down_reason` is the sentence about
-    the last time that the slot went down, and stays while a new worker loads.
+    `device` is what was asked for (`cpu`, `cuda:0`); `device_name`, `checkpoint_digest` and
+    `attention` are what the worker reported when it had loaded, and None before. `down_reason` is
+    the sentence about the last time that the slot went down, and stays while a new worker loads.
     """
 
     name: str
@@ -46,6 +46,7 @@ class SlotView:
     loading: Loading | None = None
     device_name: str | None = None
     checkpoint_digest: str | None = None
+    attention: str | None = None
     down_reason: str | None = None
 
 

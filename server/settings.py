@@ -48,6 +48,13 @@ class Settings(BaseSettings):
     guardrail: Literal["required", "off"] = Field(
         default="required", description="off serves a checkpoint that requires one without it"
     )
+    attention: str = Field(
+        default="auto",
+        description="attention backend: auto takes the fastest, else native, cudnn, flash or fa3",
+    )
+    compile: bool = Field(
+        default=False, description="let torch compile the model: a slow first video, faster later"
+    )
     queue_limit: int = Field(default=100, ge=1, description="jobs that may wait at once")
     disconnect_grace: float = Field(
         default=20.0, ge=0, description="seconds that a run goes on without its caller"

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from pipeline.progress import Progress, Stage, StageStarted, Watcher
 from server.events import (
     MAX_CHUNK_BYTES,
@@ -26,6 +28,7 @@ from server.worker_loop import CannotLoad, WorkerOptions
 from weights.store import CheckpointError, WeightStore
 
 if TYPE_CHECKING:
+    from pipeline.attention import Choice
     from pipeline.encode import EncodedVideo
     from pipeline.generate import VideoPipeline
 
@@ -33,6 +36,8 @@ IMAGE = "image"
 """The name of the first frame among an order's media."""
 
 Send = Callable[[RunEvent], None]
+
+_log = structlog.get_logger("worker")
 
 
 class GpuWorker:
@@ -63,12 +68,16 @@ class GpuWorker:
                 store,
                 self._device,
                 guardrail=self._options.guardrail,
+                attention=self._options.attention,
+                compiled=self._options.compiled,
                 report=lambda text, fraction: report(Loading(text, fraction)),
             )
         except CheckpointError as error:
             raise CannotLoad(str(error)) from error
+        _log_choice(self._pipeline.attention)
         is_gpu = self._device == "cuda"
-        return Ready(store.digest, torch.cuda.get_device_name() if is_gpu else "CPU")
+        name = torch.cuda.get_device_name() if is_gpu else "CPU"
+        return Ready(store.digest, name, self._pipeline.attention.name)
 
     def run(self, order: WorkOrder, send: Send, cancelled: Callable[[], bool]) -> Done:
         """Make the order's video and send it.
@@ -87,6 +96,15 @@ class GpuWorker:
             )
             _send_file(video, send, watcher.check)
         return Done(order.spec.tier, clock.stop())
+
+
+def _log_choice(choice: "Choice") -> None:
+    """Say on stderr, which is the server's log, how the attention backend was chosen."""
+    if choice.trials:
+        trials = [str(trial) for trial in choice.trials]
+        _log.info("The attention backend is chosen", backend=choice.name, trials=trials)
+    for warning in choice.warnings:
+        _log.warning(warning)
 
 
 class _StageClock:

@@ -47,12 +47,17 @@ ENDING_GRACE_S = 3.0
 class WorkerOptions:
     """What every worker of a pool is started with; plain values, because they travel as JSON.
 
-    `weights` is the checkpoint's folder. `guardrail` is `required` or `off`. `scratch` is a folder
-    for the files of a run: the pool gives each process its own and removes it with the process.
+    `weights` is the checkpoint's folder. `guardrail` is `required` or `off`. `attention` is a
+    backend or `auto`. `compiled` is whether torch compiles the model, and `compile_cache` the
+    folder where it keeps what it made for the next start. `scratch` is a folder for the files of a
+    run: the pool gives each process its own and removes it with the process.
     """
 
     weights: str
     guardrail: Literal["required", "off"] = "required"
+    attention: str = "auto"
+    compiled: bool = False
+    compile_cache: str | None = None
     scratch: str | None = None
 
 

@@ -145,7 +145,9 @@ def _spawn(
         device=kind,
         options=options,
     )
-    extra = {"CUDA_VISIBLE_DEVICES": index} if kind == "cuda" else _CPU_ENVIRONMENT
+    extra = {"CUDA_VISIBLE_DEVICES": index} if kind == "cuda" else dict(_CPU_ENVIRONMENT)
+    if options.compile_cache is not None:
+        extra["TORCHINDUCTOR_CACHE_DIR"] = options.compile_cache
     return subprocess.Popen(
         [sys.executable, "-c", _BOOT, start.to_json()],
         # Our environment is handed on as it is; only `server.settings` reads settings from it.

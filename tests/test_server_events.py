@@ -137,7 +137,7 @@ def test_a_changed_field_is_taken_only_if_it_has_the_declared_type(data: st.Data
 
 SAMPLES: list[WorkerEvent] = [
     Loading("Reading the transformer", 0.5),
-    Ready("abc", "cpu"),
+    Ready("abc", "cpu", "native"),
     StageStarted(Stage.TEXT, 3.0),
     StepDone(1, 35, 0.5, 17.0),
     Note("The prompt was cut."),

@@ -115,7 +115,7 @@ class ScriptedWorker:
 
     def load(self, report: Callable[[Loading], None]) -> Ready:
         report(Loading("Reading the script", 0.5))
-        return Ready(DIGEST, f"scripted {self._device}")
+        return Ready(DIGEST, f"scripted {self._device}", "scripted")
 
     def run(self, order: WorkOrder, send: Send, cancelled: Callable[[], bool]) -> Done:
         script = Script(order)

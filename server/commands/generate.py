@@ -68,7 +68,12 @@ def generate_video(wish: Wish, settings: Settings) -> str:
     order = WorkOrder(job_id="generate", attempt=1, spec=spec, media={"image": pixels})
     pool = LocalPool(
         settings.worker,
-        WorkerOptions(weights=str(settings.weights), guardrail=settings.guardrail),
+        WorkerOptions(
+            weights=str(settings.weights),
+            guardrail=settings.guardrail,
+            attention=settings.attention,
+            compiled=settings.compile,
+        ),
         devices_from(settings.devices, settings.cuda_visible_devices)[:1],
         ending_grace_s=ENDING_GRACE_S,
     )

@@ -40,6 +40,18 @@ Guardrail = Annotated[
     ),
 ]
 
+Attention = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Attention backend: native, cudnn, flash or fa3. By default the fastest here.",
+    ),
+]
+Compile = Annotated[
+    bool | None,
+    typer.Option("--compile", help="Let torch compile the model: slow at first, faster later."),
+]
+
 # For generate.
 
 Image = Annotated[
