@@ -244,7 +244,6 @@ PLAIN = ["generate", "photo.png", "A calm sea", "--weights", "weights", "--devic
         ([*PLAIN, "-o", "no/a.mp4"], "There is no folder no to put a.mp4 in."),
         ([*PLAIN, "-o", "a.mp4", "--devices", "tpu"], "'tpu' is no device"),
         ([*PLAIN, "-o", "a.mp4", "--guardrail", "on"], "'--guardrail'"),
-        (["serve", "--weights", "weights", "--host", "0.0.0.0"], "COSMOS_KEY=id:secret"),
         (["serve", "--weights", "weights", "--tls-port", "1"], "COSMOS_TLS_CERT"),
         (["weights", "stand-in", "new", "--size", "wide"], "--size is 'wide'; give width and"),
     ],
