@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Connection,
@@ -83,7 +84,7 @@ artifacts = Table(
     Column("kind", String(16), nullable=False),
     Column("name", Text, nullable=False),
     Column("content_type", Text, nullable=False),
-    Column("size", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("width", Integer),
     Column("height", Integer),
@@ -103,7 +104,7 @@ uploads = Table(
     Column("file_id", String(128), nullable=False),
     Column("file_name", Text, nullable=False),
     Column("content_type", Text, nullable=False),
-    Column("max_size", Integer, nullable=False),
+    Column("max_size", BigInteger, nullable=False),
     Column("in_parts", Boolean, nullable=False),
     Column("lifetime_s", Float),
     Column("expires_at", Float, nullable=False),
@@ -116,7 +117,7 @@ upload_parts = Table(
     Column("upload_id", String(64), ForeignKey("uploads.id", ondelete="CASCADE")),
     Column("number", Integer, nullable=False),
     Column("file_id", String(128), nullable=False),
-    Column("size", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
     PrimaryKeyConstraint("upload_id", "number"),
 )

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -261,6 +262,44 @@ async def test_a_file_whose_time_is_over_is_gone(small: Path) -> None:
             assert (await client.get(url)).status_code == 404
             used = await client.post(RUN, json=request_of(image_url=url))
             assert used.json()["detail"][0]["type"] == "file_download_error"
+
+
+async def test_a_caller_who_leaves_amid_an_upload_leaves_nothing(small: Path) -> None:
+    arriving = iter(
+        [
+            {"type": "http.request", "body": b"the begin", "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+    )
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(arriving)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with serving(settings_in(small)) as client:
+        request = client.build_request("POST", UPLOAD)
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": UPLOAD,
+            "raw_path": UPLOAD.encode(),
+            "query_string": b"",
+            "headers": [(name.lower(), value) for name, value in request.headers.raw],
+            "server": ("localhost", 8000),
+            "client": ("127.0.0.1", 1),
+        }
+        transport = client._transport
+        assert isinstance(transport, httpx.ASGITransport)
+        await transport.app(scope, receive, send)
+
+        assert sent[0]["status"] == 499
+        assert kept(small) == []
 
 
 # Keys.

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from servers import settings_in
 
 from server.public_files import base_urls_of, own_file
@@ -58,6 +60,13 @@ def test_a_url_of_ours_is_known_by_scheme_host_and_prefix(url: str, segments: li
 )
 def test_every_other_url_is_somebody_elses(url: str) -> None:
     assert own_file(url, BASES) is None
+
+
+@given(st.text() | st.text().map("http://gpu:8000/files/{}".format))
+def test_any_text_at_all_is_a_url_of_ours_or_is_none(text: str) -> None:
+    segments = own_file(text, BASES)
+
+    assert (segments is not None) == text.startswith("http://gpu:8000/files/")
 
 
 @pytest.mark.parametrize(
