@@ -6,6 +6,8 @@ ORACLE := .venv-oracle
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ORACLE_READY := $(ORACLE)/.ready
+FLOOR := .venv-floor
+FLOOR_READY := $(FLOOR)/.ready
 STAND_IN := .cache/stand-in
 NODE_MODULES := tests/clients/node_modules
 # Without npm nothing is installed, and the tests say what they did not run.
@@ -14,7 +16,7 @@ NODE_READY := $(if $(shell command -v npm),$(NODE_MODULES)/.ready)
 OLD_CLIENTS := $(foreach client,fal-client@0.5.9 fal@1.83.0 huggingface_hub@2.4.0,.cache/clients/$(client)/.ready)
 PROMPT := A rocket lifts off from its launch pad in a cloud of fire and smoke.
 
-.PHONY: help setup demo serve test test-clients test-slow client-table check format bench bench-load clean
+.PHONY: help setup demo serve test test-clients test-slow test-floor client-table check format bench bench-load clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +38,10 @@ test-clients: $(READY) $(NODE_READY) ## Run the clients of others against a serv
 
 test-slow: $(READY) $(ORACLE_READY) $(NODE_READY) $(OLD_CLIENTS) ## Run the tests that wait by nature
 	$(BIN)/python -m pytest -rs -m slow
+	$(MAKE) test-floor
+
+test-floor: $(FLOOR_READY) ## Run the model's tests with the oldest transformers that we allow
+	$(FLOOR)/bin/python -m pytest tests/test_pipeline_text.py tests/test_pipeline_load.py tests/test_pipeline_generate.py
 
 client-table: $(READY) $(NODE_READY) $(OLD_CLIENTS) ## Write docs/client-table.md from a run of all the clients
 	$(BIN)/python -m pytest -rs -m clients --client-table docs/client-table.md
@@ -68,6 +74,13 @@ $(READY): pyproject.toml constraints.txt
 $(ORACLE_READY): constraints.txt
 	$(PYTHON) -m venv $(ORACLE)
 	$(ORACLE)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch diffusers transformers accelerate pillow safetensors torchvision
+	@touch $@
+
+# The tested set but for transformers and what goes with it.
+$(FLOOR_READY): constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(FLOOR)
+	grep -vE '^(transformers|tokenizers|huggingface_hub)==' constraints.txt > $(FLOOR)/constraints.txt
+	$(FLOOR)/bin/pip install --quiet --disable-pip-version-check -c $(FLOOR)/constraints.txt transformers==5.17.0 -e '.[dev]'
 	@touch $@
 
 $(NODE_MODULES)/.ready: tests/clients/package-lock.json
