@@ -6,6 +6,7 @@ import shlex
 import ssl
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -25,6 +26,7 @@ from servers import RunningServer, start_server
 from server.certs import (
     AUTHORITY_LIFE,
     CERTIFICATE_LIFE,
+    FAL_DOMAINS,
     KeyPair,
     UnusableAuthority,
     UnusableHost,
@@ -34,7 +36,7 @@ from server.certs import (
     parse_host,
     read_authority,
 )
-from server.commands.certs import make_certs, renew_certs
+from server.commands.certs import HOSTS_LINES, make_certs, renew_certs
 from server.commands.errors import CommandFailed, WrongUsage
 
 NOW = datetime.now(UTC)
@@ -357,3 +359,41 @@ def test_the_first_host_that_is_given_is_the_one_in_the_printed_lines(tmp_path: 
     said = make_certs(tmp_path, ["2001:db8::7", "gpu.example.com"])
     assert "FAL_QUEUE_RUN_HOST=[2001:db8::7]:8443/queue" in said
     assert "localhost, [2001:db8::7], gpu.example.com." in said
+
+
+# docs/tls.md.
+
+
+PAGE = (Path(__file__).parent.parent / "docs" / "tls.md").read_text()
+
+
+def lines_of_the_page(command: str) -> list[str]:
+    blocks = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    return [line for line in "".join(blocks).splitlines() if line.startswith(command)]
+
+
+def test_the_commands_of_the_page_do_what_it_says(tmp_path: Path) -> None:
+    needed_program("openssl")
+    make, renew = lines_of_the_page("cosmos-serve certs")
+    look = lines_of_the_page("openssl")
+    assert len(look) == 3
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for line in (make, *look, renew, *look):
+        ran = subprocess.run(
+            ["bash", "-ec", line],
+            cwd=tmp_path,
+            env={"PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert ran.returncode == 0, f"{line}\n{ran.stdout}{ran.stderr}"
+    assert ran.stdout == "certs/cert.pem: OK\n"
+
+
+def test_the_page_has_the_lines_and_names_that_are_printed() -> None:
+    for names in HOSTS_LINES:
+        assert f"    ADDRESS {' '.join(names)}\n" in PAGE
+    assert f"valid for {CERTIFICATE_LIFE.days} days" in PAGE
+    for domain in FAL_DOMAINS:
+        assert f"`{domain}`" in PAGE
