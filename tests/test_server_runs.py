@@ -1,0 +1,174 @@
+"""What becomes of a run whose caller goes away, and of the same request when it comes again."""
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from api_keys import add_key, by_key
+from asgi_calls import Connection
+from queue_calls import RUN, result_of
+from servers import APP, request_of, serving, settings_in
+
+from server.settings import Settings
+
+Row = tuple[str, str, int | None]
+
+
+def jobs_in(settings: Settings) -> list[Row]:
+    """Id, status and HTTP status of each job, in their order."""
+    with closing(sqlite3.connect(settings.data / "jobs.sqlite3")) as db:
+        return db.execute("SELECT id, status, http_status FROM jobs ORDER BY seq").fetchall()
+
+
+async def until(settings: Settings, *wanted: tuple[str, int | None]) -> list[Row]:
+    """Wait until the jobs are so: status and HTTP status of each."""
+    rows = jobs_in(settings)
+    while [row[1:] for row in rows] != list(wanted):
+        await asyncio.sleep(0.01)
+        rows = jobs_in(settings)
+    return rows
+
+
+RUNNING = ("IN_PROGRESS", None)
+WAITING = ("IN_QUEUE", None)
+DONE = ("COMPLETED", 200)
+CANCELLED = ("COMPLETED", 499)
+
+
+@pytest.mark.parametrize("path", [RUN, f"{RUN}/stream"])
+async def test_a_run_that_was_cut_off_and_sent_again_is_one_job(tmp_path: Path, path: str) -> None:
+    settings = settings_in(tmp_path)
+    async with serving(settings) as client:
+        body = request_of("sleep 0.2")
+        async with Connection(client, path, body):
+            [(job, *_)] = await until(settings, RUNNING)
+
+        answer = await client.post(RUN, json=body)
+
+        assert answer.status_code == 200
+        assert answer.headers["x-fal-request-id"] == job
+        assert answer.json() == (await result_of(client, job)).json()
+        assert await until(settings, DONE)
+
+
+async def test_a_run_that_ended_meanwhile_is_answered_at_once(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    async with serving(settings) as client:
+        body = request_of("sleep 0.1")
+        async with Connection(client, RUN, body):
+            await until(settings, RUNNING)
+        [(job, *_)] = await until(settings, DONE)
+
+        answer = await client.post(RUN, json=body)
+
+        assert answer.headers["x-fal-request-id"] == job
+
+
+async def test_a_run_that_is_cut_off_twice_is_still_one_job(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    async with serving(settings) as client:
+        body = request_of("sleep 0.3")
+        for _ in range(2):
+            async with Connection(client, RUN, body):
+                await until(settings, RUNNING)
+
+        assert (await client.post(RUN, json=body)).status_code == 200
+        await until(settings, DONE)
+
+
+@pytest.mark.parametrize("path", [RUN, f"{RUN}/stream"])
+async def test_a_run_whose_caller_does_not_return_is_cancelled(tmp_path: Path, path: str) -> None:
+    settings = settings_in(tmp_path, disconnect_grace=0.05)
+    async with serving(settings) as client:
+        async with Connection(client, path, request_of("sleep 3600")):
+            await until(settings, RUNNING)
+
+        await until(settings, CANCELLED)
+        assert (await client.post(RUN, json=request_of())).status_code == 200, "the slot is free"
+
+
+async def test_what_is_cancelled_for_want_of_a_caller_is_not_given_to_the_next(
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(tmp_path, disconnect_grace=0.0)
+    async with serving(settings) as client:
+        async with Connection(client, RUN, request_of("sleep 0.2")):
+            await until(settings, RUNNING)
+        await until(settings, CANCELLED)
+
+        assert (await client.post(RUN, json=request_of("sleep 0.2"))).status_code == 200
+        await until(settings, CANCELLED, DONE)
+
+
+async def test_the_same_request_is_another_job_while_the_first_has_its_caller(
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(tmp_path)
+    async with serving(settings) as client:
+        answers = await asyncio.gather(*(client.post(RUN, json=request_of()) for _ in range(4)))
+
+    assert len({answer.headers["x-fal-request-id"] for answer in answers}) == 4
+    assert len({answer.json()["seed"] for answer in answers}) == 4
+
+
+@pytest.mark.parametrize("difference", ["body", "key", "host"])
+async def test_another_request_is_another_job(tmp_path: Path, difference: str) -> None:
+    settings = settings_in(tmp_path, auth="on", key="me:s3cret")
+    mine = by_key("me:s3cret")
+    others = {
+        "body": (mine, 8),
+        "key": (by_key(add_key(settings)), 7),
+        "host": (mine | {"host": "127.0.0.1:8000"}, 7),
+    }
+    headers, seed = others[difference]
+    async with serving(settings) as client:
+        async with Connection(client, RUN, request_of("sleep 3600", seed=7), mine):
+            await until(settings, RUNNING)
+
+        async with Connection(client, RUN, request_of("sleep 3600", seed=seed), headers):
+            await until(settings, RUNNING, WAITING)
+
+
+async def test_a_video_that_was_cut_off_on_its_way_is_there_when_asked_for_again(
+    tmp_path: Path,
+) -> None:
+    """With `sync_mode` the answer is large, and the connection may break in the midst of it."""
+    settings = settings_in(tmp_path)
+    async with serving(settings) as client:
+        body = request_of("bytes 20000000", sync_mode=True)
+        async with Connection(client, RUN, body) as connection:
+            while len(connection.sent) < 2:
+                await asyncio.sleep(0)
+        [(job, *_)] = await until(settings, DONE)
+
+        answer = await client.post(RUN, json=body)
+
+        assert answer.headers["x-fal-request-id"] == job
+        assert len(answer.content) == int(answer.headers["content-length"])
+
+
+async def test_runs_wait_for_their_callers_through_a_restart(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    body = request_of("sleep 0.2")
+    async with serving(settings) as client, Connection(client, RUN, body):
+        [(job, *_)] = await until(settings, RUNNING)
+
+    async with serving(settings) as client:
+        answer = await client.post(RUN, json=body)
+        assert answer.headers["x-fal-request-id"] == job
+        assert answer.status_code == 200
+
+
+async def test_runs_whose_callers_do_not_return_after_a_restart_are_cancelled(
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(tmp_path, disconnect_grace=0.0)
+    async with serving(settings) as client, Connection(client, RUN, request_of("sleep 3600")):
+        await until(settings, RUNNING)
+        job = (await client.post(f"/queue/{APP}/image-to-video", json=request_of())).json()
+
+    async with serving(settings) as client:
+        assert (await result_of(client, job["request_id"])).status_code == 200
+        assert [row[1:] for row in jobs_in(settings)] == [CANCELLED, DONE]
