@@ -99,6 +99,7 @@ def _measure(load: Load, url: str, ids: list[str], folder: Path, seconds: int) -
         "APP": APP,
         "ENDPOINT": ENDPOINT,
         "DELAY_MS": str(load.delay_ms),
+        "CLIENTS": str(load.clients),
         "IDS": "" if load.submits else " ".join(ids),
         "BODY": str(body),
     }

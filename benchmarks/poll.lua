@@ -9,6 +9,7 @@ for id in (os.getenv("IDS") or ""):gmatch("%S+") do
   known[id] = true
 end
 local delay_ms = tonumber(os.getenv("DELAY_MS") or "0")
+local clients = tonumber(os.getenv("CLIENTS"))
 local app = os.getenv("APP")
 local headers = {["Authorization"] = "Key " .. os.getenv("FAL_KEY")}
 local threads = {}
@@ -28,8 +29,14 @@ function init(_)
   end
 end
 
+-- Clients do not start in step: before its first request, each waits for a part of the delay.
+local started = 0
 if delay_ms > 0 then
   function delay()
+    if started < clients then
+      started = started + 1
+      return math.random(0, delay_ms)
+    end
     return delay_ms
   end
 end

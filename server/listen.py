@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import structlog
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 
 from server.app import create_app
@@ -30,7 +31,8 @@ def serve(settings: Settings) -> None:
     _check_certificate(settings)
     _configure_log()
     app = create_app(settings)
-    asyncio.run(_serve(app, settings))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(app, settings))
 
 
 def _configure_log() -> None:
@@ -73,6 +75,7 @@ def _server(app: FastAPI, tls: Settings | None = None) -> _Server:
     config = uvicorn.Config(
         app,
         lifespan="off",
+        http="httptools",
         server_header=False,
         access_log=False,
         log_level="warning",

@@ -5,6 +5,7 @@ write to the tables, too.
 """
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -131,5 +132,7 @@ class Statuses:
                 self._kept.pop(job_id, None)
                 while len(self._kept) >= MAX_KEPT:
                     del self._kept[next(iter(self._kept))]
-                self._kept[job_id] = _Kept(status, time.monotonic() + LOOK_AGAIN_S)
+                # Not all at once: what was read in one moment is not read again in one.
+                seconds = LOOK_AGAIN_S * random.uniform(0.5, 1.0)
+                self._kept[job_id] = _Kept(status, time.monotonic() + seconds)
         return status
