@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from server.endpoint_schema import endpoint_schemas
-from server.openapi_operations import OPERATIONS, operations_of
-from server.openapi_parts import SCHEMAS, Operation
+from server.openapi_operations import OPERATIONS, REQUEST_MODELS, operations_of
+from server.openapi_parts import SCHEMAS, Operation, schemas_of
 from server.schemas import ENDPOINTS, Limits
 
 _DESCRIPTION = """\
@@ -31,9 +31,6 @@ def openapi_document(base_url: str, limits: Limits, *, needs_key: bool) -> dict[
         }
         for path, operations in _operations()
     }
-    schemas: dict[str, Any] = {}
-    for endpoint_id in ENDPOINTS:
-        schemas |= endpoint_schemas(endpoint_id, limits)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -44,7 +41,7 @@ def openapi_document(base_url: str, limits: Limits, *, needs_key: bool) -> dict[
         "servers": [{"url": base_url}],
         "paths": paths,
         "components": {
-            "schemas": {**schemas, **SCHEMAS},
+            "schemas": _schemas(limits),
             "securitySchemes": {
                 "key": {
                     "type": "apiKey",
@@ -61,3 +58,12 @@ def _operations() -> Iterator[tuple[str, Mapping[str, Operation]]]:
     for endpoint_id in ENDPOINTS:
         yield from operations_of(endpoint_id).items()
     yield from OPERATIONS.items()
+
+
+def _schemas(limits: Limits) -> dict[str, Any]:
+    schemas: dict[str, Any] = {}
+    for endpoint_id in ENDPOINTS:
+        schemas |= endpoint_schemas(endpoint_id, limits)
+    for model in REQUEST_MODELS:
+        schemas |= schemas_of(model)
+    return schemas | dict(SCHEMAS)

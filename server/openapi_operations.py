@@ -26,12 +26,12 @@ from server.openapi_parts import (
 from server.routes.storage import UploadRequest
 from server.routes.tokens import TokenRequest
 from server.routes.uploads import CompleteRequest
-from server.schemas import app_of
+from server.schemas import ENDPOINTS, app_of
 
 Paths = Mapping[str, Mapping[str, Operation]]
 
 _EVENTS = answer("Events, until it is completed.", STRING, "text/event-stream")
-_LOGS = query("logs", "1: with the log so far.", {"enum": ["0", "1", "true", "false"]})
+_LOGS = query("logs", "1 or true: with the log.", STRING)
 _STATUS = reference("QueueStatus")
 
 
@@ -43,12 +43,13 @@ def operations_of(endpoint_id: str) -> Paths:
     body = json_body(reference(f"{name}Input"))
     invalid = problem("The input cannot be used; `detail` names the fields.")
     full = problem("As many requests wait as may wait.")
+    late = problem("It was not started within X-Fal-Request-Timeout.")
     return {
         f"/run/{endpoint_id}": {
             "post": Operation(
                 id=f"run{name}",
                 summary="Make a video and wait for it",
-                answers={"200": output, "422": invalid, "429": full},
+                answers={"200": output, "422": invalid, "429": full, "504": late},
                 parameters=REQUEST_HEADERS,
                 body=body,
             )
@@ -83,6 +84,7 @@ def operations_of(endpoint_id: str) -> Paths:
                     "400": problem("The request is still in progress."),
                     "422": invalid,
                     "499": problem("The request was cancelled."),
+                    "504": late,
                 },
             )
         },
@@ -93,7 +95,7 @@ def operations_of(endpoint_id: str) -> Paths:
     }
 
 
-_WEBHOOK = query("fal_webhook", "Where to POST the result to.", {"type": "string"})
+_WEBHOOK = query("fal_webhook", "Where to POST the result to.", {"type": "string", "format": "uri"})
 
 
 def _request_operations(request: str) -> Paths:
@@ -329,7 +331,7 @@ def _document(id: str, summary: str, content: Mapping[str, Any], *parameters: An
 
 _OBJECT = answer("The document.", {"type": "object"})
 _TEXT = answer("The page.", STRING, "text/plain")
-_ENDPOINT_ID = query("endpoint_id", "The endpoint's id.", STRING, required=True)
+_ENDPOINT_ID = query("endpoint_id", "The endpoint's id.", {"enum": list(ENDPOINTS)}, required=True)
 _DISCOVERY: Paths = {
     "/api/openapi/queue/openapi.json": {
         "get": _document(
@@ -347,3 +349,6 @@ _DISCOVERY: Paths = {
 
 OPERATIONS: Paths = {**_REST, **_STORAGE, **_FILES, **_HEALTH, **_DISCOVERY}
 """What does not depend on an endpoint."""
+
+REQUEST_MODELS = (UploadRequest, CompleteRequest, TokenRequest)
+"""The bodies that are models, besides the endpoints' input."""

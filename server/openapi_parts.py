@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from server.addressing import Service
 from server.endpoint_schema import REF_TEMPLATE
 from server.request_headers import MAX_IDEMPOTENCY_KEY
+from server.uploads import MAX_PARTS
 
 Schema = Mapping[str, Any]
 
@@ -152,14 +153,25 @@ def json_body(schema: Schema) -> Schema:
 
 
 def json_body_of(model: type[BaseModel]) -> Schema:
-    return json_body(model.model_json_schema(ref_template=REF_TEMPLATE))
+    return json_body(reference(model.__name__))
 
 
-BYTES_BODY: Schema = {"required": True, "content": {"application/octet-stream": {"schema": BYTES}}}
+def schemas_of(model: type[BaseModel]) -> Mapping[str, Schema]:
+    """The schema that `json_body_of` refers to, and those that it refers to itself."""
+    schema = model.model_json_schema(ref_template=REF_TEMPLATE)
+    parts: Mapping[str, Schema] = schema.pop("$defs", {})
+    return {model.__name__: schema, **parts}
+
+
+BYTES_BODY: Schema = {"required": False, "content": {"application/octet-stream": {"schema": BYTES}}}
+
+
+_IN_PATH: Mapping[str, Schema] = {"number": {"type": "integer", "minimum": 1, "maximum": MAX_PARTS}}
+"""What stands in paths and is not just any text."""
 
 
 def path_parameter(name: str) -> Schema:
-    return {"name": name, "in": "path", "required": True, "schema": STRING}
+    return {"name": name, "in": "path", "required": True, "schema": _IN_PATH.get(name, STRING)}
 
 
 def query(name: str, description: str, schema: Schema, *, required: bool = False) -> Schema:

@@ -237,6 +237,12 @@ def test_the_own_document_is_valid_openapi() -> None:
     validate(own())
 
 
+def test_what_the_documents_refer_to_is_there() -> None:
+    for document in (published(), own()):
+        wanted = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document))
+        assert set(wanted) <= set(document["components"]["schemas"])
+
+
 UNDESCRIBED = {
     # Verifiers look for the key set wherever fal has it; one of these paths is described.
     *(("get", f"/{service}/.well-known/jwks.json") for service in ("rest", "run", "queue")),
