@@ -1,11 +1,12 @@
 """A server as a user starts it, for the clients of others: HTTP, HTTPS, a key, scripted worker."""
 
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,26 @@ class ClientServer:
 
     running: RunningServer
     certificates: Path
+    folder: Path
 
     @property
     def http(self) -> str:
         """Scheme, host and port, by a name and not a number."""
         return self.running.http.replace("127.0.0.1", "localhost")
+
+    @property
+    def https(self) -> str:
+        """The same for HTTPS."""
+        return f"https://{self.running.https_host}"
+
+    def at(self, port: int, other: int) -> "ClientServer":
+        """The server as it is reached when its `port` is reached by another."""
+        running = self.running
+        http, https = (
+            url and url.replace(f":{port}", f":{other}") for url in (running.http, running.https)
+        )
+        assert http is not None
+        return replace(self, running=replace(running, http=http, https=https))
 
     @property
     def python(self) -> Mapping[str, str]:
@@ -48,6 +64,12 @@ class ClientServer:
             "NODE_EXTRA_CA_CERTS": str(self.certificates / "ca.pem"),
         }
 
+    def jobs_with_seed(self, seed: int) -> int:
+        """How many jobs the clients made: what they do not say when they send a request again."""
+        with closing(sqlite3.connect(self.folder / "data" / "jobs.sqlite3")) as database:
+            query = "SELECT count(*) FROM jobs WHERE json_extract(input, '$.spec.seed') = ?"
+            return int(database.execute(query, (seed,)).fetchone()[0])
+
 
 @contextmanager
 def serving_clients(
@@ -57,7 +79,7 @@ def serving_clients(
     cert, key = certificates / "cert.pem", certificates / "key.pem"
     tls = ["--tls-cert", str(cert), "--tls-key", str(key), "--tls-port", str(tls_port)]
     running = start_server(folder, *tls, *options, COSMOS_KEY=KEY, **environment)
-    yield ClientServer(running, certificates)
+    yield ClientServer(running, certificates, folder)
     assert running.end() == 0
 
 

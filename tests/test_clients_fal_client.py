@@ -196,3 +196,28 @@ import asyncio
 show(asyncio.run(fal_client.subscribe_async(endpoint, arguments=arguments))["seed"])
 """
     assert calls(client_server, code, seed=7) == [[7]]
+
+
+@pytest.mark.shows("fal-client 1.0.3", "streaming")
+def test_a_stream_ends_with_the_output(client_server: ClientServer) -> None:
+    code = """
+*_, last = fal_client.stream(endpoint, arguments=arguments)
+show(last["seed"])
+"""
+    assert calls(client_server, code, seed=7) == [[7]]
+
+
+def test_a_run_that_does_not_start_in_time_fails_once(client_server: ClientServer) -> None:
+    code = """
+first = fal_client.submit(endpoint, arguments=arguments | {"prompt": "sleep 3600"})
+while not isinstance(first.status(), fal_client.InProgress):
+    time.sleep(0.02)
+try:
+    fal_client.run(endpoint, arguments=arguments, start_timeout=1.1)
+except fal_client.FalClientHTTPError as error:
+    headers = error.response_headers
+    show(error.status_code, error.error_type, headers["x-fal-request-timeout-type"])
+first.cancel()
+"""
+    assert calls(client_server, code, seed=1001) == [[504, "request_timeout", "user"]]
+    assert client_server.jobs_with_seed(1001) == 2

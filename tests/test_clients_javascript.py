@@ -1,5 +1,7 @@
 """The JavaScript client, @fal-ai/client, in Node, pointed here in each of three ways."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -115,3 +117,17 @@ def test_a_stream_ends_with_the_output(client_server: ClientServer, way: str) ->
 
     assert count >= 1
     assert last["seed"] == 7
+
+
+def test_a_run_that_does_not_start_in_time_fails_once(client_server: ClientServer) -> None:
+    first = {"call": "submit", "input": request_of("sleep 2", seed=1003)}
+    with ThreadPoolExecutor() as others:
+        running = others.submit(calls, client_server, "retries.mjs", "fetch", **first)
+        while client_server.jobs_with_seed(1003) == 0:
+            time.sleep(0.02)
+        late = {"call": "run", "input": request_of(seed=1004), "startTimeout": 1.1}
+        error = calls(client_server, "retries.mjs", "fetch", **late)
+        assert running.result() == [[1003]]
+
+    assert error == [[504, "request_timeout", "user"]]
+    assert client_server.jobs_with_seed(1004) == 1
