@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import InputError
-from server.jobs import JobError
+from server.jobs import TOO_LATE, JobError
 
 ERROR_PAGE = "https://docs.fal.ai/errors#"
 RETRY_AFTER_S = 10
@@ -203,13 +203,19 @@ def infrastructure_error(message: str, error_type: str) -> JobError:
 
 def job_error_headers(error: JobError) -> dict[str, str]:
     """The headers that go with a job's error."""
+    may_be_retried = "true" if error.http_status >= 500 else "false"
     headers = {
         "x-fal-billable-units": "0",
         # fal's documents have both names.
-        "x-fal-retryable": "false",
-        "x-fal-needs-retry": "false",
+        "x-fal-retryable": may_be_retried,
+        "x-fal-needs-retry": may_be_retried,
     }
-    return headers | ({"x-fal-error-type": error.error_type} if error.error_type else {})
+    if error.error_type is not None:
+        headers["x-fal-error-type"] = error.error_type
+    if error == TOO_LATE:
+        # The time was the caller's own: clients do not send such a request again.
+        headers["x-fal-request-timeout-type"] = "user"
+    return headers
 
 
 def _sentence(

@@ -131,7 +131,7 @@ class Delivery(StreamingResponse):
         delivered: Callable[[], Awaitable[None]],
         cut_off: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(content, status, headers, media_type)
+        super().__init__(self._to_the_end(content), status, headers, media_type)
         self._delivered = delivered
         self._cut_off = cut_off
         self._is_complete = False
@@ -142,11 +142,14 @@ class Delivery(StreamingResponse):
         finally:
             if not self._is_complete and self._cut_off is not None:
                 self._cut_off()
+        if self._is_complete:
+            await self._delivered()
 
-    async def stream_response(self, send: Send) -> None:
-        await super().stream_response(send)
+    async def _to_the_end(self, content: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        # It is asked for the next piece when the one before was sent.
+        async for piece in content:
+            yield piece
         self._is_complete = True
-        await self._delivered()
 
 
 def _of_error(error: JobError) -> Output:

@@ -1,0 +1,358 @@
+"""A caller's wishes in the tables: a time to start in, a key against repeats, no traces."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.artifact_store import ArtifactStore
+from server.database import Database
+from server.errors import IdempotencyMismatch, QueueFull, UnknownJob
+from server.events import Artifact
+from server.job_store import JobStore
+from server.jobs import (
+    CANCELLED,
+    TOO_LATE,
+    Job,
+    JobError,
+    JobStatus,
+    NewJob,
+    StoredArtifact,
+)
+from server.retention import Retention
+
+DAY_S, TEN_MINUTES_S = 86_400.0, 600.0
+FAILURE = JobError(500, {"detail": "The worker died.", "error_type": "runner_server_error"})
+INVALID = JobError(422, {"detail": [{"loc": ["body", "prompt"], "type": "missing"}]})
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Place:
+    """The tables and files of a server, without the server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "jobs.sqlite3"
+        self.clock = Clock()
+        self.database = Database(self.path)
+        self.files = ArtifactStore(folder / "files")
+        self.store = JobStore(self.database, owner="this server", now=self.clock)
+        self.was_told = 0
+        self.retention = Retention(self.database, self.files, gone=self._tell, now=self.clock)
+
+    def _tell(self) -> None:
+        self.was_told += 1
+
+    def submit(self, job_id: str, *, limit: int = 100, **changes: Any) -> Job:
+        plain: dict[str, Any] = {
+            "endpoint": "fal-ai/cosmos-predict-2.5/image-to-video",
+            "base_url": "http://localhost:8000",
+            "key_id": None,
+            "input": {"media": {}, "sync_mode": False, "spec": {"prompt": "a secret"}},
+            "tier": "exact",
+        }
+        job = self.store.submit(NewJob(id=job_id, **(plain | changes)), queue_limit=limit)
+        self.store.set_inputs(job_id, {})
+        return job
+
+    def claim(self) -> Job:
+        job = self.store.claim("cpu")
+        assert job is not None
+        return job
+
+    def finish(self, job: Job) -> StoredArtifact:
+        """End a job with a video, whose file is there."""
+        incoming = self.files.receive()
+        incoming.write(b"video")
+        described = Artifact(
+            kind="video",
+            name="video.mp4",
+            content_type="video/mp4",
+            size=5,
+            sha256=incoming.sha256,
+            width=96,
+            height=64,
+            frames=9,
+        )
+        video = incoming.keep(described, fps=16.0)
+        result = {"video": {"artifact": video.id}, "seed": 3}
+        assert self.store.finish(job.id, job.attempt, result=result, artifacts=[video])
+        return video
+
+    def made(self, job_id: str, **changes: Any) -> tuple[Job, StoredArtifact]:
+        """A job that has succeeded, and its video."""
+        self.submit(job_id, **changes)
+        video = self.finish(self.claim())
+        return self.store.job(job_id), video
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.path)) as db:
+            return db.execute(query).fetchall()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    place.database.close()
+
+
+NO_TRACES: list[dict[str, Any]] = [
+    {"store_io": False},
+    {"input": {"media": {}, "sync_mode": True}},
+]
+
+
+def test_a_job_that_is_not_started_in_time_ends(place: Place) -> None:
+    place.submit("soon", start_timeout_s=5.0)
+    place.submit("later", start_timeout_s=9.0)
+    place.submit("whenever")
+
+    assert place.store.end_late() == 5.0
+    place.clock.now += 5.0
+    assert place.store.end_late() == 0.0
+    assert place.store.end_late() == 4.0
+
+    assert place.store.job("soon").error == TOO_LATE
+    assert place.store.job("later").status is JobStatus.IN_QUEUE
+
+
+def test_without_times_to_start_in_there_is_nothing_to_wait_for(place: Place) -> None:
+    place.submit("a")
+
+    assert place.store.end_late() is None
+
+
+def test_a_job_is_not_started_when_its_time_is_over(place: Place) -> None:
+    place.submit("a", start_timeout_s=5.0)
+    place.clock.now += 5.0
+
+    assert place.store.claim("cpu") is None
+
+
+def test_a_job_that_was_started_in_time_has_all_the_time(place: Place) -> None:
+    place.submit("a", start_timeout_s=5.0)
+    run = place.claim()
+    place.clock.now += 60.0
+    place.store.give_back("a", run.attempt)
+
+    assert place.store.end_late() is None
+    assert place.claim().id == "a"
+
+
+def test_a_caller_who_wants_no_second_try_gets_none(place: Place) -> None:
+    place.submit("a", no_retry=True)
+
+    assert not place.store.worker_died("a", place.claim().attempt, FAILURE)
+
+    assert place.store.job("a").error == FAILURE
+
+
+def test_a_cancel_wins_where_there_is_no_second_try(place: Place) -> None:
+    place.submit("a", no_retry=True)
+    run = place.claim()
+    place.store.request_cancel("a")
+
+    place.store.worker_died("a", run.attempt, FAILURE)
+
+    assert place.store.job("a").error == CANCELLED
+
+
+@pytest.mark.parametrize("key_id", [None, "me"])
+def test_a_request_that_is_submitted_twice_is_one_job(place: Place, key_id: str | None) -> None:
+    wish: dict[str, Any] = {"key_id": key_id, "idempotency_key": "k", "body_sha256": "b"}
+    first = place.submit("first", **wish)
+
+    assert place.submit("second", limit=1, **wish).id == first.id
+    assert place.store.resubmitted(key_id, "k", "b") == place.store.job("first")
+    with pytest.raises(UnknownJob):
+        place.store.job("second")
+
+
+def test_an_idempotency_key_belongs_to_one_body_and_one_caller(place: Place) -> None:
+    wish: dict[str, Any] = {"idempotency_key": "k", "body_sha256": "b"}
+    place.submit("first", **wish)
+
+    with pytest.raises(IdempotencyMismatch):
+        place.submit("second", **(wish | {"body_sha256": "c"}))
+    with pytest.raises(IdempotencyMismatch):
+        place.store.resubmitted(None, "k", "c")
+    assert place.submit("third", key_id="you", **wish).id == "third"
+    assert place.store.resubmitted("me", "k", "b") is None
+
+
+def test_an_idempotency_key_is_free_again_when_its_job_is_gone(place: Place) -> None:
+    wish: dict[str, Any] = {"idempotency_key": "k", "body_sha256": "b", "store_io": False}
+    place.made("first", **wish)
+    place.clock.now += DAY_S
+
+    assert place.submit("second", **wish).id == "second"
+
+
+def test_a_new_request_is_refused_by_a_full_queue_whatever_its_key(place: Place) -> None:
+    place.submit("a")
+
+    with pytest.raises(QueueFull):
+        place.submit("b", limit=1, idempotency_key="k", body_sha256="b")
+
+
+def test_only_unfinished_runs_wait_for_callers(place: Place) -> None:
+    place.made("done", is_run=True)
+    place.submit("running", is_run=True)
+    place.claim()
+    place.submit("waiting", is_run=True)
+    place.submit("queued")
+
+    assert [job.id for job in place.store.unfinished_runs()] == ["running", "waiting"]
+
+
+def test_a_line_is_told_once_to_each_job_that_waits(place: Place) -> None:
+    place.submit("running")
+    place.claim()
+    place.submit("first")
+    place.store.tell_waiting("Loading the model")
+    place.submit("second")
+    for _ in range(2):
+        place.store.tell_waiting("Loading the model")
+
+    for job, count in (("running", 0), ("first", 1), ("second", 1)):
+        lines = place.store.standing(job).lines
+        assert [line.message for line in lines] == ["Loading the model"] * count
+
+
+def test_input_is_not_stored_any_longer_than_the_job_needs_it(place: Place) -> None:
+    place.submit("a", store_io=False)
+    assert place.claim().input["spec"] == {"prompt": "a secret"}
+    place.store.finish("a", 1, error=FAILURE)
+
+    assert place.rows("SELECT input FROM jobs") == [('{"sync_mode": false}',)]
+
+
+@pytest.mark.parametrize("wish", NO_TRACES)
+def test_ten_minutes_after_its_output_was_fetched_a_job_is_gone(
+    place: Place, wish: dict[str, Any]
+) -> None:
+    job, _ = place.made("a", **wish)
+    place.clock.now += 100.0
+    place.retention.fetched(job)
+    place.clock.now += TEN_MINUTES_S / 2
+    place.retention.fetched(job)
+    assert place.store.job("a").done
+
+    place.clock.now += TEN_MINUTES_S / 2
+
+    with pytest.raises(UnknownJob):
+        place.store.job("a")
+    with pytest.raises(UnknownJob):
+        place.store.standing("a")
+
+
+@pytest.mark.parametrize("wish", NO_TRACES)
+def test_a_day_after_its_end_a_job_is_gone_even_if_nobody_came(
+    place: Place, wish: dict[str, Any]
+) -> None:
+    place.made("a", **wish)
+    place.clock.now += DAY_S - 1
+    assert place.store.job("a").done
+
+    place.clock.now += 1
+
+    with pytest.raises(UnknownJob):
+        place.store.job("a")
+
+
+def test_an_error_is_gone_in_the_same_time(place: Place) -> None:
+    job = place.store.submit(
+        NewJob(
+            id="a",
+            endpoint="e",
+            base_url="b",
+            key_id=None,
+            input={},
+            tier=None,
+            error=INVALID,
+            store_io=False,
+        ),
+        queue_limit=1,
+    )
+    place.retention.fetched(job)
+    place.clock.now += TEN_MINUTES_S
+
+    with pytest.raises(UnknownJob):
+        place.store.job("a")
+
+
+def test_an_ordinary_job_stays_however_often_it_is_fetched(place: Place) -> None:
+    job, video = place.made("a")
+    place.retention.fetched(job)
+    place.clock.now += 100 * DAY_S
+    place.retention.sweep()
+
+    assert place.store.job("a") == job
+    assert place.store.artifact(video.id) == video
+    assert place.was_told == 0
+
+
+def test_with_its_job_a_video_that_had_no_url_goes_row_and_file(place: Place) -> None:
+    _, video = place.made("a", input={"media": {}, "sync_mode": True})
+    place.made("b")
+    place.clock.now += DAY_S
+    place.retention.sweep()
+
+    assert place.rows("SELECT id FROM jobs") == [("b",)]
+    assert place.store.artifact(video.id) is None
+    assert not place.files.path(video.id).exists()
+    assert place.rows("SELECT job_id FROM artifacts") == [("b",)]
+    assert place.was_told == 1
+
+
+def test_a_video_whose_url_was_given_out_outlives_the_job(place: Place) -> None:
+    _, video = place.made("a", store_io=False)
+    place.clock.now += DAY_S
+    place.retention.sweep()
+
+    assert place.rows("SELECT id FROM jobs") == []
+    assert place.store.artifact(video.id) == video
+    assert place.files.read(video.id) == b"video"
+
+
+def test_a_video_goes_when_its_lifetime_is_over_and_its_job_stays(place: Place) -> None:
+    _, video = place.made("a", file_lifetime_s=60.0)
+    place.clock.now += 59.0
+    place.retention.sweep()
+    assert place.files.read(video.id) == b"video"
+
+    place.clock.now += 1.0
+    assert place.store.artifact(video.id) is None
+    place.retention.sweep()
+
+    assert place.rows("SELECT id FROM artifacts") == []
+    assert not place.files.path(video.id).exists()
+    assert place.store.job("a").done
+
+
+def test_an_output_waits_for_its_webhook(place: Place) -> None:
+    job, _ = place.made("a", store_io=False, webhook_url="https://example.com/hook")
+    place.retention.fetched(job)
+    place.clock.now += TEN_MINUTES_S
+    assert place.store.job("a").done
+
+    with closing(sqlite3.connect(place.path)) as db:
+        db.execute("UPDATE webhooks SET delivered_at = 1.0")
+        db.commit()
+    place.retention.fetched(job)
+    place.clock.now += TEN_MINUTES_S
+
+    with pytest.raises(UnknownJob):
+        place.store.job("a")
