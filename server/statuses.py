@@ -100,6 +100,17 @@ class Statuses:
             else:
                 await ticket.wait()
 
+    async def news(self, job_id: str, *, with_logs: bool) -> AsyncGenerator[Standing, None]:
+        """What a stream tells of the job: each change, with the lines since the one before."""
+        told: tuple[JobStatus, int] | None = None
+        num_told = 0
+        async for standing in self.watch(job_id):
+            lines = standing.lines[num_told:] if with_logs else []
+            state = standing.job.status, standing.position
+            if lines or state != told:
+                yield replace(standing, lines=lines)
+                told, num_told = state, len(standing.lines)
+
     def _begin(self, job_id: str) -> _Reading:
         """Read once for all who ask meanwhile."""
         reading = _Reading(self._writes, asyncio.create_task(self._look(job_id, self._writes)))
@@ -113,17 +124,6 @@ class Statuses:
         reading.task.add_done_callback(forget)
         self._reading[job_id] = reading
         return reading
-
-    async def news(self, job_id: str, *, with_logs: bool) -> AsyncGenerator[Standing, None]:
-        """What a stream tells of the job: each change, with the lines since the one before."""
-        told: tuple[JobStatus, int] | None = None
-        num_told = 0
-        async for standing in self.watch(job_id):
-            lines = standing.lines[num_told:] if with_logs else []
-            state = standing.job.status, standing.position
-            if lines or state != told:
-                yield replace(standing, lines=lines)
-                told, num_told = state, len(standing.lines)
 
     async def _look(self, job_id: str, writes: int) -> Status:
         status = Status(await asyncio.to_thread(self._read, job_id))
