@@ -42,5 +42,5 @@ async def _events(services: Services, job: Job) -> AsyncGenerator[bytes, None]:
 
 async def _progress(services: Services, job: Job) -> AsyncGenerator[bytes, None]:
     async for news in services.statuses.news(job.id, with_logs=True):
-        if not news.job.done:
+        if news.lines or not news.job.done:
             yield sse.event(as_json(status_view(news, with_logs=True)))
