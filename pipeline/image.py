@@ -1,15 +1,15 @@
 """Turn the bytes of a picture into an exact-size sRGB first frame.
 
-Pillow only. What is not here: fetching the bytes, and any process boundary around the decoders.
+Pillow only. What is not here: fetching the bytes, and the process that the server decodes in.
 """
 
 import io
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import structlog
 from PIL import ExifTags, Image, ImageCms
 
 from pipeline.errors import FileTooLarge, ImageTooLarge, ImageTooSmall, ImageUnreadable
@@ -50,7 +50,8 @@ _TOO_LITTLE_MEMORY = (
     "The image cannot be decoded in the memory that this server has for it. Send a smaller one."
 )
 
-log = structlog.get_logger()
+# The standard library's: structlog takes longer to import than Pillow, in every picture process.
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ def _orientation(image: Image.Image) -> int:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     # EXIF is parsed by the same kind of code as pictures: see `_decoding`.
     except Exception as error:
-        log.warning("the EXIF data of an image is unreadable and ignored", error=str(error))
+        log.warning("the EXIF data of an image is unreadable and ignored: %s", error)
         return 1
     return value if value in _ORIENTATIONS else 1
 
@@ -277,7 +278,7 @@ def _to_srgb(image: Image.Image, icc_profile: bytes) -> Image.Image:
             image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
         )
     except (ImageCms.PyCMSError, OSError) as error:
-        log.warning("the ICC profile of an image is unusable and ignored", error=str(error))
+        log.warning("the ICC profile of an image is unusable and ignored: %s", error)
         return image.convert("RGB")
     assert converted is not None  # None is the answer to inPlace=True alone.
     return converted

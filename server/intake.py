@@ -12,13 +12,14 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from pipeline.errors import FileTooLarge, ImageUnreadable, InputError
-from pipeline.image import MAX_BYTES, prepare
+from pipeline.image import MAX_BYTES
 from pipeline.spec import Pixels
 from server.artifact_store import ArtifactStore
 from server.errors import InvalidInput, UnknownFile, infrastructure_error, job_error
 from server.fetch import Fetcher, FetchError, FetchTooLarge, HostRefused
 from server.job_store import JobStore
 from server.jobs import Job, StoredArtifact
+from server.picture_process import PictureDecoder
 from server.public_files import PublicFiles
 from server.schemas import ENDPOINTS, Limits
 from server.supervise import completed
@@ -55,6 +56,7 @@ class Intake:
         self._fetcher = fetcher
         self._limits = limits
         self._wakes = wakes
+        self._decoder = PictureDecoder()
         self._decoding = asyncio.Semaphore(DECODES_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -141,7 +143,7 @@ class Intake:
     async def _prepare(self, data: bytes, field: str) -> Pixels:
         async with self._decoding:
             size = self._limits.width, self._limits.height
-            return await asyncio.to_thread(prepare, data, *size, field=field)
+            return await self._decoder.prepare(data, *size, field=field)
 
 
 def decode_data_uri(uri: str, field: str) -> bytes:

@@ -5,7 +5,6 @@ same for the real worker and for those of the tests. It never speaks HTTP, opens
 imports no torch; the worker that it is given may.
 """
 
-import ctypes
 import dataclasses
 import faulthandler
 import importlib
@@ -37,6 +36,7 @@ from server.events import (
     encode_event,
     encode_work_order,
 )
+from server.parent_death import die_with
 from server.pipe import Pipe
 
 ENDING_GRACE_S = 3.0
@@ -98,8 +98,6 @@ class Cancel:
     job_id: str
     attempt: int
 
-
-_PR_SET_PDEATHSIG = 1
 
 Result = TypeVar("Result")
 
@@ -280,19 +278,10 @@ class WorkerStart:
 
 def main(start: WorkerStart) -> None:
     """A worker process, from its first line to its exit code."""
-    _die_with(start.parent)
+    die_with(start.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
     served = serve_worker(
         Pipe.at(start.pipe), lambda: worker_class(start.worker)(start.device, start.options)
     )
     sys.exit(0 if served else 1)
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:
-        sys.exit("The server ended while this worker was starting.")

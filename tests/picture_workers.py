@@ -1,0 +1,53 @@
+"""Picture processes that misbehave: the picture's bytes say how.
+
+`PictureDecoder` starts them as it starts the real one.
+"""
+
+import ctypes
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from server.picture_worker import REFUSED, PictureStart, confine
+
+
+def main(values: dict[str, Any]) -> None:
+    confine(PictureStart(**values))
+    _FAULTS[sys.stdin.buffer.readline().decode().strip()]()
+
+
+def _refuse(text: bytes) -> None:
+    os.write(1, text)
+    os._exit(REFUSED)
+
+
+def _flood() -> None:
+    while True:
+        os.write(1, bytes(65536))
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+def _hoard() -> None:
+    hoard = bytearray(64 * 1024**2)
+    sys.exit(f"There was room for {len(hoard)} bytes.")
+
+
+_FAULTS: dict[str, Callable[[], object]] = {
+    "segfault": lambda: ctypes.string_at(0),
+    "exit": lambda: os._exit(1),
+    "nothing": lambda: os._exit(0),
+    "flood": _flood,
+    "spin": _spin,
+    "hoard": _hoard,
+    "sleep": lambda: time.sleep(3600),
+    "no json": lambda: _refuse(b"\xff"),
+    "no object": lambda: _refuse(b"[]"),
+    "other": lambda: _refuse(b'{"code": "rm", "message": "", "context": {}}'),
+    "no sentence": lambda: _refuse(b'{"code": "image_too_small", "message": 1, "context": {}}'),
+}
