@@ -16,6 +16,7 @@ from pipeline.guardrail import choose_guardrail
 from server.addressing import Service
 from server.artifact_store import ArtifactStore
 from server.auth import Authenticator
+from server.data_folder import database_in, owned
 from server.database import Database
 from server.dispatcher import Dispatcher
 from server.errors import MethodNotAllowed, RequestError, UnknownPath, answer
@@ -97,8 +98,16 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
 async def _lifespan(
     app: FastAPI, settings: Settings, key: ApiKey | None, limits: Limits, pool: Pool
 ) -> AsyncIterator[None]:
-    settings.data.mkdir(parents=True, exist_ok=True)
-    database = Database(settings.data / "jobs.sqlite3")
+    with owned(settings.data):
+        async with _running(app, settings, key, limits, pool):
+            yield
+
+
+@asynccontextmanager
+async def _running(
+    app: FastAPI, settings: Settings, key: ApiKey | None, limits: Limits, pool: Pool
+) -> AsyncIterator[None]:
+    database = Database(database_in(settings.data))
     fetcher = _fetcher(settings)
     services = _services(settings, database, fetcher, key, limits, pool)
     app.state.services = services

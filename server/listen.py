@@ -26,6 +26,7 @@ def serve(settings: Settings) -> None:
 
     Raises:
         SettingsError: an address cannot be listened on, or the certificate cannot be used.
+        DataFolderInUse: another server uses the data folder.
         CheckpointError, GuardrailMissing, ValueError: see `create_app`.
     """
     _check_certificate(settings)

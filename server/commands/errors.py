@@ -24,6 +24,7 @@ class WrongUsage(CommandFailed):
 def expected_errors() -> Iterator[None]:
     """Turn every error that a user can cause into a `CommandFailed`."""
     from pipeline.errors import PipelineError
+    from server.data_folder import DataFolderInUse
     from server.pool import DeviceError, WorkerDied
     from server.settings import SettingsError
     from weights.errors import CheckpointError
@@ -32,7 +33,7 @@ def expected_errors() -> Iterator[None]:
         yield
     except (SettingsError, DeviceError) as error:
         raise WrongUsage(str(error)) from error
-    except (PipelineError, WorkerDied, CheckpointError) as error:
+    except (PipelineError, WorkerDied, CheckpointError, DataFolderInUse) as error:
         raise CommandFailed(str(error)) from error
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
