@@ -5,14 +5,16 @@ After the submit, clients keep only the first two segments of the endpoint's id;
 
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from server import sse
 from server.errors import StillInProgress
 from server.jobs import CancelAnswer, Job
 from server.services import CallerDep, Services, ServicesDep, SubmissionDep
+from server.statuses import Status
 from server.views import as_json, status_view
 
 router = APIRouter(prefix="/queue")
@@ -20,59 +22,47 @@ router = APIRouter(prefix="/queue")
 _REQUEST = "/{app:path}/requests/{request_id}"
 
 
-@router.get(_REQUEST + "/status")
-async def status(
-    request: Request,
-    app: str,
-    request_id: str,
-    services: ServicesDep,
-    caller: CallerDep,
-    logs: str = "0",
-) -> Response:
-    """Where a request stands. fal's own SDK takes HTTP 200 to mean that it is done."""
-    request.state.request_id = request_id
+async def _found(
+    request: Request, app: str, request_id: str, services: ServicesDep, caller: CallerDep
+) -> Status:
+    """The caller's request that the path names; the answer is numbered as the request is."""
     found = await services.find(app, request_id, caller)
+    request.state.request_id = found.standing.job.id
+    return found
+
+
+_FoundDep = Annotated[Status, Depends(_found)]
+
+
+@router.get(_REQUEST + "/status")
+async def status(found: _FoundDep, logs: str = "0") -> Response:
+    """Where a request stands. fal's own SDK takes HTTP 200 to mean that it is done."""
     body = found.body_with_logs if _is_on(logs) else found.body
     code = 200 if found.standing.job.done else 202
     return Response(body, code, media_type="application/json")
 
 
 @router.get(_REQUEST + "/status/stream")
-async def status_stream(
-    request: Request,
-    app: str,
-    request_id: str,
-    services: ServicesDep,
-    caller: CallerDep,
-    logs: str = "0",
-) -> Response:
+async def status_stream(found: _FoundDep, services: ServicesDep, logs: str = "0") -> Response:
     """Every change of where a request stands, until it is done."""
-    request.state.request_id = request_id
-    job = (await services.find(app, request_id, caller)).standing.job
+    job = found.standing.job
     events = sse.with_pings(_status_events(services, job, with_logs=_is_on(logs)))
     return StreamingResponse(events, headers=sse.HEADERS, media_type=sse.MEDIA_TYPE)
 
 
 @router.get(_REQUEST)
-async def result(
-    request: Request, app: str, request_id: str, services: ServicesDep, caller: CallerDep
-) -> Response:
+async def result(found: _FoundDep, services: ServicesDep) -> Response:
     """The output of a request, or the error that it ended with."""
-    request.state.request_id = request_id
-    job = (await services.find(app, request_id, caller)).standing.job
+    job = found.standing.job
     if not job.done:
         raise StillInProgress
     return await services.outputs.answer(job)
 
 
 @router.put(_REQUEST + "/cancel")
-async def cancel(
-    request: Request, app: str, request_id: str, services: ServicesDep, caller: CallerDep
-) -> Response:
+async def cancel(found: _FoundDep, services: ServicesDep) -> Response:
     """Stop a request."""
-    request.state.request_id = request_id
-    job = (await services.find(app, request_id, caller)).standing.job
-    answer = await services.submissions.cancel(job.id)
+    answer = await services.submissions.cancel(found.standing.job.id)
     code = 202 if answer is CancelAnswer.REQUESTED else 400
     return JSONResponse({"status": answer.value}, code)
 
