@@ -4,14 +4,16 @@ No guardrail model is built in yet. A checkpoint that requires one is refused un
 who then answers for a guardrail of their own, says `off`. No torch here.
 """
 
-from typing import Literal, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from pipeline.errors import PipelineError
 
-Frame = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    # The API process chooses a guardrail and has no other use for numpy.
+    import numpy as np
+    import numpy.typing as npt
+
+Frame: TypeAlias = "npt.NDArray[np.uint8]"
 """[height, width, 3] sRGB."""
 
 GuardrailChoice = Literal["required", "off"]
