@@ -5,6 +5,7 @@ import asyncio
 import structlog
 
 from server.artifact_store import ArtifactStore
+from server.deadlines import Deadlines
 from server.errors import infrastructure_error
 from server.job_run import JobRun
 from server.job_store import JobStore
@@ -29,12 +30,14 @@ class Dispatcher:
         files: ArtifactStore,
         limits: Limits,
         wakes: Wakes,
+        deadlines: Deadlines | None = None,
     ) -> None:
         self._pool = pool
         self._store = store
         self._files = files
         self._limits = limits
         self._wakes = wakes
+        self._deadlines = deadlines or Deadlines()
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
         self._next_is_late_in_s = LOOK_AGAIN_S
 
@@ -59,6 +62,7 @@ class Dispatcher:
             match change:
                 case SlotDown(slot, reason):
                     _log.error("A worker is down", slot=slot, reason=reason)
+                    self._deadlines.forget(slot)
                 case SlotUp(slot):
                     _log.info("A worker is ready", slot=slot)
             self._wakes.claimable.notify()
@@ -109,6 +113,7 @@ class Dispatcher:
             files=self._files,
             limits=self._limits,
             wakes=self._wakes,
+            deadlines=self._deadlines,
         )
         if not await completed(f"run of job {job.id}", run.go()):
             error = infrastructure_error(

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.progress import Note, StageStarted, StepDone
 from pipeline.spec import FPS, Pixels, VideoSpec
 from server.artifact_store import ArtifactMismatch, ArtifactStore, IncomingFile
+from server.deadlines import Deadlines, RunDeadline
 from server.errors import InvalidInput, error_item, infrastructure_error, job_error
 from server.events import Artifact, CancelledEvent, Chunk, Done, Failed, RunEvent, WorkOrder
 from server.intake import shown
@@ -64,6 +65,7 @@ class JobRun:
         files: ArtifactStore,
         limits: Limits,
         wakes: Wakes,
+        deadlines: Deadlines,
     ) -> None:
         self._job = job
         self._slot = slot
@@ -72,6 +74,7 @@ class JobRun:
         self._files = files
         self._limits = limits
         self._wakes = wakes
+        self._deadlines = deadlines
         self._log = JobLog(store, job)
         self._spec = VideoSpec.from_json(job.input["spec"])
         self._incoming: IncomingFile | None = None
@@ -101,8 +104,11 @@ class JobRun:
         job = self._job
         order = WorkOrder(job_id=job.id, attempt=job.attempt, spec=self._spec, media=media)
         self._log.say(f"Started on {self._slot}" + (f", try {job.attempt}" * (job.attempt > 1)))
+        deadline = self._deadlines.begin(self._slot, self._spec.num_frames)
+        watching = asyncio.create_task(self._enforce(deadline))
         try:
             async for event in self._pool.run(self._slot, order):
+                deadline.hear(event)
                 ending = await self._take(event)
                 if ending is not None:
                     return ending
@@ -113,7 +119,13 @@ class JobRun:
         except ArtifactMismatch as mismatch:
             await self._pool.cancel(self._slot, job.id, job.attempt)
             return infrastructure_error(str(mismatch), "runner_incomplete_response")
+        finally:
+            watching.cancel()
         raise AssertionError("a pool's run ended without its last event")
+
+    async def _enforce(self, deadline: RunDeadline) -> None:
+        reason = await deadline.missed()
+        await self._pool.kill(self._slot, reason)
 
     def _media(self) -> dict[str, Pixels] | None:
         """The job's pictures; None if they were prepared for a checkpoint of another size."""

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 
+from server.deadlines import LOAD_S
 from server.events import RunEvent, WorkOrder
 from server.local_slot import LocalSlot, SlotPlan
 from server.pool import CLOSED, KILLED, SlotChange, SlotView
@@ -24,13 +25,15 @@ class LocalPool:
         devices: Sequence[str],
         *,
         first_backoff_s: float = 1.0,
+        load_limit_s: float = LOAD_S,
         ending_grace_s: float = 5.0,
     ) -> None:
         """Prepare a slot for each device, as `devices_from` names them.
 
         `worker` is `module:Class`. A worker that ends is started again after `first_backoff_s`,
-        twice that, and so on to a minute; a run that ends properly starts the count anew. When the
-        pool is closed, workers have `ending_grace_s` to end by themselves.
+        twice that, and so on to a minute; a run that ends properly starts the count anew. One that
+        has not loaded after `load_limit_s` is ended. When the pool is closed, workers have
+        `ending_grace_s` to end by themselves.
         """
         self._ending_grace_s = ending_grace_s
         self._watchers: list[asyncio.Queue[SlotChange | None]] = []
@@ -42,6 +45,7 @@ class LocalPool:
                     worker=worker,
                     options=options,
                     first_backoff_s=first_backoff_s,
+                    load_limit_s=load_limit_s,
                 ),
                 self._publish,
             )

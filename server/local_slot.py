@@ -55,6 +55,7 @@ class SlotPlan:
     worker: str
     options: WorkerOptions
     first_backoff_s: float
+    load_limit_s: float
 
 
 def backoff_s(deaths: int, first_s: float) -> float:
@@ -216,9 +217,20 @@ class LocalSlot:
             if self._closing.is_set():
                 self._ended_because = CLOSED
                 process.ask_to_end()
+        hung = threading.Timer(self._plan.load_limit_s, self._give_up_loading)
+        hung.daemon = True
+        hung.start()
         said = self._listen(process)
+        hung.cancel()
         code = process.reap()
         return self._ended_because or said or exit_sentence(code)
+
+    def _give_up_loading(self) -> None:
+        if not self._has_loaded:
+            self.kill_process(
+                f"Loading took longer than {self._plan.load_limit_s:,.0f} seconds, "
+                "so the worker was taken to hang and was stopped."
+            )
 
     def _listen(self, process: WorkerProcess) -> str | None:
         """Hear the worker until it ends; what it said or did that explains it, if anything."""
