@@ -55,7 +55,7 @@ _PREFIXES = {
     service.value: service
     for service in (Service.RUN, Service.QUEUE, Service.REST, Service.FILES, Service.HEALTH)
 }
-_DOCUMENTS = frozenset({"api", "docs", "llms.txt", "models", "openapi.json"})
+_DOCUMENTS = frozenset({"api", "docs", "llms.txt", "metrics", "models", "openapi.json"})
 """The first segments of the paths of documents."""
 
 _PROXY_PATH = ["api", "fal", "proxy"]

@@ -24,10 +24,12 @@ from server.fetch import Fetcher
 from server.first_key import configured_key, make_first_key
 from server.front import EntryRules, Front, marks
 from server.intake import Intake
+from server.job_stats import JobStats
 from server.job_store import JobStore
 from server.key_store import KeyRing, KeyStore
 from server.keys import ApiKey
 from server.local_pool import LocalPool
+from server.metrics import Metrics
 from server.output import Outputs
 from server.pool import Pool, devices_from
 from server.private_file import read_or_make
@@ -38,6 +40,7 @@ from server.routes import (
     files,
     health,
     jwks,
+    metrics,
     queue,
     run,
     storage,
@@ -84,7 +87,8 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
-    for module in (stream, run, queue, uploads, files, storage, health, tokens, jwks, discovery):
+    services = (stream, run, queue, uploads, files, storage, health, tokens, jwks)
+    for module in (*services, metrics, discovery):
         app.include_router(module.router)
     app.add_exception_handler(RequestError, _answer)
     app.add_exception_handler(HTTPException, _answer_router)
@@ -164,6 +168,7 @@ def _services(
     retention = Retention(database, files, gone=lambda: statuses.written(None))
     submissions = Submissions(store, files, limits, wakes, queue_limit=settings.queue_limit)
     signing_key = SigningKey.in_folder(settings.data)
+    measured = Metrics(JobStats(database), pool.slots)
     return Services(
         settings=settings,
         limits=limits,
@@ -186,8 +191,10 @@ def _services(
             fetcher=fetcher,
             key=signing_key,
             wakes=wakes,
+            tried=measured.webhook_tried,
         ),
         signing_key=signing_key,
+        metrics=measured,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from server.endpoint_schema import endpoint_schemas
+from server.openapi_operating import OPERATING
 from server.openapi_operations import OPERATIONS, REQUEST_MODELS, operations_of
 from server.openapi_parts import SCHEMAS, Operation, schemas_of
 from server.schemas import ENDPOINTS, Limits
@@ -58,6 +59,7 @@ def _operations() -> Iterator[tuple[str, Mapping[str, Operation]]]:
     for endpoint_id in ENDPOINTS:
         yield from operations_of(endpoint_id).items()
     yield from OPERATIONS.items()
+    yield from OPERATING.items()
 
 
 def _schemas(limits: Limits) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from server.errors import BodyTooLarge, UnknownJob, UnknownPath
 from server.job_store import JobStore
 from server.jobs import Job
 from server.keys import Scope
+from server.metrics import Metrics
 from server.output import Outputs
 from server.pool import Pool
 from server.public_files import PublicFiles
@@ -50,6 +51,7 @@ class Services:
     wakes: Wakes
     webhooks: Webhooks
     signing_key: SigningKey
+    metrics: Metrics
 
     async def find(self, app: str, job_id: str, caller: Caller) -> Status:
         """Where the caller's job stands; `app` is its endpoint or the first two segments of that.
@@ -104,6 +106,12 @@ async def _uploader_of(caller: _AnyCallerDep) -> Caller:
     return caller
 
 
+async def _admin_of(caller: _AnyCallerDep) -> Caller:
+    """Somebody who runs this server."""
+    caller.check_scope(Scope.ADMIN)
+    return caller
+
+
 async def base_url_of(request: Request) -> str:
     """How this caller reaches us: what every URL that the caller is given begins with."""
     base_url: str = request.state.base_url
@@ -137,6 +145,7 @@ async def body_of(request: Request) -> bytes:
 
 CallerDep = Annotated[Caller, Depends(_runner_of)]
 UploaderDep = Annotated[Caller, Depends(_uploader_of)]
+AdminDep = Annotated[Caller, Depends(_admin_of)]
 BaseUrlDep = Annotated[str, Depends(base_url_of)]
 EndpointDep = Annotated[str, Depends(known_endpoint)]
 BodyDep = Annotated[bytes, Depends(body_of)]

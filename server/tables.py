@@ -71,6 +71,7 @@ jobs = Table(
     Column("is_run", Boolean, nullable=False, default=False),
     UniqueConstraint("key_id", "idempotency_key"),
     Index("jobs_by_place", "status", "priority", "seq"),
+    Index("jobs_by_end", "finished_at"),
     # A job's place in the queue is never given to another job, not even after its row is gone.
     sqlite_autoincrement=True,
 )

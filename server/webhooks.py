@@ -47,6 +47,7 @@ class Webhooks:
         wakes: Wakes,
         now: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
+        tried: Callable[[str], None] = lambda outcome: None,
     ) -> None:
         self._webhooks = webhooks
         self._jobs = jobs
@@ -56,6 +57,7 @@ class Webhooks:
         self._wakes = wakes
         self._now = now
         self._jitter = jitter
+        self._tried = tried
         self._sending: dict[asyncio.Task[None], Delivery] = {}
 
     async def run(self) -> None:
@@ -136,12 +138,15 @@ class Webhooks:
         log = _log.bind(job_id=delivery.job_id, receiver=delivery.receiver, tries=delivery.tries)
         if problem is None:
             self._webhooks.delivered(delivery)
+            self._tried("delivered")
         elif delivery.tries >= MAX_TRIES:
             self._webhooks.given_up(delivery, problem)
+            self._tried("given_up")
             log.error("A webhook was given up", problem=problem)
         else:
             retry_at = self._now() + wait_s(delivery.tries, self._jitter)
             self._webhooks.failed(delivery, problem, retry_at=retry_at)
+            self._tried("failed")
             log.warning("A webhook was not taken", problem=problem)
 
 
