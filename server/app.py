@@ -19,6 +19,7 @@ from server.auth import Authenticator
 from server.data_folder import database_in, owned
 from server.database import Database
 from server.dispatcher import Dispatcher
+from server.drain import Drain
 from server.errors import MethodNotAllowed, RequestError, UnknownPath, answer
 from server.fetch import Fetcher
 from server.first_key import configured_key, make_first_key
@@ -88,6 +89,7 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     services = (stream, run, queue, uploads, files, storage, health, tokens, jwks)
+    app.state.drain = Drain()
     for module in (*services, metrics, discovery):
         app.include_router(module.router)
     app.add_exception_handler(RequestError, _answer)
@@ -113,7 +115,8 @@ async def _running(
 ) -> AsyncIterator[None]:
     database = Database(database_in(settings.data))
     fetcher = _fetcher(settings)
-    services = _services(settings, database, fetcher, key, limits, pool)
+    drain: Drain = app.state.drain
+    services = _services(settings, database, fetcher, key, limits, pool, drain)
     app.state.services = services
     needs_first_key = settings.needs_key and key is None
     app.state.first_key = (
@@ -125,7 +128,9 @@ async def _running(
     await asyncio.to_thread(store.recover)
     services.runs.adopt(await asyncio.to_thread(store.unfinished_runs))
     intake = Intake(store, files, services.public_files, fetcher, limits, wakes)
-    dispatcher = Dispatcher(pool=pool, store=store, files=files, limits=limits, wakes=wakes)
+    dispatcher = Dispatcher(
+        pool=pool, store=store, files=files, limits=limits, wakes=wakes, drain=drain
+    )
     loops = (
         intake.run(),
         dispatcher.run(),
@@ -158,6 +163,7 @@ def _services(
     key: ApiKey | None,
     limits: Limits,
     pool: Pool,
+    drain: Drain,
 ) -> Services:
     owner = str(uuid.uuid4())
     store = JobStore(database, owner=owner)
@@ -194,6 +200,7 @@ def _services(
             tried=measured.webhook_tried,
         ),
         signing_key=signing_key,
+        drain=drain,
         metrics=measured,
     )
 

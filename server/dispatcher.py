@@ -6,6 +6,7 @@ import structlog
 
 from server.artifact_store import ArtifactStore
 from server.deadlines import Deadlines
+from server.drain import Drain
 from server.errors import infrastructure_error
 from server.job_run import JobRun
 from server.job_store import JobStore
@@ -30,6 +31,7 @@ class Dispatcher:
         files: ArtifactStore,
         limits: Limits,
         wakes: Wakes,
+        drain: Drain | None = None,
         deadlines: Deadlines | None = None,
     ) -> None:
         self._pool = pool
@@ -37,6 +39,7 @@ class Dispatcher:
         self._files = files
         self._limits = limits
         self._wakes = wakes
+        self._drain = drain or Drain()
         self._deadlines = deadlines or Deadlines()
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
         self._next_is_late_in_s = LOOK_AGAIN_S
@@ -85,6 +88,8 @@ class Dispatcher:
 
     async def _fill_slots(self) -> None:
         for slot in self._pool.slots():
+            if self._drain.has_begun:
+                return
             if slot.state is not SlotState.IDLE or slot.name in self._running:
                 continue
             job = await asyncio.to_thread(self._store.claim, slot.name)
@@ -115,6 +120,12 @@ class Dispatcher:
             wakes=self._wakes,
             deadlines=self._deadlines,
         )
+        with self._drain.run():
+            await self._see_through(job, slot, run)
+        del self._running[slot]
+        self._wakes.claimable.notify()
+
+    async def _see_through(self, job: Job, slot: str, run: JobRun) -> None:
         if not await completed(f"run of job {job.id}", run.go()):
             error = infrastructure_error(
                 "The server could not keep what the worker made.", "internal_error"
@@ -123,5 +134,3 @@ class Dispatcher:
             await completed(f"failing job {job.id}", failing)
             await self._pool.cancel(slot, job.id, job.attempt)
             self._wakes.finished.notify()
-        del self._running[slot]
-        self._wakes.claimable.notify()

@@ -6,6 +6,7 @@ import signal
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,14 +16,15 @@ import uvloop
 from fastapi import FastAPI
 
 from server.app import create_app
+from server.drain import Drain
 from server.settings import Settings, SettingsError
 
 GRACE_S = 5
-"""How long answers that are being sent may take once the server is told to end."""
+"""How long answers that are being sent may take once the runs are over."""
 
 
 def serve(settings: Settings) -> None:
-    """Run the server until SIGINT or SIGTERM; a second signal ends it at once.
+    """Run the server until SIGINT or SIGTERM, and let it drain; a second signal ends it at once.
 
     Raises:
         SettingsError: an address cannot be listened on, or the certificate cannot be used.
@@ -63,7 +65,8 @@ async def _serve(app: FastAPI, settings: Settings) -> None:
     listeners = [(_server(app), _listen(settings.host, settings.port))]
     if settings.tls_port is not None:
         listeners.append((_server(app, settings), _listen(settings.host, settings.tls_port)))
-    _end_on_signals([server for server, _ in listeners])
+    ending = _Ending([server for server, _ in listeners], app.state.drain, settings.drain_seconds)
+    ending.on_signals()
     # The lifespan is the app's, not a listener's: it begins and ends once.
     async with app.router.lifespan_context(app):
         print(_greeting(settings, [sock for _, sock in listeners]), flush=True)
@@ -80,7 +83,6 @@ def _server(app: FastAPI, tls: Settings | None = None) -> _Server:
         server_header=False,
         access_log=False,
         log_level="warning",
-        timeout_graceful_shutdown=GRACE_S,
         ssl_certfile=None if tls is None else tls.tls_cert,
         ssl_keyfile=None if tls is None else tls.tls_key,
         # The app reads X-Forwarded-* itself, and Host and Prefix among them.
@@ -120,15 +122,37 @@ def _reason(error: OSError) -> str:
     return os.strerror(error.errno)
 
 
-def _end_on_signals(servers: list[_Server]) -> None:
-    def end() -> None:
-        for server in servers:
-            server.force_exit = server.should_exit
-            server.should_exit = True
+class _Ending:
+    """What the first signal begins, and the second one cuts short."""
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end)
+    def __init__(self, servers: list[_Server], drain: Drain, drain_s: float) -> None:
+        self._servers = servers
+        self._drain = drain
+        self._drain_s = drain_s
+        self._draining: asyncio.Task[None] | None = None
+
+    def on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._hear)
+
+    def _hear(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._end())
+            return
+        self._draining.cancel()
+        for server in self._servers:
+            server.force_exit = server.should_exit = True
+
+    async def _end(self) -> None:
+        """Let runs finish, and then the answers that are being sent, for a while each."""
+        started = time.monotonic()
+        await self._drain.begin(self._drain_s)
+        left_s = self._drain_s - (time.monotonic() - started)
+        for server in self._servers:
+            # Whoever stops us may not wait much longer than the drain takes.
+            server.config.timeout_graceful_shutdown = max(1, min(GRACE_S, int(left_s)))
+            server.should_exit = True
 
 
 def _greeting(settings: Settings, sockets: list[socket.socket]) -> str:

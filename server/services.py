@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from server.artifact_store import ArtifactStore
 from server.auth import Authenticator, Caller
+from server.drain import Drain
 from server.errors import BodyTooLarge, UnknownJob, UnknownPath
 from server.job_store import JobStore
 from server.jobs import Job
@@ -51,6 +52,7 @@ class Services:
     wakes: Wakes
     webhooks: Webhooks
     signing_key: SigningKey
+    drain: Drain
     metrics: Metrics
 
     async def find(self, app: str, job_id: str, caller: Caller) -> Status:

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     disconnect_grace: float = Field(
         default=20.0, ge=0, description="seconds that a run goes on without its caller"
     )
+    drain_seconds: float = Field(
+        default=8.0, ge=0, description="seconds that runs may go on when the server is told to end"
+    )
     upload_limit_mib: int = Field(
         default=1024, ge=1, description="size that an uploaded file may have, in MiB"
     )

@@ -109,6 +109,7 @@ def start_server(folder: Path, *options: str, **environment: str) -> RunningServ
         "COSMOS_WORKER": settings.worker,
         "PYTHONPATH": str(Path(__file__).parent),
         "COSMOS_FETCH_ALLOW_NETS": "127.0.0.0/8",
+        "COSMOS_DRAIN_SECONDS": "0",
     }
     process = subprocess.Popen(
         [command, "serve", *folders, "--devices", "cpu", "--port", "0", *options],

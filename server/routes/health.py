@@ -19,9 +19,13 @@ async def live() -> Response:
 
 @router.get("/ready")
 async def ready(services: ServicesDep) -> Response:
-    """200 when a worker has loaded the model, be it busy or not; the body says how far each is."""
+    """200 when a worker has loaded the model, be it busy or not; the body says how far each is.
+
+    A server that was told to end is not ready.
+    """
     slots = services.pool.slots()
-    is_ready = any(slot.state in (SlotState.IDLE, SlotState.BUSY) for slot in slots)
+    has_model = any(slot.state in (SlotState.IDLE, SlotState.BUSY) for slot in slots)
+    is_ready = has_model and not services.drain.has_begun
     body = {
         "status": "ready" if is_ready else "not ready",
         "slots": [_slot_view(slot) for slot in slots],
