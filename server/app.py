@@ -35,6 +35,7 @@ from server.output import Outputs
 from server.pool import Pool, devices_from
 from server.private_file import read_or_make
 from server.public_files import PublicFiles, base_urls_of
+from server.readiness import Readiness
 from server.retention import Retention
 from server.routes import (
     discovery,
@@ -202,6 +203,13 @@ def _services(
         signing_key=signing_key,
         drain=drain,
         metrics=measured,
+        readiness=Readiness(
+            pool,
+            database,
+            drain,
+            folder=settings.data,
+            min_free_mib=settings.min_free_disk_mib,
+        ),
     )
 
 

@@ -300,7 +300,14 @@ _SLOT = object_of(
         "down_reason": STRING,
     },
 )
-_READINESS = object_of({"status": STRING, "slots": {"type": "array", "items": _SLOT}})
+_CHECK = object_of({"name": STRING, "passed": {"type": "boolean"}}, {"problem": STRING})
+_READINESS = object_of(
+    {
+        "status": STRING,
+        "checks": {"type": "array", "items": _CHECK},
+        "slots": {"type": "array", "items": _SLOT},
+    }
+)
 _HEALTH: Paths = {
     "/health/live": {
         "get": Operation(
@@ -313,10 +320,10 @@ _HEALTH: Paths = {
     "/health/ready": {
         "get": Operation(
             id="ready",
-            summary="Whether a worker has loaded the model",
+            summary="Whether a video could be made now, and what is missing",
             answers={
-                "200": answer("One has.", _READINESS),
-                "503": answer("None has.", _READINESS),
+                "200": answer("It could.", _READINESS),
+                "503": answer("Something is missing.", _READINESS),
             },
             needs_key=False,
         )

@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         default=8.0, ge=0, description="seconds that runs may go on when the server is told to end"
     )
+    min_free_disk_mib: int = Field(
+        default=1024, ge=0, description="free disk under which the server is not ready, in MiB"
+    )
     upload_limit_mib: int = Field(
         default=1024, ge=1, description="size that an uploaded file may have, in MiB"
     )

@@ -5,7 +5,8 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from server.pool import SlotState, SlotView
+from server.pool import SlotView
+from server.readiness import Check
 from server.services import ServicesDep
 
 router = APIRouter(prefix="/health")
@@ -19,18 +20,25 @@ async def live() -> Response:
 
 @router.get("/ready")
 async def ready(services: ServicesDep) -> Response:
-    """200 when a worker has loaded the model, be it busy or not; the body says how far each is.
+    """200 when a video could be made now or, as there is a queue, soon.
 
-    A server that was told to end is not ready.
+    That is: a worker has loaded the model, be it busy or not, the database can be written, the
+    disk is not full, and the server was not told to end. The body says which of these is not so,
+    and how far loading is.
     """
-    slots = services.pool.slots()
-    has_model = any(slot.state in (SlotState.IDLE, SlotState.BUSY) for slot in slots)
-    is_ready = has_model and not services.drain.has_begun
+    checks = await services.readiness.checks()
+    is_ready = all(check.problem is None for check in checks)
     body = {
         "status": "ready" if is_ready else "not ready",
-        "slots": [_slot_view(slot) for slot in slots],
+        "checks": [_check_view(check) for check in checks],
+        "slots": [_slot_view(slot) for slot in services.pool.slots()],
     }
     return JSONResponse(body, 200 if is_ready else 503)
+
+
+def _check_view(check: Check) -> dict[str, Any]:
+    view: dict[str, Any] = {"name": check.name, "passed": check.problem is None}
+    return view if check.problem is None else view | {"problem": check.problem}
 
 
 def _slot_view(slot: SlotView) -> dict[str, Any]:
