@@ -131,3 +131,13 @@ def test_a_run_that_does_not_start_in_time_fails_once(client_server: ClientServe
 
     assert error == [[504, "request_timeout", "user"]]
     assert client_server.jobs_with_seed(1004) == 1
+
+
+def test_a_wrong_key_is_told_so(client_server: ClientServer, way: str) -> None:
+    wrong = {"credentials": "me:wrong"}
+
+    assert calls(client_server, "errors.mjs", way, input=request_of(), config=wrong) == [
+        [401],
+        [401],
+        [401],
+    ]
