@@ -68,7 +68,7 @@ class LocalPool:
 
     def slots(self) -> Sequence[SlotView]:
         """See `Pool.slots`."""
-        return [slot.view for slot in self._slots.values()]
+        return [slot.look() for slot in self._slots.values()]
 
     def changes(self) -> AsyncGenerator[SlotChange, None]:
         """See `Pool.changes`."""

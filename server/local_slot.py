@@ -13,6 +13,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
+from server.deaths import Deaths
 from server.events import (
     BadMessage,
     Failed,
@@ -122,10 +123,15 @@ class LocalSlot:
         # For the event loop: the worker that takes orders, and the run that it was given.
         self._worker: WorkerProcess | None = None
         self._run: Run | None = None
+        self._deaths = Deaths()
         # For whoever ends it: the process, from its start on, and why it has to end.
         self._process: WorkerProcess | None = None
         self._process_lock = threading.Lock()
         self._ended_because: str | None = None
+
+    def look(self) -> SlotView:
+        """The slot as it is now."""
+        return replace(self.view, is_unstable=self._deaths.too_many)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the thread, and with it the worker."""
@@ -298,11 +304,13 @@ class LocalSlot:
         if self._run is not run:
             return  # it said so twice
         self._run = None
+        self._deaths.clear()
         self.view = replace(self.view, state=SlotState.IDLE)
         self._publish(SlotIdle(self.view.name))
 
     def _went_down(self, reason: str) -> None:
         run, self._run, self._worker = self._run, None, None
+        self._deaths.add()
         self.view = replace(self.view, state=SlotState.DOWN, loading=None, down_reason=reason)
         self._publish(SlotDown(self.view.name, reason))
         if run is not None:

@@ -38,6 +38,7 @@ class SlotView:
     `device` is what was asked for (`cpu`, `cuda:0`); `device_name`, `checkpoint_digest` and
     `attention` are what the worker reported when it had loaded, and None before. `down_reason` is
     the sentence about the last time that the slot went down, and stays while a new worker loads.
+    `is_unstable` is true where workers keep ending: see `server.deaths`.
     """
 
     name: str
@@ -48,6 +49,12 @@ class SlotView:
     checkpoint_digest: str | None = None
     attention: str | None = None
     down_reason: str | None = None
+    is_unstable: bool = False
+
+    @property
+    def can_work(self) -> bool:
+        """Whether it has the model, be it busy or not, and is likely to keep it."""
+        return self.state in (SlotState.IDLE, SlotState.BUSY) and not self.is_unstable
 
 
 @dataclass(frozen=True, slots=True)

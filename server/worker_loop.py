@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from pipeline.errors import Cancelled, InputError, PipelineError
 from pipeline.progress import Stage, StageStarted
+from server.device_fault import EXIT_CODE, is_device_fault
 from server.events import (
     CancelledEvent,
     Done,
@@ -157,7 +158,8 @@ def _outcome(
     """What `work` returns, or the event that says why it does not.
 
     This is the project's one broad `except`: what nobody foresaw goes to the log in full, the
-    person who asked for the video gets a plain sentence, and the worker lives on.
+    person who asked for the video gets a plain sentence, and the worker lives on, unless its
+    device is the cause.
     """
     try:
         return work()
@@ -172,7 +174,9 @@ def _outcome(
         return unexpected(error)
 
 
-def _internal_error(_: Exception) -> Failed:
+def _internal_error(error: Exception) -> Failed:
+    if is_device_fault(error):
+        os._exit(EXIT_CODE)  # at once: tidying up would call the device again
     return Failed(
         code="internal_error",
         message="The video could not be made: an error inside the worker, which its log describes.",

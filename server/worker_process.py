@@ -17,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+from server import device_fault
 from server.events import WorkerEvent, WorkOrder, decode_event
 from server.pipe import MAX_EVENT_BYTES, Pipe
 from server.worker_loop import Cancel, WorkerOptions, WorkerStart, encode_request
@@ -122,6 +123,8 @@ class WorkerProcess:
 
 def exit_sentence(code: int) -> str:
     """How a process with this exit code ended."""
+    if code == device_fault.EXIT_CODE:
+        return "The GPU reported an error, which the worker's log describes: the worker was ended."
     if code >= 0:
         return f"The worker ended with exit code {code}."
     number = -code

@@ -82,6 +82,7 @@ class ScriptedWorker:
         refuse      fails with an input error: ImageTooSmall, field `image_url`
         memory      fails with OutOfMemory, which is retryable
         raise       raises a RuntimeError that nobody foresaw
+        cuda        raises what torch raises when its device has failed
         exit        ends its process with exit code 3
         killed      its process gets SIGKILL
         segfault    its process gets a segmentation fault
@@ -104,7 +105,7 @@ class ScriptedWorker:
 
     SETTINGS = frozenset({"sleep", "bytes", "small", "liesize", "liehash", "noartifact", "flood"})
     FAULTS = frozenset(
-        {"refuse", "memory", "raise", "exit", "killed", "segfault", "stopped", "hang"}
+        {"refuse", "memory", "raise", "cuda", "exit", "killed", "segfault", "stopped", "hang"}
         | {"print", "garbage", "nonsense", "idle", "half", "child"}
     )
     COMMANDS = SETTINGS | FAULTS
@@ -224,6 +225,10 @@ def _raise() -> None:
     raise RuntimeError("a secret that no client may see")
 
 
+def _cuda() -> None:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
 def _hang() -> None:
     while True:
         time.sleep(3600)
@@ -251,6 +256,7 @@ _FAULTS: dict[str, Callable[[], object]] = {
     "refuse": _refuse,
     "memory": _memory,
     "raise": _raise,
+    "cuda": _cuda,
     "exit": lambda: os._exit(3),
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "segfault": lambda: ctypes.string_at(0),
