@@ -8,13 +8,20 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from server import tables
+from server.upgrade import prepare
 
 
 class Database:
     """An open database, shared by the stores that have the statements. Every use blocks."""
 
     def __init__(self, path: Path) -> None:
+        """Open the file, made or upgraded if need be.
+
+        Raises:
+            UnknownSchema: it is of a later release.
+        """
         self._engine = tables.open_database(path)
+        prepare(self._engine)
         self._writing = threading.Lock()
 
     @contextmanager

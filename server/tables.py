@@ -181,8 +181,17 @@ progress = Table(
 )
 
 
+# What operators have switched on; a row that is not there is off.
+switches = Table(
+    "switches",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("set_at", Float, nullable=False),
+)
+
+
 def open_database(path: Path) -> Engine:
-    """Open the SQLite file at `path`, made with its tables if it is not there.
+    """Open the SQLite file at `path`, made if it is not there; `server.upgrade` makes its tables.
 
     WAL lets readers go on while one writes; synchronous FULL makes a commit survive a loss of
     power. Transactions begin DEFERRED unless the connection's options say IMMEDIATE.
@@ -192,7 +201,6 @@ def open_database(path: Path) -> Engine:
     engine = create_engine(f"sqlite:///{path}", hide_parameters=True)
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
-    metadata.create_all(engine)
     return engine
 
 

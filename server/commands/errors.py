@@ -27,13 +27,20 @@ def expected_errors() -> Iterator[None]:
     from server.data_folder import DataFolderInUse
     from server.pool import DeviceError, WorkerDied
     from server.settings import SettingsError
+    from server.upgrade import UnknownSchema
     from weights.errors import CheckpointError
 
     try:
         yield
     except (SettingsError, DeviceError) as error:
         raise WrongUsage(str(error)) from error
-    except (PipelineError, WorkerDied, CheckpointError, DataFolderInUse) as error:
+    except (
+        PipelineError,
+        WorkerDied,
+        CheckpointError,
+        DataFolderInUse,
+        UnknownSchema,
+    ) as error:
         raise CommandFailed(str(error)) from error
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
