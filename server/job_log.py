@@ -13,6 +13,12 @@ from server.narration import narrate
 
 WRITE_EVERY_S = 0.5
 
+MAX_LINES = 1000
+"""Lines of one run: several times what the longest one has to tell."""
+MAX_LINE_LENGTH = 1000
+
+_ENOUGH = "This run has written as many lines as one may: those that follow are left out."
+
 
 class JobLog:
     """The log of one run of one job."""
@@ -21,12 +27,20 @@ class JobLog:
         self._store = store
         self._job = job
         self._lines: list[LogLine] = []
+        self._num_lines = 0
         self._progress: JobProgress | None = None
         self._news = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
 
     def say(self, message: str, level: str = "INFO") -> None:
-        """Add a line."""
+        """Add a line. A run can write no more than `MAX_LINES`, but for those that are errors."""
+        self._num_lines += 1
+        if level != "ERROR" and self._num_lines >= MAX_LINES:
+            if self._num_lines > MAX_LINES:
+                return
+            message = _ENOUGH
+        if len(message) > MAX_LINE_LENGTH:
+            message = f"{message[:MAX_LINE_LENGTH]}…"
         self._lines.append(LogLine(time.time(), level, message))
         self._news.set()
 

@@ -77,6 +77,7 @@ class ScriptedWorker:
     Settings:
         sleep S     each step takes S seconds (default 0), and looks for a cancel meanwhile
         bytes N     the file has N bytes (default 65536)
+        notes N     writes N lines of 2000 characters before its first step
 
     Faults, each after step N (`killed 3`; default 1), and with `once` on attempt 1 only:
         refuse      fails with an input error: ImageTooSmall, field `image_url`
@@ -103,7 +104,9 @@ class ScriptedWorker:
         flood       sends chunks until it is stopped or cancelled
     """
 
-    SETTINGS = frozenset({"sleep", "bytes", "small", "liesize", "liehash", "noartifact", "flood"})
+    SETTINGS = frozenset(
+        {"sleep", "bytes", "notes", "small", "liesize", "liehash", "noartifact", "flood"}
+    )
     FAULTS = frozenset(
         {"refuse", "memory", "raise", "cuda", "exit", "killed", "segfault", "stopped", "hang"}
         | {"print", "garbage", "nonsense", "idle", "half", "child"}
@@ -122,6 +125,8 @@ class ScriptedWorker:
         script = Script(order)
         send(StageStarted(Stage.TEXT))
         send(Note("The script begins."))
+        for number in range(int(script.number("notes", 0))):
+            send(Note(f"{number} " + "x" * 2000))
         send(StageStarted(Stage.DENOISE))
         self._steps(order, script, send, cancelled)
         send(StageStarted(Stage.DECODE))
