@@ -23,6 +23,8 @@ class Service(StrEnum):
     """Tokens, the beginning of uploads, and the keys that sign webhooks."""
     FILES = "files"
     HEALTH = "health"
+    ADMIN = "admin"
+    """What operators tell the server."""
     DISCOVERY = "discovery"
     """Documents about the server; they have paths of their own, and no prefix."""
     PROXY = "proxy"
@@ -53,7 +55,14 @@ _BACKUP_HOST_OF = {**_HOST_OF, Service.RUN: "falrun.com", Service.QUEUE: "queue.
 
 _PREFIXES = {
     service.value: service
-    for service in (Service.RUN, Service.QUEUE, Service.REST, Service.FILES, Service.HEALTH)
+    for service in (
+        Service.RUN,
+        Service.QUEUE,
+        Service.REST,
+        Service.FILES,
+        Service.HEALTH,
+        Service.ADMIN,
+    )
 }
 _DOCUMENTS = frozenset({"api", "docs", "llms.txt", "metrics", "models", "openapi.json"})
 """The first segments of the paths of documents."""

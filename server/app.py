@@ -35,9 +35,11 @@ from server.output import Outputs
 from server.pool import Pool, devices_from
 from server.private_file import read_or_make
 from server.public_files import PublicFiles, base_urls_of
+from server.queue_switch import QueueSwitch
 from server.readiness import Readiness
 from server.retention import Retention
 from server.routes import (
+    admin,
     discovery,
     files,
     health,
@@ -91,7 +93,7 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
     )
     services = (stream, run, queue, uploads, files, storage, health, tokens, jwks)
     app.state.drain = Drain()
-    for module in (*services, metrics, discovery):
+    for module in (*services, metrics, admin, discovery):
         app.include_router(module.router)
     app.add_exception_handler(RequestError, _answer)
     app.add_exception_handler(HTTPException, _answer_router)
@@ -210,6 +212,7 @@ def _services(
             folder=settings.data,
             min_free_mib=settings.min_free_disk_mib,
         ),
+        queue_switch=QueueSwitch(database),
     )
 
 

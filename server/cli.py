@@ -10,7 +10,7 @@ import typer
 from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, Quality
 from server.commands import options
 from server.commands.errors import INTERRUPTED, USAGE, CommandFailed, WrongUsage, expected_errors
-from server.commands.operating import jobs_app, keys_app
+from server.commands.operating import jobs_app, keys_app, queue_app
 
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted."
 
@@ -31,6 +31,7 @@ weights_app = typer.Typer(help="Look at a checkpoint, or make a stand-in for one
 app.add_typer(weights_app, name="weights")
 app.add_typer(keys_app, name="keys")
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(queue_app, name="queue")
 
 
 def main() -> None:

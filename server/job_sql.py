@@ -31,6 +31,7 @@ from server.jobs import (
     LogLine,
     StoredArtifact,
 )
+from server.queue_switch import is_paused
 
 jobs = tables.jobs.c
 
@@ -48,6 +49,7 @@ def claim_of(slot: str, owner: str, now: float) -> Update:
     """Give the first job that is ready to a slot. From then on it can no longer start too late."""
     ready = and_(
         QUEUED,
+        ~is_paused(),
         jobs.input_refs.is_not(None),
         or_(jobs.not_before.is_(None), jobs.not_before <= now),
         or_(jobs.start_by.is_(None), jobs.start_by > now),

@@ -1,7 +1,12 @@
 """What this server's OpenAPI document says of the paths for the people who run it."""
 
 from server.openapi_operations import Paths
-from server.openapi_parts import STRING, Operation, answer
+from server.openapi_parts import STRING, Operation, answer, nullable, object_of
+
+_QUEUE = answer(
+    "Whether the queue is paused, and since when in Unix seconds.",
+    object_of({"paused": {"type": "boolean"}, "paused_since": nullable({"type": "number"})}),
+)
 
 OPERATING: Paths = {
     "/metrics": {
@@ -9,6 +14,27 @@ OPERATING: Paths = {
             id="metrics",
             summary="Numbers for Prometheus; the key needs the scope admin",
             answers={"200": answer("The metrics.", STRING, "text/plain")},
+        )
+    },
+    "/admin/queue": {
+        "get": Operation(
+            id="queueState",
+            summary="Whether the queue is paused; the key needs the scope admin",
+            answers={"200": _QUEUE},
+        )
+    },
+    "/admin/queue/pause": {
+        "post": Operation(
+            id="pauseQueue",
+            summary="Start no more jobs; the key needs the scope admin",
+            answers={"200": _QUEUE},
+        )
+    },
+    "/admin/queue/resume": {
+        "post": Operation(
+            id="resumeQueue",
+            summary="Start jobs again; the key needs the scope admin",
+            answers={"200": _QUEUE},
         )
     },
 }

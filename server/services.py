@@ -16,6 +16,7 @@ from server.metrics import Metrics
 from server.output import Outputs
 from server.pool import Pool
 from server.public_files import PublicFiles
+from server.queue_switch import QueueSwitch
 from server.readiness import Readiness
 from server.request_headers import read_options
 from server.retention import Retention
@@ -56,6 +57,7 @@ class Services:
     drain: Drain
     metrics: Metrics
     readiness: Readiness
+    queue_switch: QueueSwitch
 
     async def find(self, app: str, job_id: str, caller: Caller) -> Status:
         """Where the caller's job stands; `app` is its endpoint or the first two segments of that.

@@ -59,6 +59,7 @@ def test_a_host_of_fal_selects_the_service(
         ("localhost", JWKS, Service.REST, JWKS),
         ("localhost", "/files/an-id/my%20video.mp4", Service.FILES, "/an-id/my video.mp4"),
         ("localhost", "/health/ready", Service.HEALTH, "/ready"),
+        ("localhost", "/admin/queue/pause", Service.ADMIN, "/queue/pause"),
         ("localhost", "/queue", Service.QUEUE, "/"),
         ("localhost", OPENAPI, Service.DISCOVERY, OPENAPI),
         ("localhost", "/openapi.json", Service.DISCOVERY, "/openapi.json"),
@@ -119,7 +120,7 @@ def test_on_any_other_host_the_path_selects_it(
         ("localhost", "/discovery/docs"),
         ("localhost", "/proxy"),
         ("localhost", "/api%2ffal%2fproxy"),
-        ("localhost", "/admin"),
+        ("localhost", "/administrator"),
         ("v3.fal.media", "/an-id/a.mp4"),
         ("v3.fal.media", "/upload"),
         ("fal.run", "/"),
@@ -184,10 +185,14 @@ def test_urls_are_written_for_the_host_that_the_caller_used(
     assert url_for(base_url, service, ENDPOINT) == url
 
 
+NAMED_BY_FAL = set(Service) - {Service.PROXY, Service.DISCOVERY, Service.ADMIN}
+"""The services that fal has, too, and whose URLs are handed out."""
+
+
 @pytest.mark.parametrize(
     "base_url", ["http://localhost:8000", *(f"https://{host}" for host in FAL_HOSTS)]
 )
-@pytest.mark.parametrize("service", set(Service) - {Service.PROXY, Service.DISCOVERY})
+@pytest.mark.parametrize("service", NAMED_BY_FAL)
 def test_a_url_leads_back_to_what_it_was_written_for(base_url: str, service: Service) -> None:
     path = "/an-id/gr\u00fc\u00dfe \u201cund\u201d %2F.mp4".replace("%2F", "50%")
     url = url_for(base_url, service, path)

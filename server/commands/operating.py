@@ -1,4 +1,4 @@
-"""The commands of the people who run a server: `keys` and `jobs`, on the data folder itself.
+"""The commands of the people who run a server: `keys`, `jobs`, `queue`, on the data folder itself.
 
 They need neither a key nor a server that answers, only the right to write to the folder.
 """
@@ -30,6 +30,11 @@ jobs_app = typer.Typer(
     "  cosmos-serve jobs list --data data --status IN_QUEUE\n"
     "  cosmos-serve jobs cancel 0b6f3c1e-8f5d-4a53-9f0e-6d1f7a2c9b10\n"
     "  cosmos-serve jobs purge --older-than-days 30",
+)
+
+queue_app = typer.Typer(
+    help="Pause the queue, as before maintenance, and resume it. A pause outlives the server.",
+    epilog="\b\nExample:\n  cosmos-serve queue pause --data data",
 )
 
 
@@ -141,3 +146,23 @@ def purge_jobs(
             print(purge_jobs(folder, job_ids or ()))
         else:
             print(purge_old_jobs(folder, older_than_days))
+
+
+@queue_app.command("pause")
+def pause_queue(data: Data = None) -> None:
+    """Start no more jobs; those that run go on, and requests are still accepted."""
+    with expected_errors():
+        from server.commands.queue_switch import pause_queue
+        from server.settings import data_folder
+
+        print(pause_queue(data_folder(data)))
+
+
+@queue_app.command("resume")
+def resume_queue(data: Data = None) -> None:
+    """Start jobs again."""
+    with expected_errors():
+        from server.commands.queue_switch import resume_queue
+        from server.settings import data_folder
+
+        print(resume_queue(data_folder(data)))
