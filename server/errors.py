@@ -99,6 +99,10 @@ class StorageFull(RequestError):
         )
 
 
+class DiskFull(RequestError):
+    """The disk has less space left than we leave free; the message says how much."""
+
+
 class OutputExpired(RequestError):
     """The request succeeded, and its files have reached the end of their lifetime."""
 
@@ -261,6 +265,7 @@ _ANSWERS: Mapping[type, Callable[[Exception], Answer]] = {
     UploadClosed: _sentence(410),
     UploadTooLarge: _sentence(413, "bad_request"),
     StorageFull: _sentence(507),
+    DiskFull: _sentence(507, headers={"retry-after": str(RETRY_AFTER_S)}),
     MethodNotAllowed: _wrong_method,
     MisdirectedRequest: _sentence(421),
     BodyTooLarge: _sentence(413, "bad_request"),

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DatabaseError
 
 from server.database import Database
 from server.drain import Drain
+from server.errors import DiskFull
 from server.pool import Pool
 
 MIB = 1024 * 1024
@@ -49,6 +50,16 @@ class Readiness:
                 self._storage = await asyncio.to_thread(self._look_at_storage)
                 self._looked_at = now
         return [self._worker(), *self._storage, self._draining()]
+
+    async def check_room(self) -> None:
+        """See that there is room for what somebody wants to send.
+
+        Raises:
+            DiskFull: there is less left than has to stay free.
+        """
+        problem = await asyncio.to_thread(self._disk_problem)
+        if problem is not None:
+            raise DiskFull(f"{problem} Nothing is accepted until there is room again.")
 
     def _worker(self) -> Check:
         slots = self._pool.slots()

@@ -98,6 +98,15 @@ async def _caller_of(request: Request, services: ServicesDep) -> Caller:
 _AnyCallerDep = Annotated[Caller, Depends(_caller_of)]
 
 
+async def has_room(services: ServicesDep) -> None:
+    """Let nothing in for which the disk has no room.
+
+    Raises:
+        DiskFull: there is too little left.
+    """
+    await services.readiness.check_room()
+
+
 async def _runner_of(request: Request, caller: _AnyCallerDep) -> Caller:
     """A caller who may ask for videos."""
     # The front put the service's name before the path within it.
@@ -159,6 +168,7 @@ BodyDep = Annotated[bytes, Depends(body_of)]
 
 async def submission_of(
     request: Request,
+    services: ServicesDep,
     endpoint: EndpointDep,
     caller: CallerDep,
     base_url: BaseUrlDep,
@@ -168,7 +178,9 @@ async def submission_of(
 
     Raises:
         BadRequest: a header cannot be read.
+        DiskFull: there is no room for it.
     """
+    await services.readiness.check_room()
     return Submission(
         endpoint=endpoint,
         body=body,

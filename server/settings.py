@@ -63,7 +63,7 @@ class Settings(BaseSettings):
         default=8.0, ge=0, description="seconds that runs may go on when the server is told to end"
     )
     min_free_disk_mib: int = Field(
-        default=1024, ge=0, description="free disk under which the server is not ready, in MiB"
+        default=1024, ge=0, description="free disk under which nothing is accepted, in MiB"
     )
     upload_limit_mib: int = Field(
         default=1024, ge=1, description="size that an uploaded file may have, in MiB"

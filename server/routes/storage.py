@@ -6,7 +6,7 @@ Both point to this server's own files service, under the address that the caller
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
@@ -15,7 +15,7 @@ from server.content_types import content_type_of, file_name_of
 from server.keys import Scope
 from server.routes.uploads import file_url, lifetime_asked
 from server.schemas import read_as
-from server.services import BaseUrlDep, BodyDep, ServicesDep, UploaderDep
+from server.services import BaseUrlDep, BodyDep, ServicesDep, UploaderDep, has_room
 from server.tokens import MAX_TOKEN_SECONDS, Grant
 from server.upload_store import NewUpload
 
@@ -48,7 +48,7 @@ async def token(services: ServicesDep, caller: UploaderDep, base_url: BaseUrlDep
     return JSONResponse(body, headers={"cache-control": "no-store"})
 
 
-@router.post("/upload/initiate")
+@router.post("/upload/initiate", dependencies=[Depends(has_room)])
 async def initiate(
     request: Request,
     services: ServicesDep,
@@ -62,7 +62,7 @@ async def initiate(
     return _urls(base_url, upload.id, upload.file_id, upload.file_name)
 
 
-@router.post("/upload/initiate-multipart")
+@router.post("/upload/initiate-multipart", dependencies=[Depends(has_room)])
 async def initiate_multipart(
     request: Request,
     services: ServicesDep,

@@ -15,7 +15,7 @@ from server.content_types import content_type_of, essence_of, file_name_of
 from server.errors import BadRequest, UnknownUpload
 from server.request_headers import file_lifetime_s
 from server.schemas import read_as
-from server.services import BaseUrlDep, BodyDep, ServicesDep, UploaderDep
+from server.services import BaseUrlDep, BodyDep, ServicesDep, UploaderDep, has_room
 from server.upload_store import NewUpload, Part, Upload
 from server.uploads import MAX_PARTS, PartClaim
 
@@ -65,7 +65,7 @@ UrlUploadDep = Annotated[Upload, Depends(_upload_by_url)]
 FileUploadDep = Annotated[Upload, Depends(_upload_by_file)]
 
 
-@router.post("/upload")
+@router.post("/upload", dependencies=[Depends(has_room)])
 async def upload_file(
     request: Request, services: ServicesDep, caller: UploaderDep, base_url: BaseUrlDep
 ) -> Response:
@@ -74,7 +74,7 @@ async def upload_file(
     return JSONResponse({"access_url": file_url(base_url, file.id, file.name)})
 
 
-@router.post("/upload/multipart")
+@router.post("/upload/multipart", dependencies=[Depends(has_room)])
 async def begin_multipart(
     request: Request, services: ServicesDep, caller: UploaderDep, base_url: BaseUrlDep
 ) -> Response:
@@ -84,7 +84,7 @@ async def begin_multipart(
     return JSONResponse({"access_url": url, "uploadId": upload.id})
 
 
-@router.put("/upload/{upload_id}")
+@router.put("/upload/{upload_id}", dependencies=[Depends(has_room)])
 async def put_file(request: Request, services: ServicesDep, upload: UrlUploadDep) -> Response:
     """Take in the file of an upload, whole."""
     _check_type(upload, request.headers.get("content-type"))
@@ -92,7 +92,7 @@ async def put_file(request: Request, services: ServicesDep, upload: UrlUploadDep
     return JSONResponse({})
 
 
-@router.put("/upload/{upload_id}/{number}")
+@router.put("/upload/{upload_id}/{number}", dependencies=[Depends(has_room)])
 async def put_part(
     request: Request, number: str, services: ServicesDep, upload: UrlUploadDep
 ) -> Response:
@@ -102,14 +102,14 @@ async def put_part(
     )
 
 
-@router.post("/upload/{upload_id}/complete")
+@router.post("/upload/{upload_id}/complete", dependencies=[Depends(has_room)])
 async def complete(services: ServicesDep, upload: UrlUploadDep, body: BodyDep) -> Response:
     """Make the parts one file."""
     await services.uploads.complete(upload, _claims(body))
     return JSONResponse({})
 
 
-@router.put("/{file_id}/{name}/multipart/{upload_id}/{number}")
+@router.put("/{file_id}/{name}/multipart/{upload_id}/{number}", dependencies=[Depends(has_room)])
 async def put_part_of_file(
     request: Request, number: str, services: ServicesDep, upload: FileUploadDep
 ) -> Response:
@@ -119,7 +119,7 @@ async def put_part_of_file(
     )
 
 
-@router.post("/{file_id}/{name}/multipart/{upload_id}/complete")
+@router.post("/{file_id}/{name}/multipart/{upload_id}/complete", dependencies=[Depends(has_room)])
 async def complete_file(services: ServicesDep, upload: FileUploadDep, body: BodyDep) -> Response:
     """Make the parts one file."""
     await services.uploads.complete(upload, _claims(body))
