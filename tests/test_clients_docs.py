@@ -2,13 +2,14 @@
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from client_programs import CLIENTS, OFFLINE, needed_program, run_shell
 from client_servers import KEY, ClientServer
-from servers import picture
+from servers import picture, write_small_checkpoint
 
 pytestmark = pytest.mark.clients
 
@@ -16,6 +17,7 @@ PAGE = (CLIENTS.parent.parent / "docs" / "clients.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 RUNNERS = {
     "bash": "{code}",
     "python": "python - <<'CODE'\n{code}CODE",
@@ -58,13 +60,34 @@ def adapted(script: str, server: ClientServer, pictures: str) -> str:
     return script
 
 
+def test_the_first_lines_start_a_server(tmp_path: Path) -> None:
+    weights = write_small_checkpoint(tmp_path / "checkpoint")
+    lines = BLOCK.findall(PAGE)[0][1].replace("--weights weights", f"--weights {weights}")
+    # Not on the page: ports that are surely free, and a worker that needs no model.
+    script = f"cd {tmp_path}\n{lines}".replace("8443", "0").replace(" serve ", " serve --port 0 ")
+    environment = {"COSMOS_WORKER": "workers:ScriptedWorker", "COSMOS_DEVICES": "cpu"}
+    paths = {"PATH": PATH, "PYTHONPATH": str(Path(__file__).parent)}
+    started = subprocess.Popen(
+        ["bash", "-eu", "-c", script.replace("cosmos-serve serve", "exec cosmos-serve serve")],
+        env={**environment, **paths},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert started.stdout is not None
+    with started.stdout as printed:
+        greeting = next(line for line in printed if line.startswith("cosmos-serve listens on"))
+        assert "https://127.0.0.1:" in greeting
+        started.terminate()
+        assert started.wait(30) == 0
+
+
 def run_section_part(script: str, server: ClientServer, pictures: str, folder: Path) -> str:
     (folder / "beach.jpg").write_bytes(picture())
     return run_shell(
         adapted(script, server, pictures).replace('"beach.jpg"', f'"{folder}/beach.jpg"'),
         {
             "FAL_KEY": KEY,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": PATH,
             "PYTHONPATH": str(OFFLINE),
             "NODE_OPTIONS": f"--require {OFFLINE / 'offline.cjs'}",
         },
