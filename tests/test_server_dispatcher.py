@@ -43,7 +43,12 @@ async def test_jobs_run_in_the_order_in_which_they_came(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     async with serving(settings) as client:
         with second_connection(settings) as store:
+            # A job whose picture is prepared later than another's may run after it.
+            await client.post("/admin/queue/pause")
             jobs = [await submit(client) for _ in range(5)]
+            while not all(store.job(job).input_refs for job in jobs):
+                await asyncio.sleep(0.01)
+            await client.post("/admin/queue/resume")
             for job in jobs:
                 await until(store, job, JobStatus.COMPLETED)
             started = [store.job(job).started_at for job in jobs]
