@@ -36,25 +36,29 @@ class Recipe:
         patches = cells.view(1, 18, frames, height // 2, 2, width // 2, 2)
         patches = patches.permute(0, 2, 3, 5, 1, 4, 6).reshape(1, frames, -1, 72)
         hidden = self._linear("patch_embed.proj", patches)
-        sinusoid = self._sinusoid(times)
-        offset = self._linear_wide(
-            "time_embed.t_embedder.linear_2",
-            silu(self._linear_wide("time_embed.t_embedder.linear_1", sinusoid)),
-        )
-        time = self._rms(sinusoid, "time_embed.norm", eps=1e-6)
-        angles = self._angles(frames, height // 2, width // 2)
-        text = text.to(self.dtype)[None]
+        time, offset = self._time(times)
+        grid = (frames, height // 2, width // 2)
         for index in range(self.config.num_layers):
-            hidden = self._block(f"transformer_blocks.{index}", hidden, time, offset, angles, text)
+            hidden = self.block(index, hidden, times, grid, text)
         shift, scale = self._modulation("norm_out", time, offset, parts=2)
         normed = layer_norm(hidden.to(self.wide), (self.config.width,), eps=1e-6)
         out = self._linear_wide("proj_out", normed * (1 + scale) + shift)
         out = out.view(1, frames, height // 2, width // 2, 2, 2, 16)
         return out.permute(0, 6, 1, 2, 4, 3, 5).reshape(1, 16, frames, height, width)
 
-    def _block(
-        self, name: str, hidden: Tensor, time: Tensor, offset: Tensor, angles: Tensor, text: Tensor
+    def _time(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        sinusoid = self._sinusoid(times)
+        inner = silu(self._linear_wide("time_embed.t_embedder.linear_1", sinusoid))
+        offset = self._linear_wide("time_embed.t_embedder.linear_2", inner)
+        return self._rms(sinusoid, "time_embed.norm", eps=1e-6), offset
+
+    def block(
+        self, index: int, hidden: Tensor, times: Tensor, grid: tuple[int, int, int], text: Tensor
     ) -> Tensor:
+        """One block: [1, T, N, D] of `dtype`, [1, T] and [512, text_embed_dim] -> [1, T, N, D]."""
+        name = f"transformer_blocks.{index}"
+        time, offset = self._time(times)
+        angles, text = self._angles(*grid), text.to(self.dtype)[None]
         for part in ("1", "2", "3"):
             modulation = self._modulation(f"{name}.norm{part}", time, offset, parts=3)
             shift, scale, gate = (m.to(self.dtype) for m in modulation)

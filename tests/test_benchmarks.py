@@ -30,6 +30,16 @@ def _run(module: str, *arguments: str) -> None:
 
 
 @pytest.mark.timeout(600)
+def test_a_job_of_the_gpu_benchmark_ends_in_a_file_or_in_a_hash(tmp_path: Path) -> None:
+    for sink, result in (("null", "frames_sha256"), ("x264", "file_bytes")):
+        out = tmp_path / f"{sink}.json"
+        _run("gpu", "--tiny", "--device", "cpu", "--only", "job", "--sink", sink, "--out", str(out))
+        job = json.loads(out.read_text())["job"]
+        assert (job["sink"], job["frames"]) == (sink, 9)
+        assert job[result]
+
+
+@pytest.mark.timeout(600)
 def test_the_gpu_benchmark_is_rehearsed_from_end_to_end(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     _run("gpu", "--tiny", "--device", "cpu", "--out", str(out))

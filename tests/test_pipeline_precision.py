@@ -8,6 +8,8 @@ from nvidia_recipe import Recipe
 from stand_ins import stand_in
 from torch import Tensor
 
+from pipeline.kernels.residual import Residual, modulate
+from pipeline.layers import Block
 from pipeline.load import load_transformer
 from pipeline.transformer import CosmosTransformer, TransformerConfig
 from weights.stand_in import Layout
@@ -63,14 +65,17 @@ def _velocity(network: CosmosTransformer, seed: int) -> Tensor:
     return network.forward_branch(shared, network.text_keys_values(text))
 
 
-@torch.inference_mode()
-def _recipe_velocity(network: CosmosTransformer, dtype: torch.dtype, seed: int) -> Tensor:
+def _recipe(network: CosmosTransformer, dtype: torch.dtype) -> Recipe:
     weights: dict[str, Tensor] = {}
     for name, tensor in network.state_dict().items():
         parts = network.published_names(name)
         weights |= zip(parts, tensor.chunk(len(parts)), strict=True)
-    recipe = Recipe(network.config, weights, dtype)
-    return recipe.velocity(*_inputs(network, seed))
+    return Recipe(network.config, weights, dtype)
+
+
+@torch.inference_mode()
+def _recipe_velocity(network: CosmosTransformer, dtype: torch.dtype, seed: int) -> Tensor:
+    return _recipe(network, dtype).velocity(*_inputs(network, seed))
 
 
 def _inputs(network: CosmosTransformer, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -85,6 +90,36 @@ def _inputs(network: CosmosTransformer, seed: int) -> tuple[Tensor, Tensor, Tens
 
 def _error(rounded: Tensor, exact: Tensor) -> float:
     return float((rounded.double() - exact).norm() / exact.norm())
+
+
+@torch.inference_mode()
+def _block(network: CosmosTransformer, index: int, seed: int) -> Tensor:
+    """The stream after one block, [1, 3, 24, D]."""
+    hidden, times, text = _block_inputs(network, seed)
+    embedded = network.time_embed(times)
+    block = network.transformer_blocks[index]
+    assert isinstance(block, Block)
+    modulation, keys_values = block.modulation(embedded), network.text_keys_values(text)[index]
+    first = modulation.self_attention
+    hidden = hidden.to(network.residual_dtype)
+    stream = Residual(hidden, modulate(hidden, first.shift, first.scale, network.dtype))
+    rotary = network.rotary_tables(3, 8, 12)
+    after: Residual = block(stream, modulation, first, rotary, keys_values, network.attend)
+    return after.hidden
+
+
+def _block_inputs(network: CosmosTransformer, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A stream, times and text that bfloat16 holds exactly."""
+    _, _, times, text = _inputs(network, seed)
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(1, 3, 24, network.config.width, generator=generator)
+    return hidden.bfloat16().float(), times, text
+
+
+@torch.inference_mode()
+def _recipe_block(network: CosmosTransformer, dtype: torch.dtype, index: int, seed: int) -> Tensor:
+    hidden, times, text = _block_inputs(network, seed)
+    return _recipe(network, dtype).block(index, hidden.to(dtype), times, (3, 4, 6), text)
 
 
 def _ratio(rounded: CosmosTransformer, exact: CosmosTransformer) -> float:
@@ -114,6 +149,19 @@ def test_bfloat16_errs_less_than_nvidias_recipe_on_a_wider_network(
 ) -> None:
     rounded = _wide_network(torch.bfloat16, residual_dtype)
     assert _ratio(rounded, _wide_network(torch.float64)) <= BOUND
+
+
+@pytest.mark.parametrize("index", range(WIDE.num_layers))
+def test_each_block_errs_less_than_nvidias_recipe(index: int) -> None:
+    rounded, exact = _wide_network(torch.bfloat16), _wide_network(torch.float64)
+    ours, recipes = [], []
+    for seed in SEEDS:
+        recipe_exact = _recipe_block(exact, torch.float64, index, seed)
+        recipes.append(_error(_recipe_block(exact, torch.bfloat16, index, seed), recipe_exact))
+        block_exact = _block(exact, index, seed)
+        assert _error(block_exact, recipe_exact) < 1e-13
+        ours.append(_error(_block(rounded, index, seed), block_exact))
+    assert mean(ours) <= BOUND * mean(recipes)
 
 
 def test_the_velocity_is_float32_whatever_the_products_are(store: WeightStore) -> None:
