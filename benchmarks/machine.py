@@ -35,7 +35,6 @@ def describe(packages: Sequence[str] = MODEL_PACKAGES) -> dict[str, Any]:
         },
         "versions": {
             "python": platform.python_version(),
-            "kernel": platform.release(),
             **{package: version(package) for package in packages},
         },
         "commit": _commit(),
