@@ -29,6 +29,14 @@ async def until(client: httpx.AsyncClient, job: str, status: str) -> dict[str, A
         await asyncio.sleep(0.02)
 
 
+async def until_prepared(client: httpx.AsyncClient, *jobs: str) -> None:
+    """Wait for the jobs' pictures, which no answer tells of: until then others may overtake."""
+    transport: Any = client._transport  # of an app in this process
+    store = transport.app.state.services.store
+    while not all(store.job(job).input_refs for job in jobs):
+        await asyncio.sleep(0.01)
+
+
 async def cancel(client: httpx.AsyncClient, job: str) -> httpx.Response:
     return await client.put(f"/queue/{APP}/requests/{job}/cancel")
 

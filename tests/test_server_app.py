@@ -44,8 +44,8 @@ async def test_jobs_outlive_the_server(tmp_path: Path) -> None:
         done = await submit(client)
         result = (await result_of(client, done)).content
         running = await submit(client, "sleep 0.5", num_inference_steps=3, seed=5)
-        waiting = await submit(client, seed=6)
         await until(client, running, "IN_PROGRESS")
+        waiting = await submit(client, seed=6)
 
     async with serving(settings) as client:
         assert (await result_of(client, done)).content == result

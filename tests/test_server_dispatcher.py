@@ -4,7 +4,7 @@ import asyncio
 from contextlib import closing
 from pathlib import Path
 
-from queue_calls import RUN, cancel, submit
+from queue_calls import RUN, cancel, submit, until_prepared
 from servers import request_of, serving, settings_in
 
 from server.database import Database
@@ -27,9 +27,10 @@ async def test_every_slot_runs_a_job_of_its_own(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, devices="cpu,cpu")
     async with serving(settings) as client:
         with second_connection(settings) as store:
-            jobs = [await submit(client, "sleep 3600") for _ in range(3)]
-            for job in jobs[:2]:
+            jobs = [await submit(client, "sleep 3600") for _ in range(2)]
+            for job in jobs:
                 await until(store, job, JobStatus.IN_PROGRESS)
+            jobs.append(await submit(client, "sleep 3600"))
             assert {store.job(job).slot for job in jobs[:2]} == {"cpu", "cpu-2"}
             assert store.job(jobs[2]).status is JobStatus.IN_QUEUE
 
@@ -46,8 +47,7 @@ async def test_jobs_run_in_the_order_in_which_they_came(tmp_path: Path) -> None:
             # A job whose picture is prepared later than another's may run after it.
             await client.post("/admin/queue/pause")
             jobs = [await submit(client) for _ in range(5)]
-            while not all(store.job(job).input_refs for job in jobs):
-                await asyncio.sleep(0.01)
+            await until_prepared(client, *jobs)
             await client.post("/admin/queue/resume")
             for job in jobs:
                 await until(store, job, JobStatus.COMPLETED)

@@ -66,8 +66,8 @@ async def test_a_request_is_unknown_under_another_app(client: httpx.AsyncClient)
 
 async def test_the_status_follows_the_job(client: httpx.AsyncClient) -> None:
     running = await submit(client, "sleep 3600")
-    waiting = await submit(client)
     await until(client, running, "IN_PROGRESS")
+    waiting = await submit(client)
 
     answer = await status_of(client, running)
     assert answer.status_code == 202
@@ -177,6 +177,7 @@ async def test_concurrent_submits_are_jobs_of_their_own(client: httpx.AsyncClien
 
 async def test_a_job_that_waits_is_cancelled_and_never_runs(client: httpx.AsyncClient) -> None:
     running = await submit(client, "sleep 3600")
+    await until(client, running, "IN_PROGRESS")
     waiting = await submit(client)
     answer = await cancel(client, waiting)
 

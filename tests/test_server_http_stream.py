@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from queue_calls import RUN, cancel, result_of, submit, until
+from queue_calls import RUN, cancel, result_of, submit, until, until_prepared
 from servers import APP, ENDPOINT, request_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -74,6 +74,7 @@ async def test_a_stream_tells_that_the_place_in_the_queue_moves(client: httpx.As
     running = await submit(client, "sleep 3600")
     await until(client, running, "IN_PROGRESS")
     first, second = [await submit(client, "sleep 3600") for _ in range(2)]
+    await until_prepared(client, first, second)
 
     stream = asyncio.create_task(status_stream(client, second))
     for job in (running, first, second):
