@@ -1,13 +1,21 @@
 """Fixtures that several files share."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
 import pytest_asyncio
+import structlog
 from servers import serving, settings_in
 
 pytest_plugins = ["client_servers", "client_table"]
+
+
+@pytest.fixture(autouse=True)
+def plain_log() -> Iterator[None]:
+    """A server that a test starts in this process logs to that test's stderr, which is closed."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -33,7 +33,8 @@ import fal_client
 lines = []
 
 def on_queue_update(update):
-    if isinstance(update, fal_client.InProgress):
+    # The last one, of a job that is complete, has the whole log.
+    if isinstance(update, fal_client.InProgress | fal_client.Completed) and update.logs:
         lines[:] = [log["message"] for log in update.logs]
 
 result = fal_client.subscribe(
