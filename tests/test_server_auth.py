@@ -84,12 +84,14 @@ async def test_a_key_is_made_and_revoked_while_the_server_runs(tmp_path: Path) -
     settings = settings_in(tmp_path, auth="on")
     async with serving(settings) as client:
         key = add_key(settings)
-        while (await asks(client, f"Key {key}")).status_code == 401:
+        while (answer := await asks(client, f"Key {key}")).status_code == 401:
             await asyncio.sleep(0.02)
+        assert answer.status_code == 404, "let in, and told that there is no such request"
         with keys_of(settings) as store:
             store.revoke(key.partition(":")[0])
-        while (await asks(client, f"Key {key}")).status_code == 404:
+        while (answer := await asks(client, f"Key {key}")).status_code == 404:
             await asyncio.sleep(0.02)
+        assert answer.status_code == 401
 
 
 @pytest.mark.parametrize("path", [RUN, SUBMIT, "/rest/tokens/"])

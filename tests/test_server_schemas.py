@@ -89,7 +89,12 @@ def test_a_seed_is_drawn_once_where_none_is_given() -> None:
     ],
 )
 def test_the_ends_of_the_ranges_and_unknown_keys_are_accepted(fields: dict[str, Any]) -> None:
-    read(**fields)
+    spec = read(**fields).spec.to_json()
+
+    for name, value in fields.items():
+        if name in spec:
+            assert spec[name] == (21 if value == "21" else value)
+    assert not {"aspect_ratio", "duration"} & spec.keys()
 
 
 @pytest.mark.parametrize(
