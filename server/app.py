@@ -16,7 +16,7 @@ from pipeline.guardrail import choose_guardrail
 from server.addressing import Service
 from server.artifact_store import ArtifactStore
 from server.auth import Authenticator
-from server.data_folder import database_in, owned
+from server.data_folder import database_in, owned, scratch_in
 from server.database import Database
 from server.dispatcher import Dispatcher
 from server.drain import Drain
@@ -129,6 +129,7 @@ async def _running(
     await asyncio.to_thread(files.clear_parts)
     await asyncio.to_thread(services.uploads.sweep_orphans)
     await asyncio.to_thread(store.recover)
+    await services.webhooks.recover()
     services.runs.adopt(await asyncio.to_thread(store.unfinished_runs))
     intake = Intake(store, files, services.public_files, fetcher, limits, wakes)
     dispatcher = Dispatcher(
@@ -241,6 +242,7 @@ def _local_pool(settings: Settings) -> Pool:
         attention=settings.attention,
         compiled=settings.compile,
         compile_cache=str(settings.data / "compiled"),
+        scratch=str(scratch_in(settings.data)),
     )
     devices = devices_from(settings.devices, settings.cuda_visible_devices)
     return LocalPool(settings.worker, options, devices)

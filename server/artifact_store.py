@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from server.events import Artifact
+from server.failpoints import FILE_NAMED, FILE_WRITTEN, reach
 from server.jobs import StoredArtifact
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -155,9 +156,11 @@ class IncomingFile:
         self._file.close()
         final = self._store.path(artifact_id)
         final.parent.mkdir(exist_ok=True)
+        reach(FILE_WRITTEN)
         self._part.replace(final)
         _sync_folder(final.parent)
         _sync_folder(final.parent.parent)
+        reach(FILE_NAMED)
 
     def discard(self) -> None:
         """Give the file up."""

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,11 @@ def database_in(folder: Path) -> Path:
     return folder / "jobs.sqlite3"
 
 
+def scratch_in(folder: Path) -> Path:
+    """Where the workers of a data folder's server keep the files of a run."""
+    return folder / "scratch"
+
+
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
     """Own the folder, which is made if it is not there, until the end of the block.
@@ -32,9 +38,18 @@ def owned(folder: Path) -> Iterator[None]:
     handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         _lock(handle, folder)
+        _clear_scratch(folder)
         yield
     finally:
         os.close(handle)
+
+
+def _clear_scratch(folder: Path) -> None:
+    """Remove what the workers of a server that was killed could not."""
+    scratch = scratch_in(folder)
+    if scratch.exists():
+        shutil.rmtree(scratch)
+    scratch.mkdir()
 
 
 def _lock(handle: int, folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from server import tables
+from server.failpoints import Step, after, before, reach
 from server.upgrade import prepare
 
 
@@ -31,12 +32,16 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, step: Step | None = None) -> Iterator[Connection]:
         """One transaction that no other writer overlaps; committed at the end, or not at all."""
         immediate = self._engine.execution_options(**{tables.BEGIN_OPTION: "IMMEDIATE"})
         # SQLite makes writers of one process poll for their turn; the lock makes them queue.
         with self._writing, immediate.begin() as connection:
             yield connection
+            if step is not None:
+                reach(before(step))
+        if step is not None:
+            reach(after(step))
 
     def close(self) -> None:
         self._engine.dispose()

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, and_, func, insert, or_, select
 from server import tables
 from server.database import Database
 from server.errors import QueueFull
+from server.failpoints import Step
 from server.job_rows import ARTIFACT_COLUMNS, JOB_COLUMNS, job_of, row_of_job, row_of_line
 from server.job_sql import (
     IN_ORDER,
@@ -93,7 +94,7 @@ class JobStore:
             IdempotencyMismatch: that job came of another request.
             QueueFull: `queue_limit` jobs are waiting already.
         """
-        with self._write() as db:
+        with self._write(Step.SUBMIT) as db:
             now = self._now()
             known = read_resubmitted(db, new.key_id, new.idempotency_key, new.body_sha256, now)
             if known is not None:
@@ -157,7 +158,7 @@ class JobStore:
         Raises:
             UnknownJob: there is none of that id.
         """
-        with self._write() as db:
+        with self._write(Step.CANCEL) as db:
             job = read_job(db, job_id, self._now())
             if job.done:
                 return CancelAnswer.ALREADY_COMPLETED
@@ -187,13 +188,13 @@ class JobStore:
     def set_inputs(self, job_id: str, artifacts: Mapping[str, StoredArtifact]) -> None:
         """Make a job claimable: the prepared media, by name, are here."""
         refs = {name: artifact.id for name, artifact in artifacts.items()}
-        with self._write() as db:
+        with self._write(Step.INPUT) as db:
             add_artifacts(db, artifacts.values(), self._now())
             change(db, and_(jobs.id == job_id, QUEUED), input_refs=refs)
 
     def refuse_inputs(self, job_id: str, error: JobError) -> None:
         """End a job that waits: its media cannot be used."""
-        with self._write() as db:
+        with self._write(Step.INPUT) as db:
             job = read_job(db, job_id, self._now())
             if job.status is JobStatus.IN_QUEUE:
                 end(db, job, self._now(), error=error)
@@ -215,7 +216,7 @@ class JobStore:
         One that was asked to stop is not run again.
         """
         query = select(*JOB_COLUMNS).where(jobs.status == JobStatus.IN_PROGRESS.value)
-        with self._write() as db:
+        with self._write(Step.RECOVER) as db:
             running = [job_of(row) for row in db.execute(query)]
             for job in running:
                 put_back(db, job, self._now())
@@ -223,7 +224,7 @@ class JobStore:
 
     def claim(self, slot: str) -> Job | None:
         """Take the oldest job of the highest priority whose media are here; None if none is."""
-        with self._write() as db:
+        with self._write(Step.CLAIM) as db:
             claim = claim_of(slot, self._owner, self._now()).returning(*JOB_COLUMNS)
             row = db.execute(claim).one_or_none()
             return None if row is None else job_of(row)
@@ -264,7 +265,7 @@ class JobStore:
         self, job_id: str, attempt: int, lines: Sequence[LogLine], progress: JobProgress | None
     ) -> None:
         """Write what a run has to tell, in one transaction."""
-        with self._write(log_of=job_id) as db:
+        with self._write(Step.RECORD, log_of=job_id) as db:
             if read_held(db, job_id, attempt) is None:
                 return
             if lines:
@@ -287,7 +288,7 @@ class JobStore:
         A cancel that was committed first wins: its caller has been told so. Returns whether
         the result was published; if not, its files belong to nobody.
         """
-        with self._write() as db:
+        with self._write(Step.END) as db:
             job, now = read_held(db, job_id, attempt), self._now()
             if job is None:
                 return False
@@ -304,7 +305,7 @@ class JobStore:
 
         Without `keeps_inputs` its media are prepared anew.
         """
-        with self._write() as db:
+        with self._write(Step.GIVE_BACK) as db:
             job = read_held(db, job_id, attempt)
             if job is None:
                 return
@@ -317,7 +318,7 @@ class JobStore:
 
         At the first, if its caller wants no second try. Returns whether the job waits again.
         """
-        with self._write() as db:
+        with self._write(Step.DEATH) as db:
             job = read_held(db, job_id, attempt)
             if job is None:
                 return False
@@ -333,9 +334,11 @@ class JobStore:
     # The parts of a transaction.
 
     @contextmanager
-    def _write(self, log_of: str | None = None) -> Iterator[Connection]:
+    def _write(
+        self, step: Step | None = None, *, log_of: str | None = None
+    ) -> Iterator[Connection]:
         """A transaction that changes one job's log, or any job."""
-        with self._database.write() as db:
+        with self._database.write(step) as db:
             yield db
         for listener in self._listeners:
             listener(log_of)

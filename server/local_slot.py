@@ -211,7 +211,9 @@ class LocalSlot:
         """Start a worker, hear it to its end, and return how it ended."""
         plan = self._plan
         try:
-            with tempfile.TemporaryDirectory(prefix="cosmos-", ignore_cleanup_errors=True) as own:
+            with tempfile.TemporaryDirectory(
+                prefix="cosmos-", dir=plan.options.scratch, ignore_cleanup_errors=True
+            ) as own:
                 options = replace(plan.options, scratch=own)
                 return self._attend(WorkerProcess(plan.worker, plan.device, options))
         except OSError as error:

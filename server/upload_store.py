@@ -14,6 +14,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from server import tables
 from server.database import Database
 from server.errors import StorageFull, UnknownUpload, UploadClosed, UploadTooLarge
+from server.failpoints import Step
 from server.job_rows import row_of_artifact
 from server.jobs import StoredArtifact
 
@@ -120,7 +121,7 @@ class UploadStore:
         Raises:
             StorageFull: there is no room for it.
         """
-        with self._database.write() as db:
+        with self._database.write(Step.UPLOAD) as db:
             self._add_file(db, file, new, place)
 
     def finish(self, upload: Upload, file: StoredArtifact, *, place: Place) -> None:
@@ -130,7 +131,7 @@ class UploadStore:
             UploadClosed: the upload is over.
             StorageFull: there is no room for the file.
         """
-        with self._database.write() as db:
+        with self._database.write(Step.UPLOAD) as db:
             _check_open(db, upload.id)
             _forget_parts(db, [upload.id])
             self._add_file(db, file, upload, place)
@@ -146,7 +147,7 @@ class UploadStore:
             StorageFull: there is no room for the part.
         """
         parts = tables.upload_parts
-        with self._database.write() as db:
+        with self._database.write(Step.UPLOAD) as db:
             _check_open(db, upload.id)
             same = (parts.c.upload_id == upload.id) & (parts.c.number == part.number)
             replaced = db.execute(

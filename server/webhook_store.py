@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 
 from server import tables
 from server.database import Database
+from server.failpoints import Step
 
 LEASE_S = 60.0
 """Several times what one try can take."""
@@ -40,6 +41,13 @@ class WebhookStore:
         self._owner = owner
         self._now = now
 
+    def recover(self) -> None:
+        """Let go of what a server that is gone had taken: its tries are due again at once."""
+        taken = tables.webhooks.c.lease_until.is_not(None)
+        with self._database.write() as db:
+            free = update(tables.webhooks).where(taken)
+            db.execute(free.values(claimed_by=None, lease_until=None))
+
     def claim(self, *, besides: Collection[str] = ()) -> Delivery | None:
         """Take the webhook that is due the longest; None if none is, but for these receivers."""
         webhooks = tables.webhooks.c
@@ -62,7 +70,7 @@ class WebhookStore:
         with self._database.read() as db:
             if db.execute(first).one_or_none() is None:
                 return None
-        with self._database.write() as db:
+        with self._database.write(Step.WEBHOOK_CLAIM) as db:
             row = db.execute(claim).one_or_none()
             return None if row is None else Delivery(*row)
 
@@ -85,7 +93,7 @@ class WebhookStore:
     def _change(self, delivery: Delivery, **values: Any) -> None:
         """Write what became of a try, unless the row was taken again meanwhile."""
         free = {"claimed_by": None, "lease_until": None}
-        with self._database.write() as db:
+        with self._database.write(Step.WEBHOOK_END) as db:
             db.execute(update(tables.webhooks).where(_held(delivery)).values(**free, **values))
 
 

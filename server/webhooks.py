@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from server.errors import InvalidInput, UnknownJob, error_item
+from server.failpoints import WEBHOOK_SENT, reach
 from server.fetch import Fetcher, FetchError, FetchRefused
 from server.job_store import JobStore
 from server.signing import SigningKey
@@ -59,6 +60,10 @@ class Webhooks:
         self._jitter = jitter
         self._tried = tried
         self._sending: dict[asyncio.Task[None], Delivery] = {}
+
+    async def recover(self) -> None:
+        """Take over the webhooks of a server that is gone. To be called before `run`."""
+        await asyncio.to_thread(self._webhooks.recover)
 
     async def run(self) -> None:
         """Send what is due, a few at a time, until cancelled."""
@@ -119,6 +124,7 @@ class Webhooks:
         signed = self._key.headers(body, request_id=job.id, user_id=job.key_id, now=self._now())
         headers = {"Content-Type": "application/json", **signed}
         problem = await self._post(delivery, body, headers)
+        reach(WEBHOOK_SENT)
         await asyncio.to_thread(self._record, delivery, problem)
 
     async def _post(

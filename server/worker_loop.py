@@ -51,7 +51,8 @@ class WorkerOptions:
     `weights` is the checkpoint's folder. `guardrail` is `required` or `off`. `attention` is a
     backend or `auto`. `compiled` is whether torch compiles the model, and `compile_cache` the
     folder where it keeps what it made for the next start. `scratch` is a folder for the files of a
-    run: the pool gives each process its own and removes it with the process.
+    run: within it, or else where the system keeps such files, the pool gives each process its own
+    and removes it with the process.
     """
 
     weights: str

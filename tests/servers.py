@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ ENDPOINT = "fal-ai/cosmos-predict-2.5/image-to-video"
 APP = "fal-ai/cosmos-predict-2.5"
 WIDTH, HEIGHT, MAX_FRAMES = 96, 64, 45
 BASE_URL = "http://localhost:8000"
+COMMAND = Path(sys.executable).with_name("cosmos-serve")
 
 
 def write_small_checkpoint(root: Path, **changes: Any) -> Path:
@@ -100,10 +101,11 @@ class RunningServer:
             return self.process.wait(30)
 
 
-def start_server(folder: Path, *options: str, **environment: str) -> RunningServer:
-    """Run `cosmos-serve serve` with a scripted worker and all that it keeps in `folder`."""
+def launch(
+    folder: Path, *options: str, program: Sequence[str | Path] = (COMMAND,), **environment: str
+) -> subprocess.Popen[str]:
+    """Run `program serve` with a scripted worker and all that it keeps in `folder`."""
     settings = settings_in(folder)
-    command = Path(sys.executable).with_name("cosmos-serve")
     folders = ["--weights", str(settings.weights), "--data", str(settings.data)]
     scripted = {
         "COSMOS_WORKER": settings.worker,
@@ -111,12 +113,17 @@ def start_server(folder: Path, *options: str, **environment: str) -> RunningServ
         "COSMOS_FETCH_ALLOW_NETS": "127.0.0.0/8",
         "COSMOS_DRAIN_SECONDS": "0",
     }
-    process = subprocess.Popen(
-        [command, "serve", *folders, "--devices", "cpu", "--port", "0", *options],
+    return subprocess.Popen(
+        [*program, "serve", *folders, "--devices", "cpu", "--port", "0", *options],
         env={**os.environ, **scripted, **environment},
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+def start_server(folder: Path, *options: str, **environment: str) -> RunningServer:
+    """Run `cosmos-serve serve` as `launch` does, and wait until it listens."""
+    process = launch(folder, *options, **environment)
     assert process.stdout is not None
     urls = re.findall(r"https?://[^\s,]+", process.stdout.readline())
     return RunningServer(process, urls[0], urls[1] if len(urls) > 1 else None)
