@@ -18,6 +18,7 @@ from server.artifact_store import ArtifactStore
 from server.auth import Authenticator
 from server.data_folder import database_in, owned, scratch_in
 from server.database import Database
+from server.disk_space import DiskSpace
 from server.dispatcher import Dispatcher
 from server.drain import Drain
 from server.errors import MethodNotAllowed, RequestError, UnknownPath, answer
@@ -133,7 +134,13 @@ async def _running(
     services.runs.adopt(await asyncio.to_thread(store.unfinished_runs))
     intake = Intake(store, files, services.public_files, fetcher, limits, wakes)
     dispatcher = Dispatcher(
-        pool=pool, store=store, files=files, limits=limits, wakes=wakes, drain=drain
+        pool=pool,
+        store=store,
+        files=files,
+        limits=limits,
+        wakes=wakes,
+        drain=drain,
+        disk=services.disk,
     )
     loops = (
         intake.run(),
@@ -178,6 +185,7 @@ def _services(
     retention = Retention(database, files, gone=lambda: statuses.written(None))
     submissions = Submissions(store, files, limits, wakes, queue_limit=settings.queue_limit)
     signing_key = SigningKey.in_folder(settings.data)
+    disk = DiskSpace(settings.data, settings.min_free_disk_mib)
     measured = Metrics(JobStats(database), pool.slots)
     return Services(
         settings=settings,
@@ -206,13 +214,8 @@ def _services(
         signing_key=signing_key,
         drain=drain,
         metrics=measured,
-        readiness=Readiness(
-            pool,
-            database,
-            drain,
-            folder=settings.data,
-            min_free_mib=settings.min_free_disk_mib,
-        ),
+        disk=disk,
+        readiness=Readiness(pool, database, drain, disk),
         queue_switch=QueueSwitch(database),
     )
 

@@ -10,9 +10,12 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from server.disk_space import saying_when_full
+from server.errors import DiskFull
 from server.events import Artifact
 from server.failpoints import FILE_NAMED, FILE_WRITTEN, reach
 from server.jobs import StoredArtifact
@@ -95,8 +98,10 @@ class IncomingFile:
         # 16 random bytes: whoever has the URL of a file may read it.
         self._id = secrets.token_hex(16)
         self._part = store.path(self._id).with_suffix(".part")
-        self._part.parent.mkdir(exist_ok=True)
-        self._file: BinaryIO = self._part.open("xb")
+        with saying_when_full():
+            self._part.parent.mkdir(exist_ok=True)
+            # Not buffered: what cannot be written is heard of here, and not when it is closed.
+            self._file: BinaryIO = self._part.open("xb", buffering=0)
         self._hash = hashlib.sha256()
         self._size = 0
 
@@ -114,7 +119,15 @@ class IncomingFile:
         return self._hash.hexdigest()
 
     def write(self, data: bytes) -> None:
-        self._file.write(data)
+        """Add bytes.
+
+        Raises:
+            DiskFull: there is no room for them. So do all that write here.
+        """
+        with self._writing():
+            left = memoryview(data)
+            while left:
+                left = left[self._file.write(left) :]
         self._hash.update(data)
         self._size += len(data)
 
@@ -147,25 +160,36 @@ class IncomingFile:
 
     def flush(self) -> None:
         """Bring the bytes to the disk, which takes its time; `keep_as` is quick afterwards."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._writing():
+            os.fsync(self._file.fileno())
 
     def keep_as(self, artifact_id: str) -> None:
         """Flush the bytes to the disk and give the file its name."""
         self.flush()
         self._file.close()
         final = self._store.path(artifact_id)
-        final.parent.mkdir(exist_ok=True)
         reach(FILE_WRITTEN)
-        self._part.replace(final)
-        _sync_folder(final.parent)
-        _sync_folder(final.parent.parent)
+        with self._writing():
+            final.parent.mkdir(exist_ok=True)
+            self._part.replace(final)
+            _sync_folder(final.parent)
+            _sync_folder(final.parent.parent)
         reach(FILE_NAMED)
 
     def discard(self) -> None:
         """Give the file up."""
         self._file.close()
         self._part.unlink(missing_ok=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Give the file up if it cannot be written: what is there of it takes up room."""
+        try:
+            with saying_when_full():
+                yield
+        except (OSError, DiskFull):
+            self.discard()
+            raise
 
 
 def _sync_folder(folder: Path) -> None:

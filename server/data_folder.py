@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +10,17 @@ from pathlib import Path
 
 LOCK_FILE = "server.lock"
 
+_SHARED = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "fuse.sshfs", "fuse.glusterfs"}
+"""File systems that several machines use at once. A database with a write-ahead log, which shares
+memory between its readers, is corrupted there sooner or later."""
+
 
 class DataFolderInUse(Exception):
     """Another server owns the data folder; the message says which and what to do."""
+
+
+class DataFolderShared(Exception):
+    """The data folder is on a network; the message says what to do."""
 
 
 def database_in(folder: Path) -> Path:
@@ -32,8 +41,10 @@ def owned(folder: Path) -> Iterator[None]:
 
     Raises:
         DataFolderInUse: another server owns it.
+        DataFolderShared: it is on a file system of a network.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    check_is_local(folder, Path("/proc/self/mountinfo").read_text())
     # Not inheritable: a worker must not keep the lock of a server that is gone.
     handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -42,6 +53,32 @@ def owned(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def check_is_local(folder: Path, mounts: str) -> None:
+    """Refuse a folder that is not on a disk of this machine.
+
+    Raises:
+        DataFolderShared: by the text of /proc/self/mountinfo, it is on a network.
+    """
+    kind = filesystem_of(folder, mounts)
+    if kind in _SHARED:
+        raise DataFolderShared(
+            f"The data folder {folder} is on a network ({kind}), where its database would be "
+            "corrupted: choose a folder on a disk of this machine with --data."
+        )
+
+
+def filesystem_of(folder: Path, mounts: str) -> str | None:
+    """The type of the file system that holds a folder, by the text of /proc/self/mountinfo."""
+    kinds = {}
+    for line in mounts.splitlines():
+        mount, _, source = line.partition(" - ")
+        # Spaces and the like are written in octal, behind a backslash.
+        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), mount.split()[4])
+        kinds[Path(point)] = source.split()[0]
+    path = folder.resolve()
+    return next((kinds[each] for each in (path, *path.parents) if each in kinds), None)
 
 
 def _clear_scratch(folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from server import tables
+from server.disk_space import saying_when_full
 from server.failpoints import Step, after, before, reach
 from server.upgrade import prepare
 
@@ -20,9 +21,11 @@ class Database:
 
         Raises:
             UnknownSchema: it is of a later release.
+            DiskFull: there is no room for its tables.
         """
         self._engine = tables.open_database(path)
-        prepare(self._engine)
+        with saying_when_full():
+            prepare(self._engine)
         self._writing = threading.Lock()
 
     @contextmanager
@@ -33,10 +36,14 @@ class Database:
 
     @contextmanager
     def write(self, step: Step | None = None) -> Iterator[Connection]:
-        """One transaction that no other writer overlaps; committed at the end, or not at all."""
+        """One transaction that no other writer overlaps; committed at the end, or not at all.
+
+        Raises:
+            DiskFull: there is no room for what was written.
+        """
         immediate = self._engine.execution_options(**{tables.BEGIN_OPTION: "IMMEDIATE"})
         # SQLite makes writers of one process poll for their turn; the lock makes them queue.
-        with self._writing, immediate.begin() as connection:
+        with self._writing, saying_when_full(), immediate.begin() as connection:
             yield connection
             if step is not None:
                 reach(before(step))

@@ -6,6 +6,7 @@ import structlog
 
 from server.artifact_store import ArtifactStore
 from server.deadlines import Deadlines
+from server.disk_space import DiskSpace, when_writable
 from server.drain import Drain
 from server.errors import infrastructure_error
 from server.job_run import JobRun
@@ -16,6 +17,8 @@ from server.pool import Pool, SlotDown, SlotState, SlotUp
 from server.schemas import Limits
 from server.supervise import completed
 from server.wake import LOOK_AGAIN_S, Wakes
+
+_NO_ROOM = "The server's disk is almost full: this request waits until there is room."
 
 _log = structlog.get_logger("server")
 
@@ -31,6 +34,7 @@ class Dispatcher:
         files: ArtifactStore,
         limits: Limits,
         wakes: Wakes,
+        disk: DiskSpace,
         drain: Drain | None = None,
         deadlines: Deadlines | None = None,
     ) -> None:
@@ -39,6 +43,7 @@ class Dispatcher:
         self._files = files
         self._limits = limits
         self._wakes = wakes
+        self._disk = disk
         self._drain = drain or Drain()
         self._deadlines = deadlines or Deadlines()
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
@@ -49,7 +54,7 @@ class Dispatcher:
         while True:
             ticket = self._wakes.claimable.ticket()
             await completed("claiming jobs", self._fill_slots())
-            await completed("telling of the model", self._tell_of_loading())
+            await completed("telling why jobs wait", self._tell_why())
             await ticket.wait()
 
     async def end_late(self) -> None:
@@ -77,7 +82,9 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*(task for _, task in running), return_exceptions=True)
         for job, _ in running:
-            await asyncio.to_thread(self._store.give_back, job.id, job.attempt)
+            # What cannot be given back now is put back at the next start.
+            giving = asyncio.to_thread(self._store.give_back, job.id, job.attempt)
+            await completed(f"giving back job {job.id}", giving)
 
     async def _end_late(self) -> None:
         self._next_is_late_in_s = LOOK_AGAIN_S
@@ -87,6 +94,8 @@ class Dispatcher:
             self._wakes.finished.notify()
 
     async def _fill_slots(self) -> None:
+        if self._disk.problem() is not None:
+            return
         for slot in self._pool.slots():
             if self._drain.has_begun:
                 return
@@ -98,8 +107,10 @@ class Dispatcher:
             task = asyncio.create_task(self._supervise(job, slot.name))
             self._running[slot.name] = job, task
 
-    async def _tell_of_loading(self) -> None:
-        """Tell the callers of the jobs that wait why, while no slot has its model."""
+    async def _tell_why(self) -> None:
+        """Tell the callers of the jobs that wait why, if it is not for other jobs."""
+        if self._disk.problem() is not None:
+            await asyncio.to_thread(self._store.tell_waiting, _NO_ROOM)
         slots = self._pool.slots()
         if any(slot.state in (SlotState.IDLE, SlotState.BUSY) for slot in slots):
             return
@@ -130,7 +141,9 @@ class Dispatcher:
             error = infrastructure_error(
                 "The server could not keep what the worker made.", "internal_error"
             )
-            failing = asyncio.to_thread(self._store.finish, job.id, job.attempt, error=error)
-            await completed(f"failing job {job.id}", failing)
+            await when_writable(
+                f"the failure of job {job.id}",
+                lambda: self._store.finish(job.id, job.attempt, error=error),
+            )
             await self._pool.cancel(slot, job.id, job.attempt)
             self._wakes.finished.notify()

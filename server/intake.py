@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+import structlog
+
 from pipeline.errors import FileTooLarge, ImageUnreadable, InputError
 from pipeline.image import MAX_BYTES
 from pipeline.spec import Pixels
 from server.artifact_store import ArtifactStore
-from server.errors import InvalidInput, UnknownFile, infrastructure_error, job_error
+from server.disk_space import TRY_AGAIN_S
+from server.errors import DiskFull, InvalidInput, UnknownFile, infrastructure_error, job_error
 from server.fetch import Fetcher, FetchError, FetchTooLarge, HostRefused
 from server.job_store import JobStore
 from server.jobs import Job, StoredArtifact
@@ -30,6 +33,9 @@ AT_ONCE = 4
 
 DECODES_AT_ONCE = 2
 """Pictures decoded at the same time: each may need hundreds of megabytes."""
+
+
+_log = structlog.get_logger("server")
 
 
 class FileDownloadError(InputError):
@@ -94,12 +100,15 @@ class Intake:
     async def _take_in(self, job: Job) -> None:
         try:
             kept = {name: await self._picture(job, name) for name in job.input["media"]}
+            await asyncio.to_thread(self._store.set_inputs, job.id, kept)
+            self._wakes.claimable.notify()
         except InvalidInput as error:
             await asyncio.to_thread(self._store.refuse_inputs, job.id, job_error(error))
             self._wakes.finished.notify()
-        else:
-            await asyncio.to_thread(self._store.set_inputs, job.id, kept)
-            self._wakes.claimable.notify()
+        except DiskFull as full:
+            # The job waits, and is taken up again.
+            _log.error(str(full), during=f"intake of job {job.id}")
+            await asyncio.sleep(TRY_AGAIN_S)
 
     async def _picture(self, job: Job, name: str) -> StoredArtifact:
         source: Mapping[str, Any] = job.input["media"][name]

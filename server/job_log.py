@@ -6,7 +6,10 @@ At most two writes a second per job; the lines of the meantime go together.
 import asyncio
 import time
 
+from sqlalchemy.exc import OperationalError
+
 from pipeline.progress import Progress, Stage, StageStarted, StepDone
+from server.errors import DiskFull
 from server.job_store import JobStore
 from server.jobs import Job, JobProgress, LogLine
 from server.narration import narrate
@@ -68,8 +71,26 @@ class JobLog:
         self._lines, self._progress = [], None
         self._news.clear()
         if lines or progress is not None:
-            job = self._job
-            write = asyncio.to_thread(self._store.record, job.id, job.attempt, lines, progress)
-            self._writing = asyncio.create_task(write)
+            self._writing = asyncio.create_task(self._write(lines, progress))
             # A write that has begun is not cancelled with `keep_writing`: the next flush waits.
             await asyncio.shield(self._writing)
+
+    def write_rest(self) -> None:
+        """Write what no flush could write, in this thread, when nothing else writes.
+
+        Raises:
+            DiskFull, OperationalError: it cannot be written now either.
+        """
+        if self._lines or self._progress is not None:
+            job = self._job
+            self._store.record(job.id, job.attempt, self._lines, self._progress)
+            self._lines, self._progress = [], None
+
+    async def _write(self, lines: list[LogLine], progress: JobProgress | None) -> None:
+        job = self._job
+        try:
+            await asyncio.to_thread(self._store.record, job.id, job.attempt, lines, progress)
+        except (DiskFull, OperationalError):
+            # A video is not given up for its log: the lines go with those that follow.
+            self._lines[:0] = lines
+            self._progress = self._progress or progress

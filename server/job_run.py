@@ -10,7 +10,8 @@ from pipeline.progress import Note, StageStarted, StepDone
 from pipeline.spec import FPS, Pixels, VideoSpec
 from server.artifact_store import ArtifactMismatch, ArtifactStore, IncomingFile
 from server.deadlines import Deadlines, RunDeadline
-from server.errors import InvalidInput, error_item, infrastructure_error, job_error
+from server.disk_space import when_writable
+from server.errors import DiskFull, InvalidInput, error_item, infrastructure_error, job_error
 from server.events import Artifact, CancelledEvent, Chunk, Done, Failed, RunEvent, WorkOrder
 from server.intake import shown
 from server.job_log import JobLog
@@ -22,6 +23,8 @@ from server.wake import Wakes
 
 MAX_ARTIFACT_BYTES = 1024**3
 """Several times the largest video that we make; a worker that sends more is out of order."""
+
+_NO_ROOM = "The video was made, but the server's disk is full, so it could not be kept."
 
 _NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 _CONTENT_TYPE = re.compile(r"(video|image)/[a-z0-9.+-]+")
@@ -119,6 +122,9 @@ class JobRun:
         except ArtifactMismatch as mismatch:
             await self._pool.cancel(self._slot, job.id, job.attempt)
             return infrastructure_error(str(mismatch), "runner_incomplete_response")
+        except DiskFull:
+            await self._pool.cancel(self._slot, job.id, job.attempt)
+            return infrastructure_error(_NO_ROOM, "internal_error")
         finally:
             watching.cancel()
         raise AssertionError("a pool's run ended without its last event")
@@ -203,7 +209,9 @@ class JobRun:
             case _Died(reason):
                 self._log.say(reason, "ERROR")
         await self._log.flush()
-        published = await asyncio.to_thread(self._end, ending)
+        what = f"the end of job {self._job.id}"
+        await when_writable(what, self._log.write_rest)
+        published = await when_writable(what, lambda: self._end(ending))
         if not published:
             for artifact in self._kept.values():
                 await asyncio.to_thread(self._files.remove, artifact.id)

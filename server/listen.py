@@ -27,7 +27,7 @@ def serve(settings: Settings) -> None:
 
     Raises:
         SettingsError: an address cannot be listened on, or the certificate cannot be used.
-        DataFolderInUse: another server uses the data folder.
+        DataFolderInUse, DataFolderShared, DiskFull: the data folder cannot be used.
         CheckpointError, GuardrailMissing, ValueError: see `create_app`.
     """
     _check_certificate(settings)

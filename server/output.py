@@ -19,6 +19,7 @@ from server.errors import OutputExpired, job_error_headers
 from server.job_store import JobStore
 from server.jobs import Job, JobError
 from server.retention import Retention
+from server.supervise import completed
 from server.views import as_json, data_uri, file_url, output_view
 
 PIECE_BYTES = 3 * 2**18
@@ -86,7 +87,8 @@ class Outputs:
 
     async def fetched(self, job: Job) -> None:
         """The caller has the whole output."""
-        await asyncio.to_thread(self._retention.fetched, job)
+        noting = asyncio.to_thread(self._retention.fetched, job)
+        await completed("noting that an output was fetched", noting)
 
     def _of(self, job: Job) -> Output:
         if job.error is not None:

@@ -1,5 +1,6 @@
 """What the routes work with: the parts of one server, and what is known of each request."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -7,6 +8,7 @@ from fastapi import Depends, Request
 
 from server.artifact_store import ArtifactStore
 from server.auth import Authenticator, Caller
+from server.disk_space import DiskSpace
 from server.drain import Drain
 from server.errors import BodyTooLarge, UnknownJob, UnknownPath
 from server.job_store import JobStore
@@ -55,6 +57,7 @@ class Services:
     webhooks: Webhooks
     signing_key: SigningKey
     drain: Drain
+    disk: DiskSpace
     metrics: Metrics
     readiness: Readiness
     queue_switch: QueueSwitch
@@ -104,7 +107,7 @@ async def has_room(services: ServicesDep) -> None:
     Raises:
         DiskFull: there is too little left.
     """
-    await services.readiness.check_room()
+    await asyncio.to_thread(services.disk.check)
 
 
 async def _runner_of(request: Request, caller: _AnyCallerDep) -> Caller:
@@ -180,7 +183,7 @@ async def submission_of(
         BadRequest: a header cannot be read.
         DiskFull: there is no room for it.
     """
-    await services.readiness.check_room()
+    await asyncio.to_thread(services.disk.check)
     return Submission(
         endpoint=endpoint,
         body=body,

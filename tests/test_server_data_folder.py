@@ -10,7 +10,15 @@ import pytest
 from api_keys import keys_of
 from servers import start_server, write_small_checkpoint
 
-from server.data_folder import LOCK_FILE, DataFolderInUse, owned
+from server.data_folder import (
+    LOCK_FILE,
+    DataFolderInUse,
+    DataFolderShared,
+    check_is_local,
+    filesystem_of,
+    owned,
+    scratch_in,
+)
 from server.settings import Settings
 
 COMMAND = str(Path(sys.executable).with_name("cosmos-serve"))
@@ -66,3 +74,43 @@ def test_a_process_that_the_owner_starts_does_not_inherit_the_folder(tmp_path: P
     finally:
         child.kill()
         child.wait()
+
+
+def test_what_workers_of_a_killed_server_left_is_removed(tmp_path: Path) -> None:
+    left = scratch_in(tmp_path) / "cosmos-1" / "video.mp4"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half a video")
+
+    with owned(tmp_path):
+        assert list(scratch_in(tmp_path).iterdir()) == []
+
+
+MOUNTS = """\
+22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+35 22 0:31 / /mnt/team rw,relatime shared:9 - nfs4 server:/team rw,vers=4.2
+36 22 0:32 / /mnt/two\\040words rw - cifs //server/share rw
+37 35 0:33 / /mnt/team/local rw - xfs /dev/vdb rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("/srv/data", "ext4"),
+        ("/mnt/team", "nfs4"),
+        ("/mnt/team/cosmos/data", "nfs4"),
+        ("/mnt/teamwork", "ext4"),
+        ("/mnt/two words/data", "cifs"),
+        ("/mnt/team/local/data", "xfs"),
+    ],
+)
+def test_the_file_system_of_a_folder_is_that_of_the_mount_nearest_to_it(
+    folder: str, kind: str
+) -> None:
+    assert filesystem_of(Path(folder), MOUNTS) == kind
+
+
+def test_a_data_folder_on_a_network_is_refused() -> None:
+    with pytest.raises(DataFolderShared, match=r"/mnt/team/data is on a network \(nfs4\)"):
+        check_is_local(Path("/mnt/team/data"), MOUNTS)
+    check_is_local(Path("/mnt/team/local/data"), MOUNTS)

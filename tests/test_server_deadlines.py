@@ -15,6 +15,7 @@ from pipeline.progress import Note, Stage, StageStarted, StepDone
 from server.artifact_store import ArtifactStore
 from server.database import Database
 from server.deadlines import Deadlines, RunDeadline, RunLimits
+from server.disk_space import DiskSpace
 from server.dispatcher import Dispatcher
 from server.events import Chunk, RunEvent
 from server.job_store import JobStore
@@ -169,6 +170,7 @@ async def dispatching(folder: Path, limits: RunLimits) -> AsyncIterator[JobStore
                 files=ArtifactStore(folder / "files"),
                 limits=Limits(PICTURE.width, PICTURE.height, 9),
                 wakes=Wakes(),
+                disk=DiskSpace(folder, 0),
                 deadlines=Deadlines(limits),
             )
             tasks = [asyncio.create_task(dispatcher.run())]

@@ -1,11 +1,12 @@
 """A disk with too little space left: nothing more is let in, and what is here can be had."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
-from queue_calls import RUN, SUBMIT, result_of, submit
+from queue_calls import RUN, SUBMIT, result_of, status_of, submit
 from servers import BASE_URL, picture, request_of, serving, settings_in
 from upload_calls import upload
 
@@ -61,3 +62,19 @@ async def test_with_room_again_all_is_well(tmp_path: Path) -> None:
     async with serving(settings_in(tmp_path)) as client:
         assert await upload(client, picture())
         assert (await client.post(RUN, json=request_of())).status_code == 200
+
+
+async def test_what_was_accepted_waits_until_there_is_room(tmp_path: Path) -> None:
+    async with serving(settings_in(tmp_path)) as client:
+        await client.post("/admin/queue/pause")
+        job = await submit(client)
+
+    full = settings_in(tmp_path, min_free_disk_mib=MORE_THAN_ANY_DISK_MIB)
+    async with serving(full) as client:
+        await client.post("/admin/queue/resume")
+        while "waits until there is room" not in (await status_of(client, job, logs="1")).text:
+            await asyncio.sleep(0.02)
+        assert (await status_of(client, job)).json()["status"] == "IN_QUEUE"
+
+    async with serving(settings_in(tmp_path)) as client:
+        assert (await result_of(client, job)).status_code == 200

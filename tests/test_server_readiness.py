@@ -11,6 +11,7 @@ from pools import local_pool, running
 from servers import serving, settings_in
 
 from server.database import Database
+from server.disk_space import DiskSpace
 from server.drain import Drain
 from server.pool import SlotUp
 from server.readiness import Readiness
@@ -62,7 +63,7 @@ async def test_a_server_that_is_told_to_end_is_not_ready(
     drain = Drain()
     async with running(local_pool()) as watched:
         await watched.until(SlotUp)
-        readiness = Readiness(watched.pool, database, drain, folder=tmp_path, min_free_mib=0)
+        readiness = Readiness(watched.pool, database, drain, DiskSpace(tmp_path, 0))
         assert [check.problem for check in await readiness.checks()] == [None] * 4
         await drain.begin(1.0)
         assert [check.name for check in await readiness.checks() if check.problem] == ["draining"]
@@ -75,7 +76,7 @@ async def test_a_database_that_cannot_be_written_is_named(
     for file in tmp_path.glob("jobs.sqlite3*"):
         file.write_bytes(b"a letter to my aunt" * 100)
     pool = local_pool()
-    readiness = Readiness(pool, database, Drain(), folder=tmp_path, min_free_mib=0)
+    readiness = Readiness(pool, database, Drain(), DiskSpace(tmp_path, 0))
     found = {check.name: check.problem for check in await readiness.checks()}
     assert found["database"] == "The database cannot be written: file is not a database."
     assert found["disk"] is None

@@ -9,7 +9,7 @@ import pytest
 
 from server.artifact_store import ArtifactStore
 from server.database import Database
-from server.errors import UnknownFile, UnknownUpload, UploadClosed
+from server.errors import DiskFull, UnknownFile, UnknownUpload, UploadClosed
 from server.jobs import StoredArtifact
 from server.public_files import PublicFiles
 from server.upload_store import KEPT_AFTERWARDS_S, UPLOAD_LIFETIME_S, NewUpload, UploadStore
@@ -171,7 +171,7 @@ async def test_the_row_of_a_file_that_is_not_there_is_never_committed(
 
     with monkeypatch.context() as full:
         full.setattr("server.artifact_store._sync_folder", refuse)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(DiskFull):
             await disk.uploads.put(upload, body(b"a file"))
 
     with pytest.raises(UnknownFile):

@@ -59,10 +59,11 @@ class Script:
         numbers = [word for word in self._commands.get(command, []) if word != "once"]
         return float(numbers[0]) if numbers else default
 
-    def faults(self, step: int) -> Iterator[str]:
-        """The faults due after this step."""
+    def faults(self, moment: int | Stage) -> Iterator[str]:
+        """The faults due after this step, or at the start of this stage."""
         for command, words in self._commands.items():
-            if command not in ScriptedWorker.SETTINGS and self.number(command, 1) == step:
+            when = next((word for word in words if word != "once"), "1")
+            if command not in ScriptedWorker.SETTINGS and when == str(moment):
                 if "once" in words and self._attempt > 1:
                     continue
                 yield command
@@ -79,7 +80,8 @@ class ScriptedWorker:
         bytes N     the file has N bytes (default 65536)
         notes N     writes N lines of 2000 characters before its first step
 
-    Faults, each after step N (`killed 3`; default 1), and with `once` on attempt 1 only:
+    Faults, each after step N (`killed 3`; default 1) or at the start of a stage (`hang decode`),
+    and with `once` on attempt 1 only:
         refuse      fails with an input error: ImageTooSmall, field `image_url`
         memory      fails with OutOfMemory, which is retryable
         raise       raises a RuntimeError that nobody foresaw
@@ -89,6 +91,7 @@ class ScriptedWorker:
         segfault    its process gets a segmentation fault
         stopped     its process gets SIGSTOP: alive, and silent for ever
         hang        sleeps for ever, ignoring cancel
+        wait        sleeps until it is cancelled
         print       writes to stdout, which is harmless
         garbage     writes text into the pipe
         nonsense    sends a well-framed message of an unknown type
@@ -108,7 +111,8 @@ class ScriptedWorker:
         {"sleep", "bytes", "notes", "small", "liesize", "liehash", "noartifact", "flood"}
     )
     FAULTS = frozenset(
-        {"refuse", "memory", "raise", "cuda", "exit", "killed", "segfault", "stopped", "hang"}
+        {"refuse", "memory", "raise", "cuda", "exit", "killed", "segfault", "stopped"}
+        | {"hang", "wait"}
         | {"print", "garbage", "nonsense", "idle", "half", "child"}
     )
     COMMANDS = SETTINGS | FAULTS
@@ -123,14 +127,19 @@ class ScriptedWorker:
 
     def run(self, order: WorkOrder, send: Send, cancelled: Callable[[], bool]) -> Done:
         script = Script(order)
-        send(StageStarted(Stage.TEXT))
+
+        def start(stage: Stage) -> None:
+            send(StageStarted(stage))
+            _pass(script, stage, cancelled)
+
+        start(Stage.TEXT)
         send(Note("The script begins."))
         for number in range(int(script.number("notes", 0))):
             send(Note(f"{number} " + "x" * 2000))
-        send(StageStarted(Stage.DENOISE))
+        start(Stage.DENOISE)
         self._steps(order, script, send, cancelled)
-        send(StageStarted(Stage.DECODE))
-        send(StageStarted(Stage.ENCODE))
+        start(Stage.DECODE)
+        start(Stage.ENCODE)
         _send_file(order, script, send, cancelled)
         return Done(order.spec.tier, {"text": 0.0, "denoise": 0.0, "decode": 0.0, "encode": 0.0})
 
@@ -141,8 +150,7 @@ class ScriptedWorker:
         for step in range(1, num_steps + 1):
             _sleep(seconds, cancelled)
             send(StepDone(step, num_steps, seconds, seconds * (num_steps - step)))
-            for fault in script.faults(step):
-                _FAULTS[fault]()
+            _pass(script, step, cancelled)
 
 
 class SlowLoad(ScriptedWorker):
@@ -203,6 +211,14 @@ def _send_file(order: WorkOrder, script: Script, send: Send, cancelled: Callable
             frames=order.spec.num_frames,
         )
     )
+
+
+def _pass(script: Script, moment: int | Stage, cancelled: Callable[[], bool]) -> None:
+    for fault in script.faults(moment):
+        if fault == "wait":
+            _sleep(3600, cancelled)
+        else:
+            _FAULTS[fault]()
 
 
 def _check(cancelled: Callable[[], bool]) -> None:

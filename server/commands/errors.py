@@ -24,7 +24,8 @@ class WrongUsage(CommandFailed):
 def expected_errors() -> Iterator[None]:
     """Turn every error that a user can cause into a `CommandFailed`."""
     from pipeline.errors import PipelineError
-    from server.data_folder import DataFolderInUse
+    from server.data_folder import DataFolderInUse, DataFolderShared
+    from server.errors import DiskFull
     from server.pool import DeviceError, WorkerDied
     from server.settings import SettingsError
     from server.upgrade import UnknownSchema
@@ -39,6 +40,8 @@ def expected_errors() -> Iterator[None]:
         WorkerDied,
         CheckpointError,
         DataFolderInUse,
+        DataFolderShared,
+        DiskFull,
         UnknownSchema,
     ) as error:
         raise CommandFailed(str(error)) from error
