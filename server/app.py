@@ -18,6 +18,7 @@ from server.artifact_store import ArtifactStore
 from server.auth import Authenticator
 from server.data_folder import database_in, owned, scratch_in
 from server.database import Database
+from server.deadlines import LOAD_S, Deadlines, RunLimits
 from server.disk_space import DiskSpace
 from server.dispatcher import Dispatcher
 from server.drain import Drain
@@ -141,6 +142,7 @@ async def _running(
         wakes=wakes,
         drain=drain,
         disk=services.disk,
+        deadlines=Deadlines(RunLimits().times(settings.patience)),
     )
     loops = (
         intake.run(),
@@ -248,7 +250,8 @@ def _local_pool(settings: Settings) -> Pool:
         scratch=str(scratch_in(settings.data)),
     )
     devices = devices_from(settings.devices, settings.cuda_visible_devices)
-    return LocalPool(settings.worker, options, devices)
+    load_limit_s = LOAD_S * settings.patience
+    return LocalPool(settings.worker, options, devices, load_limit_s=load_limit_s)
 
 
 def _fetcher(settings: Settings) -> Fetcher:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.progress import Stage, StageStarted, StepDone
 from server.events import RunEvent
@@ -33,6 +33,18 @@ class RunLimits:
     sure_after: int = 10
     decode_s: float = 180.0
     encode_s: float = 180.0
+
+    def times(self, patience: float) -> "RunLimits":
+        """The same limits for a machine that is so many times slower than we think of."""
+        return replace(
+            self,
+            first_step_s=self.first_step_s * patience,
+            slowest_times=self.slowest_times * patience,
+            step_s=self.step_s * patience,
+            unsure_step_s=self.unsure_step_s * patience,
+            decode_s=self.decode_s * patience,
+            encode_s=self.encode_s * patience,
+        )
 
 
 @dataclass(slots=True)

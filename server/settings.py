@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     compile: bool = Field(
         default=False, description="let torch compile the model: a slow first video, faster later"
     )
+    patience: float = Field(
+        default=1.0,
+        gt=0,
+        le=1000,
+        description="times the usual silence after which a worker is taken to hang: 2 is patient",
+    )
     queue_limit: int = Field(default=100, ge=1, description="jobs that may wait at once")
     disconnect_grace: float = Field(
         default=20.0, ge=0, description="seconds that a run goes on without its caller"

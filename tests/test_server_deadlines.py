@@ -85,6 +85,35 @@ async def test_each_part_of_a_run_has_its_limit(
     assert f"longer than {limit_s:,} seconds" in said
 
 
+async def test_a_patient_server_waits_longer_for_everything() -> None:
+    clock = Clock()
+    deadlines = Deadlines(LIMITS.times(3), now=clock)
+
+    assert "5,400 seconds" in await is_missed_after(deadlines.begin(SLOT, 93), clock, 5400)
+    for stage in (Stage.DECODE, Stage.ENCODE):
+        deadline = deadlines.begin(SLOT, 93)
+        hear(deadline, clock, (0.0, StageStarted(stage)))
+        assert "540 seconds" in await is_missed_after(deadline, clock, 540)
+    unsure = deadlines.begin(SLOT, 93)
+    hear(unsure, clock, (0.0, step_done(1)))
+    assert "900 seconds" in await is_missed_after(unsure, clock, 900)
+    slow = deadlines.begin(SLOT, 45)
+    hear(slow, clock, (0.0, step_done(1)), *((8.0, step_done(step)) for step in range(2, 13)))
+    assert "240 seconds" in await is_missed_after(slow, clock, 240)
+
+
+@pytest.mark.parametrize("stage", [Stage.TEXT, Stage.DECODE, Stage.ENCODE])
+async def test_a_worker_that_hangs_in_a_stage_is_replaced(tmp_path: Path, stage: Stage) -> None:
+    limits = RunLimits(first_step_s=1.0, decode_s=1.0, encode_s=1.0)
+    async with dispatching(tmp_path, limits) as store:
+        again = submit(store, tmp_path, f"hang {stage} once")
+        while not store.job(again).done:
+            await asyncio.sleep(0.02)
+        job = store.job(again)
+
+    assert (job.error, job.worker_deaths) == (None, 1)
+
+
 async def test_later_steps_may_take_ten_times_the_slowest() -> None:
     clock = Clock()
     deadline = Deadlines(LIMITS, now=clock).begin(SLOT, 93)
