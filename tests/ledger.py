@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 from PIL import Image
 from servers import APP, ENDPOINT, HEIGHT, MAX_FRAMES, WIDTH, data_uri, picture, request_of
-from workers import file_of
+from workers import BYTES, Script, file_of
 
 from pipeline.spec import Pixels
 from server.events import WorkOrder
@@ -53,7 +53,7 @@ class Wish:
         rgb = Image.open(io.BytesIO(self.picture)).convert("RGB").tobytes()
         media = {"image": Pixels(WIDTH, HEIGHT, rgb)}
         order = WorkOrder(job_id="", attempt=1, spec=spec, media=media)
-        return file_of(order)
+        return file_of(order, int(Script(order).number("bytes", BYTES)))
 
     def body(self, image_url: str | None = None) -> dict[str, Any]:
         url = image_url or data_uri(self.picture)

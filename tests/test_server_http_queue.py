@@ -209,6 +209,31 @@ async def test_a_running_job_is_cancelled_within_its_step(client: httpx.AsyncCli
     assert next_one.status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("prompt", "line"),
+    [
+        ("wait text", "Reading the prompt"),
+        ("wait denoise", "Denoising"),
+        ("wait 1", "Step 1"),
+        ("wait decode", "Decoding frames"),
+        ("wait encode", "Encoding the video"),
+        ("flood", "Encoding the video"),
+    ],
+)
+async def test_a_job_is_cancelled_at_every_stage(
+    client: httpx.AsyncClient, prompt: str, line: str
+) -> None:
+    job = await submit(client, prompt)
+    while line not in (await status_of(client, job, logs="1")).text:
+        await asyncio.sleep(0.02)
+
+    assert (await cancel(client, job)).status_code == 202
+
+    assert (await result_of(client, job)).json()["error_type"] == "client_cancelled"
+    lines = (await status_of(client, job, logs="1")).json()["logs"]
+    assert line in lines[-1]["message"], "work went on after the cancel"
+
+
 async def test_a_finished_job_cannot_be_cancelled(client: httpx.AsyncClient) -> None:
     job = await submit(client)
     before = await result_of(client, job)

@@ -30,6 +30,9 @@ from server.worker_loop import WorkerOptions
 DIGEST = "d1" * 32
 """The checkpoint digest that these workers report."""
 
+BYTES = 65536
+"""The size of the file that they make unless they are told otherwise."""
+
 CONTENT_TYPES = {
     ".mp4": "video/mp4",
     ".webm": "video/webm",
@@ -179,7 +182,7 @@ class LoadDies(ScriptedWorker):
         return super().load(report)
 
 
-def file_of(order: WorkOrder, size: int = 65536) -> bytes:
+def file_of(order: WorkOrder, size: int = BYTES) -> bytes:
     """The file that a ScriptedWorker makes of an order; it depends on the spec and the media."""
     seed = hashlib.sha256(json.dumps(order.spec.to_json()).encode())
     for name, pixels in order.media.items():
@@ -188,7 +191,7 @@ def file_of(order: WorkOrder, size: int = 65536) -> bytes:
 
 
 def _send_file(order: WorkOrder, script: Script, send: Send, cancelled: Callable[[], bool]) -> None:
-    data = file_of(order, int(script.number("bytes", 65536)))
+    data = file_of(order, int(script.number("bytes", BYTES)))
     while "flood" in script:
         _check(cancelled)
         send(Chunk(bytes(MAX_CHUNK_BYTES)))

@@ -1,0 +1,293 @@
+"""Break a server for ten minutes under load, and count what it lost.
+
+    make chaos
+
+A server is started as a user starts it, with the scripted worker of the tests in place of a model
+and two slots. Clients submit, cancel, poll, upload and fetch all the while, as the server and its
+workers are killed, stopped and ended. What the clients were told is their own record
+(`tests/ledger.py`), and at the end it is compared with what a quiet server says. Then, in rounds,
+the server is killed at every failpoint in turn.
+"""
+
+import itertools
+import json
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import psutil
+import typer
+from crash_site import CrashSite, Receiver, receiving, workers_of
+from ledger import Record, Wish
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import SERVER_PACKAGES, describe
+from server.failpoints import POINTS, Step, after, before
+
+CLIENTS = 4
+JOBS_OF_A_CLIENT = 3
+SETTLE_S = 600.0
+SITES = 2
+"""How many servers are broken at failpoints at the same time: one for each core."""
+POINT_S = 30.0
+"""How long a failpoint may take to be passed."""
+SERVER = {
+    # A step of these workers takes no more than 0.2 s; one that is stopped is found in three.
+    "COSMOS_PATIENCE": "0.01",
+    "COSMOS_QUEUE_LIMIT": "1000",
+}
+PROMPTS = ("", "sleep 0.01", "sleep 0.05", "sleep 0.2", "bytes 2000000; sleep 0.02")
+COUNTS = {
+    "acknowledged": "jobs acknowledged",
+    "lost": "lost",
+    "doubled": "doubled",
+    "wrongly_terminal": "wrongly terminal",
+    "changed": "changed after their end",
+    "uploads_lost": "uploads lost",
+    "webhooks_wrong": "webhooks missing or wrong",
+    "orphans": "orphans left",
+    "unexpected_answers": "unexpected answers",
+    "given_up": "given up, for two workers died on them",
+}
+_RESULT = Path(__file__).parent / "results" / "chaos.json"
+
+
+def main(
+    seconds: Annotated[int, typer.Option(help="How long the server is broken at random.")] = 600,
+    rounds: Annotated[int, typer.Option(help="How often it is killed at every failpoint.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of what is done when.")] = 1,
+    out: Annotated[Path, typer.Option(help="Where the results go, as JSON.")] = _RESULT,
+) -> None:
+    """Break it, print a table, and fail if anything was lost."""
+    report = {**describe(SERVER_PACKAGES), "seed": seed}
+    parts = {}
+    if seconds:
+        parts["random"] = _run(partial(_at_random, seconds=seconds), seed, drain_s=1)
+        _save(report, parts, out)
+    if rounds:
+        shares = [len(range(number, rounds, SITES)) for number in range(SITES)]
+        with ThreadPoolExecutor(SITES) as sites:
+            faults = [partial(_at_failpoints, rounds=share) for share in shares]
+            # At the end of a drain without time there is a run to be given back.
+            ran = list(sites.map(partial(_run, drain_s=0), faults, itertools.count(seed + 1)))
+        parts["failpoints"] = {**_sum(ran), "rounds": rounds}
+        _save(report, parts, out)
+    Console().print(_table(parts))
+    if any(part["problems"] for part in parts.values()):
+        sys.exit(f"Something was lost: {out} says what.")
+
+
+class Chaos:
+    """One server that is broken, and what was done to it."""
+
+    def __init__(self, site: CrashSite, receiver: Receiver, seed: int) -> None:
+        self.site = site
+        self.receiver = receiver
+        self.random = random.Random(seed)
+        self.is_over = threading.Event()
+        self.faults: Counter[str] = Counter()
+        self.unexpected: list[str] = []
+
+    def start(self, failpoint: tuple[str, int] | None = None) -> None:
+        """Start the server anew, if it has ended."""
+        if not self.site.is_alive():
+            self.site.wait()
+            self.site.start(failpoint)
+
+    def end(self, fault: str, number: signal.Signals) -> None:
+        """End the server by a signal, unless it has ended by itself."""
+        if self.site.is_alive():
+            self.faults[fault] += 1
+            self.site.end(number)
+
+    def signal_worker(self, fault: str, *numbers: signal.Signals) -> None:
+        """Send these signals, a second apart, to one of the workers, if there is any."""
+        workers = workers_of(self.site.folder)
+        if not workers:
+            return
+        worker = self.random.choice(workers)
+        self.faults[fault] += 1
+        for number in numbers:
+            with suppress(psutil.NoSuchProcess):
+                worker.send_signal(number)
+            time.sleep(len(numbers) - 1)
+
+
+Faults = Callable[[Chaos], None]
+"""Breaks the server for a while, and may leave it running or not."""
+
+
+def _run(faults: Faults, seed: int, *, drain_s: int) -> dict[str, Any]:
+    """Load and faults; then what a quiet server says, and what is left when it has ended."""
+    started = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        receiving(refusals=5) as receiver,
+        CrashSite(
+            Path(folder), "--devices", "cpu,cpu", COSMOS_DRAIN_SECONDS=str(drain_s), **SERVER
+        ) as site,
+    ):
+        chaos = Chaos(site, receiver, seed)
+        site.start()
+        threads = [threading.Thread(target=_visit, args=(chaos, n)) for n in range(CLIENTS)]
+        for thread in threads:
+            thread.start()
+        faults(chaos)
+        chaos.is_over.set()
+        for thread in threads:
+            thread.join()
+        chaos.start()
+        chaos.end("end", signal.SIGTERM)
+        site.start()
+        with site.client() as client:
+            site.settle(client, SETTLE_S)
+            findings = site.check(client, receiver)
+        site.end()
+        tables, orphans = site.table_faults(), site.orphans()
+    lists = {name: getattr(findings, name) for name in COUNTS if hasattr(findings, name)}
+    return {
+        "seconds": round(time.monotonic() - started, 1),
+        "faults": dict(sorted(chaos.faults.items())),
+        **{name: n if isinstance(n, int) else len(n) for name, n in lists.items()},
+        "orphans": len(orphans),
+        "unexpected_answers": len(chaos.unexpected),
+        "problems": [*findings.problems, *tables, *orphans, *chaos.unexpected],
+    }
+
+
+# What the clients do.
+
+
+def _visit(chaos: Chaos, number: int) -> None:
+    """Be one client until it is over; whatever broke off is tried again."""
+    mine: list[Record] = []
+    dice = random.Random(number)
+    wishes = (_wish(chaos, f"{number}-{n}", dice) for n in itertools.count())
+    wish = next(wishes)
+    with chaos.site.client() as client:
+        while not chaos.is_over.is_set():
+            try:
+                mine = [each for each in mine if not chaos.site.ledger.look(client, each)]
+                if len(mine) < JOBS_OF_A_CLIENT:
+                    mine.append(chaos.site.ledger.submit(client, wish))
+                    wish = next(wishes)
+                elif dice.random() < 0.1:
+                    chaos.site.ledger.cancel(client, dice.choice(mine))
+            except httpx.TransportError:
+                time.sleep(0.05)
+            except AssertionError as error:
+                chaos.unexpected.append(str(error))
+            time.sleep(dice.uniform(0.0, 0.2))
+
+
+def _wish(chaos: Chaos, key: str, dice: random.Random) -> Wish:
+    return Wish(
+        key=key,
+        prompt=dice.choice(PROMPTS),
+        number=dice.randrange(2**32),
+        webhook=chaos.receiver.url if dice.random() < 0.3 else None,
+        uploaded=dice.random() < 0.3,
+    )
+
+
+# What is done to the server.
+
+
+def _at_random(chaos: Chaos, *, seconds: float) -> None:
+    """One fault after the other, drawn at random, and failpoints at every other start."""
+    until = time.monotonic() + seconds
+    kinds: Sequence[Callable[[], None]] = (
+        lambda: chaos.end("server killed", signal.SIGKILL),
+        lambda: chaos.end("server ended", signal.SIGTERM),
+        lambda: chaos.signal_worker("worker killed", signal.SIGKILL),
+        lambda: chaos.signal_worker("worker stopped for good", signal.SIGSTOP),
+        lambda: chaos.signal_worker("worker stopped a while", signal.SIGSTOP, signal.SIGCONT),
+    )
+    while time.monotonic() < until:
+        if not chaos.site.is_alive():
+            is_armed = chaos.random.random() < 0.5
+            failpoint = chaos.random.choice(POINTS), chaos.random.randint(1, 5)
+            chaos.start(failpoint if is_armed else None)
+            chaos.faults["server armed with a failpoint"] += is_armed
+        time.sleep(chaos.random.uniform(0.5, 4.0))
+        chaos.random.choice(kinds)()
+
+
+def _at_failpoints(chaos: Chaos, *, rounds: int) -> None:
+    """The server is killed at every failpoint, in an order that each round draws anew."""
+    chaos.end("end", signal.SIGTERM)
+    for _ in range(rounds):
+        for point in chaos.random.sample(POINTS, len(POINTS)):
+            _kill_at(chaos, point)
+
+
+def _kill_at(chaos: Chaos, point: str) -> None:
+    is_once = point in _ONCE
+    chaos.site.start((point, 1 if is_once else chaos.random.randint(1, 2)))
+    deadline = time.monotonic() + POINT_S
+    while chaos.site.is_alive():
+        if time.monotonic() > deadline:
+            chaos.unexpected.append(f"the failpoint {point!r} was not passed")
+            chaos.site.end(signal.SIGKILL)
+        time.sleep(0.05)
+        if point in _AT_ITS_END and chaos.site.ledger.unfinished():
+            time.sleep(0.3)
+            assert chaos.site.process is not None
+            chaos.site.process.send_signal(signal.SIGTERM)
+        elif point in _AT_A_DEATH:
+            time.sleep(0.3)
+            chaos.signal_worker("worker killed", signal.SIGKILL)
+    chaos.site.wait()
+    chaos.faults["server killed at a failpoint"] += 1
+
+
+_AT_ITS_END = {before(Step.GIVE_BACK), after(Step.GIVE_BACK)}
+_AT_A_DEATH = {before(Step.DEATH), after(Step.DEATH)}
+_ONCE = _AT_ITS_END | _AT_A_DEATH | {before(Step.RECOVER), after(Step.RECOVER)}
+
+
+# What is reported.
+
+
+def _sum(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several servers as one."""
+    faults: Counter[str] = Counter()
+    for part in parts:
+        faults.update(part["faults"])
+    return {
+        "seconds": max(part["seconds"] for part in parts),
+        "faults": dict(sorted(faults.items())),
+        **{name: sum(part[name] for part in parts) for name in COUNTS},
+        "problems": [problem for part in parts for problem in part["problems"]],
+    }
+
+
+def _save(report: dict[str, Any], parts: dict[str, Any], out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({**report, "parts": parts}, indent=2) + "\n")
+
+
+def _table(parts: dict[str, dict[str, Any]]) -> Table:
+    table = Table("", *parts)
+    for name, title in COUNTS.items():
+        table.add_row(title, *(f"{part[name]:,}" for part in parts.values()))
+    for fault in sorted({fault for part in parts.values() for fault in part["faults"]}):
+        table.add_row(fault, *(str(part["faults"].get(fault, 0)) for part in parts.values()))
+    table.add_row("seconds", *(f"{part['seconds']:,.0f}" for part in parts.values()))
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)
