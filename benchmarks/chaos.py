@@ -30,6 +30,7 @@ import psutil
 import typer
 from crash_site import CrashSite, Receiver, receiving, workers_of
 from ledger import Record, Wish
+from nursery import Failpoint
 from rich.console import Console
 from rich.table import Table
 
@@ -100,7 +101,7 @@ class Chaos:
         self.faults: Counter[str] = Counter()
         self.unexpected: list[str] = []
 
-    def start(self, failpoint: tuple[str, int] | None = None) -> None:
+    def start(self, failpoint: Failpoint | None = None) -> None:
         """Start the server anew, if it has ended."""
         if not self.site.is_alive():
             self.site.wait()

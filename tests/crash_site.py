@@ -7,7 +7,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,9 +17,8 @@ from typing import Any, Self
 import httpx
 import psutil
 from ledger import Findings, Ledger, by_job
-from servers import COMMAND, launch
-
-CRASHING = (sys.executable, Path(__file__).with_name("crashing.py"))
+from nursery import Failpoint, Fosterling, Nursery
+from servers import SCRIPTED, command_line, launch
 
 
 class Receiver(http.server.ThreadingHTTPServer):
@@ -42,7 +40,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: Receiver
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        sent = self.rfile.read(size := int(self.headers["content-length"]))
+        if len(sent) < size:
+            return  # its sender was killed
+        body = json.loads(sent)
         is_refused = self.server.refusals > 0
         if is_refused:
             self.server.refusals -= 1
@@ -74,15 +75,17 @@ class CrashSite:
         self._options = options
         self._environment = environment
         self._port = _free_port()
-        self.process: subprocess.Popen[str] | None = None
+        self._nursery = Nursery()
+        self.process: subprocess.Popen[str] | Fosterling | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Leave no server behind, whatever became of the test."""
-        if self.is_alive():
+        if self.process is not None:
             self.end(signal.SIGKILL)
+        self._nursery.__exit__()
 
     @property
     def url(self) -> str:
@@ -91,17 +94,22 @@ class CrashSite:
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=30)
 
-    def start(self, failpoint: tuple[str, int] | None = None) -> None:
+    def start(self, failpoint: Failpoint | None = None) -> None:
         """Start the server, to be killed at a failpoint or not; it may be gone by the return."""
-        program: tuple[str | Path, ...] = (COMMAND,)
-        if failpoint is not None:
-            program = (*CRASHING, failpoint[0], str(failpoint[1]))
         options = ["--port", str(self._port), *self._options]
-        self.process = launch(self.folder, *options, program=program, **self._environment)
-        assert self.process.stdout is not None
-        greeting = self.process.stdout.readline()
-        # The lines that follow are few; nobody reads them.
-        assert "http://" in greeting or failpoint is not None, "the server did not start"
+        if failpoint is None:
+            self.process = launch(self.folder, *options, **self._environment)
+        else:
+            environment = {**SCRIPTED, **self._environment}
+            arguments = command_line(self.folder, *options)
+            self.process = self._nursery.start(failpoint, arguments, environment)
+        while self.is_alive() and not self._listens():
+            time.sleep(0.01)
+        assert self.is_alive() or failpoint is not None, "the server did not start"
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send the server a signal, and wait for its end; the exit code."""
@@ -112,8 +120,8 @@ class CrashSite:
     def wait(self, timeout_s: float = 60.0) -> int:
         assert self.process is not None
         code = self.process.wait(timeout_s)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        if isinstance(self.process, subprocess.Popen) and self.process.stdout is not None:
+            self.process.stdout.close()
         return code
 
     def is_alive(self) -> bool:

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,21 +101,27 @@ class RunningServer:
             return self.process.wait(30)
 
 
-def launch(
-    folder: Path, *options: str, program: Sequence[str | Path] = (COMMAND,), **environment: str
-) -> subprocess.Popen[str]:
-    """Run `program serve` with a scripted worker and all that it keeps in `folder`."""
+def command_line(folder: Path, *options: str) -> list[str]:
+    """The arguments of `cosmos-serve` for a server with all that it keeps in `folder`."""
     settings = settings_in(folder)
     folders = ["--weights", str(settings.weights), "--data", str(settings.data)]
-    scripted = {
-        "COSMOS_WORKER": settings.worker,
-        "PYTHONPATH": str(Path(__file__).parent),
-        "COSMOS_FETCH_ALLOW_NETS": "127.0.0.0/8",
-        "COSMOS_DRAIN_SECONDS": "0",
-    }
+    return ["serve", *folders, "--devices", "cpu", "--port", "0", *options]
+
+
+SCRIPTED = {
+    "COSMOS_WORKER": "workers:ScriptedWorker",
+    "PYTHONPATH": str(Path(__file__).parent),
+    "COSMOS_FETCH_ALLOW_NETS": "127.0.0.0/8",
+    "COSMOS_DRAIN_SECONDS": "0",
+}
+"""The environment of a server with scripted workers."""
+
+
+def launch(folder: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+    """Run `cosmos-serve serve` with a scripted worker."""
     return subprocess.Popen(
-        [*program, "serve", *folders, "--devices", "cpu", "--port", "0", *options],
-        env={**os.environ, **scripted, **environment},
+        [COMMAND, *command_line(folder, *options)],
+        env={**os.environ, **SCRIPTED, **environment},
         stdout=subprocess.PIPE,
         text=True,
     )
