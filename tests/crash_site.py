@@ -139,9 +139,13 @@ class CrashSite:
                 self.ledger.look(client, record)
             time.sleep(0.02)
 
-    def check(self, client: httpx.Client, receiver: Receiver) -> Findings:
-        """What a quiet server has to say for itself."""
-        _until(lambda: not self.rows("SELECT 1 FROM webhooks WHERE not_before IS NOT NULL"))
+    def check(self, client: httpx.Client, receiver: Receiver, timeout_s: float = 60.0) -> Findings:
+        """What a quiet server has to say for itself, once all webhooks are sent."""
+        due = "SELECT job_id, tries, last_error FROM webhooks WHERE not_before IS NOT NULL"
+        deadline = time.monotonic() + timeout_s
+        while waiting := self.rows(due):
+            assert time.monotonic() < deadline, f"webhooks that were not sent: {waiting}"
+            time.sleep(0.02)
         deaths = dict(self.rows("SELECT id, worker_deaths FROM jobs"))
         return self.ledger.check(client, by_job(receiver.hooks), deaths)
 
@@ -200,10 +204,3 @@ def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
-
-
-def _until(holds: Any, timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)

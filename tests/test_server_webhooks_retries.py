@@ -352,6 +352,18 @@ def test_what_a_process_that_died_had_taken_is_taken_after_its_lease(outbox: Out
     assert outbox.rows("given_up_at, last_error, claimed_by") == [(None, None, None)]
 
 
+def test_what_a_server_that_is_gone_had_taken_is_due_at_the_next_start(outbox: Outbox) -> None:
+    outbox.end_job("a", "https://a.example/")
+    gone, next_one = outbox.store("the gone"), outbox.store("the next")
+    assert gone.claim() is not None
+
+    next_one.recover()
+
+    again = next_one.claim()
+    assert again is not None
+    assert (again.job_id, again.tries) == ("a", 2)
+
+
 def test_what_was_broken_off_is_due_again_at_once(outbox: Outbox) -> None:
     outbox.end_job("a", "https://a.example/")
     store = outbox.store()

@@ -1,0 +1,40 @@
+"""docs/reliability.md and docs/security.md: every promise names a test that is there."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.chaos import table_rows
+
+TESTS = Path(__file__).parent
+DOCS = TESTS.parent / "docs"
+ROW = re.compile(r"^\| (.+) \| (.*`test_\w+\.py::.+) \|$", re.MULTILINE)
+NAMED = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
+PAGES = ("reliability.md",)
+PROMISES = [row for page in PAGES for row in ROW.findall((DOCS / page).read_text())]
+
+
+def test_there_are_promises() -> None:
+    assert len(PROMISES) > 15
+
+
+@pytest.mark.parametrize(("promise", "held_by"), PROMISES)
+def test_every_promise_names_tests_that_are_there(promise: str, held_by: str) -> None:
+    named = NAMED.findall(held_by)
+
+    assert NAMED.sub("", held_by).replace("<br>", "").strip() == ""
+    for file, test in named:
+        assert f"def {test}(" in (TESTS / file).read_text(), f"{file} has no {test}"
+
+
+def test_the_table_of_what_was_broken_is_that_of_the_last_run() -> None:
+    report = json.loads((TESTS.parent / "benchmarks" / "results" / "chaos.json").read_text())
+    titles, *rows = table_rows(report)
+    lines = [titles, ["---", *("--:" for _ in titles[1:])], *rows]
+    page = (DOCS / "reliability.md").read_text()
+
+    assert "\n".join(f"| {' | '.join(cells)} |" for cells in lines) in page
+    assert f"commit `{report['commit']}`" in page
+    assert not any(part["problems"] for part in report["parts"].values())
