@@ -29,6 +29,7 @@ from server.front import EntryRules, Front, marks
 from server.intake import Intake
 from server.job_stats import JobStats
 from server.job_store import JobStore
+from server.key_limits import KeyLimits
 from server.key_store import KeyRing, KeyStore
 from server.keys import ApiKey
 from server.local_pool import LocalPool
@@ -179,7 +180,7 @@ def _services(
     drain: Drain,
 ) -> Services:
     owner = str(uuid.uuid4())
-    store = JobStore(database, owner=owner)
+    store = JobStore(database, owner=owner, key_limits=_key_limits(settings))
     files = ArtifactStore(settings.data / "files")
     wakes = Wakes()
     statuses = Statuses(store.standing)
@@ -223,7 +224,12 @@ def _services(
 
 
 def _uploads(settings: Settings, database: Database, files: ArtifactStore) -> Uploads:
-    store = UploadStore(database, max_bytes=settings.storage_limit_mib * MIB)
+    key_limit_mib = settings.key_storage_limit_mib
+    store = UploadStore(
+        database,
+        max_bytes=settings.storage_limit_mib * MIB,
+        max_key_bytes=None if key_limit_mib is None else key_limit_mib * MIB,
+    )
     return Uploads(store, files, max_size=settings.upload_limit_mib * MIB)
 
 
@@ -231,6 +237,14 @@ def _authenticator(settings: Settings, store: KeyStore, key: ApiKey | None) -> A
     path = settings.data / "token.secret"
     tokens = Tokens(read_or_make(path, lambda: secrets.token_bytes(SECRET_BYTES)))
     return Authenticator(KeyRing(store, key), tokens, needs_key=settings.needs_key)
+
+
+def _key_limits(settings: Settings) -> KeyLimits:
+    return KeyLimits(
+        queued=settings.key_queue_limit,
+        running=settings.key_running_limit,
+        submits_per_minute=settings.key_submits_per_minute,
+    )
 
 
 def _limits(settings: Settings) -> Limits:

@@ -4,6 +4,7 @@ fal has two shapes of error. Where the input is at fault, `detail` is a list of 
 field; elsewhere it is a sentence, with `error_type` beside it. Routes raise, and contain no `try`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,6 +100,17 @@ class StorageFull(RequestError):
         )
 
 
+class KeyStorageFull(RequestError):
+    """The uploads of one key together have as many bytes as they may have."""
+
+    def __init__(self, key_id: str, limit: int) -> None:
+        super().__init__(
+            f"There is no room for this file: the uploads of the key {key_id!r} together may have "
+            f"{limit:,} bytes. They go when they expire; COSMOS_KEY_STORAGE_LIMIT_MIB sets the "
+            "limit."
+        )
+
+
 class DiskFull(RequestError):
     """The disk has less space left than we leave free; the message says how much."""
 
@@ -136,6 +148,29 @@ class QueueFull(RequestError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"The queue is full: {limit:,} requests are waiting. Try again later.")
+
+
+class KeyQueueFull(RequestError):
+    """As many jobs of one key wait as may wait."""
+
+    def __init__(self, key_id: str, limit: int) -> None:
+        super().__init__(
+            f"The key {key_id!r} has {limit:,} requests waiting, which is the limit for one key. "
+            "Try again later; COSMOS_KEY_QUEUE_LIMIT sets the limit."
+        )
+
+
+class TooManySubmits(RequestError):
+    """As many requests of one key came within a minute as may come."""
+
+    def __init__(self, key_id: str, limit: int, wait_s: float) -> None:
+        # Rounded up: whoever comes back then is let in.
+        self.retry_after_s = math.ceil(wait_s)
+        super().__init__(
+            f"The key {key_id!r} has sent {limit:,} requests within a minute, which is the limit "
+            f"for one key. Try again in {self.retry_after_s} seconds; "
+            "COSMOS_KEY_SUBMITS_PER_MINUTE sets the limit."
+        )
 
 
 class InvalidInput(RequestError):
@@ -245,6 +280,11 @@ def _wrong_method(error: Exception) -> Answer:
     return Answer(405, {"detail": "Method Not Allowed"}, {"allow": str(error)})
 
 
+def _too_many_submits(error: Exception) -> Answer:
+    assert isinstance(error, TooManySubmits)
+    return Answer(429, {"detail": str(error)}, {"retry-after": str(error.retry_after_s)})
+
+
 def _invalid_input(error: Exception) -> Answer:
     assert isinstance(error, InvalidInput)
     body = {"detail": error.items}
@@ -265,10 +305,13 @@ _ANSWERS: Mapping[type, Callable[[Exception], Answer]] = {
     UploadClosed: _sentence(410),
     UploadTooLarge: _sentence(413, "bad_request"),
     StorageFull: _sentence(507),
+    KeyStorageFull: _sentence(507),
     DiskFull: _sentence(507, headers={"retry-after": str(RETRY_AFTER_S)}),
     MethodNotAllowed: _wrong_method,
     MisdirectedRequest: _sentence(421),
     BodyTooLarge: _sentence(413, "bad_request"),
     InvalidInput: _invalid_input,
     QueueFull: _sentence(429, headers={"retry-after": str(RETRY_AFTER_S)}),
+    KeyQueueFull: _sentence(429, headers={"retry-after": str(RETRY_AFTER_S)}),
+    TooManySubmits: _too_many_submits,
 }

@@ -31,6 +31,7 @@ from server.jobs import (
     LogLine,
     StoredArtifact,
 )
+from server.key_limits import may_run_another
 from server.queue_switch import is_paused
 
 jobs = tables.jobs.c
@@ -45,8 +46,11 @@ def held(job_id: str, attempt: int) -> ColumnElement[bool]:
     return and_(jobs.id == job_id, jobs.attempt == attempt, running)
 
 
-def claim_of(slot: str, owner: str, now: float) -> Update:
-    """Give the first job that is ready to a slot. From then on it can no longer start too late."""
+def claim_of(slot: str, owner: str, now: float, running_limit: int | None) -> Update:
+    """Give the first job that is ready to a slot. From then on it can no longer start too late.
+
+    The jobs of a key of which `running_limit` run already are passed over.
+    """
     ready = and_(
         QUEUED,
         ~is_paused(),
@@ -54,6 +58,8 @@ def claim_of(slot: str, owner: str, now: float) -> Update:
         or_(jobs.not_before.is_(None), jobs.not_before <= now),
         or_(jobs.start_by.is_(None), jobs.start_by > now),
     )
+    if running_limit is not None:
+        ready = and_(ready, may_run_another(running_limit))
     first = select(jobs.seq).where(ready).order_by(*IN_ORDER).limit(1).scalar_subquery()
     return (
         update(tables.jobs)

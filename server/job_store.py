@@ -53,23 +53,29 @@ from server.jobs import (
     Standing,
     StoredArtifact,
 )
+from server.key_limits import NO_LIMITS, KeyLimits, check_key
 
 Written = Callable[[str | None], None]
 """Told after each commit: the job whose log alone it changed, None if it changed more."""
 
 
 class JobStore:
-    """The jobs of one database. `owner` names this server in what it claims."""
+    """The jobs of one database. `owner` names this server in what it claims.
+
+    `key_limits` hold for each key; `queue_limit`, for all jobs together, comes with each submit.
+    """
 
     def __init__(
         self,
         database: Database,
         *,
         owner: str,
+        key_limits: KeyLimits = NO_LIMITS,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._owner = owner
+        self._key_limits = key_limits
         self._now = now
         self._listeners: list[Written] = []
 
@@ -93,6 +99,7 @@ class JobStore:
         Raises:
             IdempotencyMismatch: that job came of another request.
             QueueFull: `queue_limit` jobs are waiting already.
+            KeyQueueFull, TooManySubmits: the key has all that it may have.
         """
         with self._write(Step.SUBMIT) as db:
             now = self._now()
@@ -101,6 +108,7 @@ class JobStore:
                 return known
             if new.error is None and count_queued(db) >= queue_limit:
                 raise QueueFull(queue_limit)
+            check_key(db, new.key_id, self._key_limits, now, waits=new.error is None)
             free_expired_key(db, new.key_id, new.idempotency_key, now)
             add_artifacts(db, artifacts, now)
             db.execute(insert(tables.jobs).values(**row_of_job(new, now)))
@@ -118,6 +126,17 @@ class JobStore:
         """
         with self._database.read() as db:
             return read_resubmitted(db, key_id, idempotency_key, body_sha256, self._now())
+
+    def check_room(self, key_id: str | None, *, queue_limit: int) -> None:
+        """Refuse what `submit` would refuse now, before anything is done for it.
+
+        Raises:
+            QueueFull, KeyQueueFull, TooManySubmits: as for `submit`.
+        """
+        with self._database.read() as db:
+            if count_queued(db) >= queue_limit:
+                raise QueueFull(queue_limit)
+            check_key(db, key_id, self._key_limits, self._now())
 
     def queued(self) -> int:
         """How many jobs wait."""
@@ -225,7 +244,8 @@ class JobStore:
     def claim(self, slot: str) -> Job | None:
         """Take the oldest job of the highest priority whose media are here; None if none is."""
         with self._write(Step.CLAIM) as db:
-            claim = claim_of(slot, self._owner, self._now()).returning(*JOB_COLUMNS)
+            claim = claim_of(slot, self._owner, self._now(), self._key_limits.running)
+            claim = claim.returning(*JOB_COLUMNS)
             row = db.execute(claim).one_or_none()
             return None if row is None else job_of(row)
 

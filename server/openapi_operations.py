@@ -43,7 +43,7 @@ def operations_of(endpoint_id: str) -> Paths:
     request = f"/queue/{app_of(endpoint_id)}/requests/{{request_id}}"
     body = json_body(reference(f"{name}Input"))
     invalid = problem("The input cannot be used; `detail` names the fields.")
-    full = problem("As many requests wait as may wait.")
+    full = problem("As many requests wait as may wait, or the key has sent as many as it may.")
     late = problem("It was not started within X-Fal-Request-Timeout.")
     return {
         f"/run/{endpoint_id}": {

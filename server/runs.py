@@ -46,6 +46,7 @@ class Runs:
         Raises:
             InvalidInput: the input cannot be used; nothing is committed.
             QueueFull: as many jobs wait as may wait.
+            KeyQueueFull, TooManySubmits: the caller's key has all that it may have.
         """
         identity = _Identity(
             submission.caller.key_id,

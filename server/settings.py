@@ -77,6 +77,18 @@ class Settings(BaseSettings):
     storage_limit_mib: int = Field(
         default=20480, ge=1, description="size of all uploaded files together, in MiB"
     )
+    key_queue_limit: int | None = Field(
+        default=None, ge=1, description="jobs of one key that may wait at once"
+    )
+    key_running_limit: int | None = Field(
+        default=None, ge=1, description="jobs of one key that may run at once; others go first"
+    )
+    key_submits_per_minute: int | None = Field(
+        default=None, ge=1, description="requests for videos of one key within any minute"
+    )
+    key_storage_limit_mib: int | None = Field(
+        default=None, ge=1, description="size of the uploaded files of one key, in MiB"
+    )
     auth: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="whether callers need a key; auto is off on loopback, if none is set here",
@@ -190,7 +202,22 @@ class Settings(BaseSettings):
                 "COSMOS_FORWARDED_ALLOW_IPS names a proxy, which lets other machines in, so "
                 "callers need a key: set COSMOS_AUTH=on"
             )
+        if not self.needs_key:
+            self._check_no_key_limits()
         return self
+
+    def _check_no_key_limits(self) -> None:
+        for name in (
+            "key_queue_limit",
+            "key_running_limit",
+            "key_submits_per_minute",
+            "key_storage_limit_mib",
+        ):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{PREFIX}{name.upper()} limits each key, and callers need none here: set "
+                    "COSMOS_AUTH=on, or leave it unset"
+                )
 
     def _check_auth_off(self) -> None:
         if not _is_loopback(self.host):

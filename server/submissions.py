@@ -10,7 +10,7 @@ from typing import Any
 
 from server.artifact_store import ArtifactStore
 from server.auth import Caller
-from server.errors import InvalidInput, QueueFull, job_error
+from server.errors import InvalidInput, job_error
 from server.intake import decode_data_uri, is_data_uri
 from server.job_store import JobStore
 from server.jobs import CancelAnswer, Job, JobError, NewJob, StoredArtifact
@@ -66,6 +66,7 @@ class Submissions:
             InvalidInput: the input cannot be used; nothing is committed.
             IdempotencyMismatch: the idempotency key belongs to another request.
             QueueFull: as many jobs wait as may wait.
+            KeyQueueFull, TooManySubmits: the caller's key has all that it may have.
         """
         job = await asyncio.to_thread(self._accept, submission)
         self._wakes.submitted.notify()
@@ -77,6 +78,7 @@ class Submissions:
         Raises:
             IdempotencyMismatch: the idempotency key belongs to another request.
             QueueFull: as many jobs wait as may wait.
+            KeyQueueFull, TooManySubmits: the caller's key has all that it may have.
         """
         try:
             return await self.accept(submission)
@@ -107,8 +109,7 @@ class Submissions:
             return known
         order = read_order(submission.endpoint, submission.body, self._limits)
         # Asked again when the row is written; this spares the disk a picture that has no job.
-        if self._store.queued() >= self._queue_limit:
-            raise QueueFull(self._queue_limit)
+        self._store.check_room(submission.caller.key_id, queue_limit=self._queue_limit)
         fields = ENDPOINTS[submission.endpoint].media_fields
         kept = {
             name: self._keep(url, fields[name])

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from server import tables
 from server.database import Database
-from server.errors import StorageFull, UnknownUpload, UploadClosed, UploadTooLarge
+from server.errors import KeyStorageFull, StorageFull, UnknownUpload, UploadClosed, UploadTooLarge
 from server.failpoints import Step
 from server.job_rows import row_of_artifact
 from server.jobs import StoredArtifact
@@ -67,13 +67,22 @@ class Part:
 
 
 class UploadStore:
-    """The uploads of one data folder, and how many bytes they may have together."""
+    """The uploads of one data folder, and how many bytes they may have together.
+
+    `max_key_bytes` is how many those of one key may have; None is as many as all.
+    """
 
     def __init__(
-        self, database: Database, *, max_bytes: int, now: Callable[[], float] = time.time
+        self,
+        database: Database,
+        *,
+        max_bytes: int,
+        max_key_bytes: int | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._max_bytes = max_bytes
+        self._max_key_bytes = max_key_bytes
         self._now = now
 
     def begin(self, new: NewUpload, *, in_parts: bool, max_size: int) -> Upload:
@@ -119,7 +128,7 @@ class UploadStore:
         """Commit a file that needs no upload before it.
 
         Raises:
-            StorageFull: there is no room for it.
+            StorageFull, KeyStorageFull: there is no room for it.
         """
         with self._database.write(Step.UPLOAD) as db:
             self._add_file(db, file, new, place)
@@ -129,7 +138,7 @@ class UploadStore:
 
         Raises:
             UploadClosed: the upload is over.
-            StorageFull: there is no room for the file.
+            StorageFull, KeyStorageFull: there is no room for the file.
         """
         with self._database.write(Step.UPLOAD) as db:
             _check_open(db, upload.id)
@@ -144,7 +153,7 @@ class UploadStore:
         Raises:
             UploadClosed: the upload is over.
             UploadTooLarge: the upload has more bytes than were agreed.
-            StorageFull: there is no room for the part.
+            StorageFull, KeyStorageFull: there is no room for the part.
         """
         parts = tables.upload_parts
         with self._database.write(Step.UPLOAD) as db:
@@ -156,7 +165,7 @@ class UploadStore:
             here = select(func.sum(parts.c.size)).where(parts.c.upload_id == upload.id)
             if (db.execute(here).scalar_one() or 0) + part.size > upload.max_size:
                 raise UploadTooLarge(upload.max_size)
-            self._check_room(db, part.size)
+            self._check_room(db, part.size, upload.key_id)
             place()
             db.execute(
                 insert(parts).values(
@@ -189,7 +198,7 @@ class UploadStore:
             return files.union(db.execute(select(tables.upload_parts.c.file_id)).scalars())
 
     def _add_file(self, db: Connection, file: StoredArtifact, new: NewUpload, place: Place) -> None:
-        self._check_room(db, file.size)
+        self._check_room(db, file.size, new.key_id)
         place()
         now = self._now()
         row = row_of_artifact(file, job_id=None, created_at=now)
@@ -197,13 +206,24 @@ class UploadStore:
         row |= {"key_id": new.key_id, "expires_at": expires_at}
         db.execute(insert(tables.artifacts).values(row))
 
-    def _check_room(self, db: Connection, size: int) -> None:
-        files, parts = tables.artifacts.c, tables.upload_parts.c
-        whole = db.execute(select(func.sum(files.size)).where(files.kind == "upload"))
-        in_parts = db.execute(select(func.sum(parts.size)))
-        used = (whole.scalar_one() or 0) + (in_parts.scalar_one() or 0)
-        if used + size > self._max_bytes:
+    def _check_room(self, db: Connection, size: int, key_id: str | None) -> None:
+        if _used(db) + size > self._max_bytes:
             raise StorageFull(self._max_bytes)
+        limit = self._max_key_bytes
+        if key_id is not None and limit is not None and _used(db, key_id) + size > limit:
+            raise KeyStorageFull(key_id, limit)
+
+
+def _used(db: Connection, key_id: str | None = None) -> int:
+    """How many bytes the uploads have, those of one key or all."""
+    files, parts, uploads = tables.artifacts, tables.upload_parts, tables.uploads
+    whole = select(func.sum(files.c.size)).where(files.c.kind == "upload")
+    in_parts = select(func.sum(parts.c.size))
+    if key_id is not None:
+        whole = whole.where(files.c.key_id == key_id)
+        of_key = parts.join(uploads, parts.c.upload_id == uploads.c.id)
+        in_parts = in_parts.select_from(of_key).where(uploads.c.key_id == key_id)
+    return sum(db.execute(query).scalar_one() or 0 for query in (whole, in_parts))
 
 
 def _read(db: Connection, upload_id: str) -> Upload:

@@ -44,7 +44,7 @@ class Uploads:
 
         Raises:
             UploadTooLarge: it has more bytes than a file may have.
-            StorageFull: there is no room for it.
+            StorageFull, KeyStorageFull: there is no room for it.
         """
         async with self._incoming() as incoming:
             await _write(incoming, body, self._max_size)
@@ -74,7 +74,7 @@ class Uploads:
         Raises:
             UploadClosed: the upload is over.
             UploadTooLarge: the file has more bytes than were agreed.
-            StorageFull: there is no room for it.
+            StorageFull, KeyStorageFull: there is no room for it.
         """
         if upload.in_parts:
             raise BadRequest("This upload comes in parts: put each under its number.")
@@ -90,7 +90,7 @@ class Uploads:
         Raises:
             UploadClosed: the upload is over.
             UploadTooLarge: all parts together have more bytes than were agreed.
-            StorageFull: there is no room for it.
+            StorageFull, KeyStorageFull: there is no room for it.
         """
         if not upload.in_parts:
             raise BadRequest("This upload does not come in parts: put the file to its own URL.")
@@ -116,7 +116,7 @@ class Uploads:
 
         Raises:
             BadRequest: a part is not what the caller says it is.
-            UploadClosed, StorageFull: as for `put`.
+            UploadClosed, StorageFull, KeyStorageFull: as for `put`.
         """
         if not upload.in_parts:
             raise BadRequest("This upload does not come in parts.")
