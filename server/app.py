@@ -35,6 +35,7 @@ from server.keys import ApiKey
 from server.local_pool import LocalPool
 from server.metrics import Metrics
 from server.output import Outputs
+from server.pictures import Pictures
 from server.pool import Pool, devices_from
 from server.private_file import read_or_make
 from server.public_files import PublicFiles, base_urls_of
@@ -134,7 +135,7 @@ async def _running(
     await asyncio.to_thread(store.recover)
     await services.webhooks.recover()
     services.runs.adopt(await asyncio.to_thread(store.unfinished_runs))
-    intake = Intake(store, files, services.public_files, fetcher, limits, wakes)
+    intake = Intake(store, files, services.pictures, services.public_files, fetcher, limits, wakes)
     dispatcher = Dispatcher(
         pool=pool,
         store=store,
@@ -151,6 +152,7 @@ async def _running(
         dispatcher.watch_pool(),
         dispatcher.end_late(),
         services.retention.run(),
+        services.pictures.run(),
         services.webhooks.run(),
         services.uploads.run(),
     )
@@ -186,7 +188,8 @@ def _services(
     statuses = Statuses(store.standing)
     store.on_write(statuses.written)
     retention = Retention(database, files, gone=lambda: statuses.written(None))
-    submissions = Submissions(store, files, limits, wakes, queue_limit=settings.queue_limit)
+    pictures = Pictures(database, files)
+    submissions = Submissions(store, pictures, limits, wakes, queue_limit=settings.queue_limit)
     signing_key = SigningKey.in_folder(settings.data)
     disk = DiskSpace(settings.data, settings.min_free_disk_mib)
     measured = Metrics(JobStats(database), pool.slots)
@@ -201,6 +204,7 @@ def _services(
         submissions=submissions,
         statuses=statuses,
         outputs=Outputs(store, files, retention),
+        pictures=pictures,
         retention=retention,
         runs=Runs(submissions, grace_s=settings.disconnect_grace),
         pool=pool,

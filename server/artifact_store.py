@@ -48,33 +48,12 @@ class ArtifactStore:
     def read(self, artifact_id: str) -> bytes:
         return self.path(artifact_id).read_bytes()
 
-    def keep_bytes(
-        self,
-        kind: str,
-        data: bytes,
-        *,
-        content_type: str,
-        width: int | None = None,
-        height: int | None = None,
-    ) -> StoredArtifact:
-        """Keep a picture under an id made of its kind, size and SHA-256: once, however often."""
-        digest = hashlib.sha256(data).hexdigest()
-        size = "" if width is None else f"{width}x{height}-"
-        stored = StoredArtifact(
-            id=f"{kind}-{size}{digest}",
-            kind=kind,
-            name=kind,
-            content_type=content_type,
-            size=len(data),
-            sha256=digest,
-            width=width,
-            height=height,
-        )
-        if not self.path(stored.id).exists():
+    def keep_shared(self, artifact: StoredArtifact, data: bytes) -> None:
+        """Keep a `shared_artifact`: once, however often it comes."""
+        if not self.path(artifact.id).exists():
             incoming = self.receive()
             incoming.write(data)
-            incoming.keep_as(stored.id)
-        return stored
+            incoming.keep_as(artifact.id)
 
     def ids(self) -> Iterator[str]:
         """Every file that is there."""
@@ -190,6 +169,29 @@ class IncomingFile:
         except (OSError, DiskFull):
             self.discard()
             raise
+
+
+def shared_artifact(
+    kind: str,
+    data: bytes,
+    *,
+    content_type: str,
+    width: int | None = None,
+    height: int | None = None,
+) -> StoredArtifact:
+    """What a file is called whose id is made of its kind, size and SHA-256, and so is shared."""
+    digest = hashlib.sha256(data).hexdigest()
+    size = "" if width is None else f"{width}x{height}-"
+    return StoredArtifact(
+        id=f"{kind}-{size}{digest}",
+        kind=kind,
+        name=kind,
+        content_type=content_type,
+        size=len(data),
+        sha256=digest,
+        width=width,
+        height=height,
+    )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -21,8 +21,9 @@ from server.disk_space import TRY_AGAIN_S
 from server.errors import DiskFull, InvalidInput, UnknownFile, infrastructure_error, job_error
 from server.fetch import Fetcher, FetchError, FetchTooLarge, HostRefused
 from server.job_store import JobStore
-from server.jobs import Job, StoredArtifact
+from server.jobs import Job, JobError
 from server.picture_process import PictureDecoder
+from server.pictures import Pictures
 from server.public_files import PublicFiles
 from server.schemas import ENDPOINTS, Limits
 from server.supervise import completed
@@ -44,6 +45,13 @@ class FileDownloadError(InputError):
     code = "file_download_error"
 
 
+class PictureLost(Exception):
+    """A picture that was kept is not on the disk, which is no fault of its caller's."""
+
+    def __init__(self) -> None:
+        super().__init__("The server has lost the picture of this request: send it again.")
+
+
 class Intake:
     """Takes in the pictures of the jobs that wait, a few at a time, oldest first."""
 
@@ -51,6 +59,7 @@ class Intake:
         self,
         store: JobStore,
         files: ArtifactStore,
+        pictures: Pictures,
         public_files: PublicFiles,
         fetcher: Fetcher,
         limits: Limits,
@@ -58,6 +67,7 @@ class Intake:
     ) -> None:
         self._store = store
         self._files = files
+        self._pictures = pictures
         self._public_files = public_files
         self._fetcher = fetcher
         self._limits = limits
@@ -99,33 +109,48 @@ class Intake:
 
     async def _take_in(self, job: Job) -> None:
         try:
-            kept = {name: await self._picture(job, name) for name in job.input["media"]}
-            await asyncio.to_thread(self._store.set_inputs, job.id, kept)
+            media = {name: await self._picture(job, name) for name in job.input["media"]}
+            await asyncio.to_thread(self._keep, job, media)
             self._wakes.claimable.notify()
         except InvalidInput as error:
-            await asyncio.to_thread(self._store.refuse_inputs, job.id, job_error(error))
-            self._wakes.finished.notify()
+            await self._refuse(job, job_error(error))
+        except PictureLost as error:
+            await self._refuse(job, infrastructure_error(str(error), "internal_error"))
         except DiskFull as full:
             # The job waits, and is taken up again.
             _log.error(str(full), during=f"intake of job {job.id}")
             await asyncio.sleep(TRY_AGAIN_S)
 
-    async def _picture(self, job: Job, name: str) -> StoredArtifact:
+    async def _refuse(self, job: Job, error: JobError) -> None:
+        await asyncio.to_thread(self._store.refuse_inputs, job.id, error)
+        self._wakes.finished.notify()
+
+    def _keep(self, job: Job, media: Mapping[str, Pixels]) -> None:
+        with self._pictures.in_hand() as hand:
+            kept = {name: hand.keep_pixels(pixels) for name, pixels in media.items()}
+            self._store.set_inputs(job.id, kept)
+
+    async def _picture(self, job: Job, name: str) -> Pixels:
         source: Mapping[str, Any] = job.input["media"][name]
         field = ENDPOINTS[job.endpoint].media_fields[name]
         try:
-            data = await self._bytes(job, source, field)
-            pixels = await self._prepare(data, field)
+            return await self._prepare(await self._bytes(job, source, field), field)
         except InputError as error:
             raise InvalidInput.of(error, shown(source)) from error
-        return await asyncio.to_thread(_keep, self._files, pixels)
 
     async def _bytes(self, job: Job, source: Mapping[str, Any], field: str) -> bytes:
         if "artifact" in source:
-            return await asyncio.to_thread(self._files.read, source["artifact"])
+            return await asyncio.to_thread(self._sent, source["artifact"])
         url: str = source["url"]
         own = await asyncio.to_thread(self._own_file, url, job.base_url, field)
         return await self._fetch(url, field) if own is None else own
+
+    def _sent(self, artifact_id: str) -> bytes:
+        """What came with the request itself."""
+        try:
+            return self._files.read(artifact_id)
+        except FileNotFoundError as error:
+            raise PictureLost from error
 
     def _own_file(self, url: str, base_url: str, field: str) -> bytes | None:
         """The bytes of a file of ours, None if the URL is not ours."""
@@ -204,14 +229,4 @@ def _too_large(field: str) -> FileTooLarge:
         field,
         f"The file is larger than {MAX_BYTES:,} bytes, which is the limit for pictures.",
         {"max_size": MAX_BYTES},
-    )
-
-
-def _keep(files: ArtifactStore, pixels: Pixels) -> StoredArtifact:
-    return files.keep_bytes(
-        "pixels",
-        pixels.rgb,
-        content_type="application/octet-stream",
-        width=pixels.width,
-        height=pixels.height,
     )

@@ -134,7 +134,8 @@ class JobRun:
         await self._pool.kill(self._slot, reason)
 
     def _media(self) -> dict[str, Pixels] | None:
-        """The job's pictures; None if they were prepared for a checkpoint of another size."""
+        """The job's pictures; None if they were prepared for a checkpoint of another size, or are
+        gone from the disk."""
         media: dict[str, Pixels] = {}
         assert self._job.input_refs is not None, "a job was claimed without its inputs"
         for name, artifact_id in self._job.input_refs.items():
@@ -142,7 +143,10 @@ class JobRun:
             assert row is not None and row.width is not None and row.height is not None
             if (row.width, row.height) != (self._limits.width, self._limits.height):
                 return None
-            media[name] = Pixels(row.width, row.height, self._files.read(artifact_id))
+            try:
+                media[name] = Pixels(row.width, row.height, self._files.read(artifact_id))
+            except FileNotFoundError:
+                return None
         return media
 
     async def _take(self, event: RunEvent) -> _Ending | None:

@@ -198,6 +198,10 @@ def add_artifacts(
         if db.execute(known).one_or_none() is None:
             row = row_of_artifact(artifact, job_id=job_id, created_at=now, expires_at=expires_at)
             db.execute(insert(tables.artifacts).values(row))
+        else:
+            # It may have been about to go, and is wanted again.
+            wanted = update(tables.artifacts).where(tables.artifacts.c.id == artifact.id)
+            db.execute(wanted.values(expires_at=None))
 
 
 def set_progress(

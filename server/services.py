@@ -16,6 +16,7 @@ from server.jobs import Job
 from server.keys import Scope
 from server.metrics import Metrics
 from server.output import Outputs
+from server.pictures import Pictures
 from server.pool import Pool
 from server.public_files import PublicFiles
 from server.queue_switch import QueueSwitch
@@ -50,6 +51,7 @@ class Services:
     submissions: Submissions
     statuses: Statuses
     outputs: Outputs
+    pictures: Pictures
     retention: Retention
     runs: Runs
     pool: Pool

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from server.artifact_store import ArtifactStore
 from server.auth import Caller
 from server.errors import InvalidInput, job_error
 from server.intake import decode_data_uri, is_data_uri
 from server.job_store import JobStore
 from server.jobs import CancelAnswer, Job, JobError, NewJob, StoredArtifact
+from server.pictures import Pictures
 from server.request_headers import RequestOptions
 from server.schemas import ENDPOINTS, Limits, Order, read_order
 from server.wake import Wakes
@@ -47,14 +47,14 @@ class Submissions:
     def __init__(
         self,
         store: JobStore,
-        files: ArtifactStore,
+        pictures: Pictures,
         limits: Limits,
         wakes: Wakes,
         *,
         queue_limit: int,
     ) -> None:
         self._store = store
-        self._files = files
+        self._pictures = pictures
         self._limits = limits
         self._wakes = wakes
         self._queue_limit = queue_limit
@@ -111,17 +111,14 @@ class Submissions:
         # Asked again when the row is written; this spares the disk a picture that has no job.
         self._store.check_room(submission.caller.key_id, queue_limit=self._queue_limit)
         fields = ENDPOINTS[submission.endpoint].media_fields
-        kept = {
-            name: self._keep(url, fields[name])
-            for name, url in order.media.items()
-            if is_data_uri(url)
-        }
-        new = _new_job(submission, input=_input_of(order, kept), tier=order.spec.tier.value)
-        return self._store.submit(new, queue_limit=self._queue_limit, artifacts=kept.values())
-
-    def _keep(self, data_uri: str, field: str) -> StoredArtifact:
-        data = decode_data_uri(data_uri, field)
-        return self._files.keep_bytes("image", data, content_type="application/octet-stream")
+        with self._pictures.in_hand() as hand:
+            kept = {
+                name: hand.keep_sent(decode_data_uri(url, fields[name]))
+                for name, url in order.media.items()
+                if is_data_uri(url)
+            }
+            new = _new_job(submission, input=_input_of(order, kept), tier=order.spec.tier.value)
+            return self._store.submit(new, queue_limit=self._queue_limit, artifacts=kept.values())
 
 
 def _new_job(

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from server.artifact_store import ArtifactMismatch, ArtifactStore
+from server.artifact_store import ArtifactMismatch, ArtifactStore, shared_artifact
 from server.events import Artifact
+from server.jobs import StoredArtifact
 
 DATA = b"a video, or so"
 
@@ -27,6 +28,12 @@ def described(data: bytes = DATA, *, size: int | None = None, sha256: str = "") 
         height=64,
         frames=9,
     )
+
+
+def keep(files: ArtifactStore, kind: str, **size: int) -> StoredArtifact:
+    artifact = shared_artifact(kind, DATA, content_type="x", **size)
+    files.keep_shared(artifact, DATA)
+    return artifact
 
 
 def names_in(tmp_path: Path) -> list[str]:
@@ -74,7 +81,7 @@ def test_a_file_that_is_given_up_leaves_nothing(files: ArtifactStore, tmp_path: 
 def test_what_a_dead_server_was_writing_is_cleared_away(
     files: ArtifactStore, tmp_path: Path
 ) -> None:
-    kept = files.keep_bytes("image", DATA, content_type="image/png")
+    kept = keep(files, "image")
     abandoned = files.receive()
     abandoned.write(DATA)
 
@@ -85,9 +92,9 @@ def test_what_a_dead_server_was_writing_is_cleared_away(
 
 
 def test_the_same_picture_is_kept_once(files: ArtifactStore, tmp_path: Path) -> None:
-    first = files.keep_bytes("pixels", DATA, content_type="x", width=96, height=64)
-    again = files.keep_bytes("pixels", DATA, content_type="x", width=96, height=64)
-    other_size = files.keep_bytes("pixels", DATA, content_type="x", width=64, height=96)
+    first = keep(files, "pixels", width=96, height=64)
+    again = keep(files, "pixels", width=96, height=64)
+    other_size = keep(files, "pixels", width=64, height=96)
 
     assert first == again
     assert first.id != other_size.id
@@ -95,7 +102,7 @@ def test_the_same_picture_is_kept_once(files: ArtifactStore, tmp_path: Path) -> 
 
 
 def test_a_removed_file_is_gone_and_may_be_removed_again(files: ArtifactStore) -> None:
-    kept = files.keep_bytes("image", DATA, content_type="image/png")
+    kept = keep(files, "image")
     files.remove(kept.id)
     files.remove(kept.id)
 

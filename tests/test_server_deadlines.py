@@ -12,7 +12,7 @@ from pools import PICTURE, SLOT, local_pool, order, running, worker_process
 from servers import ENDPOINT
 
 from pipeline.progress import Note, Stage, StageStarted, StepDone
-from server.artifact_store import ArtifactStore
+from server.artifact_store import ArtifactStore, shared_artifact
 from server.database import Database
 from server.deadlines import Deadlines, RunDeadline, RunLimits
 from server.disk_space import DiskSpace
@@ -222,9 +222,10 @@ def submit(store: JobStore, folder: Path, prompt: str) -> str:
         input={"spec": order(prompt).spec.to_json(), "media": {"image": {"url": "x"}}},
         tier=None,
     )
-    pixels = ArtifactStore(folder / "files").keep_bytes(
+    pixels = shared_artifact(
         "pixels", PICTURE.rgb, content_type="x", width=PICTURE.width, height=PICTURE.height
     )
+    ArtifactStore(folder / "files").keep_shared(pixels, PICTURE.rgb)
     store.submit(job, queue_limit=10)
     store.set_inputs(job.id, {"image": pixels})
     return job.id
