@@ -187,7 +187,9 @@ def _services(
     wakes = Wakes()
     statuses = Statuses(store.standing)
     store.on_write(statuses.written)
-    retention = Retention(database, files, gone=lambda: statuses.written(None))
+    retention = Retention(
+        database, files, gone=lambda: statuses.written(None), keep_s=settings.keep_s
+    )
     pictures = Pictures(database, files)
     submissions = Submissions(store, pictures, limits, wakes, queue_limit=settings.queue_limit)
     signing_key = SigningKey.in_folder(settings.data)
@@ -233,6 +235,7 @@ def _uploads(settings: Settings, database: Database, files: ArtifactStore) -> Up
         database,
         max_bytes=settings.storage_limit_mib * MIB,
         max_key_bytes=None if key_limit_mib is None else key_limit_mib * MIB,
+        keep_s=settings.keep_s,
     )
     return Uploads(store, files, max_size=settings.upload_limit_mib * MIB)
 

@@ -1,17 +1,18 @@
 """The statements of operators about all jobs, whoever sent them; they run beside a server."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
-from sqlalchemy import ColumnElement, and_, delete, exists, select
+from sqlalchemy import ColumnElement, and_, select
 
 from server import tables
 from server.artifact_store import ArtifactStore
 from server.database import Database
+from server.job_removal import BATCH, can_go, remove_jobs
 from server.job_rows import JOB_COLUMNS, job_of
 from server.jobs import Job, JobStatus
 
-_jobs, _artifacts, _webhooks = tables.jobs.c, tables.artifacts.c, tables.webhooks.c
+_jobs = tables.jobs.c
 
 
 class JobAdmin:
@@ -41,26 +42,14 @@ class JobAdmin:
         return self._purge(_jobs.finished_at <= self._now() - seconds)
 
     def _purge(self, which: ColumnElement[bool]) -> list[str]:
-        """A job can be removed when it is done, and whoever asked to be told has been.
-
-        The pictures of a job stay: another job may have come with the same ones.
-        """
-        query = select(_jobs.id).where(and_(which, _can_go()))
-        with self._database.write() as db:
-            job_ids = list(db.execute(query).scalars())
-            of_jobs = _artifacts.job_id.in_(query)
-            videos = list(db.execute(select(_artifacts.id).where(of_jobs)).scalars())
-            db.execute(delete(tables.artifacts).where(of_jobs))
-            db.execute(delete(tables.jobs).where(and_(which, _can_go())))
-        self._remove(videos)
-        return job_ids
-
-    def _remove(self, videos: Sequence[str]) -> None:
-        for video in videos:
-            self._files.remove(video)
-
-
-def _can_go() -> ColumnElement[bool]:
-    # A webhook with a time for its next try is still to be sent, and needs the output.
-    untold = exists().where(and_(_webhooks.job_id == _jobs.id, _webhooks.not_before.is_not(None)))
-    return and_(_jobs.status == JobStatus.COMPLETED.value, ~untold)
+        query = select(_jobs.id).where(and_(which, can_go())).limit(BATCH)
+        purged: list[str] = []
+        while True:
+            with self._database.write() as db:
+                job_ids = list(db.execute(query).scalars())
+                videos = remove_jobs(db, job_ids)
+            for video in videos:
+                self._files.remove(video)
+            if not job_ids:
+                return purged
+            purged += job_ids

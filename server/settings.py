@@ -24,6 +24,9 @@ PREFIX = "COSMOS_"
 Network = IPv4Network | IPv6Network
 
 
+DAY_S = 86_400.0
+
+
 class SettingsError(Exception):
     """A setting is unknown, malformed or at odds with another; the message is a sentence."""
 
@@ -76,6 +79,12 @@ class Settings(BaseSettings):
     )
     storage_limit_mib: int = Field(
         default=20480, ge=1, description="size of all uploaded files together, in MiB"
+    )
+    keep_days: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="days that jobs, videos and uploads are kept; until they are removed, if unset",
     )
     key_queue_limit: int | None = Field(
         default=None, ge=1, description="jobs of one key that may wait at once"
@@ -176,6 +185,11 @@ class Settings(BaseSettings):
         if value is not None and Credential.of(value.get_secret_value()) is None:
             raise ValueError("expected a key of the form id:secret")
         return value
+
+    @property
+    def keep_s(self) -> float | None:
+        """Seconds that jobs, videos and uploads are kept; None is until they are removed."""
+        return None if self.keep_days is None else self.keep_days * DAY_S
 
     @property
     def needs_key(self) -> bool:

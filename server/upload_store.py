@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
 from server import tables
 from server.database import Database
@@ -69,7 +69,8 @@ class Part:
 class UploadStore:
     """The uploads of one data folder, and how many bytes they may have together.
 
-    `max_key_bytes` is how many those of one key may have; None is as many as all.
+    `max_key_bytes` is how many those of one key may have; None is as many as all. `keep_s` is how
+    long a file is kept that may have a longer lifetime; None is for ever.
     """
 
     def __init__(
@@ -78,11 +79,13 @@ class UploadStore:
         *,
         max_bytes: int,
         max_key_bytes: int | None = None,
+        keep_s: float | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._max_bytes = max_bytes
         self._max_key_bytes = max_key_bytes
+        self._keep_s = keep_s
         self._now = now
 
     def begin(self, new: NewUpload, *, in_parts: bool, max_size: int) -> Upload:
@@ -183,8 +186,11 @@ class UploadStore:
         files, uploads = tables.artifacts.c, tables.uploads.c
         now = self._now()
         with self._database.write() as db:
-            over = delete(tables.artifacts).where(files.kind == "upload", files.expires_at <= now)
-            gone = list(db.execute(over.returning(files.id)).scalars())
+            over = files.expires_at <= now
+            if self._keep_s is not None:
+                over = or_(over, files.created_at <= now - self._keep_s)
+            removed = delete(tables.artifacts).where(files.kind == "upload", over)
+            gone = list(db.execute(removed.returning(files.id)).scalars())
             ended = select(uploads.id).where(uploads.expires_at <= now - KEPT_AFTERWARDS_S)
             ids = list(db.execute(ended).scalars())
             gone += _forget_parts(db, ids)
