@@ -11,6 +11,7 @@ from sqlalchemy import Connection, event
 
 from server.artifact_store import ArtifactStore, IncomingFile
 from server.database import Database
+from server.failpoints import Step
 from server.jobs import StoredArtifact
 
 Work = Callable[[], None]
@@ -148,9 +149,9 @@ class SteppedDatabase(Database):
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, step: Step | None = None) -> Iterator[Connection]:
         self._turns.step()
-        with super().write() as connection:
+        with super().write(step) as connection:
             yield connection
 
 
