@@ -1,6 +1,9 @@
-"""Which addresses outbound requests may go to: public ones, and those that the operator allows."""
+"""Which addresses outbound requests may go to: public ones, and those that the operator allows.
 
-from collections.abc import Iterable
+Nothing here looks at a machine: which addresses are our own, `server.own_address` knows.
+"""
+
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 Address = IPv4Address | IPv6Address
@@ -12,6 +15,7 @@ def _networks(*texts: str) -> tuple[Network, ...]:
 
 
 _IPV6_UNICAST = ip_network("2000::/3")
+_NAT64 = ip_network("64:ff9b::/96")
 
 _NOT_PUBLIC = _networks(
     # `ipaddress.is_global` calls these global, in some or all versions of Python.
@@ -37,6 +41,16 @@ _GUARDED = _networks(
     "::1/128",
     "169.254.0.0/16",
     "fe80::/10",
+    # A connection to either goes to loopback.
+    "0.0.0.0/8",
+    "::/128",
+    # IPv4 addresses inside IPv6 ones: by NAT64, by a site's own NAT64, by 6to4, by Teredo, by
+    # automatic tunnels.
+    "64:ff9b::/96",
+    "64:ff9b:1::/48",
+    "2002::/16",
+    "2001::/32",
+    "::/96",
     # The clouds' metadata services, which hand out credentials.
     "169.254.169.254/32",
     "100.100.100.200/32",
@@ -50,15 +64,20 @@ them."""
 
 
 def is_allowed(
-    address: Address, host: str, *, nets: Iterable[Network], hosts: Iterable[str]
+    address: Address, host: str, *, nets: Sequence[Network], hosts: Sequence[str]
 ) -> bool:
     """Whether a connection to `address` is allowed when it is wanted for `host`.
 
     `nets` are networks allowed besides the public ones; `hosts` are exact names that may lead to
-    private addresses, but neither to loopback nor to a cloud's metadata.
+    private addresses, but neither to loopback nor to a cloud's metadata. An IPv6 address that
+    leads to an IPv4 one is allowed if both are.
     """
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return False
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return False
+        inner = _inner(address)
+        if inner is not None and not is_allowed(inner, host, nets=nets, hosts=hosts):
+            return False
     naming = [network for network in nets if address in network]
     guards = [network for network in _GUARDED if address in network]
     if guards:
@@ -68,6 +87,22 @@ def is_allowed(
     if _is_host(host, hosts) and any(address in network for network in _PRIVATE):
         return True
     return _is_public(address)
+
+
+def names(network: Network, address: Address) -> bool:
+    """Whether an allowed network is this very address, and no other."""
+    return network.num_addresses == 1 and address in network
+
+
+def _inner(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that a gateway makes of an IPv6 one, where the form tells which."""
+    if address.sixtofour is not None:
+        return address.sixtofour
+    if address.teredo is not None:
+        return address.teredo[1]
+    last = IPv4Address(address.packed[12:])
+    is_isatap = address.packed[8:12] in (b"\0\0\x5e\xfe", b"\x02\0\x5e\xfe")
+    return last if is_isatap or address in _NAT64 else None
 
 
 def _within(network: Network, other: Network) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import socket
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
@@ -97,6 +97,8 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
     )
     services = (stream, run, queue, uploads, files, storage, health, tokens, jwks)
     app.state.drain = Drain()
+    # Whoever serves the app puts the ports that it really listens on here.
+    app.state.ports = frozenset({settings.port, settings.tls_port} - {None})
     for module in (*services, metrics, admin, discovery):
         app.include_router(module.router)
     app.add_exception_handler(RequestError, _answer)
@@ -121,7 +123,7 @@ async def _running(
     app: FastAPI, settings: Settings, key: ApiKey | None, limits: Limits, pool: Pool
 ) -> AsyncIterator[None]:
     database = Database(database_in(settings.data))
-    fetcher = _fetcher(settings)
+    fetcher = _fetcher(settings, app.state.ports)
     drain: Drain = app.state.drain
     services = _services(settings, database, fetcher, key, limits, pool, drain)
     app.state.services = services
@@ -275,8 +277,12 @@ def _local_pool(settings: Settings) -> Pool:
     return LocalPool(settings.worker, options, devices, load_limit_s=load_limit_s)
 
 
-def _fetcher(settings: Settings) -> Fetcher:
-    return Fetcher(allow_nets=settings.fetch_allow_nets, allow_hosts=settings.fetch_allow_hosts)
+def _fetcher(settings: Settings, ports: Set[int]) -> Fetcher:
+    return Fetcher(
+        allow_nets=settings.fetch_allow_nets,
+        allow_hosts=settings.fetch_allow_hosts,
+        own_ports=ports,
+    )
 
 
 async def _answer(request: Request, error: Exception) -> Response:

@@ -14,7 +14,7 @@ import importlib.metadata
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,7 +24,8 @@ from ipaddress import ip_address
 import httpcore
 import httpx
 
-from server.address_policy import Address, Network, is_allowed
+from server.address_policy import Address, Network, is_allowed, names
+from server.own_address import is_own
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """(host, port) to the host's addresses as text; raises OSError if it has none."""
@@ -57,9 +58,9 @@ class HostRefused(FetchRefused):
 
     def __init__(self, host: str) -> None:
         super().__init__(
-            f"This server does not connect to {host}: it has no address, or not only public ones. "
-            "Its operator can allow a private network or host with COSMOS_FETCH_ALLOW_NETS or "
-            "COSMOS_FETCH_ALLOW_HOSTS."
+            f"This server does not connect to {host}: it has no address, or not only public ones, "
+            "or it is this server. Its operator can allow a private network or host with "
+            "COSMOS_FETCH_ALLOW_NETS or COSMOS_FETCH_ALLOW_HOSTS."
         )
 
 
@@ -107,11 +108,14 @@ class Fetcher:
 
     `allow_nets` are networks allowed besides. `allow_hosts` are exact names that may lead to
     private addresses (10/8, 172.16/12, 192.168/16, 100.64/10, fc00::/7). Loopback, link-local and
-    the clouds' metadata addresses are reached only if `allow_nets` names them.
+    the clouds' metadata addresses are reached only if `allow_nets` names them. `own_ports` are
+    those that we listen on: of an address of this machine they are reached only if `allow_nets`
+    has that very address, as a /32 or /128.
     """
 
     allow_nets: Sequence[Network] = ()
     allow_hosts: Sequence[str] = ()
+    own_ports: Set[int] = frozenset()
     deadline_s: float = 30.0
     max_redirects: int = 5
     resolve: Resolver = resolve_by_system
@@ -163,7 +167,7 @@ class Fetcher:
         parsed = _checked(url)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await self.vetted(parsed.raw_host.decode("ascii"), parsed.port or 0)
+                await self.vetted(parsed.raw_host.decode("ascii"), _port_of(parsed))
         except TimeoutError as error:
             raise HostRefused(parsed.host) from error
         return str(parsed)
@@ -176,7 +180,7 @@ class Fetcher:
         """The addresses of `host`; every one may be connected to.
 
         Raises:
-            HostRefused: there is none, or one of them is not allowed.
+            HostRefused: there is none, or one of them is not allowed, or leads to ourselves.
         """
         try:
             addresses = [ip_address(found) for found in await self.resolve(host, port)]
@@ -185,7 +189,14 @@ class Fetcher:
             raise HostRefused(host) from error
         if not addresses or not all(self.allows(address, host) for address in addresses):
             raise HostRefused(host)
+        if any(self._is_ourselves(address, port) for address in addresses):
+            raise HostRefused(host)
         return addresses
+
+    def _is_ourselves(self, address: Address, port: int) -> bool:
+        if port not in self.own_ports or not is_own(address):
+            return False
+        return not any(names(network, address) for network in self.allow_nets)
 
     async def _follow(self, url: httpx.URL, max_bytes: int) -> Fetched:
         for _ in range(self.max_redirects + 1):
@@ -268,6 +279,10 @@ def _checked(url: str) -> httpx.URL:
     if parsed.port is not None and not 0 < parsed.port < 65536:
         raise FetchRefused(f"The URL's port is {parsed.port}; ports go from 1 to 65535.")
     return parsed.copy_with(fragment=None)
+
+
+def _port_of(url: httpx.URL) -> int:
+    return url.port or {"http": 80, "https": 443}[url.scheme]
 
 
 def _headers(url: httpx.URL, headers: Mapping[str, str]) -> list[tuple[str, str]]:

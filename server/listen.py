@@ -65,6 +65,7 @@ async def _serve(app: FastAPI, settings: Settings) -> None:
         listeners.append((_server(app, settings), _listen(settings.host, settings.tls_port)))
     ending = _Ending([server for server, _ in listeners], app.state.drain, settings.drain_seconds)
     ending.on_signals()
+    app.state.ports = frozenset(sock.getsockname()[1] for _, sock in listeners)
     # The lifespan is the app's, not a listener's: it begins and ends once.
     async with app.router.lifespan_context(app):
         print(_greeting(settings, [sock for _, sock in listeners]), flush=True)
