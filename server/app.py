@@ -16,6 +16,7 @@ from pipeline.guardrail import choose_guardrail
 from server.addressing import Service
 from server.artifact_store import ArtifactStore
 from server.auth import Authenticator
+from server.bodies import Bodies
 from server.data_folder import database_in, owned, scratch_in
 from server.database import Database
 from server.deadlines import LOAD_S, Deadlines, RunLimits
@@ -228,6 +229,7 @@ def _services(
         disk=disk,
         readiness=Readiness(pool, database, drain, disk),
         queue_switch=QueueSwitch(database),
+        bodies=Bodies(timeout_s=settings.read_timeout),
     )
 
 

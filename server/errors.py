@@ -143,6 +143,56 @@ class BodyTooLarge(RequestError):
         super().__init__(f"The request's body is larger than {limit:,} bytes, which is the limit.")
 
 
+class TextTooLarge(RequestError):
+    """The body has more bytes besides its pictures than we keep."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"The request without its picture is larger than {limit:,} bytes, which is the limit "
+            "for the rest."
+        )
+
+
+class RequestTooSlow(RequestError):
+    """The caller pauses in the middle of its request, or sends it too slowly to wait for."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(
+            f"The rest of the request did not come within {limit_s:g} seconds, or comes too "
+            "slowly. COSMOS_READ_TIMEOUT sets the limit."
+        )
+
+
+class HeadersTooLarge(RequestError):
+    """The request line and the headers have more bytes than we read."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"The request's address and headers are larger than {limit:,} bytes, which is the "
+            "limit for them."
+        )
+
+
+class TooManyConnections(RequestError):
+    """As many connections are open as may be."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"This server has {limit:,} connections, which is its limit. Try again later; "
+            "COSMOS_CONNECTION_LIMIT sets it."
+        )
+
+
+class TooManyLargeBodies(RequestError):
+    """As many large bodies are being read as we have memory for."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Too many large requests are coming in at once. Try again later, or upload the "
+            "picture and send its URL."
+        )
+
+
 class QueueFull(RequestError):
     """As many jobs wait as may wait."""
 
@@ -310,6 +360,11 @@ _ANSWERS: Mapping[type, Callable[[Exception], Answer]] = {
     MethodNotAllowed: _wrong_method,
     MisdirectedRequest: _sentence(421),
     BodyTooLarge: _sentence(413, "bad_request"),
+    TextTooLarge: _sentence(413, "bad_request"),
+    RequestTooSlow: _sentence(408, "bad_request", {"connection": "close"}),
+    HeadersTooLarge: _sentence(431, "bad_request"),
+    TooManyConnections: _sentence(503, headers={"retry-after": str(RETRY_AFTER_S)}),
+    TooManyLargeBodies: _sentence(503, headers={"retry-after": str(RETRY_AFTER_S)}),
     InvalidInput: _invalid_input,
     QueueFull: _sentence(429, headers={"retry-after": str(RETRY_AFTER_S)}),
     KeyQueueFull: _sentence(429, headers={"retry-after": str(RETRY_AFTER_S)}),

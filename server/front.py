@@ -136,6 +136,10 @@ class Front:
         try:
             arrival = arrival_of(scope, rules.trusted_proxies)
             rules.check(arrival, headers)
+            if headers.get("upgrade", "").lower() == "websocket":
+                raise Forbidden(
+                    "This server does not speak WebSocket. Its streams are at …/stream."
+                )
             if is_preflight(scope["method"], headers) and headers.get("origin") in rules.origins:
                 return Response(status_code=204, headers=preflight_headers())
             scope["client"] = client_of(scope, rules.trusted_proxies)

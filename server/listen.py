@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from server.app import create_app
 from server.drain import Drain
+from server.http_protocol import BoundedConfig, Connections
 from server.settings import Settings, SettingsError
 
 GRACE_S = 5
@@ -60,9 +61,11 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(app: FastAPI, settings: Settings) -> None:
-    listeners = [(_server(app), _listen(settings.host, settings.port))]
+    connections = Connections(settings.connection_limit, settings.read_timeout)
+    listeners = [(_server(app, connections), _listen(settings.host, settings.port))]
     if settings.tls_port is not None:
-        listeners.append((_server(app, settings), _listen(settings.host, settings.tls_port)))
+        secure = _server(app, connections, settings)
+        listeners.append((secure, _listen(settings.host, settings.tls_port)))
     ending = _Ending([server for server, _ in listeners], app.state.drain, settings.drain_seconds)
     ending.on_signals()
     app.state.ports = frozenset(sock.getsockname()[1] for _, sock in listeners)
@@ -74,11 +77,11 @@ async def _serve(app: FastAPI, settings: Settings) -> None:
         await asyncio.gather(*(server.serve(sockets=[sock]) for server, sock in listeners))
 
 
-def _server(app: FastAPI, tls: Settings | None = None) -> _Server:
-    config = uvicorn.Config(
+def _server(app: FastAPI, connections: Connections, tls: Settings | None = None) -> _Server:
+    config = BoundedConfig(
         app,
+        connections,
         lifespan="off",
-        http="httptools",
         server_header=False,
         access_log=False,
         log_level="warning",

@@ -1,6 +1,7 @@
 """What the routes work with: the parts of one server, and what is known of each request."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -8,9 +9,10 @@ from fastapi import Depends, Request
 
 from server.artifact_store import ArtifactStore
 from server.auth import Authenticator, Caller
+from server.bodies import Bodies
 from server.disk_space import DiskSpace
 from server.drain import Drain
-from server.errors import BodyTooLarge, UnknownJob, UnknownPath
+from server.errors import UnknownJob, UnknownPath
 from server.job_store import JobStore
 from server.jobs import Job
 from server.keys import Scope
@@ -21,7 +23,7 @@ from server.pool import Pool
 from server.public_files import PublicFiles
 from server.queue_switch import QueueSwitch
 from server.readiness import Readiness
-from server.request_headers import read_options
+from server.request_headers import RequestOptions, read_options
 from server.retention import Retention
 from server.runs import Runs
 from server.schemas import ENDPOINTS, Limits, app_of
@@ -35,6 +37,9 @@ from server.webhooks import Webhooks
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 """Room for the largest picture as a data URI."""
+
+MAX_JSON_BYTES = 2 * 1024 * 1024
+"""Room for the list of as many parts as an upload may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +68,7 @@ class Services:
     metrics: Metrics
     readiness: Readiness
     queue_switch: QueueSwitch
+    bodies: Bodies
 
     async def find(self, app: str, job_id: str, caller: Caller) -> Status:
         """Where the caller's job stands; `app` is its endpoint or the first two segments of that.
@@ -149,18 +155,10 @@ async def known_endpoint(endpoint: str) -> str:
     return endpoint
 
 
-async def body_of(request: Request) -> bytes:
-    """The whole body.
-
-    Raises:
-        BodyTooLarge: it is larger than `MAX_BODY_BYTES`.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise BodyTooLarge(MAX_BODY_BYTES)
-    return bytes(body)
+async def _json_of(request: Request, services: ServicesDep) -> bytes:
+    """The whole body of a request that sends no picture."""
+    async with services.bodies.read(request, max_bytes=MAX_JSON_BYTES) as body:
+        return body
 
 
 CallerDep = Annotated[Caller, Depends(_runner_of)]
@@ -168,17 +166,47 @@ UploaderDep = Annotated[Caller, Depends(_uploader_of)]
 AdminDep = Annotated[Caller, Depends(_admin_of)]
 BaseUrlDep = Annotated[str, Depends(base_url_of)]
 EndpointDep = Annotated[str, Depends(known_endpoint)]
-BodyDep = Annotated[bytes, Depends(body_of)]
+JsonDep = Annotated[bytes, Depends(_json_of)]
 
 
-async def submission_of(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """A request for a video whose body is not yet read."""
+
+    request: Request
+    bodies: Bodies
+    endpoint: str
+    caller: Caller
+    base_url: str
+    options: RequestOptions
+
+    async def accepted(
+        self, accept: Callable[[Submission], Awaitable[Job]], *, webhook_url: str | None = None
+    ) -> Job:
+        """The job that `accept` makes of the request. The body is kept no longer than that takes.
+
+        Raises:
+            BodyTooLarge, RequestTooSlow, TooManyLargeBodies: the body is not read.
+        """
+        async with self.bodies.read(self.request, max_bytes=MAX_BODY_BYTES) as body:
+            submission = Submission(
+                endpoint=self.endpoint,
+                body=body,
+                base_url=self.base_url,
+                caller=self.caller,
+                options=self.options,
+                webhook_url=webhook_url,
+            )
+            return await accept(submission)
+
+
+async def _incoming(
     request: Request,
     services: ServicesDep,
     endpoint: EndpointDep,
     caller: CallerDep,
     base_url: BaseUrlDep,
-    body: BodyDep,
-) -> Submission:
+) -> Incoming:
     """A request for a video.
 
     Raises:
@@ -186,13 +214,14 @@ async def submission_of(
         DiskFull: there is no room for it.
     """
     await asyncio.to_thread(services.disk.check)
-    return Submission(
+    return Incoming(
+        request=request,
+        bodies=services.bodies,
         endpoint=endpoint,
-        body=body,
-        base_url=base_url,
         caller=caller,
+        base_url=base_url,
         options=read_options(request.headers),
     )
 
 
-SubmissionDep = Annotated[Submission, Depends(submission_of)]
+IncomingDep = Annotated[Incoming, Depends(_incoming)]

@@ -64,6 +64,12 @@ class Settings(BaseSettings):
         le=1000,
         description="times the usual silence after which a worker is taken to hang: 2 is patient",
     )
+    connection_limit: int = Field(
+        default=500, ge=1, description="connections that may be open at once"
+    )
+    read_timeout: float = Field(
+        default=30.0, gt=0, description="seconds that a caller may pause within its request"
+    )
     queue_limit: int = Field(default=100, ge=1, description="jobs that may wait at once")
     disconnect_grace: float = Field(
         default=20.0, ge=0, description="seconds that a run goes on without its caller"

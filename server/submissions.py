@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from server.auth import Caller
-from server.errors import InvalidInput, job_error
+from server.errors import InvalidInput, TextTooLarge, job_error
 from server.intake import decode_data_uri, is_data_uri
 from server.job_store import JobStore
 from server.jobs import CancelAnswer, Job, JobError, NewJob, StoredArtifact
@@ -17,6 +17,9 @@ from server.pictures import Pictures
 from server.request_headers import RequestOptions
 from server.schemas import ENDPOINTS, Limits, Order, read_order
 from server.wake import Wakes
+
+MAX_TEXT_BYTES = 1024 * 1024
+"""Of a body without its pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,9 @@ class Submission:
     @cached_property
     def body_sha256(self) -> str:
         """What tells this request from one with another body, or for another endpoint."""
-        return hashlib.sha256(self.endpoint.encode() + b"\n" + self.body).hexdigest()
+        digest = hashlib.sha256(self.endpoint.encode() + b"\n")
+        digest.update(self.body)
+        return digest.hexdigest()
 
 
 class Submissions:
@@ -64,6 +69,7 @@ class Submissions:
 
         Raises:
             InvalidInput: the input cannot be used; nothing is committed.
+            TextTooLarge: there is too much besides the picture.
             IdempotencyMismatch: the idempotency key belongs to another request.
             QueueFull: as many jobs wait as may wait.
             KeyQueueFull, TooManySubmits: the caller's key has all that it may have.
@@ -76,6 +82,7 @@ class Submissions:
         """Take a request in; invalid input makes a job that has already failed with its 422.
 
         Raises:
+            TextTooLarge: there is too much besides the picture.
             IdempotencyMismatch: the idempotency key belongs to another request.
             QueueFull: as many jobs wait as may wait.
             KeyQueueFull, TooManySubmits: the caller's key has all that it may have.
@@ -108,6 +115,10 @@ class Submissions:
         if known is not None:
             return known
         order = read_order(submission.endpoint, submission.body, self._limits)
+        pictures = sum(len(url) for url in order.media.values() if is_data_uri(url))
+        if len(submission.body) - pictures > MAX_TEXT_BYTES:
+            # All of it but the pictures goes into a row, and is read again with every status.
+            raise TextTooLarge(MAX_TEXT_BYTES)
         # Asked again when the row is written; this spares the disk a picture that has no job.
         self._store.check_room(submission.caller.key_id, queue_limit=self._queue_limit)
         fields = ENDPOINTS[submission.endpoint].media_fields

@@ -4,7 +4,6 @@ After the submit, clients keep only the first two segments of the endpoint's id;
 """
 
 from collections.abc import AsyncGenerator
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -13,7 +12,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from server import sse
 from server.errors import StillInProgress
 from server.jobs import CancelAnswer, Job
-from server.services import CallerDep, Services, ServicesDep, SubmissionDep
+from server.services import CallerDep, IncomingDep, Services, ServicesDep
 from server.statuses import Status
 from server.views import as_json, status_view
 
@@ -68,12 +67,13 @@ async def cancel(found: _FoundDep, services: ServicesDep) -> Response:
 
 
 @router.post("/{endpoint:path}")
-async def submit(request: Request, services: ServicesDep, submission: SubmissionDep) -> Response:
+async def submit(request: Request, services: ServicesDep, incoming: IncomingDep) -> Response:
     """Put a request in the queue. Invalid input is accepted, and reported by the result."""
     webhook_url = request.query_params.get("fal_webhook")
     if webhook_url is not None:
-        submission = replace(submission, webhook_url=await services.webhooks.check(webhook_url))
-    job = await services.submissions.accept_even_if_invalid(submission)
+        webhook_url = await services.webhooks.check(webhook_url)
+    accept = services.submissions.accept_even_if_invalid
+    job = await incoming.accepted(accept, webhook_url=webhook_url)
     request.state.request_id = job.id
     standing = (await services.statuses.of(job.id)).standing
     # fal answers so to every submit, also to one whose input will turn out to be invalid.

@@ -5,7 +5,7 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 
 from server.jobs import Job
-from server.services import Services, ServicesDep, SubmissionDep
+from server.services import IncomingDep, Services, ServicesDep
 
 CLIENT_CLOSED_REQUEST = 499
 
@@ -13,9 +13,9 @@ router = APIRouter(prefix="/run")
 
 
 @router.post("/{endpoint:path}")
-async def run(request: Request, services: ServicesDep, submission: SubmissionDep) -> Response:
+async def run(request: Request, services: ServicesDep, incoming: IncomingDep) -> Response:
     """Make a video and answer with it; a caller who goes away and does not return cancels it."""
-    job = await services.runs.begin(submission)
+    job = await incoming.accepted(services.runs.begin)
     request.state.request_id = job.id
     done = await _finished_or_gone(request, services, job)
     if done is None:

@@ -15,7 +15,7 @@ from server.content_types import content_type_of, file_name_of
 from server.keys import Scope
 from server.routes.uploads import file_url, lifetime_asked
 from server.schemas import read_as
-from server.services import BaseUrlDep, BodyDep, ServicesDep, UploaderDep, has_room
+from server.services import BaseUrlDep, JsonDep, ServicesDep, UploaderDep, has_room
 from server.tokens import MAX_TOKEN_SECONDS, Grant
 from server.upload_store import NewUpload
 
@@ -54,7 +54,7 @@ async def initiate(
     services: ServicesDep,
     caller: UploaderDep,
     base_url: BaseUrlDep,
-    body: BodyDep,
+    body: JsonDep,
 ) -> Response:
     """Begin an upload that comes in one PUT."""
     new = _new_upload(request, caller.key_id, body)
@@ -68,7 +68,7 @@ async def initiate_multipart(
     services: ServicesDep,
     caller: UploaderDep,
     base_url: BaseUrlDep,
-    body: BodyDep,
+    body: JsonDep,
 ) -> Response:
     """Begin an upload that comes in parts."""
     new = _new_upload(request, caller.key_id, body)

@@ -7,20 +7,20 @@ from fastapi import APIRouter, Request, Response
 from server import sse
 from server.jobs import Job
 from server.output import Delivery
-from server.services import Services, ServicesDep, SubmissionDep
+from server.services import IncomingDep, Services, ServicesDep
 from server.views import as_json, status_view
 
 router = APIRouter(prefix="/run")
 
 
 @router.post("/{endpoint:path}/stream")
-async def stream(request: Request, services: ServicesDep, submission: SubmissionDep) -> Response:
+async def stream(request: Request, services: ServicesDep, incoming: IncomingDep) -> Response:
     """Make a video and tell of it: each event but the last is a status with new lines of the log.
 
     The last event is the output, or the body of the error. A caller who goes away and does not
     return cancels the run.
     """
-    job = await services.runs.begin(submission)
+    job = await incoming.accepted(services.runs.begin)
     request.state.request_id = job.id
     return Delivery(
         _events(services, job),

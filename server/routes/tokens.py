@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.errors import InvalidInput, error_item
 from server.keys import Scope
 from server.schemas import ENDPOINTS, app_of, read_as
-from server.services import BodyDep, CallerDep, ServicesDep
+from server.services import CallerDep, JsonDep, ServicesDep
 from server.tokens import MAX_TOKEN_SECONDS, Grant
 
 router = APIRouter(prefix="/rest")
@@ -25,7 +25,7 @@ class TokenRequest(BaseModel):
 
 
 @router.post("/tokens")
-async def token(services: ServicesDep, caller: CallerDep, body: BodyDep) -> Response:
+async def token(services: ServicesDep, caller: CallerDep, body: JsonDep) -> Response:
     """Lend a part of the caller's key: requests for videos of the listed apps, for a while."""
     wanted = read_as(TokenRequest, body)
     endpoints = {

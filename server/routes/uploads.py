@@ -15,7 +15,7 @@ from server.content_types import content_type_of, essence_of, file_name_of
 from server.errors import BadRequest, UnknownUpload
 from server.request_headers import file_lifetime_s
 from server.schemas import read_as
-from server.services import BaseUrlDep, BodyDep, ServicesDep, UploaderDep, has_room
+from server.services import BaseUrlDep, JsonDep, ServicesDep, UploaderDep, has_room
 from server.upload_store import NewUpload, Part, Upload
 from server.uploads import MAX_PARTS, PartClaim
 
@@ -70,7 +70,9 @@ async def upload_file(
     request: Request, services: ServicesDep, caller: UploaderDep, base_url: BaseUrlDep
 ) -> Response:
     """Keep the body as a file."""
-    file = await services.uploads.receive(_new_upload(request, caller.key_id), request.stream())
+    file = await services.uploads.receive(
+        _new_upload(request, caller.key_id), services.bodies.chunks(request)
+    )
     return JSONResponse({"access_url": file_url(base_url, file.id, file.name)})
 
 
@@ -88,7 +90,7 @@ async def begin_multipart(
 async def put_file(request: Request, services: ServicesDep, upload: UrlUploadDep) -> Response:
     """Take in the file of an upload, whole."""
     _check_type(upload, request.headers.get("content-type"))
-    await services.uploads.put(upload, request.stream())
+    await services.uploads.put(upload, services.bodies.chunks(request))
     return JSONResponse({})
 
 
@@ -98,12 +100,14 @@ async def put_part(
 ) -> Response:
     """Take in a part."""
     return _part_view(
-        await services.uploads.put_part(upload, _part_number(number), request.stream())
+        await services.uploads.put_part(
+            upload, _part_number(number), services.bodies.chunks(request)
+        )
     )
 
 
 @router.post("/upload/{upload_id}/complete", dependencies=[Depends(has_room)])
-async def complete(services: ServicesDep, upload: UrlUploadDep, body: BodyDep) -> Response:
+async def complete(services: ServicesDep, upload: UrlUploadDep, body: JsonDep) -> Response:
     """Make the parts one file."""
     await services.uploads.complete(upload, _claims(body))
     return JSONResponse({})
@@ -115,12 +119,14 @@ async def put_part_of_file(
 ) -> Response:
     """Take in a part."""
     return _part_view(
-        await services.uploads.put_part(upload, _part_number(number), request.stream())
+        await services.uploads.put_part(
+            upload, _part_number(number), services.bodies.chunks(request)
+        )
     )
 
 
 @router.post("/{file_id}/{name}/multipart/{upload_id}/complete", dependencies=[Depends(has_room)])
-async def complete_file(services: ServicesDep, upload: FileUploadDep, body: BodyDep) -> Response:
+async def complete_file(services: ServicesDep, upload: FileUploadDep, body: JsonDep) -> Response:
     """Make the parts one file."""
     await services.uploads.complete(upload, _claims(body))
     return JSONResponse({})
