@@ -245,3 +245,14 @@ def test_a_damaged_picture_is_prepared_or_refused_and_nothing_else(data: bytes) 
 )
 def test_random_bytes_are_refused_and_nothing_else(start: bytes, rest: bytes) -> None:
     assert_prepared_or_refused(start + rest)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("number", range(len(SEEDS)))
+def test_a_picture_cut_anywhere_is_prepared_or_refused_and_nothing_else(number: int) -> None:
+    data = SEEDS[number]
+    # All of its first bytes, which say what it is, and some hundred places behind them.
+    ends = [*range(min(100, len(data))), *range(100, len(data), max(1, len(data) // 100))]
+
+    for end in ends:
+        assert_prepared_or_refused(data[:end])
