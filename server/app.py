@@ -284,6 +284,7 @@ def _fetcher(settings: Settings, ports: Set[int]) -> Fetcher:
         allow_nets=settings.fetch_allow_nets,
         allow_hosts=settings.fetch_allow_hosts,
         own_ports=ports,
+        enabled=settings.fetch == "on",
     )
 
 

@@ -64,6 +64,16 @@ class HostRefused(FetchRefused):
         )
 
 
+class FetchingIsOff(FetchRefused):
+    """The operator wants no outbound request at all."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This server sends nothing and fetches nothing: COSMOS_FETCH=off. Send a picture as a "
+            "data URI or an upload, and ask for the status in place of a webhook."
+        )
+
+
 class FetchFailed(FetchError):
     """The server could not be reached in time, or did not answer as was wanted."""
 
@@ -110,9 +120,10 @@ class Fetcher:
     private addresses (10/8, 172.16/12, 192.168/16, 100.64/10, fc00::/7). Loopback, link-local and
     the clouds' metadata addresses are reached only if `allow_nets` names them. `own_ports` are
     those that we listen on: of an address of this machine they are reached only if `allow_nets`
-    has that very address, as a /32 or /128.
+    has that very address, as a /32 or /128. One that is not `enabled` refuses every URL.
     """
 
+    enabled: bool = True
     allow_nets: Sequence[Network] = ()
     allow_hosts: Sequence[str] = ()
     own_ports: Set[int] = frozenset()
@@ -132,7 +143,7 @@ class Fetcher:
         """
         try:
             async with asyncio.timeout(self.deadline_s):
-                return await self._follow(_checked(url), max_bytes)
+                return await self._follow(self._checked(url), max_bytes)
         except TimeoutError as error:
             raise FetchFailed(
                 f"The file did not arrive within {self.deadline_s:g} seconds."
@@ -152,7 +163,7 @@ class Fetcher:
         try:
             async with (
                 asyncio.timeout(deadline_s),
-                self._send("POST", _checked(url), headers, body) as response,
+                self._send("POST", self._checked(url), headers, body) as response,
             ):
                 return response.status
         except TimeoutError as error:
@@ -164,7 +175,7 @@ class Fetcher:
         Raises:
             FetchRefused: the URL is malformed or not allowed as things are now.
         """
-        parsed = _checked(url)
+        parsed = self._checked(url)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self.vetted(parsed.raw_host.decode("ascii"), _port_of(parsed))
@@ -192,6 +203,11 @@ class Fetcher:
         if any(self._is_ourselves(address, port) for address in addresses):
             raise HostRefused(host)
         return addresses
+
+    def _checked(self, url: str) -> httpx.URL:
+        if not self.enabled:
+            raise FetchingIsOff
+        return _checked(url)
 
     def _is_ourselves(self, address: Address, port: int) -> bool:
         if port not in self.own_ports or not is_own(address):

@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     forwarded_allow_ips: Annotated[tuple[Network, ...], NoDecode] = Field(
         default=(), description="addresses and networks of trusted proxies, comma-separated"
     )
+    fetch: Literal["on", "off"] = Field(
+        default="on", description="off fetches no picture and sends no webhook, to nobody"
+    )
     fetch_allow_nets: Annotated[tuple[Network, ...], NoDecode] = Field(
         default=(),
         description="private networks to fetch pictures from and send webhooks to, comma-separated",
@@ -215,6 +218,11 @@ class Settings(BaseSettings):
             )
         if self.key is not None and self.key_file is not None:
             raise ValueError("COSMOS_KEY and COSMOS_KEY_FILE are both set: choose one")
+        if self.fetch == "off" and (self.fetch_allow_nets or self.fetch_allow_hosts):
+            raise ValueError(
+                "COSMOS_FETCH=off leaves COSMOS_FETCH_ALLOW_NETS and COSMOS_FETCH_ALLOW_HOSTS "
+                "without a use: unset them"
+            )
         if self.auth == "off":
             self._check_auth_off()
         if self.forwarded_allow_ips and not self.needs_key:

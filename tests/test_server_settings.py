@@ -140,6 +140,8 @@ def test_callers_need_a_key_unless_they_are_on_this_machine(
         ({"auth": "off", "key": "me:s3cret"}, "leaves the key that is set without a use"),
         ({"auth": "off", "key_file": "key"}, "leaves the key that is set without a use"),
         ({"key": "me:s3cret", "key_file": "key"}, "are both set: choose one"),
+        ({"fetch": "off", "fetch_allow_nets": "10.0.0.0/8"}, "COSMOS_FETCH=off leaves"),
+        ({"fetch": "off", "fetch_allow_hosts": "hooks.internal"}, "without a use: unset them"),
     ],
 )
 def test_settings_that_deny_each_other_are_refused(given: dict[str, str], sentence: str) -> None:
