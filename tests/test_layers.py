@@ -32,6 +32,16 @@ TORCH_FREE = {
 }
 """The modules of the pipeline that the server imports where there is no torch."""
 
+NETWORK_CLIENTS = {
+    *{"httpx", "httpx2", "httpcore", "httpcore2", "requests", "aiohttp", "urllib3", "niquests"},
+    *{"pycurl", "websockets", "ftplib", "smtplib", "imaplib", "poplib", "telnetlib", "paramiko"},
+}
+CONNECTING = {
+    *{"connect", "connect_ex", "create_connection", "open_connection", "sock_connect", "sendto"},
+    *{"connect_tcp", "create_datagram_endpoint", "urlopen", "urlretrieve"},
+}
+"""Names of functions that open a connection, or send without one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Module:
@@ -198,14 +208,25 @@ def test_only_settings_read_the_environment() -> None:
     assert readers == {"server.settings"}
 
 
-def test_only_fetch_makes_http_requests() -> None:
+def test_only_fetch_makes_outbound_requests() -> None:
     users = {
         module.name
         for module in modules().values()
-        if packages(imported(module.tree)) & {"httpx", "requests", "aiohttp", "urllib3"}
-        or set(imported(module.tree)) & {"urllib.request", "http.client"}
+        if packages(imported(module.tree)) & NETWORK_CLIENTS
+        or set(imported(module.tree)) & {"urllib.request", "http.client", "xmlrpc.client"}
     }
     assert users == {"server.fetch"}
+
+
+def test_only_fetch_opens_connections() -> None:
+    """Not by a socket or a stream either. Asking whose an address is sends nothing."""
+    users = {
+        module.name
+        for module in modules().values()
+        for node in ast.walk(module.tree)
+        if _called(node) & CONNECTING
+    }
+    assert users == {"server.fetch", "server.own_address"}
 
 
 def test_the_pipeline_knows_neither_http_nor_a_database() -> None:
@@ -252,6 +273,13 @@ def test_torchvision_is_not_installed() -> None:
     """Beside a CPU build of torch its import fails, and takes transformers' along."""
     with pytest.raises(importlib.metadata.PackageNotFoundError):
         importlib.metadata.version("torchvision")
+
+
+def _called(node: ast.AST) -> set[str]:
+    """The function that a call names, without what it belongs to."""
+    if not isinstance(node, ast.Call):
+        return set()
+    return {getattr(node.func, "attr", getattr(node.func, "id", ""))}
 
 
 def _lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
