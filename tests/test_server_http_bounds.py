@@ -1,10 +1,13 @@
 """What a connection may cost a server that runs in a process of its own, byte by byte."""
 
 import json
+import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
+import trustme
 from raw_http import RawAnswer, answer_on, connected, is_closed
 from servers import APP, ENDPOINT, RunningServer, request_of, start_server
 
@@ -24,7 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 @pytest.fixture(scope="module")
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server that waits for nobody."""
-    running = start_server(tmp_path_factory.mktemp("hasty"), COSMOS_READ_TIMEOUT="0.2")
+    running = start_server(tmp_path_factory.mktemp("hasty"), COSMOS_READ_TIMEOUT="0.5")
     yield running
     assert running.end() == 0
 
@@ -130,7 +133,7 @@ def test_a_head_that_does_not_end_in_time_is_given_up(hasty: RunningServer, half
     with connected(hasty.http) as connection:
         connection.sendall(half)
 
-        assert_refused(answer_on(connection), 408, "0.2 seconds")
+        assert_refused(answer_on(connection), 408, "0.5 seconds")
         assert is_closed(connection)
 
 
@@ -206,6 +209,34 @@ def test_connections_beyond_the_limit_are_told_so(tmp_path_factory: pytest.TempP
         with connected(server.http) as another:
             another.sendall(LIVE + b"\r\n")
             assert answer_on(another).status == 200
+    assert server.end() == 0
+
+
+def test_both_ports_share_the_limit_and_refuse_in_the_same_words(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    files = ["--tls-cert", f"{tmp_path}/cert.pem", "--tls-key", f"{tmp_path}/key.pem"]
+    server = start_server(tmp_path, "--tls-port", "0", *files, COSMOS_CONNECTION_LIMIT="2")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    assert server.https is not None
+    with connected(server.http) as plain, connected(server.https) as tcp:
+        with context.wrap_socket(tcp, server_hostname="127.0.0.1") as secure:
+            secure.sendall(LIVE + b"\r\n")
+            assert answer_on(secure).status == 200
+            with (
+                connected(server.https) as tcp_too,
+                context.wrap_socket(tcp_too, server_hostname="127.0.0.1") as refused,
+            ):
+                assert_refused(answer_on(refused), 503, "2 connections")
+            with connected(server.http) as refused_too:
+                assert_refused(answer_on(refused_too), 503, "2 connections")
+            secure.sendall(b"GET /" + b"a" * LIMIT)
+            assert_refused(answer_on(secure), 431, "65,536 bytes")
+        plain.sendall(LIVE + b"\r\n")
+        assert answer_on(plain).status == 200
     assert server.end() == 0
 
 
