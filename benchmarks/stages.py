@@ -108,7 +108,7 @@ def measure(
     pipeline: VideoPipeline, spec: VideoSpec, pixels: Pixels, folder: Path
 ) -> dict[str, Any]:
     """One video: seconds and peak MiB by stage, ffmpeg's peak, and the file's size."""
-    meter = StageMeter(pipeline.transformer.device)
+    meter = StageMeter(pipeline.placement.device)
     with ChildWatch() as children:
         watcher = Watcher(meter.tell, lambda: False)
         video = pipeline.generate(spec, pixels, folder / "video", watcher)

@@ -66,7 +66,7 @@ class Cancelled(PipelineError):
 
 
 class OutOfMemory(PipelineError):
-    """The device has too little memory for this video."""
+    """There is too little memory, on the device or the host, for this video or for the model."""
 
     code = "out_of_memory"
     retryable = True

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
@@ -14,16 +13,16 @@ from pipeline.attention import Choice
 from pipeline.clock import StepClock
 from pipeline.denoise import denoise
 from pipeline.encode import EncodedVideo, encode_video
-from pipeline.errors import InvalidSpec, OutOfMemory
+from pipeline.errors import InvalidSpec
 from pipeline.estimate import Estimator
 from pipeline.guardrail import Frame, Guardrail
-from pipeline.progress import Note, Stage, StageStarted, StepDone, Watcher
+from pipeline.placement import Placement
+from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone, Watcher
+from pipeline.shortage import Shortage, attempt, out_of_memory
 from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, FirstFrame, Pixels, VideoSpec
 from pipeline.text import MAX_TOKENS, TextEncoder
 from pipeline.transformer import CosmosTransformer
 from pipeline.vae import decode, encode_first_frame
-
-_GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +32,7 @@ class VideoPipeline:
     text: TextEncoder
     transformer: CosmosTransformer
     vae: AutoencoderKLWan
+    placement: Placement
     scheduler_config: Mapping[str, Any]
     guardrail: Guardrail
     estimator: Estimator
@@ -43,17 +43,27 @@ class VideoPipeline:
     ) -> EncodedVideo:
         """Make the video that `spec` asks for, starting from `pixels`, and write it to `out`.
 
+        Where the GPU runs out of memory, the model is offloaded if it may be, for this pipeline's
+        later videos too, and the video is made again.
+
         Raises:
             InputError: the prompt or the spec cannot be used.
             Cancelled: the watcher asked to stop; nothing is left behind.
-            OutOfMemory: the device has too little memory for this video.
+            OutOfMemory: there is too little memory for this video; what was made of it is freed.
             EncodingFailed: ffmpeg failed.
         """
-        try:
-            self.guardrail.check_prompt(spec.prompt)
-            prompt, negative_prompt = self._encode_text(spec, watcher)
-            given_latents = self._encode_image(spec, pixels, watcher)
-            latents = self._denoise(spec, given_latents, prompt, negative_prompt, watcher)
+        made = attempt(lambda: self._make(spec, pixels, out, watcher), self.placement.device)
+        if isinstance(made, EncodedVideo):
+            return made
+        self._offload_after(made, spec, watcher)
+        return self.generate(spec, pixels, out, watcher)
+
+    def _make(self, spec: VideoSpec, pixels: Pixels, out: Path, watcher: Watcher) -> EncodedVideo:
+        self.guardrail.check_prompt(spec.prompt)
+        prompt, negative_prompt = self._encode_text(spec, watcher)
+        given_latents = self._encode_image(spec, pixels, watcher)
+        latents = self._denoise(spec, given_latents, prompt, negative_prompt, watcher)
+        with self.placement.on_device(self.vae):
             frames = self._decode(spec, latents, watcher)
             return encode_video(
                 (self.guardrail.check_frame(frame) for frame in frames),
@@ -65,8 +75,6 @@ class VideoPipeline:
                 out=out,
                 check=watcher.check,
             )
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(_out_of_memory(self.transformer.device, spec)) from error
 
     def _encode_text(self, spec: VideoSpec, watcher: Watcher) -> tuple[Tensor, Tensor | None]:
         self._start(Stage.TEXT, spec, watcher)
@@ -79,14 +87,17 @@ class VideoPipeline:
                         "so its end was cut off."
                     )
                 )
-        prompt = self.text.encode(spec.prompt)
-        return prompt, self.text.encode(spec.negative_prompt) if spec.guided else None
+        texts = (spec.prompt, spec.negative_prompt) if spec.guided else (spec.prompt,)
+        with self.placement.on_device(*self.text.modules_for(texts)):
+            prompt, *negative = [self.text.encode(text) for text in texts]
+        return prompt, negative[0] if negative else None
 
     def _encode_image(self, spec: VideoSpec, pixels: Pixels, watcher: Watcher) -> Tensor:
         if not isinstance(spec.conditioning, FirstFrame):
             raise InvalidSpec("image_url", "A video starts from a picture; none was given.")
         self._start(Stage.IMAGE, spec, watcher)
-        return encode_first_frame(self.vae, pixels)
+        with self.placement.on_device(self.vae):
+            return encode_first_frame(self.vae, pixels)
 
     def _denoise(
         self,
@@ -97,22 +108,23 @@ class VideoPipeline:
         watcher: Watcher,
     ) -> Tensor:
         self._start(Stage.DENOISE, spec, watcher)
-        clock = StepClock.on(self.transformer.device)
+        with self.placement.on_device(self.transformer):
+            clock = StepClock.on(self.placement.device)
 
-        def on_step(steps_done: int) -> None:
-            if steps_done > 0:
-                self._report_step(spec, steps_done, clock.step(), watcher)
-            watcher.check()
+            def on_step(steps_done: int) -> None:
+                if steps_done > 0:
+                    self._report_step(spec, steps_done, clock.step(), watcher)
+                watcher.check()
 
-        return denoise(
-            self.transformer,
-            self.scheduler_config,
-            given_latents,
-            prompt,
-            negative_prompt,
-            spec,
-            on_step,
-        )
+            return denoise(
+                self.transformer,
+                self.scheduler_config,
+                given_latents,
+                prompt,
+                negative_prompt,
+                spec,
+                on_step,
+            )
 
     def _decode(self, spec: VideoSpec, latents: Tensor, watcher: Watcher) -> Iterator[Frame]:
         """Exactly the frames asked for: what the last latent frame decodes to beyond is dropped."""
@@ -151,12 +163,22 @@ class VideoPipeline:
             )
         )
 
+    def _offload_after(self, shortage: Shortage, spec: VideoSpec, watcher: Watcher) -> None:
+        """Make room for another try, and say so.
 
-def _out_of_memory(device: torch.device, spec: VideoSpec) -> str:
-    if device.type != "cuda":
-        return f"The machine has too little memory for {spec.num_frames} frames."
-    free, total = torch.cuda.mem_get_info(device)
-    return (
-        f"The GPU has too little memory for {spec.num_frames} frames: "
-        f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB were free when it ran out."
-    )
+        Raises:
+            OutOfMemory: there is nothing left to try.
+            Cancelled: the watcher asked to stop.
+        """
+        if not (shortage.is_on_device and self.placement.can_fall):
+            raise out_of_memory(shortage, self.placement.plan, spec.num_frames)
+        watcher.check()
+        moved = attempt(self.placement.offload, self.placement.device)
+        if isinstance(moved, Shortage):
+            raise out_of_memory(moved, self.placement.plan, spec.num_frames)
+        watcher.tell(
+            Restarted(
+                f"The GPU ran out of memory ({shortage}), so from now on the model waits in host "
+                "memory, and the video is begun again."
+            )
+        )

@@ -1,7 +1,8 @@
-"""Files to modules on a device: the dtype, the strict state dict, the guardrail.
+"""Files to modules: the dtype, the memory they are put in, the strict state dict, the guardrail.
 
 Modules are built without memory for their parameters; each tensor then goes from its file straight
-to the device. Buffers, which no file holds, are computed as the module is built.
+to the device, or to the host memory where its module waits. Buffers, which no file holds, are
+computed as the module is built.
 """
 
 from collections import defaultdict
@@ -24,7 +25,10 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextMod
 from pipeline.attention import Choice, choose_attention
 from pipeline.estimate import Estimator, StepCost
 from pipeline.generate import VideoPipeline
-from pipeline.guardrail import GuardrailChoice, choose_guardrail
+from pipeline.guardrail import Guardrail, GuardrailChoice, choose_guardrail
+from pipeline.memory_plan import MemoryChoice, MemoryPlan
+from pipeline.placement import HOST, Placement
+from pipeline.shortage import Shortage, attempt, out_of_memory
 from pipeline.spec import latent_frames
 from pipeline.text import MAX_TOKENS, TextEncoder, Tokenizer
 from pipeline.transformer import CosmosTransformer, TransformerConfig
@@ -51,40 +55,75 @@ def load_pipeline(
     dtype: torch.dtype | None = None,
     attention: str = "auto",
     compiled: bool = False,
+    memory: MemoryChoice = "auto",
     report: Report = lambda text, fraction: None,
 ) -> VideoPipeline:
-    """Load a checkpoint onto a device.
+    """Load a checkpoint for a device.
 
     Args:
         device: as torch names it, `cpu` or `cuda:0`.
         dtype: of the large matrix products; by default that of `default_dtype`.
         attention: the backend, or `auto` for the fastest here: see `choose_attention`.
         compiled: whether torch compiles the transformer's blocks, at the first video.
+        memory: where the modules wait; with `auto` in host memory, if the device cannot hold all.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected or misshapen.
         GuardrailMissing: the checkpoint requires a guardrail and `guardrail` is not `off`.
         AttentionUnavailable: the backend asked for does not run here.
+        OutOfMemory: there is too little memory for the model.
     """
     chosen_guardrail = choose_guardrail(
         store.profile.guardrail, guardrail, str(store.root / "cosmos_serve.json")
     )
     target = torch.device(device)
-    loader = _Loader(store, target, dtype or default_dtype(target), report)
+
+    def load(plan: MemoryPlan) -> VideoPipeline | Shortage:
+        loader = _Loader(store, target, dtype or default_dtype(target), report, plan)
+        return attempt(
+            lambda: _assemble(
+                loader, chosen_guardrail, attention, compiled, can_fall=memory == "auto"
+            ),
+            target,
+        )
+
+    plan = MemoryPlan.OFFLOAD if memory == "offload" else MemoryPlan.RESIDENT
+    loaded = load(plan)
+    if isinstance(loaded, Shortage) and loaded.is_on_device and memory == "auto":
+        report("Loading the model into host memory, because the GPU has too little", 0.0)
+        plan = MemoryPlan.OFFLOAD
+        loaded = load(plan)
+    if isinstance(loaded, Shortage):
+        raise out_of_memory(loaded, plan)
+    report("The model is loaded.", 1.0)
+    return loaded
+
+
+def _assemble(
+    loader: "_Loader", guardrail: Guardrail, attention: str, compiled: bool, *, can_fall: bool
+) -> VideoPipeline:
+    store, device = loader.store, loader.device
     transformer = loader.transformer()
-    choice = choose_for(transformer, store, attention)
+    choice = choose_for(transformer, store, attention, device)
     transformer.attend = choice.attend
     if compiled:
         transformer.compile_blocks()
-    text = TextEncoder(loader.tokenizer(), loader.language_model(), transformer.project_text)
+    language_model = loader.language_model()
     vae = loader.vae()
-    report("The model is loaded.", 1.0)
     return VideoPipeline(
-        text=text,
+        text=TextEncoder(
+            loader.tokenizer(),
+            language_model,
+            transformer.project_text,
+            modules=(language_model, transformer.crossattn_proj),
+        ),
         transformer=transformer,
         vae=vae,
+        placement=Placement(
+            device, (language_model, transformer, vae), loader.plan, can_fall=can_fall
+        ),
         scheduler_config=store.config("scheduler"),
-        guardrail=chosen_guardrail,
+        guardrail=guardrail,
         estimator=Estimator(step_cost(transformer.config, store)),
         attention=choice,
     )
@@ -100,7 +139,7 @@ def load_transformer(
     residual_dtype: torch.dtype = torch.float32,
 ) -> CosmosTransformer:
     """The transformer alone, with its choices open; see `CosmosTransformer`."""
-    loader = _Loader(store, device, dtype, lambda text, fraction: None)
+    loader = _Loader(store, device, dtype)
     return loader.transformer(
         qk_norm_eps=qk_norm_eps,
         rope_exponent_dtype=rope_exponent_dtype,
@@ -110,13 +149,15 @@ def load_transformer(
 
 def load_vae(store: WeightStore, device: torch.device, dtype: torch.dtype) -> AutoencoderKLWan:
     """The VAE alone."""
-    return _Loader(store, device, dtype, lambda text, fraction: None).vae()
+    return _Loader(store, device, dtype).vae()
 
 
-def choose_for(transformer: CosmosTransformer, store: WeightStore, name: str) -> Choice:
+def choose_for(
+    transformer: CosmosTransformer, store: WeightStore, name: str, device: torch.device
+) -> Choice:
     """The attention backend for the longest video of a checkpoint."""
     return choose_attention(
-        transformer.device,
+        device,
         transformer.dtype,
         tokens=latent_frames(store.profile.max_frames) * _frame_tokens(store),
         heads=transformer.config.num_attention_heads,
@@ -142,15 +183,25 @@ def _frame_tokens(store: WeightStore) -> int:
 
 
 class _Loader:
-    """Reads one checkpoint and counts the bytes as it goes."""
+    """Reads one checkpoint and counts the bytes as it goes.
+
+    What a module is like follows from `device`, which computes, wherever `plan` lets it wait.
+    """
 
     def __init__(
-        self, store: WeightStore, device: torch.device, dtype: torch.dtype, report: Report
+        self,
+        store: WeightStore,
+        device: torch.device,
+        dtype: torch.dtype,
+        report: Report = lambda text, fraction: None,
+        plan: MemoryPlan = MemoryPlan.RESIDENT,
     ) -> None:
         self.store = store
         self.device = device
         self.dtype = dtype
         self.report = report
+        self.plan = plan
+        self._home = HOST if plan is MemoryPlan.OFFLOAD else device
         self._bytes_total = sum(store.size(component) for component in _COMPONENTS)
         self._bytes_read = 0
 
@@ -208,7 +259,7 @@ class _Loader:
         }
         infos = self.store.match(component, expected)
         filled = {
-            name: torch.empty(shape, dtype=parameter_dtype(name, self.dtype), device=self.device)
+            name: torch.empty(shape, dtype=parameter_dtype(name, self.dtype), device=self._home)
             for name, shape in shapes.items()
         }
         places: dict[str, Tensor] = {}
@@ -217,7 +268,7 @@ class _Loader:
             places |= zip(parts, tensor.chunk(len(parts)), strict=True)
         self._read(infos, places, component)
         module.load_state_dict(filled, assign=True)
-        module.to(self.device)  # the buffers, which no file holds
+        module.to(self._home)  # the buffers, which no file holds
         module.requires_grad_(False).eval()
         _assert_complete(module)
 

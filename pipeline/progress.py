@@ -45,7 +45,17 @@ class Note:
     message: str
 
 
-Progress = StageStarted | StepDone | Note
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """The video is made again from its first stage; the message, for the job's log, says why.
+
+    It happens once in a run at most.
+    """
+
+    message: str
+
+
+Progress = StageStarted | StepDone | Note | Restarted
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ was trained so.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.spec import DEFAULT_NEGATIVE_PROMPT
 
@@ -42,6 +42,7 @@ class TextEncoder:
 
     Args:
         project: [512, layers * hidden] of the language model -> [512, text_embed_dim].
+        modules: what has to be on the device while a prompt is encoded.
     """
 
     def __init__(
@@ -49,10 +50,12 @@ class TextEncoder:
         tokenizer: Tokenizer,
         language_model: LanguageModel,
         project: Callable[[Tensor], Tensor],
+        modules: Sequence[nn.Module] = (),
     ) -> None:
         self._tokenizer = tokenizer
         self._language_model = language_model
         self._project = project
+        self._modules = tuple(modules)
         self._recent: OrderedDict[str, Tensor] = OrderedDict()
         self._default_negative: Tensor | None = None
 
@@ -69,6 +72,10 @@ class TextEncoder:
         self._recent.move_to_end(prompt)
         return self._recent[prompt]
 
+    def modules_for(self, prompts: Iterable[str]) -> tuple[nn.Module, ...]:
+        """What has to be on the device to encode these: nothing, if all of them are kept."""
+        return () if all(map(self._keeps, prompts)) else self._modules
+
     def forget(self) -> None:
         """Encode every prompt anew from here on."""
         self._recent.clear()
@@ -77,6 +84,11 @@ class TextEncoder:
     def num_tokens(self, prompt: str) -> int:
         """The tokens of a prompt in its chat template, before anything is cut."""
         return len(_token_ids(self._tokenizer, prompt))
+
+    def _keeps(self, prompt: str) -> bool:
+        if prompt == DEFAULT_NEGATIVE_PROMPT:
+            return self._default_negative is not None
+        return prompt in self._recent
 
     @torch.inference_mode()
     def _encode(self, prompt: str) -> Tensor:

@@ -23,7 +23,11 @@ def encode_first_frame(vae: AutoencoderKLWan, pixels: Pixels) -> Tensor:
     # [height, width, 3] 0..255 -> [1, 3, 1, height, width] in -1..1
     unit = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None, :, None].float() / 255
     video = (2 * unit - 1).to(vae.device, vae.dtype)
-    latent: Tensor = vae.encode(video).latent_dist.mode().float()
+    try:
+        latent: Tensor = vae.encode(video).latent_dist.mode().float()
+    finally:
+        # It does so by itself, but not where memory has run out.
+        vae.clear_cache()  # type: ignore[no-untyped-call]  # diffusers'
     mean, inverse_std = _statistics(vae, latent.device)
     return (latent - mean) * inverse_std
 

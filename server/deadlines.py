@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from pipeline.progress import Stage, StageStarted, StepDone
+from pipeline.progress import Restarted, Stage, StageStarted, StepDone
 from server.events import RunEvent
 
 LOAD_S = 20 * 60.0
@@ -85,11 +85,18 @@ class RunDeadline:
         self._moved = asyncio.Event()
         self._step = 0
         self._stage: Stage | None = None
-        self._enter("The first step, with all that comes before it,", limits.first_step_s)
+        self._has_restarted = False
+        self._begin()
 
     def hear(self, event: RunEvent) -> None:
-        """Take note of an event of the run. Only what has not been heard before counts."""
+        """Take note of an event of the run. Only what has not been heard before counts.
+
+        A run that is begun again has its time again, once.
+        """
         match event:
+            case Restarted() if not self._has_restarted:
+                self._has_restarted = True
+                self._begin()
             case StepDone(step) if step > self._step:
                 self._count_step(step)
                 self._enter(f"Step {step + 1}", self._step_limit_s())
@@ -111,6 +118,10 @@ class RunDeadline:
             f"{self._phase} took longer than {self._limit_s:,.0f} seconds, "
             "so the worker was taken to hang and was stopped."
         )
+
+    def _begin(self) -> None:
+        self._step, self._stage = 0, None
+        self._enter("The first step, with all that comes before it,", self._limits.first_step_s)
 
     def _enter(self, phase: str, limit_s: float) -> None:
         self._phase, self._limit_s, self._since = phase, limit_s, self._now()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from pipeline.progress import Note, Stage, StageStarted, StepDone
+from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone
 from pipeline.spec import Pixels, VideoSpec
 
 MAX_CHUNK_BYTES = 1024 * 1024
@@ -106,7 +106,9 @@ class Idle:
     """The worker has let go of the last run and can take the next one."""
 
 
-RunEvent = StageStarted | StepDone | Note | Chunk | Artifact | Done | CancelledEvent | Failed
+RunEvent = (
+    StageStarted | StepDone | Note | Restarted | Chunk | Artifact | Done | CancelledEvent | Failed
+)
 """What one run sends. Done, CancelledEvent and Failed end it."""
 
 WorkerEvent = Loading | Ready | Idle | RunEvent
@@ -119,6 +121,7 @@ _CLASSES: dict[str, type[WorkerEvent]] = {
         StageStarted,
         StepDone,
         Note,
+        Restarted,
         Chunk,
         Artifact,
         Done,
@@ -169,10 +172,12 @@ def _event(kind: type[WorkerEvent], fields: dict[str, Any], body: bytes) -> Work
         return Chunk(body, **fields)
     if body:
         raise ValueError(f"{len(body):,} bytes follow its header")
-    if kind is StageStarted:
-        fields["stage"] = Stage(fields["stage"])
     for name, declared in get_type_hints(kind).items():
-        if name in fields and not _is(fields[name], declared):
+        if name not in fields:
+            continue
+        if declared is Stage:
+            fields[name] = Stage(fields[name])
+        elif not _is(fields[name], declared):
             raise TypeError(f"{name} is of the type {type(fields[name]).__name__}")
     return kind(**fields)
 

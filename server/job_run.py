@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.progress import Note, StageStarted, StepDone
+from pipeline.progress import Note, Restarted, StageStarted, StepDone
 from pipeline.spec import FPS, Pixels, VideoSpec
 from server.artifact_store import ArtifactMismatch, ArtifactStore, IncomingFile
 from server.deadlines import Deadlines, RunDeadline
@@ -152,7 +152,7 @@ class JobRun:
     async def _take(self, event: RunEvent) -> _Ending | None:
         """Act on one event; the ending, if it is the last."""
         match event:
-            case StageStarted() | StepDone() | Note():
+            case StageStarted() | StepDone() | Note() | Restarted():
                 self._log.tell(event)
             case Chunk(data):
                 await asyncio.to_thread(self._append, data)

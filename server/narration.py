@@ -1,6 +1,6 @@
 """A run's progress in words: the same ones on the command line and in a job's log."""
 
-from pipeline.progress import Note, Progress, Stage, StageStarted, StepDone
+from pipeline.progress import Note, Progress, Restarted, Stage, StageStarted, StepDone
 from server.events import Loading
 
 STAGES = {
@@ -15,7 +15,7 @@ STAGES = {
 def narrate(event: Progress) -> str:
     """One line for the person who waits for the video."""
     match event:
-        case Note(message):
+        case Note(message) | Restarted(message):
             return message
         case StageStarted(stage, seconds_left):
             return STAGES[stage] + _left(seconds_left)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from pipeline.progress import Progress, Stage, StageStarted, Watcher
+from pipeline.progress import Progress, Restarted, Stage, StageStarted, Watcher
 from server.events import (
     MAX_CHUNK_BYTES,
     Artifact,
@@ -85,7 +85,7 @@ class GpuWorker:
         Raises:
             PipelineError: as `VideoPipeline.generate` does.
         """
-        clock = _StageClock(send)
+        clock = _StageClock(order.job_id, send)
         watcher = Watcher(clock.tell, cancelled)
         with tempfile.TemporaryDirectory(dir=self._options.scratch) as folder:
             video = self._pipeline.generate(
@@ -108,18 +108,24 @@ def _log_choice(choice: "Choice") -> None:
 
 
 class _StageClock:
-    """Passes progress on, and measures the stages by it."""
+    """Passes progress on, and measures the stages by it: those of the try that made the video."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, job_id: str, send: Send) -> None:
+        self._job_id = job_id
         self._send = send
         self._stage: Stage | None = None
         self._started = time.monotonic()
         self._seconds: dict[str, float] = {}
 
     def tell(self, progress: Progress) -> None:
-        if isinstance(progress, StageStarted):
-            self._finish_stage()
-            self._stage = progress.stage
+        match progress:
+            case StageStarted(stage):
+                self._finish_stage()
+                self._stage = stage
+            case Restarted(message):
+                _log.warning(message, job_id=self._job_id)
+                self._stage = None
+                self._seconds.clear()
         self._send(progress)
 
     def stop(self) -> dict[str, float]:

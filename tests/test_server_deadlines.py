@@ -11,7 +11,7 @@ import pytest
 from pools import PICTURE, SLOT, local_pool, order, running, worker_process
 from servers import ENDPOINT
 
-from pipeline.progress import Note, Stage, StageStarted, StepDone
+from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone
 from server.artifact_store import ArtifactStore, shared_artifact
 from server.database import Database
 from server.deadlines import Deadlines, RunDeadline, RunLimits
@@ -172,6 +172,23 @@ async def test_a_worker_wins_no_time_by_repeating_itself(
     hear(deadline, clock, *((0.0, event) for event in again))
 
     await deadline.missed()
+
+
+@pytest.mark.parametrize(
+    "first",
+    [[step_done(3)], [step_done(3), StageStarted(Stage.DECODE), StageStarted(Stage.ENCODE)]],
+)
+async def test_a_run_that_begins_again_has_its_time_again_but_only_once(
+    first: list[RunEvent],
+) -> None:
+    clock = Clock()
+    deadline = Deadlines(LIMITS, now=clock).begin(SLOT, 93)
+    hear(deadline, clock, *((0.0, event) for event in first), (100.0, Restarted("x")))
+    hear(deadline, clock, (1799.0, step_done(1)), (299.0, StageStarted(Stage.DECODE)))
+
+    hear(deadline, clock, (100.0, Restarted("x")), (0.0, step_done(1)))
+
+    assert (await is_missed_after(deadline, clock, 80)).startswith("Decoding")
 
 
 async def test_a_deadline_that_comes_nearer_is_noticed() -> None:

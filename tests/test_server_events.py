@@ -12,7 +12,7 @@ from hypothesis.strategies import SearchStrategy
 from pydantic import TypeAdapter, ValidationError
 from strategies import specs
 
-from pipeline.progress import Note, Stage, StageStarted, StepDone
+from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone
 from pipeline.spec import Pixels
 from server.events import (
     MAX_CHUNK_BYTES,
@@ -51,6 +51,7 @@ EVENTS: dict[type[WorkerEvent], SearchStrategy[Any]] = {
     StageStarted: st.builds(StageStarted, st.sampled_from(Stage), st.none() | seconds),
     StepDone: st.builds(StepDone, integers, integers, seconds, seconds),
     Note: st.builds(Note, text),
+    Restarted: st.builds(Restarted, text),
     Chunk: st.builds(Chunk, st.binary(max_size=1000)),
     Artifact: st.builds(
         Artifact,
@@ -141,6 +142,7 @@ SAMPLES: list[WorkerEvent] = [
     StageStarted(Stage.TEXT, 3.0),
     StepDone(1, 35, 0.5, 17.0),
     Note("The prompt was cut."),
+    Restarted("There was too little memory."),
     Artifact(
         kind="video",
         name="a.mp4",
@@ -176,6 +178,7 @@ LIES: list[tuple[type[WorkerEvent], str, Any]] = [
     (StepDone, "seconds_left", float("nan")),
     (StepDone, "seconds_left", float("inf")),
     (Note, "message", {}),
+    (Restarted, "message", None),
     (Note, "message", "half of a pair: \ud83d"),
     (Artifact, "name", None),
     (Artifact, "size", "5"),

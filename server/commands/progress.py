@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 
-from pipeline.progress import Note, Progress, Stage, StageStarted, StepDone
+from pipeline.progress import Note, Progress, Restarted, Stage, StageStarted, StepDone
 from server.events import Loading
 from server.narration import STAGES, duration, narrate
 
@@ -73,7 +73,7 @@ class Bar:
 
     def tell(self, event: Progress) -> None:
         match event:
-            case Note(message):
+            case Note(message) | Restarted(message):
                 self._bars.console.print(message, markup=False, highlight=False)
             case StageStarted(stage, seconds_left):
                 left = "" if seconds_left is None else f"about {duration(seconds_left)} left"
