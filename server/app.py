@@ -270,6 +270,7 @@ def _local_pool(settings: Settings) -> Pool:
         weights=str(settings.weights),
         guardrail=settings.guardrail,
         attention=settings.attention,
+        memory=settings.memory,
         compiled=settings.compile,
         compile_cache=str(settings.data / "compiled"),
         scratch=str(scratch_in(settings.data)),

@@ -87,6 +87,7 @@ def generate(
     guardrail: options.Guardrail = None,
     attention: options.Attention = None,
     compile: options.Compile = None,
+    memory: options.Memory = None,
 ) -> None:
     """Make one video on this machine, on the first of the devices."""
     with expected_errors():
@@ -99,6 +100,7 @@ def generate(
             guardrail=guardrail,
             attention=attention,
             compile=compile,
+            memory=memory,
         )
         wish = Wish(
             image=image,
@@ -135,6 +137,7 @@ def serve(
     guardrail: options.Guardrail = None,
     attention: options.Attention = None,
     compile: options.Compile = None,
+    memory: options.Memory = None,
 ) -> None:
     """Serve videos over HTTP until Ctrl-C."""
     with expected_errors():
@@ -155,6 +158,7 @@ def serve(
             guardrail=guardrail,
             attention=attention,
             compile=compile,
+            memory=memory,
         )
         listen(settings)
 

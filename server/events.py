@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from pipeline.memory_plan import MemoryPlan
 from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone
 from pipeline.spec import Pixels, VideoSpec
 
@@ -44,11 +45,15 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker has loaded its model and can take work; `attention` is the backend it chose."""
+    """A worker has loaded its model and can take work.
+
+    `attention` is the backend that it chose, `memory` the plan by which its model was placed.
+    """
 
     checkpoint_digest: str
     device: str
     attention: str
+    memory: MemoryPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,12 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """The worker has let go of the last run and can take the next one."""
+    """The worker has let go of the last run and can take the next one.
+
+    `memory` is the plan that it follows now: a run may have changed it.
+    """
+
+    memory: MemoryPlan
 
 
 RunEvent = (
@@ -175,8 +185,8 @@ def _event(kind: type[WorkerEvent], fields: dict[str, Any], body: bytes) -> Work
     for name, declared in get_type_hints(kind).items():
         if name not in fields:
             continue
-        if declared is Stage:
-            fields[name] = Stage(fields[name])
+        if declared in (Stage, MemoryPlan):
+            fields[name] = declared(fields[name])
         elif not _is(fields[name], declared):
             raise TypeError(f"{name} is of the type {type(fields[name]).__name__}")
     return kind(**fields)

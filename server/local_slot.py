@@ -13,6 +13,9 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
+from pipeline.errors import OutOfMemory
+from pipeline.memory_plan import MemoryPlan
+from pipeline.progress import Restarted
 from server.deaths import Deaths
 from server.events import (
     BadMessage,
@@ -273,10 +276,12 @@ class LocalSlot:
                 raise BadMessage(f"A worker sent {type(event).__name__} when it had loaded.")
             case Idle() if run is not None and run.is_over:
                 self._has_worked = True
-                self._tell(self._became_idle, run)
+                self._tell(self._became_idle, run, event.memory)
             case Idle():
                 raise BadMessage("A worker said that it is idle before its run was over.")
             case _ if run is not None and not run.is_over:
+                if _is_shortage(event):
+                    self._tell(self._ran_out_of_memory)
                 run.deliver(event)
             case _:
                 raise BadMessage(f"A worker sent {type(event).__name__} outside a run.")
@@ -299,15 +304,19 @@ class LocalSlot:
             device_name=ready.device,
             checkpoint_digest=ready.checkpoint_digest,
             attention=ready.attention,
+            memory=ready.memory,
         )
         self._publish(SlotUp(self.view.name, ready.checkpoint_digest))
 
-    def _became_idle(self, run: Run) -> None:
+    def _ran_out_of_memory(self) -> None:
+        self.view = replace(self.view, memory_shortages=self.view.memory_shortages + 1)
+
+    def _became_idle(self, run: Run, memory: MemoryPlan) -> None:
         if self._run is not run:
             return  # it said so twice
         self._run = None
         self._deaths.clear()
-        self.view = replace(self.view, state=SlotState.IDLE)
+        self.view = replace(self.view, state=SlotState.IDLE, memory=memory)
         self._publish(SlotIdle(self.view.name))
 
     def _went_down(self, reason: str) -> None:
@@ -317,3 +326,10 @@ class LocalSlot:
         self._publish(SlotDown(self.view.name, reason))
         if run is not None:
             run.end(reason)
+
+
+def _is_shortage(event: WorkerEvent) -> bool:
+    """Whether a run has run out of memory, be it that it begins again or that it ends so."""
+    return isinstance(event, Restarted) or (
+        isinstance(event, Failed) and event.code == OutOfMemory.code
+    )

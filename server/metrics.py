@@ -9,7 +9,7 @@ from collections import Counter as Count
 from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from server.job_stats import Ended, JobStats, QueueSize
@@ -99,9 +99,19 @@ class _Now(Collector):
         yield slots
         info = InfoMetricFamily("cosmos_slot", "What each slot runs on.", labels=["slot"])
         for slot in self._slots:
-            known = {"device_name": slot.device_name or "", "attention": slot.attention or ""}
+            known = {
+                "device_name": slot.device_name or "",
+                "attention": slot.attention or "",
+                "memory": slot.memory or "",
+            }
             info.add_metric([slot.name], {"device": slot.device, **known})
         yield info
+        shortages = CounterMetricFamily(
+            "cosmos_memory_shortages", "How often runs ran out of memory.", labels=["slot"]
+        )
+        for slot in self._slots:
+            shortages.add_metric([slot.name], slot.memory_shortages)
+        yield shortages
 
 
 def _gauge(name: str, documentation: str, value: float) -> Metric:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.memory_plan import MemoryPlan
 from server.events import Loading, RunEvent, WorkOrder
 
 CPU = "cpu"
@@ -36,9 +37,11 @@ class SlotView:
     """One slot as it is now.
 
     `device` is what was asked for (`cpu`, `cuda:0`); `device_name`, `checkpoint_digest` and
-    `attention` are what the worker reported when it had loaded, and None before. `down_reason` is
-    the sentence about the last time that the slot went down, and stays while a new worker loads.
-    `is_unstable` is true where workers keep ending: see `server.deaths`.
+    `attention` are what the worker reported when it had loaded, and None before. So is `memory`,
+    which it reports after each run, too. `memory_shortages` counts how often runs on this slot ran
+    out of memory. `down_reason` is the sentence about the last time that the slot went down, and
+    stays while a new worker loads. `is_unstable` is true where workers keep ending: see
+    `server.deaths`.
     """
 
     name: str
@@ -48,6 +51,8 @@ class SlotView:
     device_name: str | None = None
     checkpoint_digest: str | None = None
     attention: str | None = None
+    memory: MemoryPlan | None = None
+    memory_shortages: int = 0
     down_reason: str | None = None
     is_unstable: bool = False
 

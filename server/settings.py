@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from pipeline.memory_plan import MemoryChoice
 from server.cors import read_origin
 from server.hosts import read_name
 from server.keys import Credential
@@ -69,6 +70,11 @@ class Settings(BaseSettings):
     )
     read_timeout: float = Field(
         default=30.0, gt=0, description="seconds that a caller may pause within its request"
+    )
+    memory: MemoryChoice = Field(
+        default="auto",
+        description="where the model waits: resident on the GPU, offload in host memory; "
+        "auto offloads when the GPU runs out",
     )
     queue_limit: int = Field(default=100, ge=1, description="jobs that may wait at once")
     disconnect_grace: float = Field(

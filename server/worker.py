@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from pipeline.memory_plan import MemoryPlan
 from pipeline.progress import Progress, Restarted, Stage, StageStarted, Watcher
 from server.events import (
     MAX_CHUNK_BYTES,
@@ -50,6 +51,11 @@ class GpuWorker:
         self._device = device
         self._options = options
 
+    @property
+    def memory(self) -> MemoryPlan:
+        """The plan by which the loaded model is placed now."""
+        return self._pipeline.placement.plan
+
     def load(self, report: Callable[[Loading], None]) -> Ready:
         """Import torch and load the checkpoint.
 
@@ -70,6 +76,7 @@ class GpuWorker:
                 guardrail=self._options.guardrail,
                 attention=self._options.attention,
                 compiled=self._options.compiled,
+                memory=self._options.memory,
                 report=lambda text, fraction: report(Loading(text, fraction)),
             )
         except CheckpointError as error:
@@ -77,7 +84,7 @@ class GpuWorker:
         _log_choice(self._pipeline.attention)
         is_gpu = self._device == "cuda"
         name = torch.cuda.get_device_name() if is_gpu else "CPU"
-        return Ready(store.digest, name, self._pipeline.attention.name)
+        return Ready(store.digest, name, self._pipeline.attention.name, self.memory)
 
     def run(self, order: WorkOrder, send: Send, cancelled: Callable[[], bool]) -> Done:
         """Make the order's video and send it.

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from pipeline.errors import Cancelled, InputError, PipelineError
+from pipeline.memory_plan import MemoryChoice, MemoryPlan
 from pipeline.progress import Stage, StageStarted
 from server.device_fault import EXIT_CODE, is_device_fault
 from server.events import (
@@ -50,9 +51,9 @@ class WorkerOptions:
 
     `weights` is the checkpoint's folder. `guardrail` is `required` or `off`. `attention` is a
     backend or `auto`. `compiled` is whether torch compiles the model, and `compile_cache` the
-    folder where it keeps what it made for the next start. `scratch` is a folder for the files of a
-    run: within it, or else where the system keeps such files, the pool gives each process its own
-    and removes it with the process.
+    folder where it keeps what it made for the next start. `memory` is where the model waits.
+    `scratch` is a folder for the files of a run: within it, or else where the system keeps such
+    files, the pool gives each process its own and removes it with the process.
     """
 
     weights: str
@@ -60,6 +61,7 @@ class WorkerOptions:
     attention: str = "auto"
     compiled: bool = False
     compile_cache: str | None = None
+    memory: MemoryChoice = "auto"
     scratch: str | None = None
 
 
@@ -74,6 +76,10 @@ class Worker(Protocol):
 
     def __init__(self, device: str, options: WorkerOptions) -> None:
         """Take note of `device` (`cpu` or `cuda`) and the options; heavy work waits for `load`."""
+
+    @property
+    def memory(self) -> MemoryPlan:
+        """The plan by which the loaded model is placed now."""
 
     def load(self, report: Callable[[Loading], None]) -> Ready:
         """Load the model; whatever is raised says why the slot is down.
@@ -139,7 +145,7 @@ def serve_worker(pipe: Pipe, make: Callable[[], Worker]) -> bool:
     sender.send(ready)
     while (order := inbox.next_order()) is not None:
         sender.send(_run(worker, order, sender, inbox.cancelled))
-        sender.send(Idle())
+        sender.send(Idle(worker.memory))
     return True
 
 

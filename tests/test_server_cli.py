@@ -91,6 +91,16 @@ def test_generate_writes_the_video_and_says_what_it_is(place: Place) -> None:
     assert "Step 2 of 2, 0.00 s a step, about 0.0 s left" in err
 
 
+def test_a_video_that_is_begun_again_says_so_and_is_written_once(place: Place) -> None:
+    code, _, err = place.run("offload", "-o", "sea.mp4", "--steps", "2")
+    assert (code, place.files) == (0, {"sea.mp4"})
+    assert sum("it is begun again" in line for line in err) == 1
+    # A worker that is offloaded from its start has enough.
+    code, _, err = place.run("offload", "-o", "sea.mp4", "--memory", "offload")
+    assert code == 0
+    assert not any("it is begun again" in line for line in err)
+
+
 def test_every_option_reaches_the_worker(place: Place) -> None:
     options = ["--negative-prompt", "rain", "--frames", "13", "--steps", "3", "--guidance", "1.5"]
     options += ["--seed", "0", "--output-type", "VP9", "--quality", "low", "--devices", "cpu"]
@@ -244,6 +254,7 @@ PLAIN = ["generate", "photo.png", "A calm sea", "--weights", "weights", "--devic
         ([*PLAIN, "-o", "no/a.mp4"], "There is no folder no to put a.mp4 in."),
         ([*PLAIN, "-o", "a.mp4", "--devices", "tpu"], "'tpu' is no device"),
         ([*PLAIN, "-o", "a.mp4", "--guardrail", "on"], "'--guardrail'"),
+        ([*PLAIN, "-o", "a.mp4", "--memory", "some"], "'--memory'"),
         (["serve", "--weights", "weights", "--tls-port", "1"], "COSMOS_TLS_CERT"),
         (["weights", "stand-in", "new", "--size", "wide"], "--size is 'wide'; give width and"),
     ],

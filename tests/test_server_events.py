@@ -12,6 +12,7 @@ from hypothesis.strategies import SearchStrategy
 from pydantic import TypeAdapter, ValidationError
 from strategies import specs
 
+from pipeline.memory_plan import MemoryPlan
 from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone
 from pipeline.spec import Pixels
 from server.events import (
@@ -47,7 +48,7 @@ json_objects = st.dictionaries(text, json_values, max_size=3)
 
 EVENTS: dict[type[WorkerEvent], SearchStrategy[Any]] = {
     Loading: st.builds(Loading, text, seconds),
-    Ready: st.builds(Ready, text, text),
+    Ready: st.builds(Ready, text, text, text, st.sampled_from(MemoryPlan)),
     StageStarted: st.builds(StageStarted, st.sampled_from(Stage), st.none() | seconds),
     StepDone: st.builds(StepDone, integers, integers, seconds, seconds),
     Note: st.builds(Note, text),
@@ -60,6 +61,8 @@ EVENTS: dict[type[WorkerEvent], SearchStrategy[Any]] = {
         content_type=text,
         size=integers,
         sha256=text,
+        width=integers,
+        height=integers,
         frames=integers,
     ),
     Done: st.builds(Done, text, st.dictionaries(text, seconds, max_size=5)),
@@ -72,7 +75,7 @@ EVENTS: dict[type[WorkerEvent], SearchStrategy[Any]] = {
         field=st.none() | text,
         context=json_objects,
     ),
-    Idle: st.builds(Idle),
+    Idle: st.builds(Idle, st.sampled_from(MemoryPlan)),
 }
 
 
@@ -94,10 +97,13 @@ def test_every_event_arrives_as_it_was_sent(event: WorkerEvent) -> None:
     assert type(arrived) is type(event)
 
 
-def test_the_stage_arrives_as_a_stage_and_not_as_its_name() -> None:
+def test_a_stage_and_a_plan_arrive_as_such_and_not_as_their_names() -> None:
     arrived = decode_event(encode_event(StageStarted(Stage.DECODE)))
     assert isinstance(arrived, StageStarted)
     assert arrived.stage is Stage.DECODE
+    idle = decode_event(encode_event(Idle(MemoryPlan.OFFLOAD)))
+    assert isinstance(idle, Idle)
+    assert idle.memory is MemoryPlan.OFFLOAD
 
 
 @given(st.binary(max_size=200))
@@ -122,7 +128,7 @@ def test_fields_of_other_names_are_refused(name: str, fields: dict[str, Any]) ->
 @given(st.data())
 def test_a_changed_field_is_taken_only_if_it_has_the_declared_type(data: st.DataObject) -> None:
     """Pydantic's strict mode reads the same declarations, and must come to the same verdict."""
-    event = data.draw(st.one_of(*(EVENTS[kind] for kind in EVENTS if kind not in (Chunk, Idle))))
+    event = data.draw(st.one_of(*(EVENTS[kind] for kind in EVENTS if kind is not Chunk)))
     header = header_of(event)
     name = data.draw(st.sampled_from([key for key in header if key != "type"]))
     header[name] = data.draw(json_values)
@@ -138,7 +144,7 @@ def test_a_changed_field_is_taken_only_if_it_has_the_declared_type(data: st.Data
 
 SAMPLES: list[WorkerEvent] = [
     Loading("Reading the transformer", 0.5),
-    Ready("abc", "cpu", "native"),
+    Ready("abc", "cpu", "native", MemoryPlan.RESIDENT),
     StageStarted(Stage.TEXT, 3.0),
     StepDone(1, 35, 0.5, 17.0),
     Note("The prompt was cut."),
@@ -156,6 +162,7 @@ SAMPLES: list[WorkerEvent] = [
     Done("exact", {"text": 0.1}),
     CancelledEvent("denoise"),
     Failed(code="value_error", message="No.", retryable=False, field="prompt", context={"a": 1}),
+    Idle(MemoryPlan.OFFLOAD),
 ]
 
 LIES: list[tuple[type[WorkerEvent], str, Any]] = [
@@ -164,6 +171,8 @@ LIES: list[tuple[type[WorkerEvent], str, Any]] = [
     (Loading, "fraction", True),
     (Ready, "checkpoint_digest", 0),
     (Ready, "device", ["cpu"]),
+    (Ready, "memory", "elsewhere"),
+    (Ready, "memory", None),
     (StageStarted, "stage", "lunch"),
     (StageStarted, "stage", 3),
     (StageStarted, "stage", None),
@@ -189,6 +198,8 @@ LIES: list[tuple[type[WorkerEvent], str, Any]] = [
     (Done, "stage_seconds", {"text": "long"}),
     (Done, "stage_seconds", None),
     (CancelledEvent, "stage", 1),
+    (Idle, "memory", "auto"),
+    (Idle, "memory", ["offload"]),
     (Failed, "code", None),
     (Failed, "retryable", 1),
     (Failed, "retryable", None),
@@ -221,7 +232,7 @@ def test_a_field_without_a_default_may_not_be_left_out(event: WorkerEvent) -> No
                 decode_event(message(json.dumps(shorter)))
 
 
-@pytest.mark.parametrize("event", [*SAMPLES, Chunk(b""), Idle()])
+@pytest.mark.parametrize("event", [*SAMPLES, Chunk(b"")])
 def test_three_events_end_a_run(event: WorkerEvent) -> None:
     assert is_terminal(event) == (type(event) in (Done, CancelledEvent, Failed))
 

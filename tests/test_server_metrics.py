@@ -58,7 +58,9 @@ async def test_the_queue_and_the_slots_are_counted(tmp_path: Path) -> None:
         assert now.number("cosmos_slots", {"state": "busy"}) == 1
         assert now.number("cosmos_slots", {"state": "idle"}) == 0
         slot = {"slot": "cpu", "device": "cpu", "device_name": "scripted cpu"}
-        assert now.number("cosmos_slot_info", slot | {"attention": "scripted"}) == 1
+        slot |= {"attention": "scripted", "memory": "resident"}
+        assert now.number("cosmos_slot_info", slot) == 1
+        assert now.number("cosmos_memory_shortages_total", {"slot": "cpu"}) == 0
 
 
 async def test_each_job_that_ends_counts_once_by_its_outcome(tmp_path: Path) -> None:

@@ -14,16 +14,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.errors import Cancelled, ImageTooSmall, OutOfMemory
-from pipeline.progress import Note, Stage, StageStarted, StepDone
+from pipeline.memory_plan import MemoryPlan
+from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone
 from server.events import (
     MAX_CHUNK_BYTES,
     Artifact,
     Chunk,
     Done,
+    Idle,
     Loading,
     Ready,
     RunEvent,
     WorkOrder,
+    encode_event,
 )
 from server.worker_loop import WorkerOptions
 
@@ -99,6 +102,8 @@ class ScriptedWorker:
         garbage     writes text into the pipe
         nonsense    sends a well-framed message of an unknown type
         idle        says that it is idle, in the middle of its run
+        offload     runs out of memory as the real worker does: it begins again, offloaded, and
+                    from then on has enough
         half        sends half a message and then sleeps for ever
         child       starts a process of its own that sleeps, and goes on
 
@@ -114,26 +119,35 @@ class ScriptedWorker:
         {"sleep", "bytes", "notes", "small", "liesize", "liehash", "noartifact", "flood"}
     )
     FAULTS = frozenset(
-        {"refuse", "memory", "raise", "cuda", "exit", "killed", "segfault", "stopped"}
-        | {"hang", "wait"}
-        | {"print", "garbage", "nonsense", "idle", "half", "child"}
+        {"refuse", "memory", "offload", "raise", "cuda", "exit", "killed", "segfault", "stopped"}
+        | {"hang", "wait", "print", "garbage", "nonsense", "idle", "half", "child"}
     )
     COMMANDS = SETTINGS | FAULTS
 
     def __init__(self, device: str, options: WorkerOptions) -> None:
         self._device = device
         self._options = options
+        self.memory = MemoryPlan(options.memory if options.memory != "auto" else "resident")
 
     def load(self, report: Callable[[Loading], None]) -> Ready:
         report(Loading("Reading the script", 0.5))
-        return Ready(DIGEST, f"scripted {self._device}", "scripted")
+        return Ready(DIGEST, f"scripted {self._device}", "scripted", self.memory)
 
     def run(self, order: WorkOrder, send: Send, cancelled: Callable[[], bool]) -> Done:
         script = Script(order)
+        try:
+            return self._make(order, script, send, cancelled)
+        except _RanOut:
+            self.memory = MemoryPlan.OFFLOAD
+            send(Restarted("The script ran out of memory, so it is begun again."))
+            return self._make(order, script, send, cancelled)
 
+    def _make(
+        self, order: WorkOrder, script: Script, send: Send, cancelled: Callable[[], bool]
+    ) -> Done:
         def start(stage: Stage) -> None:
             send(StageStarted(stage))
-            _pass(script, stage, cancelled)
+            self._pass(script, stage, cancelled)
 
         start(Stage.TEXT)
         send(Note("The script begins."))
@@ -153,7 +167,18 @@ class ScriptedWorker:
         for step in range(1, num_steps + 1):
             _sleep(seconds, cancelled)
             send(StepDone(step, num_steps, seconds, seconds * (num_steps - step)))
-            _pass(script, step, cancelled)
+            self._pass(script, step, cancelled)
+
+    def _pass(self, script: Script, moment: int | Stage, cancelled: Callable[[], bool]) -> None:
+        for fault in script.faults(moment):
+            if fault == "wait":
+                _sleep(3600, cancelled)
+            elif fault != "offload" or self.memory is MemoryPlan.RESIDENT:
+                _FAULTS[fault]()
+
+
+class _RanOut(Exception):
+    """A scripted worker has run out of memory."""
 
 
 class SlowLoad(ScriptedWorker):
@@ -216,14 +241,6 @@ def _send_file(order: WorkOrder, script: Script, send: Send, cancelled: Callable
     )
 
 
-def _pass(script: Script, moment: int | Stage, cancelled: Callable[[], bool]) -> None:
-    for fault in script.faults(moment):
-        if fault == "wait":
-            _sleep(3600, cancelled)
-        else:
-            _FAULTS[fault]()
-
-
 def _check(cancelled: Callable[[], bool]) -> None:
     if cancelled():
         raise Cancelled("The script was cancelled.")
@@ -243,6 +260,10 @@ def _refuse() -> None:
 
 def _memory() -> None:
     raise OutOfMemory("The device has too little memory for this video.")
+
+
+def _offload() -> None:
+    raise _RanOut
 
 
 def _raise() -> None:
@@ -271,6 +292,11 @@ def _write(data: bytes) -> None:
     os.write(_pipe(), data)
 
 
+def _idle() -> None:
+    message = encode_event(Idle(MemoryPlan.RESIDENT))
+    _write(len(message).to_bytes(4, "big") + message)
+
+
 def _half() -> None:
     _write((1000).to_bytes(4, "big") + b"{")
     _hang()
@@ -279,6 +305,7 @@ def _half() -> None:
 _FAULTS: dict[str, Callable[[], object]] = {
     "refuse": _refuse,
     "memory": _memory,
+    "offload": _offload,
     "raise": _raise,
     "cuda": _cuda,
     "exit": lambda: os._exit(3),
@@ -289,7 +316,7 @@ _FAULTS: dict[str, Callable[[], object]] = {
     "print": lambda: print("a line on stdout", flush=True),
     "garbage": lambda: _write(b"this is not a message\n"),
     "nonsense": lambda: _write(b'\0\0\0\x12\0\0\0\x0e{"type":"Boo"}'),
-    "idle": lambda: _write(b'\0\0\0\x13\0\0\0\x0f{"type":"Idle"}'),
+    "idle": _idle,
     "half": _half,
     "child": lambda: subprocess.Popen(["sleep", "3600"]),
 }

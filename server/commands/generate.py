@@ -73,6 +73,7 @@ def generate_video(wish: Wish, settings: Settings) -> str:
             guardrail=settings.guardrail,
             attention=settings.attention,
             compiled=settings.compile,
+            memory=settings.memory,
         ),
         devices_from(settings.devices, settings.cuda_visible_devices)[:1],
         ending_grace_s=ENDING_GRACE_S,

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from pipeline.memory_plan import MemoryChoice
 from pipeline.spec import (
     MAX_FRAMES,
     MAX_GUIDANCE,
@@ -50,6 +51,13 @@ Attention = Annotated[
 Compile = Annotated[
     bool | None,
     typer.Option("--compile", help="Let torch compile the model: slow at first, faster later."),
+]
+Memory = Annotated[
+    MemoryChoice | None,
+    typer.Option(
+        help="Where the model waits: resident on the GPU, offload in host memory. By default auto, "
+        "which offloads when the GPU runs out."
+    ),
 ]
 
 # For generate.

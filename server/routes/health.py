@@ -44,7 +44,11 @@ def _check_view(check: Check) -> dict[str, Any]:
 def _slot_view(slot: SlotView) -> dict[str, Any]:
     view: dict[str, Any] = {"name": slot.name, "state": slot.state.value, "device": slot.device}
     if slot.device_name is not None:
-        view |= {"device_name": slot.device_name, "attention": slot.attention}
+        view |= {
+            "device_name": slot.device_name,
+            "attention": slot.attention,
+            "memory": slot.memory,
+        }
     if slot.loading is not None:
         view["loading"] = {"text": slot.loading.text, "fraction": slot.loading.fraction}
     if slot.down_reason is not None:
