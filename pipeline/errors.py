@@ -11,7 +11,6 @@ class PipelineError(Exception):
     """Something went wrong; the message is a sentence for the person who asked for the video."""
 
     code: ClassVar[str] = "internal_error"
-    retryable: ClassVar[bool] = False
 
 
 class InputError(PipelineError):
@@ -69,7 +68,6 @@ class OutOfMemory(PipelineError):
     """There is too little memory, on the device or the host, for this video or for the model."""
 
     code = "out_of_memory"
-    retryable = True
 
 
 class EncodingFailed(PipelineError):

@@ -101,7 +101,6 @@ class Failed:
 
     code: str
     message: str
-    retryable: bool = False
     field: str | None = None
     context: dict[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -175,7 +175,7 @@ def _outcome(
     except InputError as error:
         return Failed(code=error.code, message=str(error), field=error.field, context=error.context)
     except PipelineError as error:
-        return Failed(code=error.code, message=str(error), retryable=error.retryable)
+        return Failed(code=error.code, message=str(error))
     except Exception as error:
         traceback.print_exc()
         return unexpected(error)

@@ -71,7 +71,6 @@ EVENTS: dict[type[WorkerEvent], SearchStrategy[Any]] = {
         Failed,
         code=text,
         message=text,
-        retryable=st.booleans(),
         field=st.none() | text,
         context=json_objects,
     ),
@@ -161,7 +160,7 @@ SAMPLES: list[WorkerEvent] = [
     ),
     Done("exact", {"text": 0.1}),
     CancelledEvent("denoise"),
-    Failed(code="value_error", message="No.", retryable=False, field="prompt", context={"a": 1}),
+    Failed(code="value_error", message="No.", field="prompt", context={"a": 1}),
     Idle(MemoryPlan.OFFLOAD),
 ]
 
@@ -201,8 +200,7 @@ LIES: list[tuple[type[WorkerEvent], str, Any]] = [
     (Idle, "memory", "auto"),
     (Idle, "memory", ["offload"]),
     (Failed, "code", None),
-    (Failed, "retryable", 1),
-    (Failed, "retryable", None),
+    (Failed, "message", 1),
     (Failed, "field", 4),
     (Failed, "context", []),
     (Failed, "context", {"deep": [{"limit": float("-inf")}]}),

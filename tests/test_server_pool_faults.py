@@ -51,10 +51,11 @@ async def test_an_input_error_names_the_field_and_the_limit(pool: Watched) -> No
     )
 
 
-async def test_too_little_memory_is_worth_another_try(pool: Watched) -> None:
+async def test_too_little_memory_ends_a_run_and_not_its_worker(pool: Watched) -> None:
     failed = (await pool.run(order("memory")))[-1]
     assert isinstance(failed, Failed)
-    assert (failed.code, failed.retryable) == ("out_of_memory", True)
+    assert failed.code == "out_of_memory"
+    assert isinstance((await pool.run(order()))[-1], Done)
 
 
 async def test_an_unforeseen_error_tells_the_client_nothing_of_its_inside(

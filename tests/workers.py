@@ -89,7 +89,7 @@ class ScriptedWorker:
     Faults, each after step N (`killed 3`; default 1) or at the start of a stage (`hang decode`),
     and with `once` on attempt 1 only:
         refuse      fails with an input error: ImageTooSmall, field `image_url`
-        memory      fails with OutOfMemory, which is retryable
+        memory      fails with OutOfMemory
         raise       raises a RuntimeError that nobody foresaw
         cuda        raises what torch raises when its device has failed
         exit        ends its process with exit code 3
