@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers import transformer_cosmos
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.transformer import CosmosTransformer, TransformerConfig
@@ -33,6 +33,8 @@ class Scale:
     steps: int
     runs: int
     matrix: int
+    text_width: int
+    text_layers: int
     vae: dict[str, Any]
 
     @property
@@ -72,6 +74,8 @@ FULL = Scale(
     steps=35,
     runs=3,
     matrix=8192,
+    text_width=3584,
+    text_layers=550,
     vae={},
 )
 TINY = Scale(
@@ -82,6 +86,8 @@ TINY = Scale(
     steps=2,
     runs=1,
     matrix=256,
+    text_width=32,
+    text_layers=2,
     vae={"base_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1},
 )
 
@@ -102,6 +108,16 @@ def random_transformer(
         # As a published file holds them, so that every dtype computes with the same numbers.
         parameter.data = values.bfloat16().to(network.parameter_dtype(name, dtype))
     return network.requires_grad_(False).eval()
+
+
+def random_text_model(scale: Scale, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """As many bytes as the text model has, in square layers of its width."""
+    width = scale.text_width
+    layers = (
+        nn.Linear(width, width, bias=False, device=device, dtype=dtype)
+        for _ in range(scale.text_layers)
+    )
+    return nn.Sequential(*layers).requires_grad_(False).eval()
 
 
 def published_weights(network: CosmosTransformer) -> dict[str, Tensor]:

@@ -25,7 +25,8 @@ from torch import Tensor
 from benchmarks import correctness, full_size, ratios
 from benchmarks.full_size import FULL, TINY, Scale, StepInputs
 from benchmarks.machine import describe
-from benchmarks.timing import Report, synchronize, timed
+from benchmarks.memory import PlanBenchmark
+from benchmarks.timing import Report, peak, reset_peak, synchronize, timed
 from pipeline.attention import BACKENDS, Choice, choose_attention, cudnn_versions
 from pipeline.denoise import denoise
 from pipeline.guardrail import Frame
@@ -59,6 +60,7 @@ class GpuBenchmark:
             "diffusers": self.diffusers,
             "vae": self.vae,
             "job": self.job,
+            "memory": self.memory,
             "ratios": self.ratios,
         }
 
@@ -146,8 +148,8 @@ class GpuBenchmark:
             for text in texts:
                 network.forward_branch(shared, text)
 
-        _reset_peak(self.device)
-        return {**timed(one_step, self.device, runs=self.scale.runs), **_peak(self.device)}
+        reset_peak(self.device)
+        return {**timed(one_step, self.device, runs=self.scale.runs), **peak(self.device)}
 
     def diffusers(self) -> dict[str, Any]:
         """One guided step of diffusers: two whole evaluations, eager and compiled by block."""
@@ -160,8 +162,8 @@ class GpuBenchmark:
             for _ in range(2):
                 full_size.diffusers_forward(model, inputs, text)
 
-        _reset_peak(self.device)
-        eager = {**timed(one_step, self.device, runs=self.scale.runs), **_peak(self.device)}
+        reset_peak(self.device)
+        eager = {**timed(one_step, self.device, runs=self.scale.runs), **peak(self.device)}
         for block in model.transformer_blocks:
             block.compile(fullgraph=True, backend=self.compiler)
         return {"eager": eager, "compiled": timed(one_step, self.device, runs=self.scale.runs)}
@@ -175,8 +177,8 @@ class GpuBenchmark:
         video = torch.zeros(size, device=self.device, dtype=self.dtype)
 
         def measure(work: Callable[[], Any]) -> dict[str, Any]:
-            _reset_peak(self.device)
-            return {**timed(work, self.device, runs=self.scale.runs), **_peak(self.device)}
+            reset_peak(self.device)
+            return {**timed(work, self.device, runs=self.scale.runs), **peak(self.device)}
 
         result = {
             "encode, one frame": measure(lambda: encode_first_frame(vae, pixels)),
@@ -204,7 +206,7 @@ class GpuBenchmark:
         )
         prompts = self._text(1), self._text(2)
         before = _clocks()
-        _reset_peak(self.device)
+        reset_peak(self.device)
         watch = _Stopwatch(self.device)
         given = encode_first_frame(vae, pixels)
         watch.lap("encode_s")
@@ -220,7 +222,7 @@ class GpuBenchmark:
             **made,
             "clocks_before": before,
             "clocks_after": _clocks(),
-            **_peak(self.device),
+            **peak(self.device),
         }
 
     def _sink(self, frames: Iterator[Frame]) -> dict[str, Any]:
@@ -247,6 +249,11 @@ class GpuBenchmark:
             )
             size = video.path.stat().st_size
         return {"sink": "x264", "frames": video.num_frames, "file_bytes": size}
+
+    def memory(self) -> dict[str, Any]:
+        """The whole model resident and offloaded, over a few steps."""
+        attend = self._choice().attend
+        return PlanBenchmark(self.scale, self.device, self.dtype, attend).measure()
 
     def ratios(self) -> dict[str, Any]:
         """Ours against diffusers, against the floor, and against the ceilings of this run."""
@@ -301,18 +308,6 @@ class _Stopwatch:
     def _now(self) -> float:
         synchronize(self._device)
         return time.perf_counter()
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak(device: torch.device) -> dict[str, float]:
-    if device.type != "cuda":
-        return {}
-    return {"peak_gib": torch.cuda.max_memory_allocated(device) / 2**30}
 
 
 def _clocks() -> str:

@@ -26,6 +26,7 @@ from benchmarks.machine import describe
 from pipeline.generate import VideoPipeline
 from pipeline.image import prepare
 from pipeline.load import load_pipeline
+from pipeline.memory_plan import MemoryPlan
 from pipeline.progress import Progress, StageStarted, Watcher
 from pipeline.spec import Container, Pixels, Quality, VideoSpec
 from weights.store import WeightStore
@@ -151,13 +152,22 @@ def main(
     quality: Annotated[Quality, typer.Option()] = Quality.HIGH,
     runs: Annotated[int, typer.Option(help="The first one warms up.")] = 3,
     guardrail: Annotated[str, typer.Option(help="required or off.")] = "required",
+    memory: Annotated[
+        MemoryPlan, typer.Option(help="Where the model waits.")
+    ] = MemoryPlan.RESIDENT,
     out: Annotated[Path | None, typer.Option(help="Where the JSON goes.")] = None,
 ) -> None:
     """Measure every stage of one job."""
     store = WeightStore(weights)
     meter = StageMeter(torch.device(device))
     meter.begin("load")
-    pipeline = load_pipeline(store, device, guardrail="off" if guardrail == "off" else "required")
+    pipeline = load_pipeline(
+        store,
+        device,
+        guardrail="off" if guardrail == "off" else "required",
+        # Not `auto`: a plan that changes within a run would be measured as neither.
+        memory="offload" if memory is MemoryPlan.OFFLOAD else "resident",
+    )
     meter.begin("prepare")
     pixels = prepare(image.read_bytes(), store.profile.width, store.profile.height)
     meter.begin(None)
@@ -174,6 +184,7 @@ def main(
         **describe(),
         "checkpoint": {"digest": store.digest, "size": [pixels.width, pixels.height]},
         "device": device,
+        "memory": memory.value,
         "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
         "job": spec.to_json(),
         "once": {"seconds": meter.seconds, "peak_mib": meter.peak_mib},

@@ -31,6 +31,20 @@ def timed(work: Callable[[], Any], device: torch.device, *, runs: int) -> dict[s
     return {"median_s": median(seconds), "least_s": min(seconds), "most_s": max(seconds), "n": runs}
 
 
+def reset_peak(device: torch.device) -> None:
+    """Begin anew to note the most that a GPU is asked for."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak(device: torch.device) -> dict[str, float]:
+    """The most that a GPU was asked for since; nothing on a CPU."""
+    if device.type != "cuda":
+        return {}
+    return {"peak_gib": torch.cuda.max_memory_allocated(device) / 2**30}
+
+
 @dataclass
 class Report:
     """The sections of one benchmark, printed and saved as each ends."""

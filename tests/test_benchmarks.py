@@ -19,6 +19,7 @@ SECTIONS = {
     "diffusers",
     "vae",
     "job",
+    "memory",
     "ratios",
 }
 
@@ -48,6 +49,8 @@ def test_the_gpu_benchmark_is_rehearsed_from_end_to_end(tmp_path: Path) -> None:
     assert {name for name, result in results.items() if "failed" in result} == set()
     assert results["job"]["frames"] == 9
     assert results["precision"]["ours / recipe"] <= 0.9
+    assert results["memory"]["same frames"] is True
+    assert set(results["memory"]["offload"]) == {"text", "image", "denoise", "decode"}
     assert {"step / diffusers eager", "step / floor", "loop: share of the ceilings"} <= set(
         results["ratios"]
     )
