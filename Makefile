@@ -62,7 +62,7 @@ bench-load: $(READY) ## Latency under clients that poll and submit; needs Debian
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.load
 
 chaos: $(READY) ## Kill and stop a server and its workers under load, and count what is lost
-	PYTHONPATH=tests $(BIN)/python -m benchmarks.chaos
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.chaos --page docs/reliability.md
 
 clean: ## Remove what was made, but not the environments
 	rm -rf build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis $(NODE_MODULES)

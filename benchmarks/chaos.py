@@ -12,6 +12,7 @@ the server is killed at every failpoint in turn.
 import itertools
 import json
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -68,7 +69,12 @@ TITLES = {
     "failpoints": "{rounds} rounds of every failpoint, {seconds:,.0f} s",
 }
 _END = "ended in between"
-_RESULT = Path(__file__).parent / "results" / "chaos.json"
+_ROOT = Path(__file__).parent.parent
+_RESULT = _ROOT / "benchmarks" / "results" / "chaos.json"
+PAGE = _ROOT / "docs" / "reliability.md"
+_ON_THE_PAGE = re.compile(
+    r"(?<=<!-- made by `make chaos` -->\n).*(?=<!-- the end of it -->)", re.DOTALL
+)
 
 
 def main(
@@ -76,6 +82,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="How often it is killed at every failpoint.")] = 100,
     seed: Annotated[int, typer.Option(help="Of what is done when.")] = 1,
     out: Annotated[Path, typer.Option(help="Where the results go, as JSON.")] = _RESULT,
+    page: Annotated[Path | None, typer.Option(help="The page to put the table into.")] = None,
 ) -> None:
     """Break it, print a table, and fail if anything was lost."""
     parts: dict[str, dict[str, Any]] = {}
@@ -92,6 +99,8 @@ def main(
         parts["failpoints"] = {**_sum(ran), "rounds": rounds}
         _save(report, out)
     Console().print(_table(report))
+    if page is not None:
+        page.write_text(_ON_THE_PAGE.sub(lambda _: page_text(report), page.read_text()))
     if any(part["problems"] for part in parts.values()):
         sys.exit(f"Something was lost: {out} says what.")
 
@@ -296,6 +305,23 @@ def table_rows(report: dict[str, Any]) -> list[list[str]]:
         *([title, *(f"{part[name]:,}" for part in columns)] for name, title in COUNTS.items()),
         *([fault, *(f"{part['faults'].get(fault, 0):,}" for part in columns)] for fault in faults),
     ]
+
+
+def page_text(report: dict[str, Any]) -> str:
+    """What the page says of a run."""
+    titles, *rows = table_rows(report)
+    table = [titles, ["---", *("--:" for _ in titles[1:])], *rows]
+    machine, python = report["machine"], report["versions"]["python"]
+    return "\n".join(
+        [
+            f"The last run was of commit `{report['commit']}`, on {machine['cores']} cores "
+            f"({machine['cpu']}),",
+            f"Python {python}; `benchmarks/results/chaos.json` has the rest of it.",
+            "",
+            *(f"| {' | '.join(cells)} |" for cells in table),
+            "",
+        ]
+    )
 
 
 def _table(report: dict[str, Any]) -> Table:
