@@ -12,7 +12,7 @@ from pipeline.errors import OutOfMemory
 from pipeline.memory_plan import MemoryPlan
 
 _BYTES = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_NEEDED = re.compile(r"tried to allocate (\d+(?:\.\d+)?) (bytes|KiB|MiB|GiB)", re.IGNORECASE)
+_NEEDED = re.compile(r"[Tt]ried to allocate (\d+(?:\.\d+)?) (bytes|KiB|MiB|GiB)")
 _HOST_ALLOCATOR = "DefaultCPUAllocator"
 _GIB = 2**30
 
