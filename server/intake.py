@@ -22,7 +22,7 @@ from server.errors import DiskFull, InvalidInput, UnknownFile, infrastructure_er
 from server.fetch import Fetcher, FetchError, FetchTooLarge, HostRefused
 from server.job_store import JobStore
 from server.jobs import Job, JobError
-from server.picture_process import PictureDecoder
+from server.picture_process import PictureDecoder, PictureKilled
 from server.pictures import Pictures
 from server.public_files import PublicFiles
 from server.schemas import ENDPOINTS, Limits
@@ -35,6 +35,8 @@ AT_ONCE = 4
 DECODES_AT_ONCE = 2
 """Pictures decoded at the same time: each may need hundreds of megabytes."""
 
+DECODE_TRIES = 3
+"""How often a picture is decoded whose process is killed from outside."""
 
 _log = structlog.get_logger("server")
 
@@ -114,7 +116,7 @@ class Intake:
             self._wakes.claimable.notify()
         except InvalidInput as error:
             await self._refuse(job, job_error(error))
-        except PictureLost as error:
+        except (PictureLost, PictureKilled) as error:
             await self._refuse(job, infrastructure_error(str(error), "internal_error"))
         except DiskFull as full:
             # The job waits, and is taken up again.
@@ -176,8 +178,16 @@ class Intake:
 
     async def _prepare(self, data: bytes, field: str) -> Pixels:
         async with self._decoding:
-            size = self._limits.width, self._limits.height
-            return await self._decoder.prepare(data, *size, field=field)
+            for _ in range(DECODE_TRIES - 1):
+                try:
+                    return await self._decode(data, field)
+                except PictureKilled:
+                    await asyncio.sleep(TRY_AGAIN_S)
+            return await self._decode(data, field)
+
+    async def _decode(self, data: bytes, field: str) -> Pixels:
+        size = self._limits.width, self._limits.height
+        return await self._decoder.prepare(data, *size, field=field)
 
 
 def decode_data_uri(uri: str, field: str) -> bytes:

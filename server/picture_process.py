@@ -8,6 +8,7 @@ caller is told so. See `server.picture_worker` for the process's own side.
 import asyncio
 import json
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,17 @@ class PictureLimits:
     deadline_s: float = 90.0
 
 
+class PictureKilled(Exception):
+    """The process of a picture was killed from outside, or none could be started: the picture is
+    not at fault."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The process that decodes the picture was killed or could not be started, probably "
+            "because the machine is out of memory. Send the request again."
+        )
+
+
 class PictureDecoder:
     """Prepares pictures as `pipeline.image.prepare` does, each in a process that it starts."""
 
@@ -79,6 +91,7 @@ class PictureDecoder:
         Raises:
             FileTooLarge, ImageTooLarge, ImageTooSmall, ImageUnreadable: as the pipeline says, and
                 the last also if the process crashed or took too long.
+            PictureKilled: the machine, and not the picture, is at fault.
         """
         start = PictureStart(
             parent=os.getpid(),
@@ -89,10 +102,15 @@ class PictureDecoder:
             cpu_s=self._limits.cpu_s,
         )
         size = width * height * 3
-        process = await self._start(start)
+        most = max(size, MAX_REFUSAL_BYTES)
+        try:
+            process = await self._start(start)
+        except OSError as error:
+            _log.warning("No process could be started for a picture", why=str(error))
+            raise PictureKilled from error
         try:
             async with asyncio.timeout(self._limits.deadline_s):
-                output = await _exchange(process, data, max(size, MAX_REFUSAL_BYTES))
+                output = await _exchange(process, data, most)
                 code = await process.wait()
         except TimeoutError:
             _log.warning("A picture took too long to decode", seconds=self._limits.deadline_s)
@@ -103,6 +121,10 @@ class PictureDecoder:
             return Pixels(width, height, output)
         if code == REFUSED:
             raise _refusal(output, field)
+        if code == -signal.SIGKILL and len(output) <= most:
+            # Neither by us, for there was no more than it may write, nor by its own limits.
+            _log.warning("A picture's process was killed")
+            raise PictureKilled
         _log.warning("A picture's process crashed", exit_code=code, bytes_of_output=len(output))
         raise ImageUnreadable(field, _CRASHED)
 

@@ -46,7 +46,9 @@ def confine(start: PictureStart) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     space = pages * resource.getpagesize() + start.memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (space, space))
-    resource.setrlimit(resource.RLIMIT_CPU, (start.cpu_s, start.cpu_s))
+    # The signal at the first limit tells that the picture is at fault: at the second it is SIGKILL,
+    # which others send, too.
+    resource.setrlimit(resource.RLIMIT_CPU, (start.cpu_s, start.cpu_s + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

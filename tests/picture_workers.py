@@ -1,21 +1,30 @@
-"""Picture processes that misbehave: the picture's bytes say how.
+"""Picture processes that misbehave: the picture's bytes say how, and `until FILE` if only once.
 
 `PictureDecoder` starts them as it starts the real one.
 """
 
 import ctypes
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from server.picture_worker import REFUSED, PictureStart, confine
 
 
 def main(values: dict[str, Any]) -> None:
-    confine(PictureStart(**values))
-    _FAULTS[sys.stdin.buffer.readline().decode().strip()]()
+    start = PictureStart(**values)
+    confine(start)
+    fault, _, path = sys.stdin.buffer.readline().decode().strip().partition(" until ")
+    if path and Path(path).exists():
+        os.write(1, bytes(start.width * start.height * 3))
+        os._exit(0)
+    if path:
+        Path(path).touch()
+    _FAULTS[fault]()
 
 
 def _refuse(text: bytes) -> None:
@@ -26,6 +35,10 @@ def _refuse(text: bytes) -> None:
 def _flood() -> None:
     while True:
         os.write(1, bytes(65536))
+
+
+def _killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _spin() -> None:
@@ -43,6 +56,7 @@ _FAULTS: dict[str, Callable[[], object]] = {
     "exit": lambda: os._exit(1),
     "nothing": lambda: os._exit(0),
     "flood": _flood,
+    "killed": _killed,
     "spin": _spin,
     "hoard": _hoard,
     "sleep": lambda: time.sleep(3600),

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
 
+import picture_workers
 import pytest
 from queue_calls import cancel, result_of, submit
 from servers import data_uri, picture, serving, settings_in
@@ -14,6 +15,7 @@ from servers import data_uri, picture, serving, settings_in
 from pipeline.image import MAX_BYTES
 from server.errors import InvalidInput
 from server.intake import AT_ONCE, decode_data_uri, is_data_uri
+from server.picture_process import PictureDecoder
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
 
@@ -143,6 +145,21 @@ async def test_a_picture_that_was_coming_when_the_server_ended_is_fetched_anew(
         pictures.may_answer.set()
         async with serving(settings) as client:
             assert (await result_of(client, job)).status_code == 200
+
+
+async def test_a_picture_whose_process_is_killed_is_decoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = PictureDecoder(program=picture_workers.__name__)
+    monkeypatch.setattr("server.intake.PictureDecoder", lambda: decoder)
+    async with serving(settings_in(tmp_path)) as client:
+        once = await submit(client, image_url=f"data:,killed until {tmp_path}/killed")
+        always = await submit(client, image_url="data:,killed")
+        made, failed = await result_of(client, once), await result_of(client, always)
+
+    assert made.status_code == 200
+    assert failed.status_code == 500
+    assert "was killed" in failed.json()["detail"]
 
 
 async def test_a_data_uri_outlives_the_server(tmp_path: Path) -> None:

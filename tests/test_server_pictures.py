@@ -14,7 +14,7 @@ from servers import picture
 
 from pipeline.errors import FileTooLarge, ImageTooSmall, ImageUnreadable, InputError
 from pipeline.image import MAX_BYTES, prepare
-from server.picture_process import PictureDecoder, PictureLimits
+from server.picture_process import PictureDecoder, PictureKilled, PictureLimits
 
 FIELD = "image_url"
 MISBEHAVING = main.__module__
@@ -84,6 +84,19 @@ async def test_a_process_that_misbehaves_is_the_callers_error(fault: str) -> Non
 
     assert (type(refused), refused.field) == (ImageUnreadable, FIELD)
     assert "decoding it failed" in str(refused)
+
+
+async def test_a_process_that_is_killed_from_outside_is_not_the_callers_error() -> None:
+    with pytest.raises(PictureKilled, match="out of memory"):
+        await PictureDecoder(program=MISBEHAVING).prepare(b"killed\n", 96, 64, field=FIELD)
+
+
+async def test_a_process_that_cannot_be_started_is_not_the_callers_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.picture_process._PYTHON", ("/no/such/python",))
+    with pytest.raises(PictureKilled, match="could not be started"):
+        await PictureDecoder().prepare(picture(), 96, 64, field=FIELD)
 
 
 @pytest.mark.parametrize(
