@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from server.app import create_app
 from server.drain import Drain
+from server.heap import keep_heap_small
 from server.http_protocol import BoundedConfig, Connections
 from server.settings import Settings, SettingsError
 
@@ -33,6 +34,7 @@ def serve(settings: Settings) -> None:
     """
     _check_certificate(settings)
     _configure_log()
+    keep_heap_small()
     app = create_app(settings)
     asyncio.run(_serve(app, settings))
 
