@@ -6,7 +6,7 @@ that is not kept. The pictures of a job are not its own: `server.pictures` knows
 
 from collections.abc import Collection
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, select, update
 
 from server import tables
 from server.jobs import JobStatus
@@ -30,7 +30,7 @@ def can_go() -> ColumnElement[bool]:
 def remove_jobs(db: Connection, job_ids: Collection[str], *, with_videos: bool = True) -> list[str]:
     """Remove the rows of at most `BATCH` jobs; the files to remove once that is committed.
 
-    Without `with_videos` their videos stay, and belong to no job from then on.
+    Without `with_videos` their videos stay, and belong to no job from then on, but to its key.
     """
     of_jobs = _artifacts.job_id.in_(job_ids)
     videos: list[str] = []
@@ -38,6 +38,10 @@ def remove_jobs(db: Connection, job_ids: Collection[str], *, with_videos: bool =
         removed = delete(tables.artifacts).where(of_jobs).returning(_artifacts.id)
         videos.extend(db.execute(removed).scalars())
     else:
-        db.execute(update(tables.artifacts).where(of_jobs).values(job_id=None))
+        # An earlier release wrote it to the job alone.
+        of_job = select(_jobs.key_id).where(_jobs.id == _artifacts.job_id).scalar_subquery()
+        owner = func.coalesce(_artifacts.key_id, of_job)
+        left = update(tables.artifacts).where(of_jobs)
+        db.execute(left.values(job_id=None, key_id=owner))
     db.execute(delete(tables.jobs).where(_jobs.id.in_(job_ids)))
     return videos

@@ -121,8 +121,14 @@ def row_of_artifact(
     artifact: StoredArtifact,
     *,
     job_id: str | None,
+    key_id: str | None,
     created_at: float,
     expires_at: float | None = None,
 ) -> dict[str, Any]:
     row = {column.name: getattr(artifact, column.name) for column in ARTIFACT_COLUMNS}
-    return row | {"job_id": job_id, "created_at": created_at, "expires_at": expires_at}
+    return row | {
+        "job_id": job_id,
+        "key_id": key_id,
+        "created_at": created_at,
+        "expires_at": expires_at,
+    }

@@ -188,15 +188,18 @@ def add_artifacts(
     artifacts: Collection[StoredArtifact],
     now: float,
     *,
-    job_id: str | None = None,
+    job: Job | None = None,
     expires_at: float | None = None,
 ) -> None:
-    """Add the rows of files that are there."""
+    """Add the rows of files that are there: of a job and its key, or of many jobs."""
+    job_id, key_id = (None, None) if job is None else (job.id, job.key_id)
     for artifact in artifacts:
         # A picture that was sent before has the same id and the same bytes.
         known = select(tables.artifacts.c.id).where(tables.artifacts.c.id == artifact.id)
         if db.execute(known).one_or_none() is None:
-            row = row_of_artifact(artifact, job_id=job_id, created_at=now, expires_at=expires_at)
+            row = row_of_artifact(
+                artifact, job_id=job_id, key_id=key_id, created_at=now, expires_at=expires_at
+            )
             db.execute(insert(tables.artifacts).values(row))
         else:
             # It may have been about to go, and is wanted again.

@@ -316,7 +316,7 @@ class JobStore:
                 end(db, job, now, error=CANCELLED)
                 return False
             expires_at = None if job.file_lifetime_s is None else now + job.file_lifetime_s
-            add_artifacts(db, artifacts, now, job_id=job_id, expires_at=expires_at)
+            add_artifacts(db, artifacts, now, job=job, expires_at=expires_at)
             end(db, job, now, result=result, error=error)
             return error is None
 

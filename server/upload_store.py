@@ -207,9 +207,10 @@ class UploadStore:
         self._check_room(db, file.size, new.key_id)
         place()
         now = self._now()
-        row = row_of_artifact(file, job_id=None, created_at=now)
         expires_at = None if new.lifetime_s is None else now + new.lifetime_s
-        row |= {"key_id": new.key_id, "expires_at": expires_at}
+        row = row_of_artifact(
+            file, job_id=None, key_id=new.key_id, created_at=now, expires_at=expires_at
+        )
         db.execute(insert(tables.artifacts).values(row))
 
     def _check_room(self, db: Connection, size: int, key_id: str | None) -> None:

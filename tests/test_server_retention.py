@@ -127,6 +127,22 @@ def test_a_video_that_outlived_its_job_goes_when_its_days_are_over(place: Place)
     assert nothing(place)
 
 
+@pytest.mark.parametrize("is_written", [True, False])
+def test_a_video_that_outlived_its_job_belongs_to_its_key(place: Place, is_written: bool) -> None:
+    place.made("a", key_id="mine", store_io=False)
+    assert place.rows("SELECT key_id FROM artifacts") == [("mine",)]
+    if not is_written:
+        # An earlier release left it to the job.
+        with closing(sqlite3.connect(place.path)) as db:
+            db.execute("UPDATE artifacts SET key_id = NULL")
+            db.commit()
+    place.clock.now += DAY_S
+    place.retention.sweep()
+
+    assert place.rows("SELECT id FROM jobs") == []
+    assert place.rows("SELECT job_id, key_id FROM artifacts") == [(None, "mine")]
+
+
 def test_more_jobs_than_one_transaction_removes_all_go(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
