@@ -145,6 +145,8 @@ class Front:
             scope["client"] = client_of(scope, rules.trusted_proxies)
             scope["state"]["base_url"] = rules.public_url or arrival.base_url
             address = _address(scope, arrival.host)
+            if address.service is Service.FILES and _take_in_appended(scope):
+                address = _address(scope, arrival.host)
             if address.service is Service.PROXY:
                 return self._through_proxy(scope, headers)
             _set_path(scope, address)
@@ -177,6 +179,16 @@ def _address(scope: Scope, host: str) -> Address:
     if address is None:
         raise UnknownPath(abridged(raw_path))
     return address
+
+
+def _take_in_appended(scope: Scope) -> bool:
+    """Whether the query ended in what belongs to the path, where it is now.
+
+    fal's Python client appends the path of a part to the URL of its file, which may be signed.
+    """
+    query, appended, rest = scope["query_string"].partition(b"/multipart/")
+    scope["query_string"], scope["raw_path"] = query, scope["raw_path"] + appended + rest
+    return bool(appended)
 
 
 def _set_path(scope: Scope, address: Address) -> None:
