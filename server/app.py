@@ -25,6 +25,8 @@ from server.dispatcher import Dispatcher
 from server.drain import Drain
 from server.errors import MethodNotAllowed, RequestError, UnknownPath, answer
 from server.fetch import Fetcher
+from server.file_access import FileAccess
+from server.file_links import FileLinks, LinkSigner
 from server.first_key import configured_key, make_first_key
 from server.front import EntryRules, Front, marks
 from server.intake import Intake
@@ -198,17 +200,20 @@ def _services(
     signing_key = SigningKey.in_folder(settings.data)
     disk = DiskSpace(settings.data, settings.min_free_disk_mib)
     measured = Metrics(JobStats(database), pool.slots)
+    access, links = _file_reading(settings)
     return Services(
         settings=settings,
         limits=limits,
         auth=_authenticator(settings, KeyStore(database), key),
         store=store,
         files=files,
-        public_files=PublicFiles(database, base_urls=base_urls_of(settings)),
+        public_files=PublicFiles(database, access=access, base_urls=base_urls_of(settings)),
+        file_links=links,
+        file_access=access,
         uploads=_uploads(settings, database, files),
         submissions=submissions,
         statuses=statuses,
-        outputs=Outputs(store, files, retention),
+        outputs=Outputs(store, files, links, retention),
         pictures=pictures,
         retention=retention,
         runs=Runs(submissions, grace_s=settings.disconnect_grace),
@@ -217,7 +222,7 @@ def _services(
         webhooks=Webhooks(
             webhooks=WebhookStore(database, owner=owner),
             jobs=store,
-            bodies=WebhookBodies(store, files),
+            bodies=WebhookBodies(store, files, links),
             fetcher=fetcher,
             key=signing_key,
             wakes=wakes,
@@ -244,9 +249,21 @@ def _uploads(settings: Settings, database: Database, files: ArtifactStore) -> Up
     return Uploads(store, files, max_size=settings.upload_limit_mib * MIB)
 
 
+def _secret(settings: Settings) -> bytes:
+    """What nobody but this server knows; tokens and signed URLs end with it."""
+    return read_or_make(settings.data / "token.secret", lambda: secrets.token_bytes(SECRET_BYTES))
+
+
+def _file_reading(settings: Settings) -> tuple[FileAccess, FileLinks]:
+    """Who may read files, and the URLs by which they do."""
+    signer = None
+    if settings.files_auth == "signed":
+        signer = LinkSigner(_secret(settings), seconds=settings.files_url_seconds)
+    return FileAccess(settings.files_auth, signer), FileLinks(signer)
+
+
 def _authenticator(settings: Settings, store: KeyStore, key: ApiKey | None) -> Authenticator:
-    path = settings.data / "token.secret"
-    tokens = Tokens(read_or_make(path, lambda: secrets.token_bytes(SECRET_BYTES)))
+    tokens = Tokens(_secret(settings))
     return Authenticator(KeyRing(store, key), tokens, needs_key=settings.needs_key)
 
 

@@ -69,6 +69,10 @@ class UnknownFile(RequestError):
         super().__init__("File not found")
 
 
+class FileUrlRefused(RequestError):
+    """The URL of a file has to be signed, and is not, or its time is over."""
+
+
 class UnknownUpload(RequestError):
     """There is no upload of that id, or it is somebody else's."""
 
@@ -351,6 +355,7 @@ _ANSWERS: Mapping[type, Callable[[Exception], Answer]] = {
     OutputExpired: _sentence(404),
     IdempotencyMismatch: _sentence(422, "bad_request"),
     UnknownFile: _sentence(404),
+    FileUrlRefused: _sentence(403),
     UnknownUpload: _sentence(404),
     UploadClosed: _sentence(410),
     UploadTooLarge: _sentence(413, "bad_request"),

@@ -18,7 +18,14 @@ from pipeline.image import MAX_BYTES
 from pipeline.spec import Pixels
 from server.artifact_store import ArtifactStore
 from server.disk_space import TRY_AGAIN_S
-from server.errors import DiskFull, InvalidInput, UnknownFile, infrastructure_error, job_error
+from server.errors import (
+    DiskFull,
+    FileUrlRefused,
+    InvalidInput,
+    UnknownFile,
+    infrastructure_error,
+    job_error,
+)
 from server.fetch import Fetcher, FetchError, FetchTooLarge, HostRefused
 from server.job_store import JobStore
 from server.jobs import Job, JobError
@@ -144,7 +151,7 @@ class Intake:
         if "artifact" in source:
             return await asyncio.to_thread(self._sent, source["artifact"])
         url: str = source["url"]
-        own = await asyncio.to_thread(self._own_file, url, job.base_url, field)
+        own = await asyncio.to_thread(self._own_file, url, job, field)
         return await self._fetch(url, field) if own is None else own
 
     def _sent(self, artifact_id: str) -> bytes:
@@ -154,15 +161,17 @@ class Intake:
         except FileNotFoundError as error:
             raise PictureLost from error
 
-    def _own_file(self, url: str, base_url: str, field: str) -> bytes | None:
+    def _own_file(self, url: str, job: Job, field: str) -> bytes | None:
         """The bytes of a file of ours, None if the URL is not ours."""
         try:
-            file = self._public_files.by_url(url, base_url)
+            file = self._public_files.by_url(url, job)
             if file is None:
                 return None
             if file.size > MAX_BYTES:
                 raise _too_large(field)
             return self._files.read(file.id)
+        except FileUrlRefused as error:
+            raise FileDownloadError(field, str(error)) from error
         except (UnknownFile, FileNotFoundError) as error:
             raise FileDownloadError(field, "This server has no such file.") from error
 

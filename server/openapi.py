@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from server.endpoint_schema import endpoint_schemas
+from server.openapi_files import file_operations
 from server.openapi_operating import OPERATING
 from server.openapi_operations import OPERATIONS, REQUEST_MODELS, operations_of
 from server.openapi_parts import SCHEMAS, Operation, schemas_of
 from server.schemas import ENDPOINTS, Limits
+from server.settings import FilesAuth
 
 _DESCRIPTION = """\
 The services of fal that its clients use, each under a prefix: `/run` is `fal.run`, `/queue` is
@@ -23,14 +25,16 @@ refused, with a body that says why.
 """
 
 
-def openapi_document(base_url: str, limits: Limits, *, needs_key: bool) -> dict[str, Any]:
+def openapi_document(
+    base_url: str, limits: Limits, *, needs_key: bool, files_auth: FilesAuth = "public"
+) -> dict[str, Any]:
     """The document, for callers of `base_url`."""
     paths = {
         path: {
             method: operation.document(path, server_needs_key=needs_key)
             for method, operation in operations.items()
         }
-        for path, operations in _operations()
+        for path, operations in _operations(files_auth)
     }
     return {
         "openapi": "3.1.0",
@@ -55,10 +59,11 @@ def openapi_document(base_url: str, limits: Limits, *, needs_key: bool) -> dict[
     }
 
 
-def _operations() -> Iterator[tuple[str, Mapping[str, Operation]]]:
+def _operations(files_auth: FilesAuth) -> Iterator[tuple[str, Mapping[str, Operation]]]:
     for endpoint_id in ENDPOINTS:
         yield from operations_of(endpoint_id).items()
     yield from OPERATIONS.items()
+    yield from file_operations(files_auth).items()
     yield from OPERATING.items()
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from server.endpoint_schema import schema_name
 from server.openapi_parts import (
-    BYTES,
     BYTES_BODY,
     LIFECYCLE,
     QUEUE_HEADERS,
@@ -249,30 +248,6 @@ _STORAGE: Paths = {
     },
 }
 
-_FILE_BYTES = answer("The file.", BYTES, "*/*")
-_FILES: Paths = {
-    "/files/{file_id}/{name}": {
-        "get": Operation(
-            id="file",
-            summary="A video or an upload",
-            described="The URL is all that is needed.",
-            answers={
-                "200": _FILE_BYTES,
-                "206": answer("The parts that a Range header names.", BYTES, "*/*"),
-                "416": {"description": "The file has no such part."},
-            },
-            parameters=(header("Range", "The parts that are wanted.", STRING),),
-            needs_key=False,
-        ),
-        "head": Operation(
-            id="fileHead",
-            summary="Type and size of a file",
-            answers={"200": {"description": "As of the file."}},
-            needs_key=False,
-        ),
-    }
-}
-
 _KEY_SET = object_of({"keys": {"type": "array", "items": {"type": "object"}}})
 _REST: Paths = {
     "/rest/tokens": {
@@ -355,8 +330,8 @@ _DISCOVERY: Paths = {
     },
 }
 
-OPERATIONS: Paths = {**_REST, **_STORAGE, **_FILES, **_HEALTH, **_DISCOVERY}
-"""What does not depend on an endpoint."""
+OPERATIONS: Paths = {**_REST, **_STORAGE, **_HEALTH, **_DISCOVERY}
+"""What depends on neither an endpoint nor a setting."""
 
 REQUEST_MODELS = (UploadRequest, CompleteRequest, TokenRequest)
 """The bodies that are models, besides the endpoints' input."""

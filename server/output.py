@@ -16,11 +16,12 @@ from starlette.types import Receive, Scope, Send
 
 from server.artifact_store import ArtifactStore
 from server.errors import OutputExpired, job_error_headers
+from server.file_links import FileLinks
 from server.job_store import JobStore
 from server.jobs import Job, JobError
 from server.retention import Retention
 from server.supervise import completed
-from server.views import as_json, data_uri, file_url, output_view
+from server.views import as_json, data_uri, output_view
 
 PIECE_BYTES = 3 * 2**18
 """Of the file; three bytes make four characters, so pieces join without padding."""
@@ -54,9 +55,12 @@ class Output:
 class Outputs:
     """Gives the outputs of one server's jobs."""
 
-    def __init__(self, store: JobStore, files: ArtifactStore, retention: Retention) -> None:
+    def __init__(
+        self, store: JobStore, files: ArtifactStore, links: FileLinks, retention: Retention
+    ) -> None:
         self._store = store
         self._files = files
+        self._links = links
         self._retention = retention
 
     async def of(self, job: Job) -> Output:
@@ -99,7 +103,7 @@ class Outputs:
             raise OutputExpired
         headers = {"x-fal-billable-units": "1"}
         if not job.sync_mode:
-            text = as_json(output_view(job, video, file_url(job, video)))
+            text = as_json(output_view(job, video, self._links.of_video(job, video)))
             return Output(status=200, headers=headers, head=text)
         gap = data_uri(video, "")
         head, _, tail = as_json(output_view(job, video, gap)).partition(gap.encode())

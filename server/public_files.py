@@ -1,7 +1,7 @@
 """The files that have a URL: videos that were made, and what callers uploaded.
 
-Whoever has the URL may read the file. A URL of ours is known by its scheme, host and prefix and is
-never fetched over HTTP: what it names is looked up, and may be gone.
+A URL of ours is known by its scheme, host and prefix and is never fetched over HTTP: what it names
+is looked up, and may be gone, or not for everybody: `server.file_access` says for whom.
 """
 
 import re
@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 
 from server import tables
 from server.addressing import FAL_HOSTS, Service, url_for
 from server.database import Database
 from server.errors import UnknownFile
+from server.file_access import FileAccess, Permit
 from server.hosts import name_of
+from server.jobs import Job
 from server.settings import Settings
 
 PUBLIC_KINDS = ("video", "upload")
@@ -28,7 +30,10 @@ _ID = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class PublicFile:
-    """A file as its row describes it. `size` is in bytes, `expires_at` in Unix seconds."""
+    """A file as its row describes it. `size` is in bytes, `expires_at` in Unix seconds.
+
+    `owner` is the id of a key, or None.
+    """
 
     id: str
     name: str
@@ -36,6 +41,7 @@ class PublicFile:
     size: int
     sha256: str
     expires_at: float | None
+    owner: str | None
 
 
 class PublicFiles:
@@ -45,48 +51,64 @@ class PublicFiles:
         self,
         database: Database,
         *,
+        access: FileAccess,
         base_urls: Iterable[str] = (),
         now: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
+        self._access = access
         self._base_urls = tuple(base_urls)
         self._now = now
 
-    def find(self, file_id: str, name: str) -> PublicFile:
+    def find(self, file_id: str, name: str, permit: Permit) -> PublicFile:
         """The file of that id, under its own name.
 
         Raises:
-            UnknownFile: there is none, or its time is over.
+            UnknownFile, or the permit's refusal: there is none, its time is over, or it is not one
+                that may be read.
         """
         files = tables.artifacts.c
-        query = select(
-            files.id, files.name, files.content_type, files.size, files.sha256, files.expires_at
-        ).where(
-            files.id == file_id,
-            files.name == name,
-            files.kind.in_(PUBLIC_KINDS),
-            or_(files.expires_at.is_(None), files.expires_at > self._now()),
+        # An earlier release did not write whose a video is: its job knows.
+        owner = func.coalesce(files.key_id, tables.jobs.c.key_id)
+        query = (
+            select(
+                files.id,
+                files.name,
+                files.content_type,
+                files.size,
+                files.sha256,
+                files.expires_at,
+                owner.label("owner"),
+            )
+            .outerjoin_from(tables.artifacts, tables.jobs, files.job_id == tables.jobs.c.id)
+            .where(
+                files.id == file_id,
+                files.name == name,
+                files.kind.in_(PUBLIC_KINDS),
+                or_(files.expires_at.is_(None), files.expires_at > self._now()),
+            )
         )
         with self._database.read() as db:
             row = db.execute(query).one_or_none()
-        if row is None:
-            raise UnknownFile
-        return PublicFile(**row._mapping)
+        file = None if row is None else PublicFile(**row._mapping)
+        if file is None or not permit.allows(file.owner):
+            raise permit.refusal()
+        return file
 
-    def by_url(self, url: str, base_url: str) -> PublicFile | None:
-        """The file that a URL names, None if the URL is not one of ours.
-
-        `base_url` is how this caller reaches us.
+    def by_url(self, url: str, job: Job) -> PublicFile | None:
+        """The file that a URL in the job's request names, None if the URL is not one of ours.
 
         Raises:
-            UnknownFile: the URL is ours, and there is no such file, or no longer.
+            UnknownFile, FileUrlRefused: the URL is ours, and there is no such file, no longer, or
+                not for this job.
         """
-        segments = own_file(url, (base_url, *self._base_urls))
+        segments = own_file(url, (job.base_url, *self._base_urls))
         if segments is None:
             return None
         if len(segments) != 2:
             raise UnknownFile
-        return self.find(*segments)
+        file_id, name = segments
+        return self.find(file_id, name, self._access.by_job(job, file_id, urlsplit(url).query))
 
 
 def base_urls_of(settings: Settings) -> list[str]:

@@ -13,6 +13,8 @@ from server.bodies import Bodies
 from server.disk_space import DiskSpace
 from server.drain import Drain
 from server.errors import UnknownJob, UnknownPath
+from server.file_access import FileAccess
+from server.file_links import FileLinks
 from server.job_store import JobStore
 from server.jobs import Job
 from server.keys import Scope
@@ -52,6 +54,8 @@ class Services:
     store: JobStore
     files: ArtifactStore
     public_files: PublicFiles
+    file_links: FileLinks
+    file_access: FileAccess
     uploads: Uploads
     submissions: Submissions
     statuses: Statuses
@@ -100,13 +104,13 @@ async def services_of(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(services_of)]
 
 
-async def _caller_of(request: Request, services: ServicesDep) -> Caller:
+async def caller_of(request: Request, services: ServicesDep) -> Caller:
     """The caller, by the request's key or token."""
     token = request.query_params.get("fal_jwt_token")
     return await services.auth.caller(request.headers.get("authorization"), token)
 
 
-_AnyCallerDep = Annotated[Caller, Depends(_caller_of)]
+_AnyCallerDep = Annotated[Caller, Depends(caller_of)]
 
 
 async def has_room(services: ServicesDep) -> None:

@@ -23,6 +23,7 @@ from server.keys import Credential
 PREFIX = "COSMOS_"
 
 Network = IPv4Network | IPv6Network
+FilesAuth = Literal["public", "signed", "key"]
 
 
 DAY_S = 86_400.0
@@ -118,6 +119,16 @@ class Settings(BaseSettings):
         default=None, description="a key as id:secret, valid as long as it is set"
     )
     key_file: Path | None = Field(default=None, description="file that holds it instead")
+    files_auth: FilesAuth = Field(
+        default="public",
+        description="who may read a file: public, whoever has its URL; signed, the same until the "
+        "URL expires; key, the key that it belongs to",
+    )
+    files_url_seconds: int = Field(
+        default=7 * 86_400,
+        ge=60,
+        description="seconds that a signed URL is good at most; half of them are left in an answer",
+    )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="further names that the server is reached by, comma-separated"
     )
@@ -238,6 +249,7 @@ class Settings(BaseSettings):
             )
         if not self.needs_key:
             self._check_no_key_limits()
+        self._check_files_auth()
         return self
 
     def _check_no_key_limits(self) -> None:
@@ -252,6 +264,18 @@ class Settings(BaseSettings):
                     f"{PREFIX}{name.upper()} limits each key, and callers need none here: set "
                     "COSMOS_AUTH=on, or leave it unset"
                 )
+
+    def _check_files_auth(self) -> None:
+        if self.files_auth == "key" and not self.needs_key:
+            raise ValueError(
+                "COSMOS_FILES_AUTH=key gives a file to the key that it belongs to, and callers "
+                "need none here: set COSMOS_AUTH=on, or leave it unset"
+            )
+        if self.files_auth != "signed" and "files_url_seconds" in self.model_fields_set:
+            raise ValueError(
+                "COSMOS_FILES_URL_SECONDS is for signed URLs: set COSMOS_FILES_AUTH=signed, or "
+                "leave it unset"
+            )
 
     def _check_auth_off(self) -> None:
         if not _is_loopback(self.host):

@@ -25,7 +25,10 @@ class InvalidToken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a token allows: one scope, and of `run` the POST of these endpoints only."""
+    """What a token allows: one scope, and of `run` the POST of these endpoints only.
+
+    Whatever it is for, it reads the files of its key, where a key is needed to read them.
+    """
 
     scope: Scope
     endpoints: tuple[str, ...] = ()

@@ -34,7 +34,7 @@ def status_view(standing: Standing, *, with_logs: bool) -> dict[str, Any]:
 
 
 def output_view(job: Job, video: StoredArtifact, url: str) -> dict[str, Any]:
-    """The output of a job that succeeded; `url` is the video's, by `file_url` or as a data URI."""
+    """The output of a job that succeeded; `url` is the video's, or a data URI that holds it."""
     assert job.result is not None, "the output was asked of a job that has none"
     fps, frames = video.fps, video.frames
     file = VideoFile(
@@ -54,11 +54,6 @@ def output_view(job: Job, video: StoredArtifact, url: str) -> dict[str, Any]:
 def as_json(view: Mapping[str, Any]) -> bytes:
     """A view as it is sent."""
     return json.dumps(view, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-
-
-def file_url(job: Job, file: StoredArtifact) -> str:
-    """Where the job's caller can read a file."""
-    return url_for(job.base_url, Service.FILES, f"/{file.id}/{file.name}")
 
 
 def data_uri(file: StoredArtifact, base64: str) -> str:

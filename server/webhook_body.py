@@ -5,9 +5,10 @@ from base64 import b64encode
 from typing import Any
 
 from server.artifact_store import ArtifactStore
+from server.file_links import FileLinks
 from server.job_store import JobStore
 from server.jobs import Job, StoredArtifact
-from server.views import data_uri, file_url, output_view
+from server.views import data_uri, output_view
 
 MAX_INLINE_BYTES = 16 * 1024 * 1024
 """The largest video that `sync_mode` puts into a webhook: it is made anew for every try, and few
@@ -15,11 +16,16 @@ receivers read so much."""
 
 
 class WebhookBodies:
-    """Renders the bodies of webhooks. The same job has the same body at every try."""
+    """Renders the bodies of webhooks.
 
-    def __init__(self, jobs: JobStore, files: ArtifactStore) -> None:
+    The same job has the same body at every try, but for the URL of a video that is signed for less
+    time than the tries take.
+    """
+
+    def __init__(self, jobs: JobStore, files: ArtifactStore, links: FileLinks) -> None:
         self._jobs = jobs
         self._files = files
+        self._links = links
 
     def of(self, job: Job) -> bytes:
         """The JSON for a job that has ended."""
@@ -41,7 +47,7 @@ class WebhookBodies:
 
     def _url(self, job: Job, video: StoredArtifact) -> str:
         if not job.sync_mode:
-            return file_url(job, video)
+            return self._links.of_video(job, video)
         return data_uri(video, b64encode(self._files.read(video.id)).decode())
 
 

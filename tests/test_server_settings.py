@@ -76,6 +76,9 @@ def test_a_dotenv_file_is_not_read(environment: pytest.MonkeyPatch, tmp_path: Pa
         ("COSMOS_FORWARDED_ALLOW_IPS", "10.1.2.3", "callers need a key: set COSMOS_AUTH=on"),
         ("COSMOS_PUBLIC_URL", "videos.example", "expected a URL such as https://"),
         ("COSMOS_PUBLIC_URL", "https://me@videos.example", "without credentials"),
+        ("COSMOS_FILES_AUTH", "all", "COSMOS_FILES_AUTH='all': Input should be 'public', 'signed'"),
+        ("COSMOS_FILES_URL_SECONDS", "3600", "COSMOS_FILES_URL_SECONDS is for signed URLs"),
+        ("COSMOS_FILES_URL_SECONDS", "59", "COSMOS_FILES_URL_SECONDS='59'"),
         ("COSMOS_AUTH", "maybe", "COSMOS_AUTH='maybe': Input should be 'auto', 'on' or 'off'"),
         ("COSMOS_TLS_PORT", "8443", "HTTPS needs all of COSMOS_TLS_CERT"),
     ],
@@ -143,6 +146,10 @@ def test_callers_need_a_key_unless_they_are_on_this_machine(
         ({"key": "me:s3cret", "key_file": "key"}, "are both set: choose one"),
         ({"fetch": "off", "fetch_allow_nets": "10.0.0.0/8"}, "COSMOS_FETCH=off leaves"),
         ({"fetch": "off", "fetch_allow_hosts": "hooks.internal"}, "without a use: unset them"),
+        ({"files_auth": "key"}, "callers need none here: set COSMOS_AUTH=on"),
+        ({"files_auth": "key", "auth": "off"}, "callers need none here: set COSMOS_AUTH=on"),
+        ({"files_url_seconds": 600}, "is for signed URLs: set COSMOS_FILES_AUTH=signed"),
+        ({"files_auth": "key", "auth": "on", "files_url_seconds": 600}, "is for signed URLs"),
     ],
 )
 def test_settings_that_deny_each_other_are_refused(given: dict[str, str], sentence: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from server.artifact_store import ArtifactStore
 from server.database import Database
 from server.errors import DiskFull, UnknownFile, UnknownUpload, UploadClosed
+from server.file_access import EVERYTHING, FileAccess
 from server.jobs import StoredArtifact
 from server.public_files import PublicFiles
 from server.upload_store import KEPT_AFTERWARDS_S, UPLOAD_LIFETIME_S, NewUpload, UploadStore
@@ -33,14 +34,14 @@ class Disk:
         self.files = ArtifactStore(self.folder / "files")
         store = UploadStore(self.database, max_bytes=10_000, now=lambda: self.now)
         self.uploads = Uploads(store, self.files, max_size=1_000)
-        self.public = PublicFiles(self.database, now=lambda: self.now)
+        self.public = PublicFiles(self.database, access=FileAccess(), now=lambda: self.now)
 
     async def upload(self, lifetime_s: float | None) -> StoredArtifact:
         return await self.uploads.receive(new(lifetime_s), body(b"a file"))
 
     def is_served(self, file: StoredArtifact) -> bool:
         try:
-            return self.public.find(file.id, file.name).size == file.size
+            return self.public.find(file.id, file.name, EVERYTHING).size == file.size
         except UnknownFile:
             return False
 
@@ -129,7 +130,7 @@ async def test_what_is_finished_is_remembered_no_longer_than_what_is_not(disk: D
 
     with pytest.raises(UnknownUpload):
         await disk.uploads.find(upload.id)
-    assert disk.public.find(upload.file_id, "a.txt").size == 1
+    assert disk.public.find(upload.file_id, "a.txt", EVERYTHING).size == 1
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError("gone"), asyncio.CancelledError()])
@@ -175,5 +176,5 @@ async def test_the_row_of_a_file_that_is_not_there_is_never_committed(
             await disk.uploads.put(upload, body(b"a file"))
 
     with pytest.raises(UnknownFile):
-        disk.public.find(upload.file_id, "a.txt")
+        disk.public.find(upload.file_id, "a.txt", EVERYTHING)
     assert disk.is_served(await disk.uploads.put(upload, body(b"a file")))

@@ -17,6 +17,7 @@ from server import tables
 from server.artifact_store import ArtifactStore
 from server.database import Database
 from server.fetch import Fetcher
+from server.file_links import FileLinks
 from server.job_store import JobStore
 from server.jobs import JobError, NewJob, StoredArtifact
 from server.signing import SigningKey
@@ -83,7 +84,7 @@ class Outbox:
         webhooks = Webhooks(
             webhooks=self.store(),
             jobs=self.jobs,
-            bodies=WebhookBodies(self.jobs, self.files),
+            bodies=WebhookBodies(self.jobs, self.files, FileLinks()),
             fetcher=through or fetcher(),
             key=self.key,
             wakes=self.wakes,
@@ -299,7 +300,7 @@ def test_a_video_that_is_too_large_for_a_webhook_is_left_to_the_queue(outbox: Ou
         size=MAX_INLINE_BYTES + 1,
         sha256="def",
     )
-    bodies = WebhookBodies(outbox.jobs, outbox.files)
+    bodies = WebhookBodies(outbox.jobs, outbox.files, FileLinks())
 
     finish_job(outbox, "in it", "https://a.example/", large, sync_mode=True)
     finish_job(outbox, "by url", "https://a.example/", large, sync_mode=False)

@@ -67,7 +67,13 @@ async def openapi(services: ServicesDep, base_url: BaseUrlDep) -> Response:
     if is_fal_host(base_url):
         raise UnknownPath(_OWN_DOCUMENT)
     settings = services.settings
-    return JSONResponse(openapi_document(base_url, services.limits, needs_key=settings.needs_key))
+    document = openapi_document(
+        base_url,
+        services.limits,
+        needs_key=settings.needs_key,
+        files_auth=settings.files_auth,
+    )
+    return JSONResponse(document)
 
 
 @router.get("/docs")

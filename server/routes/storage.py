@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from server.addressing import Service, url_for
 from server.content_types import content_type_of, file_name_of
 from server.keys import Scope
-from server.routes.uploads import file_url, lifetime_asked
+from server.routes.uploads import lifetime_asked
 from server.schemas import read_as
-from server.services import BaseUrlDep, JsonDep, ServicesDep, UploaderDep, has_room
+from server.services import BaseUrlDep, JsonDep, Services, ServicesDep, UploaderDep, has_room
 from server.tokens import MAX_TOKEN_SECONDS, Grant
-from server.upload_store import NewUpload
+from server.upload_store import NewUpload, Upload
 
 router = APIRouter(prefix="/rest/storage")
 
@@ -59,7 +59,7 @@ async def initiate(
     """Begin an upload that comes in one PUT."""
     new = _new_upload(request, caller.key_id, body)
     upload = await services.uploads.begin(new, in_parts=False)
-    return _urls(base_url, upload.id, upload.file_id, upload.file_name)
+    return _urls(services, base_url, upload)
 
 
 @router.post("/upload/initiate-multipart", dependencies=[Depends(has_room)])
@@ -73,7 +73,7 @@ async def initiate_multipart(
     """Begin an upload that comes in parts."""
     new = _new_upload(request, caller.key_id, body)
     upload = await services.uploads.begin(new, in_parts=True)
-    return _urls(base_url, upload.id, upload.file_id, upload.file_name)
+    return _urls(services, base_url, upload)
 
 
 def _new_upload(request: Request, key_id: str | None, body: bytes) -> NewUpload:
@@ -87,9 +87,9 @@ def _new_upload(request: Request, key_id: str | None, body: bytes) -> NewUpload:
     )
 
 
-def _urls(base_url: str, upload_id: str, file_id: str, name: str) -> Response:
+def _urls(services: Services, base_url: str, upload: Upload) -> Response:
     urls = {
-        "upload_url": url_for(base_url, Service.FILES, f"/upload/{upload_id}"),
-        "file_url": file_url(base_url, file_id, name),
+        "upload_url": url_for(base_url, Service.FILES, f"/upload/{upload.id}"),
+        "file_url": services.file_links.url(base_url, upload.file_id, upload.file_name),
     }
     return JSONResponse(urls, headers={"cache-control": "no-store"})

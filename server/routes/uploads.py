@@ -10,7 +10,6 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.addressing import Service, url_for
 from server.content_types import content_type_of, essence_of, file_name_of
 from server.errors import BadRequest, UnknownUpload
 from server.request_headers import file_lifetime_s
@@ -73,7 +72,7 @@ async def upload_file(
     file = await services.uploads.receive(
         _new_upload(request, caller.key_id), services.bodies.chunks(request)
     )
-    return JSONResponse({"access_url": file_url(base_url, file.id, file.name)})
+    return JSONResponse({"access_url": services.file_links.url(base_url, file.id, file.name)})
 
 
 @router.post("/upload/multipart", dependencies=[Depends(has_room)])
@@ -82,7 +81,7 @@ async def begin_multipart(
 ) -> Response:
     """Begin a file that comes in parts."""
     upload = await services.uploads.begin(_new_upload(request, caller.key_id), in_parts=True)
-    url = file_url(base_url, upload.file_id, upload.file_name)
+    url = services.file_links.url(base_url, upload.file_id, upload.file_name)
     return JSONResponse({"access_url": url, "uploadId": upload.id})
 
 
@@ -130,11 +129,6 @@ async def complete_file(services: ServicesDep, upload: FileUploadDep, body: Json
     """Make the parts one file."""
     await services.uploads.complete(upload, _claims(body))
     return JSONResponse({})
-
-
-def file_url(base_url: str, file_id: str, name: str) -> str:
-    """The URL under which callers of `base_url` read a file."""
-    return url_for(base_url, Service.FILES, f"/{file_id}/{name}")
 
 
 def lifetime_asked(request: Request) -> float | None:
