@@ -87,6 +87,14 @@ class Authenticator:
                 return await self._by_token(given.strip())
         raise Unauthorized(_NOT_OURS)
 
+    async def is_good(self, key_id: str | None) -> bool:
+        """Whether what was begun with a key may still go on."""
+        try:
+            await self.check_key(key_id)
+        except Unauthorized:
+            return False
+        return True
+
     async def check_key(self, key_id: str | None) -> None:
         """Refuse what was begun with a key that is no longer good.
 

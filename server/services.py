@@ -86,11 +86,13 @@ class Services:
             raise UnknownJob
         return status
 
-    async def finished(self, job_id: str) -> Job:
-        """Wait until the job is done."""
+    async def finished(self, job_id: str) -> Job | None:
+        """Wait until the job is done; None if its key ends before."""
         while True:
             ticket = self.wakes.finished.ticket()
             job = (await self.statuses.of(job_id)).standing.job
+            if not await self.auth.is_good(job.key_id):
+                return None
             if job.done:
                 return job
             await ticket.wait()

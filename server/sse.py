@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 PING_S = 15.0
 """Clients and proxies give up on a stream that is silent for a minute or more."""
+
+LOOK_S = 2.0
+"""How often a silent stream asks whether it may go on."""
 
 MEDIA_TYPE = "text/event-stream"
 HEADERS = {
@@ -31,18 +34,33 @@ async def event_in_pieces(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes,
     yield _END
 
 
+async def _always() -> bool:
+    return True
+
+
 async def with_pings(
-    events: AsyncGenerator[bytes, None], every_s: float = PING_S
+    events: AsyncGenerator[bytes, None],
+    every_s: float = PING_S,
+    *,
+    may_go_on: Callable[[], Awaitable[bool]] = _always,
 ) -> AsyncGenerator[bytes, None]:
-    """The events, and a comment after every so many seconds without one."""
+    """The events, and a comment after every so many seconds without one.
+
+    The stream ends where it may not go on: it is asked before each event, and meanwhile.
+    """
+    silent_s, look_s = 0.0, min(every_s, LOOK_S)
     async with contextlib.aclosing(events):
         coming: asyncio.Future[bytes] | None = None
         try:
-            while True:
+            while await may_go_on():
                 coming = coming or asyncio.ensure_future(anext(events))
-                if not (await asyncio.wait({coming}, timeout=every_s))[0]:
-                    yield PING
+                if not (await asyncio.wait({coming}, timeout=look_s))[0]:
+                    silent_s += look_s
+                    if silent_s >= every_s:
+                        silent_s = 0.0
+                        yield PING
                     continue
+                silent_s = 0.0
                 try:
                     sent, coming = coming.result(), None
                 except StopAsyncIteration:

@@ -94,6 +94,34 @@ async def test_a_key_is_made_and_revoked_while_the_server_runs(tmp_path: Path) -
         assert answer.status_code == 401
 
 
+async def test_whoever_waits_with_a_key_that_is_revoked_waits_no_longer(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, auth="on")
+    async with serving(settings) as client:
+        key = add_key(settings)
+        while (await asks(client, f"Key {key}")).status_code == 401:
+            await asyncio.sleep(0.02)
+        headers = by_key(key)
+        slow = request_of("sleep 3600")
+        job = (await client.post(SUBMIT, json=slow, headers=headers)).json()["request_id"]
+        watching = [
+            asyncio.create_task(request)
+            for request in (
+                client.get(f"/queue/{APP}/requests/{job}/status/stream", headers=headers),
+                client.post(f"{RUN}/stream", json=slow, headers=headers),
+                client.post(RUN, json=slow, headers=headers),
+            )
+        ]
+        await asyncio.sleep(0.5)
+        assert not any(task.done() for task in watching)
+
+        with keys_of(settings) as store:
+            store.revoke(key.partition(":")[0])
+
+        status, stream, run = await asyncio.gather(*watching)
+        assert "COMPLETED" not in status.text + stream.text
+        assert (run.status_code, "revoked" in run.json()["detail"]) == (401, True)
+
+
 @pytest.mark.parametrize("path", [RUN, SUBMIT, "/rest/tokens/"])
 async def test_a_key_for_files_alone_makes_no_videos(tmp_path: Path, path: str) -> None:
     settings = settings_in(tmp_path, auth="on")

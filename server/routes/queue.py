@@ -4,6 +4,7 @@ After the submit, clients keep only the first two segments of the endpoint's id;
 """
 
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -45,7 +46,10 @@ async def status(found: _FoundDep, logs: str = "0") -> Response:
 async def status_stream(found: _FoundDep, services: ServicesDep, logs: str = "0") -> Response:
     """Every change of where a request stands, until it is done."""
     job = found.standing.job
-    events = sse.with_pings(_status_events(services, job, with_logs=_is_on(logs)))
+    events = sse.with_pings(
+        _status_events(services, job, with_logs=_is_on(logs)),
+        may_go_on=partial(services.auth.is_good, job.key_id),
+    )
     return StreamingResponse(events, headers=sse.HEADERS, media_type=sse.MEDIA_TYPE)
 
 

@@ -20,12 +20,13 @@ async def run(request: Request, services: ServicesDep, incoming: IncomingDep) ->
     done = await _finished_or_gone(request, services, job)
     if done is None:
         services.runs.leave(job)
+        await services.auth.check_key(job.key_id)
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     return await services.outputs.answer(done, cut_off=lambda: services.runs.leave(job))
 
 
 async def _finished_or_gone(request: Request, services: Services, job: Job) -> Job | None:
-    """Wait until the job is done; None if the caller goes away before."""
+    """Wait until the job is done; None if the caller goes away, or its key ends, before."""
     finished = asyncio.create_task(services.finished(job.id))
     gone = asyncio.create_task(_gone(request))
     try:

@@ -1,6 +1,7 @@
 """A run whose answer is a stream: what is going on, and at the end the output."""
 
 from collections.abc import AsyncGenerator
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
@@ -32,9 +33,13 @@ async def stream(request: Request, services: ServicesDep, incoming: IncomingDep)
 
 
 async def _events(services: Services, job: Job) -> AsyncGenerator[bytes, None]:
-    async for event in sse.with_pings(_progress(services, job)):
+    may_go_on = partial(services.auth.is_good, job.key_id)
+    async for event in sse.with_pings(_progress(services, job), may_go_on=may_go_on):
         yield event
     done = await services.finished(job.id)
+    if done is None:
+        services.runs.leave(job)
+        return
     output = await services.outputs.of(done)
     async for piece in sse.event_in_pieces(output.pieces()):
         yield piece
