@@ -114,8 +114,12 @@ def test_an_idempotency_key_belongs_to_one_body_and_one_caller(place: Place) -> 
     assert place.store.resubmitted("me", "k", "b") is None
 
 
-def test_an_idempotency_key_is_free_again_when_its_job_is_gone(place: Place) -> None:
-    wish: dict[str, Any] = {"idempotency_key": "k", "body_sha256": "b", "store_io": False}
+@pytest.mark.parametrize("key_id", [None, "me"])
+def test_an_idempotency_key_is_free_again_when_its_job_is_gone(
+    place: Place, key_id: str | None
+) -> None:
+    wish: dict[str, Any] = {"key_id": key_id, "idempotency_key": "k", "body_sha256": "b"}
+    wish |= {"store_io": False}
     place.made("first", **wish)
     place.clock.now += DAY_S
 
