@@ -162,8 +162,10 @@ def _run(faults: Faults, seed: int, *, drain_s: int, refusals: int = 0) -> dict[
         threads = [threading.Thread(target=_visit, args=(chaos, n)) for n in range(CLIENTS)]
         for thread in threads:
             thread.start()
-        faults(chaos)
-        chaos.is_over.set()
+        try:
+            faults(chaos)
+        finally:
+            chaos.is_over.set()
         for thread in threads:
             thread.join()
         chaos.start()

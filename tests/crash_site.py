@@ -185,15 +185,16 @@ class CrashSite:
 
 def workers_of(folder: Path) -> list[psutil.Process]:
     """The worker processes that serve this folder."""
-    return [each for each in processes_of(folder) if "worker_loop" in " ".join(each.cmdline())]
+    return processes_of(folder, "worker_loop")
 
 
-def processes_of(folder: Path) -> list[psutil.Process]:
-    """The processes whose command line names a file within the folder."""
+def processes_of(folder: Path, doing: str = "") -> list[psutil.Process]:
+    """The processes whose command line names a file within the folder, and what they do."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and f"{folder}/" in " ".join(process.cmdline()):
+            line = " ".join(process.cmdline())
+            if process.pid != os.getpid() and f"{folder}/" in line and doing in line:
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
