@@ -138,11 +138,6 @@ class JobStore:
                 raise QueueFull(queue_limit)
             check_key(db, key_id, self._key_limits, self._now())
 
-    def queued(self) -> int:
-        """How many jobs wait."""
-        with self._database.read() as db:
-            return count_queued(db)
-
     def job(self, job_id: str) -> Job:
         """Read one job.
 

@@ -21,12 +21,10 @@ from server.hosts import read_name
 from server.keys import Credential
 
 PREFIX = "COSMOS_"
+DAY_S = 86_400.0
 
 Network = IPv4Network | IPv6Network
 FilesAuth = Literal["public", "signed", "key"]
-
-
-DAY_S = 86_400.0
 
 
 class SettingsError(Exception):
@@ -125,7 +123,7 @@ class Settings(BaseSettings):
         "URL expires; key, the key that it belongs to",
     )
     files_url_seconds: int = Field(
-        default=7 * 86_400,
+        default=7 * int(DAY_S),
         ge=60,
         description="seconds that a signed URL is good at most; half of them are left in an answer",
     )

@@ -10,7 +10,7 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -39,7 +39,6 @@ class Wish:
     webhook: str | None = None
     uploaded: bool = False
     """Whether the picture is sent as a file first."""
-    headers: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def picture(self) -> bytes:
@@ -87,6 +86,8 @@ class Record:
     cancel_was_asked: bool = False
     cancel_was_acknowledged: bool = False
     ending: Ending | None = None
+    is_unknown: bool = False
+    """Whether the server said, when it was asked last, that there is no such job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +133,7 @@ class Ledger:
             f"/queue/{ENDPOINT}",
             json=wish.body(record.image_url),
             params={} if wish.webhook is None else {"fal_webhook": wish.webhook},
-            headers={"idempotency-key": wish.key, **wish.headers},
+            headers={"idempotency-key": wish.key},
         )
         assert answer.status_code == 200, answer.text
         job_id = answer.json()["request_id"]
@@ -160,11 +161,13 @@ class Ledger:
             httpx.TransportError: there was no answer.
         """
         status = client.get(f"{REQUESTS}/{record.job_id}/status")
+        assert status.status_code in (200, 202, 404), status.text
+        record.is_unknown = status.status_code == 404
         if status.status_code == 202:
             if record.ending is not None:
                 self._changed.append(f"{record.job_id} was done, and is {status.json()['status']}")
             return False
-        if status.status_code != 200:
+        if record.is_unknown:
             return False  # lost, if it stays so
         ending = _ending(client, record)
         if record.ending not in (None, ending):
@@ -173,10 +176,14 @@ class Ledger:
         return True
 
     def unfinished(self) -> list[Record]:
-        """The acknowledged jobs whose end nobody has seen."""
+        """The acknowledged jobs whose end nobody has seen, but for those that are unknown."""
         with self._lock:
             records = list(self.records.values())
-        return [each for each in records if each.job_id is not None and each.ending is None]
+        return [
+            each
+            for each in records
+            if each.job_id is not None and each.ending is None and not each.is_unknown
+        ]
 
     def check(
         self,

@@ -40,8 +40,7 @@ INVALID = JobError(422, {"detail": [{"loc": ["body", "prompt"], "type": "missing
 
 Run = tuple[str, int]
 
-ANY = st.integers(0, 99)
-"""Which of those that there are."""
+ANY = st.integers(0, 99)  # of those that there are
 
 WISHES = st.fixed_dictionaries(
     {

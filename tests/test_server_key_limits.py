@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from api_keys import add_key, by_key
+from job_places import Clock
 from queue_calls import RUN, SUBMIT
 from servers import APP, request_of, serving, settings_in
 from upload_calls import UPLOAD, kept, upload
@@ -23,6 +24,7 @@ from server.errors import (
     TooManySubmits,
     answer,
 )
+from server.job_stats import JobStats
 from server.job_store import JobStore
 from server.jobs import CANCELLED, Job, JobError, NewJob
 from server.key_limits import MINUTE_S, KeyLimits
@@ -31,16 +33,6 @@ from server.upload_store import MIB, NewUpload, Part, UploadStore
 
 INVALID = JobError(422, {"detail": [{"loc": ["body", "prompt"], "type": "missing"}]})
 MINE, YOURS = "mine", "yours"
-
-
-class Clock:
-    """Time that passes when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -84,7 +76,9 @@ def accepted(work: Callable[[], object]) -> bool:
 # How many may wait.
 
 
-def test_a_key_whose_jobs_wait_is_refused_another_and_the_other_key_is_not(opened: Open) -> None:
+def test_a_key_whose_jobs_wait_is_refused_another_and_the_other_key_is_not(
+    opened: Open, tmp_path: Path
+) -> None:
     store = opened(queued=2)
     for job in ("a", "b"):
         submit(store, job)
@@ -95,7 +89,8 @@ def test_a_key_whose_jobs_wait_is_refused_another_and_the_other_key_is_not(opene
         store.check_room(MINE, queue_limit=9)
     submit(store, "d", YOURS)
     store.check_room(YOURS, queue_limit=9)
-    assert store.queued() == 3
+    with closing(Database(tmp_path / "jobs.sqlite3")) as database:
+        assert JobStats(database).queue().waiting == 3
 
 
 def test_a_job_that_runs_or_has_ended_leaves_its_place_to_another(opened: Open) -> None:

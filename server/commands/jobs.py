@@ -13,8 +13,8 @@ from server.errors import UnknownJob
 from server.job_admin import JobAdmin
 from server.job_store import JobStore
 from server.jobs import CancelAnswer, Job, JobError, JobProgress, JobStatus, Standing
+from server.settings import DAY_S
 
-DAY_S = 86_400.0
 _OWNER = "cosmos-serve jobs"
 
 

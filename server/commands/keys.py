@@ -11,8 +11,7 @@ from server.commands.errors import CommandFailed
 from server.commands.printing import NOTHING, columns, json_text, time_text
 from server.key_store import KeyStore, UnknownKey
 from server.keys import CALLER_SCOPES, ApiKey, Credential, Scope
-
-DAY_S = 86_400.0
+from server.settings import DAY_S
 
 
 @dataclass(frozen=True, slots=True)
