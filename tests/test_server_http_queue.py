@@ -40,6 +40,7 @@ async def test_on_fals_own_host_the_urls_have_no_prefix(client: httpx.AsyncClien
     # The job belongs to the host that it was submitted to: so do its URLs, whoever asks.
     elsewhere = await status_of(client, job["request_id"])
     assert elsewhere.json()["status_url"] == job["status_url"]
+    await until(client, job["request_id"], "COMPLETED")
 
 
 @pytest.mark.parametrize("app", [APP, ENDPOINT])
@@ -58,6 +59,7 @@ async def test_both_forms_of_every_path_work_without_a_redirect(
 
 async def test_a_request_is_unknown_under_another_app(client: httpx.AsyncClient) -> None:
     job = await submit(client)
+    await until(client, job, "COMPLETED")
 
     answer = await client.get(f"/queue/fal-ai/another/requests/{job}/status")
 
