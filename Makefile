@@ -41,7 +41,7 @@ test-slow: $(READY) $(ORACLE_READY) $(NODE_READY) $(OLD_CLIENTS) ## Run the test
 	$(MAKE) test-floor
 
 test-floor: $(FLOOR_READY) ## Run the model's tests with the oldest transformers that we allow
-	$(FLOOR)/bin/python -m pytest tests/test_pipeline_text.py tests/test_pipeline_load.py tests/test_pipeline_generate.py
+	$(FLOOR)/bin/python -m pytest tests/model/test_text.py tests/model/test_load.py tests/model/test_generate.py
 
 client-table: $(READY) $(NODE_READY) $(OLD_CLIENTS) ## Write docs/client-table.md from a run of all the clients
 	$(BIN)/python -m pytest -rs -m clients --client-table docs/client-table.md
@@ -59,10 +59,10 @@ bench: $(READY) $(STAND_IN) ## Seconds and peak memory of each stage, on this ma
 	$(BIN)/python -m benchmarks.stages --weights $(STAND_IN)
 
 bench-load: $(READY) ## Latency under clients that poll and submit; needs Debian's wrk
-	PYTHONPATH=tests $(BIN)/python -m benchmarks.load
+	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.load
 
 chaos: $(READY) ## Kill and stop a server and its workers under load, and count what is lost
-	PYTHONPATH=tests $(BIN)/python -m benchmarks.chaos --page docs/reliability.md
+	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.chaos --page docs/reliability.md
 
 clean: ## Remove what was made, but not the environments
 	rm -rf build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis $(NODE_MODULES)

@@ -5,8 +5,8 @@
 A server is started as a user starts it, with the scripted worker of the tests in place of a model
 and two slots. Clients submit, cancel, poll, upload and fetch all the while, as the server and its
 workers are killed, stopped and ended. What the clients were told is their own record
-(`tests/ledger.py`), and at the end it is compared with what a quiet server says. At the same time
-two other servers are killed at every failpoint in turn, in rounds.
+(`tests/support/client_record.py`), and at the end it is compared with what a quiet server says. At
+the same time two other servers are killed at every failpoint in turn, in rounds.
 """
 
 import itertools
@@ -29,14 +29,14 @@ from typing import Annotated, Any
 import httpx
 import psutil
 import typer
+from client_record import Record, Wish
 from crash_site import CrashSite, Receiver, receiving, workers_of
-from ledger import Record, Wish
-from nursery import Failpoint
+from fork_server import Failpoint
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import SERVER_PACKAGES, describe
-from server.failpoints import POINTS, Step, after, before
+from server.db.failpoints import POINTS, Step, after, before
 
 CLIENTS = 4
 JOBS_OF_A_CLIENT = 3

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from benchmarks import full_size
 from benchmarks.full_size import Scale, StepInputs
+from pipeline.network.transformer import CosmosTransformer
 from pipeline.text import MAX_TOKENS
-from pipeline.transformer import CosmosTransformer
 
-_TESTS = str(Path(__file__).parent.parent / "tests")
+_TESTS = str(Path(__file__).parent.parent / "tests" / "support")
 _NUM_FRAMES = 3
 """Latent frames: float32 attention over a whole video takes minutes."""
 

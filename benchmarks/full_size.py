@@ -10,7 +10,7 @@ from diffusers.models.transformers import transformer_cosmos
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.transformer import CosmosTransformer, TransformerConfig
+from pipeline.network.transformer import CosmosTransformer, TransformerConfig
 
 SCHEDULER = {
     "num_train_timesteps": 1000,

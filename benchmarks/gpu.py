@@ -27,12 +27,12 @@ from benchmarks.full_size import FULL, TINY, Scale, StepInputs
 from benchmarks.machine import describe
 from benchmarks.memory import PlanBenchmark
 from benchmarks.timing import Report, peak, reset_peak, synchronize, timed
-from pipeline.attention import BACKENDS, Choice, choose_attention, cudnn_versions
 from pipeline.denoise import denoise
 from pipeline.guardrail import Frame
+from pipeline.network.attention import BACKENDS, Choice, choose_attention, cudnn_versions
+from pipeline.network.transformer import CosmosTransformer
 from pipeline.spec import Container, Pixels, Quality, VideoSpec
 from pipeline.text import MAX_TOKENS
-from pipeline.transformer import CosmosTransformer
 from pipeline.vae import decode, encode_first_frame, lay_channels_last
 
 
@@ -126,8 +126,8 @@ class GpuBenchmark:
         """One guided step of ours: shared part and two branches."""
         result: dict[str, Any] = {"fused": self._timed_step(self._network())}
         with (
-            patch("pipeline.kernels.residual.can_fuse", return_value=False),
-            patch("pipeline.kernels.heads.can_fuse", return_value=False),
+            patch("pipeline.network.kernels.residual.can_fuse", return_value=False),
+            patch("pipeline.network.kernels.heads.can_fuse", return_value=False),
         ):
             result["plain"] = self._timed_step(self._network())
         narrow = self._network(residual_dtype=torch.bfloat16)

@@ -17,9 +17,9 @@ from torch import Tensor
 from benchmarks import full_size
 from benchmarks.full_size import Scale
 from benchmarks.timing import peak, reset_peak, synchronize
-from pipeline.attention import Attend
 from pipeline.denoise import denoise
 from pipeline.memory_plan import MemoryPlan
+from pipeline.network.attention import Attend
 from pipeline.placement import Placement
 from pipeline.progress import Stage
 from pipeline.spec import Pixels, VideoSpec

@@ -8,9 +8,9 @@ import torch
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
-from pipeline.layers import KeysValues, RotaryTables
+from pipeline.network.layers import KeysValues, RotaryTables
+from pipeline.network.transformer import CosmosTransformer
 from pipeline.spec import VideoSpec
-from pipeline.transformer import CosmosTransformer
 
 GIVEN_FRAME_TIME = 1e-4
 """The noise level that the model was trained to see on a frame that is given."""

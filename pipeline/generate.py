@@ -9,19 +9,19 @@ from typing import Any
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from pipeline.attention import Choice
 from pipeline.clock import StepClock
 from pipeline.denoise import denoise
 from pipeline.encode import EncodedVideo, encode_video
 from pipeline.errors import InvalidSpec
 from pipeline.estimate import Estimator
 from pipeline.guardrail import Frame, Guardrail
+from pipeline.network.attention import Choice
+from pipeline.network.transformer import CosmosTransformer
 from pipeline.placement import Placement
 from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone, Watcher
 from pipeline.shortage import Shortage, attempt, out_of_memory
 from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, FirstFrame, Pixels, VideoSpec
 from pipeline.text import MAX_TOKENS, TextEncoder
-from pipeline.transformer import CosmosTransformer
 from pipeline.vae import decode, encode_first_frame
 
 

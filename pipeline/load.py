@@ -22,16 +22,16 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import (
 )
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
-from pipeline.attention import Choice, choose_attention
 from pipeline.estimate import Estimator, StepCost
 from pipeline.generate import VideoPipeline
 from pipeline.guardrail import Guardrail, GuardrailChoice, choose_guardrail
 from pipeline.memory_plan import MemoryChoice, MemoryPlan
+from pipeline.network.attention import Choice, choose_attention
+from pipeline.network.transformer import CosmosTransformer, TransformerConfig
 from pipeline.placement import HOST, Placement
 from pipeline.shortage import Shortage, attempt, out_of_memory
 from pipeline.spec import latent_frames
 from pipeline.text import MAX_TOKENS, TextEncoder, Tokenizer
-from pipeline.transformer import CosmosTransformer, TransformerConfig
 from pipeline.vae import lay_channels_last
 from weights.store import TensorInfo, WeightStore
 

@@ -13,41 +13,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pipeline.guardrail import choose_guardrail
-from server.addressing import Service
-from server.artifact_store import ArtifactStore
-from server.auth import Authenticator
-from server.bodies import Bodies
-from server.data_folder import database_in, owned, scratch_in
-from server.database import Database
-from server.deadlines import LOAD_S, Deadlines, RunLimits
-from server.disk_space import DiskSpace
-from server.dispatcher import Dispatcher
-from server.drain import Drain
-from server.errors import MethodNotAllowed, RequestError, UnknownPath, answer
-from server.fetch import Fetcher
-from server.file_access import FileAccess
-from server.file_links import FileLinks, LinkSigner
-from server.first_key import configured_key, make_first_key
-from server.front import EntryRules, Front, marks
-from server.intake import Intake
-from server.job_stats import JobStats
-from server.job_store import JobStore
-from server.key_limits import KeyLimits
-from server.key_store import KeyRing, KeyStore
-from server.keys import ApiKey
-from server.local_pool import LocalPool
-from server.metrics import Metrics
-from server.output import Outputs
-from server.pictures import Pictures
-from server.pool import Pool, devices_from
-from server.private_file import read_or_make
-from server.public_files import PublicFiles, base_urls_of
-from server.queue_switch import QueueSwitch
-from server.readiness import Readiness
-from server.retention import Retention
-from server.routes import (
+from server.api.bodies import Bodies
+from server.api.dependencies import Services
+from server.api.metrics import Metrics
+from server.api.middleware import EntryRules, Front, marks
+from server.api.readiness import Readiness
+from server.api.results import Outputs
+from server.api.routes import (
     admin,
-    discovery,
     files,
     health,
     jwks,
@@ -59,21 +32,48 @@ from server.routes import (
     tokens,
     uploads,
 )
-from server.runs import Runs
-from server.schemas import ENDPOINTS, Limits
-from server.services import Services
+from server.api.routes import documents as discovery
+from server.api.status_cache import Statuses
+from server.auth.authenticator import Authenticator
+from server.auth.first_key import configured_key, make_first_key
+from server.auth.key_store import KeyRing, KeyStore
+from server.auth.tokens import SECRET_BYTES, Tokens
+from server.data_folder import database_in, owned, read_or_make, scratch_in
+from server.db.database import Database
+from server.disk import DiskSpace
+from server.dispatch.deadlines import Deadlines, RunLimits
+from server.dispatch.dispatcher import Dispatcher
+from server.dispatch.drain import Drain
+from server.errors import MethodNotAllowed, RequestError, UnknownPath, answer
+from server.fal.endpoints import ENDPOINTS, Limits
+from server.fal.urls import Service
+from server.files.access import FileAccess
+from server.files.links import FileLinks, LinkSigner
+from server.files.public import PublicFiles, base_urls_of
+from server.files.store import ArtifactStore
+from server.files.upload_store import MIB, UploadStore
+from server.files.uploads import Uploads
+from server.inputs.disconnects import Runs
+from server.inputs.image_store import Pictures
+from server.inputs.prepare import Intake
+from server.inputs.submit import Submissions
+from server.jobs.limits import KeyLimits
+from server.jobs.pause import QueueSwitch
+from server.jobs.reports import JobStats
+from server.jobs.retention import Retention
+from server.jobs.store import JobStore
+from server.keys import ApiKey
+from server.outbound.fetch import Fetcher
 from server.settings import Settings
-from server.signing import SigningKey
-from server.statuses import Statuses
-from server.submissions import Submissions
-from server.tokens import SECRET_BYTES, Tokens
-from server.upload_store import MIB, UploadStore
-from server.uploads import Uploads
-from server.wake import Wakes
-from server.webhook_body import WebhookBodies
-from server.webhook_store import WebhookStore
-from server.webhooks import Webhooks
-from server.worker_loop import WorkerOptions
+from server.tasks import Wakes
+from server.webhooks.body import WebhookBodies
+from server.webhooks.sender import Webhooks
+from server.webhooks.signing import SigningKey
+from server.webhooks.store import WebhookStore
+from server.workers.devices import devices_from
+from server.workers.local_pool import LocalPool
+from server.workers.loop import WorkerOptions
+from server.workers.pool import LOAD_S, Pool
 from weights.checkpoint_profile import PROFILE_FILE
 from weights.store import WeightStore
 

@@ -4,7 +4,8 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,3 +98,19 @@ def _lock(handle: int, folder: Path) -> None:
             f"Another server uses the data folder {folder}: stop it, or choose another folder "
             "with --data."
         ) from error
+
+
+def read_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
+    """What the file holds; if there is none, it is made with mode 0600, whole or not at all."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        content = make()
+    # mkstemp's files are 0600 from the start.
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".part")
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(part).replace(path)
+    return content

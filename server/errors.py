@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import InputError
-from server.jobs import TOO_LATE, JobError
+from server.models import TOO_LATE, JobError
 
 ERROR_PAGE = "https://docs.fal.ai/errors#"
 RETRY_AFTER_S = 10

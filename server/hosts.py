@@ -78,3 +78,23 @@ def is_address(name: str) -> bool:
     except ValueError:
         return False
     return bracketed == (version == 6)
+
+
+_ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[^/]+)")
+
+
+def read_origin(text: str) -> str:
+    """An origin as browsers write it in the Origin header.
+
+    Raises:
+        ValueError: it is not one; the message is a sentence.
+    """
+    origin = text.lower()
+    match = _ORIGIN.fullmatch(origin)
+    if match is None or not is_well_formed(match["host"]):
+        raise ValueError(
+            f"{text!r} is not an origin: give each as https://app.example, with its port if "
+            "that is not the scheme's own, and without a path"
+        )
+    default_port = {"http": ":80", "https": ":443"}.get(match["scheme"], "")
+    return origin.removesuffix(default_port)

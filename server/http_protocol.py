@@ -1,8 +1,8 @@
 """uvicorn's HTTP with bounds: on what a request may send before its body, on the time that it may
 take over that, and on how many connections there are.
 
-What is bounded elsewhere: bodies, by `server.bodies` and `server.uploads`; a handshake of TLS, by
-asyncio, which gives it a minute.
+What is bounded elsewhere: bodies, by `server.api.bodies` and `server.files.uploads`; a handshake
+of TLS, by asyncio, which gives it a minute.
 """
 
 import asyncio

@@ -16,8 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.memory_plan import MemoryChoice
-from server.cors import read_origin
-from server.hosts import read_name
+from server.hosts import read_name, read_origin
 from server.keys import Credential
 
 PREFIX = "COSMOS_"
@@ -47,7 +46,7 @@ class Settings(BaseSettings):
         default=None, description="how callers reach the server; every URL handed out begins so"
     )
     devices: str = Field(default="", description="all, cpu, or device numbers such as 0,2")
-    worker: str = Field(default="server.worker:GpuWorker", description="class of the workers")
+    worker: str = Field(default="server.workers.gpu:GpuWorker", description="class of the workers")
     guardrail: Literal["required", "off"] = Field(
         default="required", description="off serves a checkpoint that requires one without it"
     )

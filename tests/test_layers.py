@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 LAYERS = ["weights", "pipeline", "server"]
 """Each may import itself and those before it."""
 
@@ -114,7 +114,7 @@ def loaded_with(name: str) -> dict[str, str]:
 
 
 def test_the_packages_are_found() -> None:
-    assert {"server.events", "pipeline.spec", "weights.stand_in"} <= modules().keys()
+    assert {"server.workers.messages", "pipeline.spec", "weights.stand_in"} <= modules().keys()
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -148,7 +148,7 @@ def test_only_the_worker_reaches_the_model_from_the_server() -> None:
             for reached in loaded_with(name)
         )
     }
-    assert {"pipeline.generate", "pipeline.load", "pipeline.transformer"} <= needing_torch
+    assert {"pipeline.generate", "pipeline.load", "pipeline.network.transformer"} <= needing_torch
     wrong = {
         module.name: sorted(names)
         for module in modules().values()
@@ -158,7 +158,7 @@ def test_only_the_worker_reaches_the_model_from_the_server() -> None:
             | (packages(imported(module.tree)) & TORCH_AND_ITS_KIN)
         )
     }
-    assert wrong.keys() <= {"server.worker"}, wrong
+    assert wrong.keys() <= {"server.workers.gpu"}, wrong
 
 
 def test_only_the_stand_in_uses_torch_in_weights() -> None:
@@ -170,7 +170,9 @@ def test_only_the_stand_in_uses_torch_in_weights() -> None:
     assert users == {"weights.stand_in"}
 
 
-@pytest.mark.parametrize("name", sorted(TORCH_FREE | {"server.app", "server.cli", "server.worker"}))
+@pytest.mark.parametrize(
+    "name", sorted(TORCH_FREE | {"server.app", "server.cli.main", "server.workers.gpu"})
+)
 def test_torch_is_not_loaded_with_this_module(name: str) -> None:
     loaded = loaded_with(name)
     wrong = {
@@ -215,7 +217,7 @@ def test_only_fetch_makes_outbound_requests() -> None:
         if packages(imported(module.tree)) & NETWORK_CLIENTS
         or set(imported(module.tree)) & {"urllib.request", "http.client", "xmlrpc.client"}
     }
-    assert users == {"server.fetch"}
+    assert users == {"server.outbound.fetch"}
 
 
 def test_only_fetch_opens_connections() -> None:
@@ -226,7 +228,7 @@ def test_only_fetch_opens_connections() -> None:
         for node in ast.walk(module.tree)
         if _called(node) & CONNECTING
     }
-    assert users == {"server.fetch", "server.own_address"}
+    assert users == {"server.outbound.fetch", "server.outbound.addresses"}
 
 
 def test_the_pipeline_knows_neither_http_nor_a_database() -> None:

@@ -1,0 +1,1 @@
+"""The network that denoises: NVIDIA's transformer, its layers, attention and kernels."""

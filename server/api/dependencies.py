@@ -1,0 +1,233 @@
+"""What the routes work with: the parts of one server, and what is known of each request."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from server.api.bodies import Bodies
+from server.api.metrics import Metrics
+from server.api.readiness import Readiness
+from server.api.results import Outputs
+from server.api.status_cache import Status, Statuses
+from server.auth.authenticator import Authenticator, Caller
+from server.disk import DiskSpace
+from server.dispatch.drain import Drain
+from server.errors import UnknownJob, UnknownPath
+from server.fal.endpoints import ENDPOINTS, Limits, app_of
+from server.fal.headers import RequestOptions, read_options
+from server.files.access import FileAccess
+from server.files.links import FileLinks
+from server.files.public import PublicFiles
+from server.files.store import ArtifactStore
+from server.files.uploads import Uploads
+from server.inputs.disconnects import Runs
+from server.inputs.image_store import Pictures
+from server.inputs.submit import Submission, Submissions
+from server.jobs.pause import QueueSwitch
+from server.jobs.retention import Retention
+from server.jobs.store import JobStore
+from server.keys import Scope
+from server.models import Job
+from server.settings import Settings
+from server.tasks import Wakes
+from server.webhooks.sender import Webhooks
+from server.webhooks.signing import SigningKey
+from server.workers.pool import Pool
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+"""Room for the largest picture as a data URI."""
+
+MAX_JSON_BYTES = 2 * 1024 * 1024
+"""Room for the list of as many parts as an upload may have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The parts of one server."""
+
+    settings: Settings
+    limits: Limits
+    auth: Authenticator
+    store: JobStore
+    files: ArtifactStore
+    public_files: PublicFiles
+    file_links: FileLinks
+    file_access: FileAccess
+    uploads: Uploads
+    submissions: Submissions
+    statuses: Statuses
+    outputs: Outputs
+    pictures: Pictures
+    retention: Retention
+    runs: Runs
+    pool: Pool
+    wakes: Wakes
+    webhooks: Webhooks
+    signing_key: SigningKey
+    drain: Drain
+    disk: DiskSpace
+    metrics: Metrics
+    readiness: Readiness
+    queue_switch: QueueSwitch
+    bodies: Bodies
+
+    async def find(self, app: str, job_id: str, caller: Caller) -> Status:
+        """Where the caller's job stands; `app` is its endpoint or the first two segments of that.
+
+        Raises:
+            UnknownJob: there is none of that id there, or it is somebody else's.
+        """
+        status = await self.statuses.of(job_id)
+        job = status.standing.job
+        if job.key_id != caller.key_id or app not in (job.endpoint, app_of(job.endpoint)):
+            raise UnknownJob
+        return status
+
+    async def finished(self, job_id: str) -> Job | None:
+        """Wait until the job is done; None if its key ends before."""
+        while True:
+            ticket = self.wakes.finished.ticket()
+            job = (await self.statuses.of(job_id)).standing.job
+            if not await self.auth.is_good(job.key_id):
+                return None
+            if job.done:
+                return job
+            await ticket.wait()
+
+
+async def services_of(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(services_of)]
+
+
+async def caller_of(request: Request, services: ServicesDep) -> Caller:
+    """The caller, by the request's key or token."""
+    token = request.query_params.get("fal_jwt_token")
+    return await services.auth.caller(request.headers.get("authorization"), token)
+
+
+_AnyCallerDep = Annotated[Caller, Depends(caller_of)]
+
+
+async def has_room(services: ServicesDep) -> None:
+    """Let nothing in for which the disk has no room.
+
+    Raises:
+        DiskFull: there is too little left.
+    """
+    await asyncio.to_thread(services.disk.check)
+
+
+async def _runner_of(request: Request, caller: _AnyCallerDep) -> Caller:
+    """A caller who may ask for videos."""
+    # The front put the service's name before the path within it.
+    path = "/" + request.scope["path"].lstrip("/").partition("/")[2]
+    caller.check_run(request.method, path)
+    return caller
+
+
+async def _uploader_of(caller: _AnyCallerDep) -> Caller:
+    """A caller who may keep files here."""
+    caller.check_scope(Scope.FILES)
+    return caller
+
+
+async def _admin_of(caller: _AnyCallerDep) -> Caller:
+    """Somebody who runs this server."""
+    caller.check_scope(Scope.ADMIN)
+    return caller
+
+
+async def base_url_of(request: Request) -> str:
+    """How this caller reaches us: what every URL that the caller is given begins with."""
+    base_url: str = request.state.base_url
+    return base_url
+
+
+async def known_endpoint(endpoint: str) -> str:
+    """The id of an endpoint, from a path.
+
+    Raises:
+        UnknownPath: there is none of that id.
+    """
+    if endpoint not in ENDPOINTS:
+        raise UnknownPath(f"/{endpoint}")
+    return endpoint
+
+
+async def _json_of(request: Request, services: ServicesDep) -> bytes:
+    """The whole body of a request that sends no picture."""
+    async with services.bodies.read(request, max_bytes=MAX_JSON_BYTES) as body:
+        return body
+
+
+CallerDep = Annotated[Caller, Depends(_runner_of)]
+UploaderDep = Annotated[Caller, Depends(_uploader_of)]
+AdminDep = Annotated[Caller, Depends(_admin_of)]
+BaseUrlDep = Annotated[str, Depends(base_url_of)]
+EndpointDep = Annotated[str, Depends(known_endpoint)]
+JsonDep = Annotated[bytes, Depends(_json_of)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """A request for a video whose body is not yet read."""
+
+    request: Request
+    bodies: Bodies
+    endpoint: str
+    caller: Caller
+    base_url: str
+    options: RequestOptions
+
+    async def accepted(
+        self, accept: Callable[[Submission], Awaitable[Job]], *, webhook_url: str | None = None
+    ) -> Job:
+        """The job that `accept` makes of the request. The body is kept no longer than that takes.
+
+        Raises:
+            BodyTooLarge, RequestTooSlow, TooManyLargeBodies: the body is not read.
+        """
+        async with self.bodies.read(self.request, max_bytes=MAX_BODY_BYTES) as body:
+            submission = Submission(
+                endpoint=self.endpoint,
+                body=body,
+                base_url=self.base_url,
+                caller=self.caller,
+                options=self.options,
+                webhook_url=webhook_url,
+            )
+            return await accept(submission)
+
+
+async def _incoming(
+    request: Request,
+    services: ServicesDep,
+    endpoint: EndpointDep,
+    caller: CallerDep,
+    base_url: BaseUrlDep,
+) -> Incoming:
+    """A request for a video.
+
+    Raises:
+        BadRequest: a header cannot be read.
+        DiskFull: there is no room for it.
+    """
+    await asyncio.to_thread(services.disk.check)
+    return Incoming(
+        request=request,
+        bodies=services.bodies,
+        endpoint=endpoint,
+        caller=caller,
+        base_url=base_url,
+        options=read_options(request.headers),
+    )
+
+
+IncomingDep = Annotated[Incoming, Depends(_incoming)]

@@ -1,0 +1,196 @@
+"""The outermost layer of the app: who may come in, by which name, and for which service."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import quote
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.api.cors import cors_headers, is_preflight, preflight_headers
+from server.api.forwarded import Arrival, arrival_of, client_of, forwarded_header
+from server.api.proxy import METHODS, TARGET_HEADER, target_of
+from server.errors import (
+    Forbidden,
+    MethodNotAllowed,
+    MisdirectedRequest,
+    RequestError,
+    UnknownPath,
+    abridged,
+    answer,
+)
+from server.fal.urls import FAL_HOSTS, Address, Service, resolve
+from server.hosts import HostRule, name_of
+from server.outbound.addresses import Network
+from server.settings import Settings
+
+REQUEST_ID = "x-fal-request-id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryRules:
+    """Which requests are let in, before anybody asks for a key.
+
+    A server that needs no key serves its own machine only: no name but a loopback one or fal's,
+    no page of another origin, and nothing that came through a proxy.
+    """
+
+    hosts: HostRule
+    origins: frozenset[str]
+    """Those whose pages may read our answers."""
+
+    own_origins: frozenset[str]
+    trusted_proxies: tuple[Network, ...]
+    public_url: str | None
+    needs_key: bool
+
+    @classmethod
+    def of(cls, settings: Settings, machine_name: str) -> Self:
+        """The rules that follow from the settings, on the machine of that name."""
+        public = None if settings.public_url is None else Arrival.of(settings.public_url)
+        names = {*FAL_HOSTS, *settings.allowed_hosts}
+        if public is not None:
+            names.add(name_of(public.host))
+        if settings.needs_key:
+            names |= {machine_name.lower(), settings.host.lower()}
+        hosts = HostRule(
+            names=frozenset(names),
+            addresses=settings.needs_key,
+            # The URLs of an answer go back to somebody who proved a key.
+            every_name=settings.needs_key and settings.public_url is None,
+        )
+        return cls(
+            hosts=hosts,
+            origins=frozenset(settings.cors_origins),
+            own_origins=frozenset() if public is None else frozenset({public.origin}),
+            trusted_proxies=settings.forwarded_allow_ips,
+            public_url=settings.public_url,
+            needs_key=settings.needs_key,
+        )
+
+    def check(self, arrival: Arrival, headers: Headers) -> None:
+        """Refuse who must not come in.
+
+        Raises:
+            MisdirectedRequest: the Host is not one of ours.
+            Forbidden: the request is not of this machine alone, and we ask for no key.
+        """
+        if not self.hosts.allows(arrival.host):
+            raise MisdirectedRequest(
+                f"This server is not known as {name_of(arrival.host)!r}. If it should be, add "
+                "the name to COSMOS_ALLOWED_HOSTS."
+            )
+        if self.needs_key:
+            return
+        forwarded = forwarded_header(headers)
+        if forwarded is not None:
+            raise Forbidden(
+                f"The header {forwarded!r} says that this request came through a proxy. This "
+                "server asks for no key, so it serves its own machine only: set COSMOS_AUTH=on."
+            )
+        origin = headers.get("origin", arrival.origin)
+        if origin not in {arrival.origin, *self.own_origins, *self.origins}:
+            raise Forbidden(
+                f"Pages of {abridged(origin)!r} may not use this server. If they should, add "
+                "the origin to COSMOS_CORS_ORIGINS."
+            )
+
+
+class Front:
+    """Rewrites each path to `/<service>/<path>`, and marks every answer.
+
+    It leaves in `request.state` the `base_url` that every URL in the answer begins with, and the
+    `request_id`: a new one, which a route replaces by the job's.
+    """
+
+    def __init__(self, app: ASGIApp, rules: EntryRules) -> None:
+        self._app = app
+        self._rules = rules
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            # Before it is accepted, which the caller sees as a 403.
+            await send({"type": "websocket.close"})
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        state["request_id"] = str(uuid.uuid4())
+        state["cors_headers"] = cors_headers(Headers(scope=scope), self._rules.origins)
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(marks(state))
+            await send(message)
+
+        await self._enter(scope)(scope, receive, send_marked)
+
+    def _enter(self, scope: Scope) -> ASGIApp:
+        """Address the request; what is to answer it."""
+        headers = Headers(scope=scope)
+        rules = self._rules
+        try:
+            arrival = arrival_of(scope, rules.trusted_proxies)
+            rules.check(arrival, headers)
+            if headers.get("upgrade", "").lower() == "websocket":
+                raise Forbidden(
+                    "This server does not speak WebSocket. Its streams are at …/stream."
+                )
+            if is_preflight(scope["method"], headers) and headers.get("origin") in rules.origins:
+                return Response(status_code=204, headers=preflight_headers())
+            scope["client"] = client_of(scope, rules.trusted_proxies)
+            scope["state"]["base_url"] = rules.public_url or arrival.base_url
+            address = _address(scope, arrival.host)
+            if address.service is Service.FILES and _take_in_appended(scope):
+                address = _address(scope, arrival.host)
+            if address.service is Service.PROXY:
+                return self._through_proxy(scope, headers)
+            _set_path(scope, address)
+        except RequestError as error:
+            given = answer(error)
+            return JSONResponse(given.body, given.status, headers=dict(given.headers))
+        return self._app
+
+    def _through_proxy(self, scope: Scope, headers: Headers) -> ASGIApp:
+        """Give the request the address of its target, under the base URL that it came by."""
+        if scope["method"] not in METHODS:
+            raise MethodNotAllowed(", ".join(METHODS))
+        target = target_of(headers.getlist(TARGET_HEADER))
+        if target is None:
+            # Word for word what fal's own proxy says.
+            return JSONResponse("Invalid request", 400)
+        _set_path(scope, target.address)
+        scope["query_string"] = target.query.encode()
+        return self._app
+
+
+def marks(state: Mapping[str, Any]) -> dict[str, str]:
+    """The headers that every answer has, by the state of its request."""
+    return {REQUEST_ID: state["request_id"], **state["cors_headers"]}
+
+
+def _address(scope: Scope, host: str) -> Address:
+    raw_path = scope["raw_path"].decode("latin-1")
+    address = resolve(host, raw_path)
+    if address is None:
+        raise UnknownPath(abridged(raw_path))
+    return address
+
+
+def _take_in_appended(scope: Scope) -> bool:
+    """Whether the query ended in what belongs to the path, where it is now.
+
+    fal's Python client appends the path of a part to the URL of its file, which may be signed.
+    """
+    query, appended, rest = scope["query_string"].partition(b"/multipart/")
+    scope["query_string"], scope["raw_path"] = query, scope["raw_path"] + appended + rest
+    return bool(appended)
+
+
+def _set_path(scope: Scope, address: Address) -> None:
+    scope["path"] = f"/{address.service.value}{address.path}"
+    scope["raw_path"] = quote(scope["path"]).encode()

@@ -1,0 +1,168 @@
+"""What a job that is done gives its caller: the output, or its error's own answer.
+
+With `sync_mode` the output holds the video itself. Its base64 is made while the answer is sent, a
+piece at a time, so that memory never holds the video.
+"""
+
+import asyncio
+from base64 import b64encode
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from fastapi import Response
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from server.errors import OutputExpired, job_error_headers
+from server.fal.views import as_json, data_uri, output_view
+from server.files.links import FileLinks
+from server.files.store import ArtifactStore
+from server.jobs.retention import Retention
+from server.jobs.store import JobStore
+from server.models import Job, JobError
+from server.tasks import completed
+
+PIECE_BYTES = 3 * 2**18
+"""Of the file; three bytes make four characters, so pieces join without padding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """An answer's body. The base64 of `video`, if there is one, goes between `head` and `tail`."""
+
+    status: int
+    headers: Mapping[str, str]
+    head: bytes
+    video: BinaryIO | None = None
+    video_size: int = 0
+    tail: bytes = b""
+
+    @property
+    def size(self) -> int:
+        return len(self.head) + (self.video_size + 2) // 3 * 4 + len(self.tail)
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """The body; it can be read once."""
+        yield self.head
+        if self.video is not None:
+            with self.video:
+                while piece := await asyncio.to_thread(_encoded, self.video):
+                    yield piece
+            yield self.tail
+
+
+class Outputs:
+    """Gives the outputs of one server's jobs."""
+
+    def __init__(
+        self, store: JobStore, files: ArtifactStore, links: FileLinks, retention: Retention
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._links = links
+        self._retention = retention
+
+    async def of(self, job: Job) -> Output:
+        """The output of a job that is done.
+
+        Raises:
+            OutputExpired: its files have reached the end of their lifetime.
+        """
+        return await asyncio.to_thread(self._of, job)
+
+    async def answer(self, job: Job, *, cut_off: Callable[[], None] | None = None) -> Response:
+        """The output as an answer; `cut_off` is called if the caller goes away before its end.
+
+        Raises:
+            OutputExpired: the files have reached the end of their lifetime.
+        """
+        output = await self.of(job)
+        if job.is_kept:
+            return Response(output.head, output.status, output.headers, "application/json")
+        return Delivery(
+            output.pieces(),
+            output.status,
+            {**output.headers, "content-length": str(output.size)},
+            "application/json",
+            delivered=lambda: self.fetched(job),
+            cut_off=cut_off,
+        )
+
+    async def fetched(self, job: Job) -> None:
+        """The caller has the whole output."""
+        noting = asyncio.to_thread(self._retention.fetched, job)
+        await completed("noting that an output was fetched", noting)
+
+    def _of(self, job: Job) -> Output:
+        if job.error is not None:
+            return _of_error(job.error)
+        assert job.result is not None, "a job ended with neither a result nor an error"
+        video = self._store.artifact(job.result["video"]["artifact"])
+        if video is None:
+            raise OutputExpired
+        headers = {"x-fal-billable-units": "1"}
+        if not job.sync_mode:
+            text = as_json(output_view(job, video, self._links.of_video(job, video)))
+            return Output(status=200, headers=headers, head=text)
+        gap = data_uri(video, "")
+        head, _, tail = as_json(output_view(job, video, gap)).partition(gap.encode())
+        return Output(
+            status=200,
+            headers=headers,
+            head=head + gap.encode(),
+            video=self._open(video.id),
+            video_size=video.size,
+            tail=tail,
+        )
+
+    def _open(self, artifact_id: str) -> BinaryIO:
+        try:
+            return self._files.path(artifact_id).open("rb")
+        except FileNotFoundError as error:
+            # Its time ended just after its row was read.
+            raise OutputExpired from error
+
+
+class Delivery(StreamingResponse):
+    """A streamed answer that calls `delivered` if it was sent to its end, and else `cut_off`."""
+
+    def __init__(
+        self,
+        content: AsyncIterator[bytes],
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        media_type: str | None = None,
+        *,
+        delivered: Callable[[], Awaitable[None]],
+        cut_off: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(self._to_the_end(content), status, headers, media_type)
+        self._delivered = delivered
+        self._cut_off = cut_off
+        self._is_complete = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if not self._is_complete and self._cut_off is not None:
+                self._cut_off()
+        if self._is_complete:
+            await self._delivered()
+
+    async def _to_the_end(self, content: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        # It is asked for the next piece when the one before was sent.
+        async for piece in content:
+            yield piece
+        self._is_complete = True
+
+
+def _of_error(error: JobError) -> Output:
+    return Output(
+        status=error.http_status, headers=job_error_headers(error), head=as_json(error.body)
+    )
+
+
+def _encoded(file: BinaryIO) -> bytes:
+    return b64encode(file.read(PIECE_BYTES))

@@ -1,0 +1,44 @@
+"""The service `fal.run`: a request is answered when its video is there."""
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+
+from server.api.dependencies import IncomingDep, Services, ServicesDep
+from server.models import Job
+
+CLIENT_CLOSED_REQUEST = 499
+
+router = APIRouter(prefix="/run")
+
+
+@router.post("/{endpoint:path}")
+async def run(request: Request, services: ServicesDep, incoming: IncomingDep) -> Response:
+    """Make a video and answer with it; a caller who goes away and does not return cancels it."""
+    job = await incoming.accepted(services.runs.begin)
+    request.state.request_id = job.id
+    done = await _finished_or_gone(request, services, job)
+    if done is None:
+        services.runs.leave(job)
+        await services.auth.check_key(job.key_id)
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return await services.outputs.answer(done, cut_off=lambda: services.runs.leave(job))
+
+
+async def _finished_or_gone(request: Request, services: Services, job: Job) -> Job | None:
+    """Wait until the job is done; None if the caller goes away, or its key ends, before."""
+    finished = asyncio.create_task(services.finished(job.id))
+    gone = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({finished, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return None if gone.done() else await finished
+    finally:
+        for task in (finished, gone):
+            task.cancel()
+        await asyncio.gather(finished, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    """Return when the caller closes the connection. The body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,51 @@
+"""A run whose answer is a stream: what is going on, and at the end the output."""
+
+from collections.abc import AsyncGenerator
+from functools import partial
+
+from fastapi import APIRouter, Request, Response
+
+from server.api import sse
+from server.api.dependencies import IncomingDep, Services, ServicesDep
+from server.api.results import Delivery
+from server.fal.views import as_json, status_view
+from server.models import Job
+
+router = APIRouter(prefix="/run")
+
+
+@router.post("/{endpoint:path}/stream")
+async def stream(request: Request, services: ServicesDep, incoming: IncomingDep) -> Response:
+    """Make a video and tell of it: each event but the last is a status with new lines of the log.
+
+    The last event is the output, or the body of the error. A caller who goes away and does not
+    return cancels the run.
+    """
+    job = await incoming.accepted(services.runs.begin)
+    request.state.request_id = job.id
+    return Delivery(
+        _events(services, job),
+        headers=sse.HEADERS,
+        media_type=sse.MEDIA_TYPE,
+        delivered=lambda: services.outputs.fetched(job),
+        cut_off=lambda: services.runs.leave(job),
+    )
+
+
+async def _events(services: Services, job: Job) -> AsyncGenerator[bytes, None]:
+    may_go_on = partial(services.auth.is_good, job.key_id)
+    async for event in sse.with_pings(_progress(services, job), may_go_on=may_go_on):
+        yield event
+    done = await services.finished(job.id)
+    if done is None:
+        services.runs.leave(job)
+        return
+    output = await services.outputs.of(done)
+    async for piece in sse.event_in_pieces(output.pieces()):
+        yield piece
+
+
+async def _progress(services: Services, job: Job) -> AsyncGenerator[bytes, None]:
+    async for news in services.statuses.news(job.id, with_logs=True):
+        if news.lines or not news.job.done:
+            yield sse.event(as_json(status_view(news, with_logs=True)))

@@ -1,0 +1,1 @@
+"""Who calls: API keys and the tokens made from them."""

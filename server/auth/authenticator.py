@@ -1,0 +1,159 @@
+"""Who is calling, by the key or token that came with the request, and what they may do."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from server.auth.key_store import KeyRing
+from server.auth.tokens import Grant, InvalidToken, Tokens, key_id_of
+from server.errors import Forbidden, Unauthorized
+from server.keys import ApiKey, Credential, Scope, opens
+
+_NOT_OURS = "The key is not one of this server's."
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request. `key_id` is None where the server asks for no key.
+
+    `lent` is what a token allows, if one was sent in place of the key.
+    """
+
+    key_id: str | None
+    scopes: frozenset[Scope] = frozenset(Scope)
+    lent: Grant | None = None
+
+    def check_scope(self, scope: Scope) -> None:
+        """Refuse a caller who may do other things.
+
+        Raises:
+            Forbidden: the caller may do other things.
+        """
+        if scope not in self.scopes:
+            raise Forbidden(f"This key does not have the scope {scope.value!r}.")
+
+    def check_run(self, method: str, path: str) -> None:
+        """Refuse a caller who may not ask for videos, or not so.
+
+        `path` is the one within the service: it begins with an endpoint's id, or an app's.
+
+        Raises:
+            Forbidden: the key is for other things, or the token for other requests.
+        """
+        self.check_scope(Scope.RUN)
+        if self.lent is None:
+            return
+        endpoints = self.lent.endpoints
+        is_listed = any(f"{path}/".startswith(f"/{endpoint}/") for endpoint in endpoints)
+        if method != "POST" or not is_listed:
+            raise Forbidden(f"This token is good for POST to {' and '.join(endpoints)} only.")
+
+
+ANYBODY = Caller(key_id=None)
+
+
+class Authenticator:
+    """Knows the callers of one server. Where it does not need a key, everybody is the same."""
+
+    def __init__(
+        self,
+        ring: KeyRing,
+        tokens: Tokens,
+        *,
+        needs_key: bool,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._ring = ring
+        self._tokens = tokens
+        self._needs_key = needs_key
+        self._now = now
+
+    async def caller(self, authorization: str | None, token: str | None) -> Caller:
+        """The caller, by the Authorization header or else by the token of the query.
+
+        Raises:
+            Unauthorized: there is neither, or what there is opens nothing here.
+        """
+        if not self._needs_key:
+            return ANYBODY
+        if authorization is None:
+            return await self._by_token(token)
+        scheme, _, given = authorization.partition(" ")
+        credential = Credential.of(given.strip())
+        match scheme.lower(), credential:
+            case "key" | "bearer", Credential():
+                return await self._by_key(credential)
+            case "bearer", None:
+                return await self._by_token(given.strip())
+        raise Unauthorized(_NOT_OURS)
+
+    async def is_good(self, key_id: str | None) -> bool:
+        """Whether what was begun with a key may still go on."""
+        try:
+            await self.check_key(key_id)
+        except Unauthorized:
+            return False
+        return True
+
+    async def check_key(self, key_id: str | None) -> None:
+        """Refuse what was begun with a key that is no longer good.
+
+        Raises:
+            Unauthorized: the key has been revoked, or has expired.
+        """
+        if not self._needs_key:
+            return
+        key = None if key_id is None else await self._ring.find(key_id)
+        if key is None:
+            raise Unauthorized(_NOT_OURS)
+        self._check_valid(key)
+
+    async def lend(self, caller: Caller, grant: Grant, seconds: int) -> str:
+        """A token by which whoever has it may do a part of what the caller may.
+
+        Raises:
+            Forbidden: the caller came with a token.
+        """
+        if caller.lent is not None:
+            raise Forbidden("A token cannot be exchanged for another: send the key.")
+        return self._tokens.issue(await self._lender(caller), grant, seconds)
+
+    async def _lender(self, caller: Caller) -> ApiKey:
+        if caller.key_id is None:
+            # Clients ask for tokens even where everything is open. Nobody will read this one.
+            return ApiKey.of(Credential.new(), "nobody", created_at=self._now())
+        key = await self._ring.find(caller.key_id)
+        assert key is not None, "a key vanished after its owner was let in"
+        return key
+
+    async def _by_key(self, credential: Credential) -> Caller:
+        key = await self._ring.find(credential.key_id)
+        is_open = opens(credential.secret, key)
+        if key is None or not is_open:
+            raise Unauthorized(_NOT_OURS)
+        self._check_valid(key)
+        await self._ring.note_use(key)
+        return Caller(key.id, key.scopes)
+
+    async def _by_token(self, token: str | None) -> Caller:
+        if token is None:
+            raise Unauthorized(
+                'This server needs a key: send the header "Authorization: Key <id>:<secret>".'
+            )
+        key_id = key_id_of(token)
+        key = None if key_id is None else await self._ring.find(key_id)
+        if key is None:
+            raise Unauthorized("The token is not one of this server's.")
+        try:
+            grant = self._tokens.read(token, key)
+        except InvalidToken as error:
+            raise Unauthorized(str(error)) from error
+        self._check_valid(key)
+        await self._ring.note_use(key)
+        return Caller(key.id, key.scopes & {grant.scope}, grant)
+
+    def _check_valid(self, key: ApiKey) -> None:
+        if key.revoked_at is not None:
+            raise Unauthorized(f"The key {key.id!r} has been revoked.")
+        if key.expires_at is not None and key.expires_at <= self._now():
+            raise Unauthorized(f"The key {key.id!r} has expired.")

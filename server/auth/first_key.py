@@ -1,0 +1,71 @@
+"""Where a server's first key comes from: its settings, or the first start."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from server.auth.key_store import KeyStore
+from server.data_folder import read_or_make
+from server.keys import ApiKey, Credential
+from server.settings import Settings, SettingsError
+
+KEY_FILE = "key"
+
+
+@dataclass(frozen=True, slots=True)
+class FirstKey:
+    """The key that a first start made. It is nowhere else than in the file."""
+
+    text: str = field(repr=False)
+    file: Path
+
+    def announcement(self, is_terminal: bool) -> str:
+        """What to print of it, once. Output that is no terminal may be kept as a log."""
+        where = f"It is in {self.file}, which only this user may read."
+        if is_terminal:
+            return f"Callers need a key, and this is the first: FAL_KEY={self.text}\n{where}"
+        return f"Callers need a key, and the first has been made. {where}"
+
+
+def configured_key(settings: Settings) -> ApiKey | None:
+    """The key that the settings name, None if they name none.
+
+    Raises:
+        SettingsError: the file that should hold it does not.
+    """
+    if settings.key_file is not None:
+        credential = _read(settings.key_file)
+        return ApiKey.of(credential, "COSMOS_KEY_FILE", created_at=time.time())
+    if settings.key is None:
+        return None
+    text = settings.key.get_secret_value()
+    credential_of_key = Credential.of(text)
+    assert credential_of_key is not None, "the settings let a malformed key through"
+    return ApiKey.of(credential_of_key, "COSMOS_KEY", created_at=time.time())
+
+
+def make_first_key(store: KeyStore, folder: Path) -> FirstKey | None:
+    """Make a key for a data folder that never had any; None if it had.
+
+    A file without a row is of a start that was cut short in between: its key is taken.
+
+    Raises:
+        SettingsError: there is a file of the key's name that holds none.
+    """
+    if store.all():
+        return None
+    path = folder / KEY_FILE
+    read_or_make(path, lambda: f"{Credential.new().text}\n".encode())
+    credential = _read(path)
+    store.add(ApiKey.of(credential, "first", created_at=time.time()))
+    return FirstKey(credential.text, path)
+
+
+def _read(path: Path) -> Credential:
+    try:
+        credential = Credential.of(path.read_text().strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}.") from error
+    if credential is None:
+        raise SettingsError(f"{path} holds no key of the form id:secret.")
+    return credential

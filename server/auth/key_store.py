@@ -1,0 +1,135 @@
+"""Every SQL statement about API keys, and the copy of them that requests are checked against."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+
+from sqlalchemy import insert, select, update
+
+from server.db import tables
+from server.db.database import Database
+from server.db.rows import AnyRow
+from server.keys import ApiKey, Scope
+from server.tasks import completed
+
+COPY_LIVES_S = 1.0
+"""How long a new or revoked key may go unnoticed. Many callers poll ten times a second."""
+USE_IS_NOTED_EVERY_S = 60.0
+
+_COLUMNS = (
+    tables.keys.c.id,
+    tables.keys.c.secret_sha256,
+    tables.keys.c.name,
+    tables.keys.c.scopes,
+    tables.keys.c.created_at,
+    tables.keys.c.expires_at,
+    tables.keys.c.revoked_at,
+    tables.keys.c.last_used_at,
+)
+
+
+class UnknownKey(Exception):
+    """There is no key of that id; the message says so."""
+
+
+class KeyStore:
+    """The table of keys. Every method blocks."""
+
+    def __init__(self, database: Database, *, now: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._now = now
+
+    def add(self, key: ApiKey) -> None:
+        """Keep a new key."""
+        row = {column.name: getattr(key, column.name) for column in _COLUMNS}
+        row["scopes"] = sorted(key.scopes)
+        with self._database.write() as db:
+            db.execute(insert(tables.keys).values(row))
+
+    def all(self) -> list[ApiKey]:
+        """Every key that there ever was, oldest first."""
+        query = select(*_COLUMNS).order_by(tables.keys.c.created_at, tables.keys.c.id)
+        with self._database.read() as db:
+            return [_key_of(row) for row in db.execute(query)]
+
+    def revoke(self, key_id: str) -> None:
+        """Make a key, and the tokens that it issued, worthless from now on.
+
+        Raises:
+            UnknownKey: there is none of that id.
+        """
+        of_key = tables.keys.c.id == key_id
+        known = select(tables.keys.c.id).where(of_key)
+        still_valid = tables.keys.c.revoked_at.is_(None)
+        revoke = update(tables.keys).where(of_key, still_valid).values(revoked_at=self._now())
+        with self._database.write() as db:
+            if db.execute(known).one_or_none() is None:
+                raise UnknownKey(f"There is no key {key_id!r}.")
+            db.execute(revoke)
+
+    def note_use(self, key_id: str) -> None:
+        """Remember that the key was used just now."""
+        used = update(tables.keys).where(tables.keys.c.id == key_id)
+        with self._database.write() as db:
+            db.execute(used.values(last_used_at=self._now()))
+
+
+class KeyRing:
+    """The keys as they were a moment ago, so that a poll costs no look at the table.
+
+    `configured` is a key that the server's settings name: it is valid while they do, and is not in
+    the table.
+    """
+
+    def __init__(
+        self,
+        store: KeyStore,
+        configured: ApiKey | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._configured = configured
+        self._clock = clock
+        self._keys: dict[str, ApiKey] = {}
+        self._read_at = -math.inf
+        self._reading = asyncio.Lock()
+        self._noted_at: dict[str, float] = {}
+
+    async def find(self, key_id: str) -> ApiKey | None:
+        """The key of that id, be it valid or not."""
+        if self._configured is not None and self._configured.id == key_id:
+            return self._configured
+        if self._is_stale():
+            await self._read()
+        return self._keys.get(key_id)
+
+    async def note_use(self, key: ApiKey) -> None:
+        """Remember that the key was used, to the minute."""
+        at = self._clock()
+        noted_at = self._noted_at.get(key.id, -math.inf)
+        if key is self._configured or at - noted_at < USE_IS_NOTED_EVERY_S:
+            return
+        self._noted_at[key.id] = at
+        # A disk that is full must not keep a caller from the status of a job.
+        note = asyncio.to_thread(self._store.note_use, key.id)
+        await completed("noting that a key was used", note)
+
+    async def _read(self) -> None:
+        async with self._reading:
+            if not self._is_stale():
+                return
+            asked_at = self._clock()
+            keys = await asyncio.to_thread(self._store.all)
+            self._keys = {key.id: key for key in keys}
+            self._read_at = asked_at
+
+    def _is_stale(self) -> bool:
+        return self._clock() - self._read_at >= COPY_LIVES_S
+
+
+def _key_of(row: AnyRow) -> ApiKey:
+    values = dict(row._mapping)
+    values["scopes"] = frozenset(map(Scope, values["scopes"]))
+    return ApiKey(**values)

@@ -1,0 +1,1 @@
+"""The database: its tables, their rows, upgrades. The only place with SQLite's own words."""

@@ -1,0 +1,54 @@
+"""The one database of a data folder: readers go on while writers take turns."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from server.db import tables
+from server.db.failpoints import Step, after, before, reach
+from server.db.upgrade import prepare
+from server.disk import saying_when_full
+
+
+class Database:
+    """An open database, shared by the stores that have the statements. Every use blocks."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, made or upgraded if need be.
+
+        Raises:
+            UnknownSchema: it is of a later release.
+            DiskFull: there is no room for its tables.
+        """
+        self._engine = tables.open_database(path)
+        with saying_when_full():
+            prepare(self._engine)
+        self._writing = threading.Lock()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One transaction that sees the tables as they are now."""
+        with self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self, step: Step | None = None) -> Iterator[Connection]:
+        """One transaction that no other writer overlaps; committed at the end, or not at all.
+
+        Raises:
+            DiskFull: there is no room for what was written.
+        """
+        immediate = self._engine.execution_options(**{tables.BEGIN_OPTION: "IMMEDIATE"})
+        # SQLite makes writers of one process poll for their turn; the lock makes them queue.
+        with self._writing, saying_when_full(), immediate.begin() as connection:
+            yield connection
+            if step is not None:
+                reach(before(step))
+        if step is not None:
+            reach(after(step))
+
+    def close(self) -> None:
+        self._engine.dispose()

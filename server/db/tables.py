@@ -1,0 +1,218 @@
+"""The tables, and how their database is opened.
+
+Media never enters a table: rows name artefacts, which are files.
+"""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+)
+
+BUSY_TIMEOUT_MS = 5000
+BEGIN_OPTION = "cosmos_begin"
+"""The execution option that says how a transaction begins on SQLite."""
+
+metadata = MetaData()
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("endpoint", Text, nullable=False),
+    Column("key_id", Text),
+    Column("base_url", Text, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("priority", Integer, nullable=False, default=0),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("worker_deaths", Integer, nullable=False, default=0),
+    Column("cancel_requested", Boolean, nullable=False, default=False),
+    Column("input", JSON, nullable=False),
+    Column("input_refs", JSON(none_as_null=True)),
+    Column("tier", Text),
+    Column("slot", Text),
+    Column("claimed_by", Text),
+    Column("lease_until", Float),
+    Column("not_before", Float),
+    Column("store_io", Boolean, nullable=False, default=True),
+    Column("expires_at", Float),
+    Column("submitted_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("result", JSON(none_as_null=True)),
+    Column("error", JSON(none_as_null=True)),
+    Column("http_status", Integer),
+    Column("webhook_url", Text),
+    Column("idempotency_key", Text),
+    Column("body_sha256", String(64)),
+    Column("start_by", Float),
+    Column("no_retry", Boolean, nullable=False, default=False),
+    Column("file_lifetime_s", Float),
+    Column("is_run", Boolean, nullable=False, default=False),
+    UniqueConstraint("key_id", "idempotency_key"),
+    Index("jobs_by_place", "status", "priority", "seq"),
+    Index("jobs_by_end", "finished_at"),
+    # A job's place in the queue is never given to another job, not even after its row is gone.
+    sqlite_autoincrement=True,
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE")),
+    Column("key_id", Text),
+    Column("kind", String(16), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("content_type", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("width", Integer),
+    Column("height", Integer),
+    Column("frames", Integer),
+    Column("fps", Float),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Index("artifacts_by_job", "job_id"),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("key_id", Text),
+    # What the file will be called: its row comes when it is there.
+    Column("file_id", String(128), nullable=False),
+    Column("file_name", Text, nullable=False),
+    Column("content_type", Text, nullable=False),
+    Column("max_size", BigInteger, nullable=False),
+    Column("in_parts", Boolean, nullable=False),
+    Column("lifetime_s", Float),
+    Column("expires_at", Float, nullable=False),
+    Column("closed_at", Float),
+)
+
+upload_parts = Table(
+    "upload_parts",
+    metadata,
+    Column("upload_id", String(64), ForeignKey("uploads.id", ondelete="CASCADE")),
+    Column("number", Integer, nullable=False),
+    Column("file_id", String(128), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    PrimaryKeyConstraint("upload_id", "number"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("secret_sha256", String(64), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Column("revoked_at", Float),
+    Column("last_used_at", Float),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("url", Text, nullable=False),
+    # The host and port of the URL.
+    Column("receiver", Text, nullable=False),
+    Column("tries", Integer, nullable=False, default=0),
+    Column("created_at", Float, nullable=False),
+    # When the next try is due; NULL once there is none to come.
+    Column("not_before", Float, index=True),
+    Column("claimed_by", Text),
+    Column("lease_until", Float),
+    Column("delivered_at", Float),
+    Column("given_up_at", Float),
+    Column("last_error", Text),
+    UniqueConstraint("job_id"),
+)
+
+logs = Table(
+    "logs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("level", String(16), nullable=False),
+    Column("message", Text, nullable=False),
+    Index("logs_by_job", "job_id", "id"),
+)
+
+progress = Table(
+    "progress",
+    metadata,
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("step", Integer),
+    Column("num_steps", Integer),
+    Column("seconds_left", Float),
+    Column("updated_at", Float, nullable=False),
+)
+
+
+# What operators have switched on; a row that is not there is off.
+switches = Table(
+    "switches",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("set_at", Float, nullable=False),
+)
+
+
+def open_database(path: Path) -> Engine:
+    """Open the SQLite file at `path`, made if missing; `server.db.upgrade` makes its tables.
+
+    WAL lets readers go on while one writes; synchronous FULL makes a commit survive a loss of
+    power. Transactions begin DEFERRED unless the connection's options say IMMEDIATE.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Parameters hold prompts: errors, which go to the log, must not repeat them.
+    engine = create_engine(f"sqlite:///{path}", hide_parameters=True)
+    event.listen(engine, "connect", _set_pragmas)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:
+    # The driver must not begin transactions by its own rules: `_begin` does.
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin(connection: Connection) -> None:
+    mode = connection.get_execution_options().get(BEGIN_OPTION, "DEFERRED")
+    connection.exec_driver_sql(f"BEGIN {mode}")

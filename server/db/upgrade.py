@@ -1,0 +1,73 @@
+"""Bring a database to the tables of this release: made, or upgraded step by step.
+
+Alembic is imported only where there is a step to take, so that a usual start does not pay for it.
+"""
+
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, inspect, text
+
+from server.db import tables
+
+FIRST = "0001"
+LATEST = "0002"
+"""The last step in `server/migrations/versions`."""
+
+_STEPS = Path(__file__).parent / "migrations"
+_VERSION_TABLE = "alembic_version"
+
+
+class UnknownSchema(Exception):
+    """The database is of a release that this one does not know; the message says so."""
+
+
+def prepare(engine: Engine) -> None:
+    """Make the tables, or bring them up to date: all of it, or nothing.
+
+    Raises:
+        UnknownSchema: the database is of a later release.
+    """
+    with engine.begin() as db:
+        if _revision(db) == LATEST:
+            return
+    with engine.execution_options(**{tables.BEGIN_OPTION: "IMMEDIATE"}).begin() as db:
+        # Read again: another process may have been quicker.
+        revision = _revision(db)
+        if revision is None:
+            tables.metadata.create_all(db)
+            _write_revision(db, LATEST)
+        elif revision < LATEST:
+            _upgrade(db)
+        elif revision > LATEST:
+            raise UnknownSchema(
+                f"The database {engine.url.database} is of a later release of cosmos-serve: its "
+                f"tables are of step {revision}, and this release knows those up to {LATEST}."
+            )
+
+
+def _revision(db: Connection) -> str | None:
+    """Which tables the database has; None if it has none yet."""
+    names = inspect(db).get_table_names()
+    if _VERSION_TABLE in names:
+        return str(db.execute(text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar_one())
+    return FIRST if tables.jobs.name in names else None
+
+
+def _write_revision(db: Connection, revision: str) -> None:
+    # As Alembic makes it.
+    db.execute(
+        text(f"CREATE TABLE {_VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    )
+    db.execute(text(f"INSERT INTO {_VERSION_TABLE} VALUES (:revision)"), {"revision": revision})
+
+
+def _upgrade(db: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    if _VERSION_TABLE not in inspect(db).get_table_names():
+        _write_revision(db, FIRST)
+    config = Config()
+    config.set_main_option("script_location", str(_STEPS).replace("%", "%%"))
+    config.attributes["connection"] = db
+    command.upgrade(config, LATEST)

@@ -1,0 +1,136 @@
+"""How long a worker may be silent, by what it is doing and by how fast it has been.
+
+A hung kernel heeds nobody, so a worker that takes too long is killed. The limits follow each
+worker's own steps: a slow card is not a hung one.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from pipeline.progress import Restarted, Stage, StageStarted, StepDone
+from server.workers.messages import RunEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLimits:
+    """Seconds that the parts of a run may take.
+
+    The first step includes all that comes before it: text, picture, and whatever is compiled.
+    Later steps may take `slowest_times` the slowest one seen, and no less than `step_s`; or than
+    `unsure_step_s`, until `sure_after` of them have been seen.
+    """
+
+    first_step_s: float = 30 * 60.0
+    slowest_times: float = 10.0
+    step_s: float = 60.0
+    unsure_step_s: float = 5 * 60.0
+    sure_after: int = 10
+    decode_s: float = 180.0
+    encode_s: float = 180.0
+
+    def times(self, patience: float) -> "RunLimits":
+        """The same limits for a machine that is so many times slower than we think of."""
+        return replace(
+            self,
+            first_step_s=self.first_step_s * patience,
+            slowest_times=self.slowest_times * patience,
+            step_s=self.step_s * patience,
+            unsure_step_s=self.unsure_step_s * patience,
+            decode_s=self.decode_s * patience,
+            encode_s=self.encode_s * patience,
+        )
+
+
+@dataclass(slots=True)
+class _Pace:
+    """The steps of one frame count that a worker has done."""
+
+    steps: int = 0
+    slowest_s: float = 0.0
+
+
+class Deadlines:
+    """The deadlines of every slot, which learn from the runs."""
+
+    def __init__(
+        self, limits: RunLimits | None = None, *, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limits = limits or RunLimits()
+        self._now = now
+        self._paces: dict[str, dict[int, _Pace]] = {}
+
+    def forget(self, slot: str) -> None:
+        """The slot has lost its worker; the next one starts anew."""
+        self._paces.pop(slot, None)
+
+    def begin(self, slot: str, num_frames: int) -> "RunDeadline":
+        """The deadline of a run that starts on the slot now."""
+        pace = self._paces.setdefault(slot, {}).setdefault(num_frames, _Pace())
+        return RunDeadline(self._limits, pace, self._now)
+
+
+class RunDeadline:
+    """When the worker of one run counts as hung; it moves with the run's events."""
+
+    def __init__(self, limits: RunLimits, pace: _Pace, now: Callable[[], float]) -> None:
+        self._limits = limits
+        self._pace = pace
+        self._now = now
+        self._moved = asyncio.Event()
+        self._step = 0
+        self._stage: Stage | None = None
+        self._has_restarted = False
+        self._begin()
+
+    def hear(self, event: RunEvent) -> None:
+        """Take note of an event of the run. Only what has not been heard before counts.
+
+        A run that is begun again has its time again, once.
+        """
+        match event:
+            case Restarted() if not self._has_restarted:
+                self._has_restarted = True
+                self._begin()
+            case StepDone(step) if step > self._step:
+                self._count_step(step)
+                self._enter(f"Step {step + 1}", self._step_limit_s())
+            case StageStarted(Stage.DECODE) if self._stage is None:
+                self._stage = Stage.DECODE
+                self._enter("Decoding", self._limits.decode_s)
+            case StageStarted(Stage.ENCODE) if self._stage is not Stage.ENCODE:
+                self._stage = Stage.ENCODE
+                self._enter("Encoding", self._limits.encode_s)
+
+    async def missed(self) -> str:
+        """Wait until the worker has taken too long, and say at what."""
+        while (left_s := self._since + self._limit_s - self._now()) > 0:
+            self._moved.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._moved.wait()
+        return (
+            f"{self._phase} took longer than {self._limit_s:,.0f} seconds, "
+            "so the worker was taken to hang and was stopped."
+        )
+
+    def _begin(self) -> None:
+        self._step, self._stage = 0, None
+        self._enter("The first step, with all that comes before it,", self._limits.first_step_s)
+
+    def _enter(self, phase: str, limit_s: float) -> None:
+        self._phase, self._limit_s, self._since = phase, limit_s, self._now()
+        self._moved.set()
+
+    def _count_step(self, step: int) -> None:
+        if self._step > 0:  # what came before the first step would count with it
+            self._pace.steps += 1
+            self._pace.slowest_s = max(self._pace.slowest_s, self._now() - self._since)
+        self._step = step
+
+    def _step_limit_s(self) -> float:
+        limits, pace = self._limits, self._pace
+        least = limits.step_s if pace.steps >= limits.sure_after else limits.unsure_step_s
+        return max(least, limits.slowest_times * pace.slowest_s)

@@ -1,0 +1,148 @@
+"""Gives the jobs that wait to the slots that are free, the oldest of the highest priority first."""
+
+import asyncio
+
+import structlog
+
+from server.disk import DiskSpace, when_writable
+from server.dispatch.deadlines import Deadlines
+from server.dispatch.drain import Drain
+from server.dispatch.run import JobRun
+from server.errors import infrastructure_error
+from server.fal.endpoints import Limits
+from server.files.store import ArtifactStore
+from server.jobs.store import JobStore
+from server.models import Job
+from server.tasks import LOOK_AGAIN_S, Wakes, completed
+from server.workers.pool import Pool, SlotDown, SlotState, SlotUp
+from server.workers.progress_text import narrate_loading
+
+_NO_ROOM = "The server's disk is almost full: this request waits until there is room."
+
+_log = structlog.get_logger("server")
+
+
+class Dispatcher:
+    """One loop that claims, and one task for each job that runs."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        store: JobStore,
+        files: ArtifactStore,
+        limits: Limits,
+        wakes: Wakes,
+        disk: DiskSpace,
+        drain: Drain | None = None,
+        deadlines: Deadlines | None = None,
+    ) -> None:
+        self._pool = pool
+        self._store = store
+        self._files = files
+        self._limits = limits
+        self._wakes = wakes
+        self._disk = disk
+        self._drain = drain or Drain()
+        self._deadlines = deadlines or Deadlines()
+        self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
+        self._next_is_late_in_s = LOOK_AGAIN_S
+
+    async def run(self) -> None:
+        """Claim jobs for free slots until cancelled."""
+        while True:
+            ticket = self._wakes.claimable.ticket()
+            await completed("claiming jobs", self._fill_slots())
+            await completed("telling why jobs wait", self._tell_why())
+            await ticket.wait()
+
+    async def end_late(self) -> None:
+        """End the jobs that were not started in time, until cancelled."""
+        while True:
+            ticket = self._wakes.submitted.ticket()
+            await completed("ending late jobs", self._end_late())
+            await ticket.wait(self._next_is_late_in_s)
+
+    async def watch_pool(self) -> None:
+        """Pass on that a slot is free, until the pool is closed."""
+        async for change in self._pool.changes():
+            match change:
+                case SlotDown(slot, reason):
+                    _log.error("A worker is down", slot=slot, reason=reason)
+                    self._deadlines.forget(slot)
+                case SlotUp(slot):
+                    _log.info("A worker is ready", slot=slot)
+            self._wakes.claimable.notify()
+
+    async def close(self) -> None:
+        """Stop every run, and put its job back at its old place."""
+        running = list(self._running.values())
+        for _, task in running:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in running), return_exceptions=True)
+        for job, _ in running:
+            # What cannot be given back now is put back at the next start.
+            giving = asyncio.to_thread(self._store.give_back, job.id, job.attempt)
+            await completed(f"giving back job {job.id}", giving)
+
+    async def _end_late(self) -> None:
+        self._next_is_late_in_s = LOOK_AGAIN_S
+        seconds = await asyncio.to_thread(self._store.end_late)
+        if seconds is not None:
+            self._next_is_late_in_s = seconds
+            self._wakes.finished.notify()
+
+    async def _fill_slots(self) -> None:
+        if self._disk.problem() is not None:
+            return
+        for slot in self._pool.slots():
+            if self._drain.has_begun:
+                return
+            if slot.state is not SlotState.IDLE or slot.name in self._running:
+                continue
+            job = await asyncio.to_thread(self._store.claim, slot.name)
+            if job is None:
+                return
+            task = asyncio.create_task(self._supervise(job, slot.name))
+            self._running[slot.name] = job, task
+
+    async def _tell_why(self) -> None:
+        """Tell the callers of the jobs that wait why, if it is not for other jobs."""
+        if self._disk.problem() is not None:
+            await asyncio.to_thread(self._store.tell_waiting, _NO_ROOM)
+        slots = self._pool.slots()
+        if any(slot.state in (SlotState.IDLE, SlotState.BUSY) for slot in slots):
+            return
+        for slot in slots:
+            if slot.state is SlotState.LOADING and slot.loading is not None:
+                line = narrate_loading(slot.loading)
+                await asyncio.to_thread(self._store.tell_waiting, line)
+                return
+
+    async def _supervise(self, job: Job, slot: str) -> None:
+        run = JobRun(
+            job,
+            slot,
+            pool=self._pool,
+            store=self._store,
+            files=self._files,
+            limits=self._limits,
+            wakes=self._wakes,
+            deadlines=self._deadlines,
+        )
+        with self._drain.run():
+            await self._see_through(job, slot, run)
+        del self._running[slot]
+        self._wakes.claimable.notify()
+
+    async def _see_through(self, job: Job, slot: str, run: JobRun) -> None:
+        if not await completed(f"run of job {job.id}", run.go()):
+            error = infrastructure_error(
+                "The server could not keep what the worker made.", "internal_error"
+            )
+            await when_writable(
+                f"the failure of job {job.id}",
+                lambda: self._store.finish(job.id, job.attempt, error=error),
+            )
+            await self._pool.cancel(slot, job.id, job.attempt)
+            self._wakes.finished.notify()

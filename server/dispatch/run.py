@@ -1,0 +1,282 @@
+"""One run of one job on one slot: a work order goes out, and its events become rows and files."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.progress import Note, Restarted, StageStarted, StepDone
+from pipeline.spec import FPS, Pixels, VideoSpec
+from server.disk import when_writable
+from server.dispatch.deadlines import Deadlines, RunDeadline
+from server.dispatch.log import JobLog
+from server.errors import DiskFull, InvalidInput, error_item, infrastructure_error, job_error
+from server.fal.endpoints import ENDPOINTS, Limits
+from server.fal.views import shown
+from server.files.store import ArtifactMismatch, ArtifactStore, IncomingFile
+from server.jobs.store import JobStore
+from server.models import Job, JobError, StoredArtifact
+from server.tasks import Wakes
+from server.workers.messages import (
+    Artifact,
+    CancelledEvent,
+    Chunk,
+    Done,
+    Failed,
+    RunEvent,
+    WorkOrder,
+)
+from server.workers.pool import Pool, SlotUnavailable, WorkerDied
+
+MAX_ARTIFACT_BYTES = 1024**3
+"""Several times the largest video that we make; a worker that sends more is out of order."""
+
+_NO_ROOM = "The video was made, but the server's disk is full, so it could not be kept."
+
+_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
+_CONTENT_TYPE = re.compile(r"(video|image)/[a-z0-9.+-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """The run made its files."""
+
+    done: Done
+    artifacts: Mapping[str, StoredArtifact]
+
+
+@dataclass(frozen=True, slots=True)
+class _Died:
+    """The worker died under the run."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Stopped:
+    """The run ended with nothing to blame the job for: it was cancelled, or never began."""
+
+    keeps_inputs: bool = True
+
+
+_Ending = _Published | JobError | _Died | _Stopped
+
+
+class JobRun:
+    """Runs `job`, which is claimed for `slot`, and leaves its row as it should be."""
+
+    def __init__(
+        self,
+        job: Job,
+        slot: str,
+        *,
+        pool: Pool,
+        store: JobStore,
+        files: ArtifactStore,
+        limits: Limits,
+        wakes: Wakes,
+        deadlines: Deadlines,
+    ) -> None:
+        self._job = job
+        self._slot = slot
+        self._pool = pool
+        self._store = store
+        self._files = files
+        self._limits = limits
+        self._wakes = wakes
+        self._deadlines = deadlines
+        self._log = JobLog(store, job)
+        self._spec = VideoSpec.from_json(job.input["spec"])
+        self._incoming: IncomingFile | None = None
+        self._received = 0
+        self._kept: dict[str, StoredArtifact] = {}
+
+    async def go(self) -> None:
+        """Run the job to its end and commit that."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                helpers = [
+                    tasks.create_task(self._log.keep_writing()),
+                    tasks.create_task(self._watch_for_cancel()),
+                ]
+                ending = await self._work()
+                for helper in helpers:
+                    helper.cancel()
+        finally:
+            if self._incoming is not None:
+                await asyncio.to_thread(self._incoming.discard)
+        await self._commit(ending)
+
+    async def _work(self) -> _Ending:
+        media = await asyncio.to_thread(self._media)
+        if media is None:
+            return _Stopped(keeps_inputs=False)
+        job = self._job
+        order = WorkOrder(job_id=job.id, attempt=job.attempt, spec=self._spec, media=media)
+        self._log.say(f"Started on {self._slot}" + (f", try {job.attempt}" * (job.attempt > 1)))
+        deadline = self._deadlines.begin(self._slot, self._spec.num_frames)
+        watching = asyncio.create_task(self._enforce(deadline))
+        try:
+            async for event in self._pool.run(self._slot, order):
+                deadline.hear(event)
+                ending = await self._take(event)
+                if ending is not None:
+                    return ending
+        except WorkerDied as died:
+            return _Died(str(died))
+        except SlotUnavailable:
+            return _Stopped()
+        except ArtifactMismatch as mismatch:
+            await self._pool.cancel(self._slot, job.id, job.attempt)
+            return infrastructure_error(str(mismatch), "runner_incomplete_response")
+        except DiskFull:
+            await self._pool.cancel(self._slot, job.id, job.attempt)
+            return infrastructure_error(_NO_ROOM, "internal_error")
+        finally:
+            watching.cancel()
+        raise AssertionError("a pool's run ended without its last event")
+
+    async def _enforce(self, deadline: RunDeadline) -> None:
+        reason = await deadline.missed()
+        await self._pool.kill(self._slot, reason)
+
+    def _media(self) -> dict[str, Pixels] | None:
+        """The job's pictures; None if they were prepared for a checkpoint of another size, or are
+        gone from the disk."""
+        media: dict[str, Pixels] = {}
+        assert self._job.input_refs is not None, "a job was claimed without its inputs"
+        for name, artifact_id in self._job.input_refs.items():
+            row = self._store.artifact(artifact_id)
+            assert row is not None and row.width is not None and row.height is not None
+            if (row.width, row.height) != (self._limits.width, self._limits.height):
+                return None
+            try:
+                media[name] = Pixels(row.width, row.height, self._files.read(artifact_id))
+            except FileNotFoundError:
+                return None
+        return media
+
+    async def _take(self, event: RunEvent) -> _Ending | None:
+        """Act on one event; the ending, if it is the last."""
+        match event:
+            case StageStarted() | StepDone() | Note() | Restarted():
+                self._log.tell(event)
+            case Chunk(data):
+                await asyncio.to_thread(self._append, data)
+            case Artifact():
+                await asyncio.to_thread(self._keep, event)
+            case Done():
+                return self._done(event)
+            case CancelledEvent():
+                return _Stopped()
+            case Failed():
+                return self._failed(event)
+        return None
+
+    def _append(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > MAX_ARTIFACT_BYTES:
+            raise ArtifactMismatch(
+                f"The worker sent more than {MAX_ARTIFACT_BYTES:,} bytes, which no video has."
+            )
+        if self._incoming is None:
+            self._incoming = self._files.receive()
+        self._incoming.write(data)
+
+    def _keep(self, described: Artifact) -> None:
+        if not _is_video(described, self._limits):
+            raise ArtifactMismatch("The worker described a file that is no video.")
+        incoming = self._incoming or self._files.receive()
+        self._incoming = None
+        self._kept[described.kind] = incoming.keep(described, fps=FPS)
+
+    def _done(self, done: Done) -> _Ending:
+        if "video" not in self._kept:
+            message = "The worker ended its run without a video."
+            return infrastructure_error(message, "runner_incomplete_response")
+        return _Published(done, self._kept)
+
+    def _failed(self, failed: Failed) -> JobError:
+        if failed.field is None:
+            kind = "internal_error" if failed.code == "internal_error" else "runner_server_error"
+            return infrastructure_error(failed.message, kind)
+        given = self._given(failed.field)
+        loc = ("body", failed.field)
+        return job_error(
+            InvalidInput([error_item(loc, failed.message, failed.code, given, failed.context)])
+        )
+
+    def _given(self, field: str) -> Any:
+        """What the caller gave for a field, as far as it is kept."""
+        for name, media_field in ENDPOINTS[self._job.endpoint].media_fields.items():
+            if media_field == field:
+                return shown(self._job.input["media"][name])
+        return self._job.input["spec"].get(field)
+
+    async def _commit(self, ending: _Ending) -> None:
+        match ending:
+            case JobError():
+                self._log.say(_why(ending), "ERROR")
+            case _Died(reason):
+                self._log.say(reason, "ERROR")
+        await self._log.flush()
+        what = f"the end of job {self._job.id}"
+        await when_writable(what, self._log.write_rest)
+        published = await when_writable(what, lambda: self._end(ending))
+        if not published:
+            for artifact in self._kept.values():
+                await asyncio.to_thread(self._files.remove, artifact.id)
+        self._wakes.finished.notify()
+        self._wakes.claimable.notify()
+        if isinstance(ending, _Stopped) and not ending.keeps_inputs:
+            self._wakes.submitted.notify()
+
+    def _end(self, ending: _Ending) -> bool:
+        """Write the ending to the job's row; whether its files are now the job's."""
+        id_, attempt = self._job.id, self._job.attempt
+        match ending:
+            case _Published(done, artifacts):
+                result = _result(done, artifacts, self._spec)
+                return self._store.finish(id_, attempt, result=result, artifacts=artifacts.values())
+            case JobError():
+                self._store.finish(id_, attempt, error=ending)
+            case _Died(reason):
+                error = infrastructure_error(reason, "runner_server_error")
+                self._store.worker_died(id_, attempt, error)
+            case _Stopped(keeps_inputs):
+                self._store.give_back(id_, attempt, keeps_inputs=keeps_inputs)
+        return False
+
+    async def _watch_for_cancel(self) -> None:
+        while True:
+            ticket = self._wakes.cancelled.ticket()
+            job = self._job
+            if await asyncio.to_thread(self._store.cancel_requested, job.id, job.attempt):
+                await self._pool.cancel(self._slot, job.id, job.attempt)
+                return
+            await ticket.wait()
+
+
+def _is_video(described: Artifact, limits: Limits) -> bool:
+    """Whether a file that a worker describes can be one of ours."""
+    return (
+        _NAME.fullmatch(described.name) is not None
+        and _CONTENT_TYPE.fullmatch(described.content_type) is not None
+        and 0 < described.width <= limits.width
+        and 0 < described.height <= limits.height
+    )
+
+
+def _result(done: Done, artifacts: Mapping[str, StoredArtifact], spec: VideoSpec) -> dict[str, Any]:
+    return {
+        **{kind: {"artifact": artifact.id} for kind, artifact in artifacts.items()},
+        "seed": spec.seed,
+        "tier": done.tier,
+        "stage_seconds": done.stage_seconds,
+    }
+
+
+def _why(error: JobError) -> str:
+    detail = error.body["detail"]
+    return detail if isinstance(detail, str) else "; ".join(item["msg"] for item in detail)

@@ -1,0 +1,115 @@
+"""The endpoints of fal that are served: what each reads, answers and makes of a request.
+
+A request model crosses into the pipeline here: from JSON to a `VideoSpec` and its media.
+"""
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import InitErrorDetails
+
+from pipeline.spec import (
+    MAX_FRAMES,
+    MAX_SEED,
+    Container,
+    FirstFrame,
+    Quality,
+    VideoSpec,
+)
+from server.errors import InvalidInput
+from server.fal.schemas import ImageToVideoInput, ImageToVideoOutput, item_of, read_as
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the checkpoint that is served can do, within what the endpoint's page allows."""
+
+    width: int
+    height: int
+    max_frames: int = MAX_FRAMES
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A valid request: what to make, of which media (a URL by name), and how to hand it out."""
+
+    spec: VideoSpec
+    media: Mapping[str, str]
+    sync_mode: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One thing that can be asked for. `media_fields` maps a medium to its input field."""
+
+    title: str
+    summary: str
+    category: str
+    request: type[BaseModel]
+    response: type[BaseModel]
+    to_order: Callable[[Any, Limits], Order]
+    media_fields: Mapping[str, str]
+
+
+def image_to_video(given: ImageToVideoInput, limits: Limits) -> Order:
+    """What to make of an image and a prompt. A seed is drawn if none is given."""
+    num_frames = given.num_frames
+    if "num_frames" not in given.model_fields_set:
+        num_frames = min(num_frames, limits.max_frames)
+    if num_frames > limits.max_frames:
+        _refuse_num_frames(num_frames, limits.max_frames)
+    spec = VideoSpec(
+        prompt=given.prompt,
+        negative_prompt=given.negative_prompt,
+        seed=secrets.randbelow(MAX_SEED + 1) if given.seed is None else given.seed,
+        num_frames=num_frames,
+        num_inference_steps=given.num_inference_steps,
+        guidance_scale=given.guidance_scale,
+        container=Container(given.video_output_type),
+        quality=Quality(given.video_quality),
+        conditioning=FirstFrame(),
+    )
+    return Order(spec=spec, media={"image": given.image_url}, sync_mode=given.sync_mode)
+
+
+ENDPOINTS: Mapping[str, Endpoint] = {
+    "fal-ai/cosmos-predict-2.5/image-to-video": Endpoint(
+        title="Cosmos Predict 2.5 2B",
+        summary="Generate video from text and images using NVIDIA's 2B Cosmos Post-Trained Model",
+        category="image-to-video",
+        request=ImageToVideoInput,
+        response=ImageToVideoOutput,
+        to_order=image_to_video,
+        media_fields={"image": "image_url"},
+    )
+}
+
+
+def app_of(endpoint: str) -> str:
+    """The first two segments of an endpoint's id: all that fal's clients keep for later calls."""
+    return "/".join(endpoint.split("/")[:2])
+
+
+def read_order(endpoint: str, body: bytes, limits: Limits) -> Order:
+    """Read a request's body, whatever its Content-Type says.
+
+    Raises:
+        InvalidInput: the body is not JSON, or a field is missing or out of range.
+    """
+    described = ENDPOINTS[endpoint]
+    request = read_as(described.request, body)
+    try:
+        return described.to_order(request, limits)
+    except ValidationError as error:
+        raise InvalidInput([item_of(each) for each in error.errors(include_url=False)]) from error
+
+
+def _refuse_num_frames(given: int, limit: int) -> NoReturn:
+    """Fail as pydantic does when a field breaks a limit, here one that the checkpoint sets."""
+    detail = InitErrorDetails(
+        type="less_than_equal", loc=("num_frames",), input=given, ctx={"le": limit}
+    )
+    raise ValidationError.from_exception_data("input", [detail])

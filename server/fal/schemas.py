@@ -1,0 +1,194 @@
+"""fal's input and output as the endpoint's page has them: names, order, defaults, ranges, words.
+
+Unknown keys are ignored: clients for many models send theirs to each. What a request means is in
+`server.fal.endpoints`.
+"""
+
+import json
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticKnownError
+
+from pipeline.spec import (
+    DEFAULT_NEGATIVE_PROMPT,
+    MAX_FRAMES,
+    MAX_GUIDANCE,
+    MAX_SEED,
+    MAX_STEPS,
+    MIN_FRAMES,
+    MIN_GUIDANCE,
+    MIN_STEPS,
+)
+from server.errors import InvalidInput, error_item
+
+VideoOutputType = Literal["X264 (.mp4)", "VP9 (.webm)", "PRORES4444 (.mov)", "GIF (.gif)"]
+VideoQuality = Literal["low", "medium", "high", "maximum"]
+
+EXAMPLE_PROMPT = (
+    "A static, locked-off camera frames an industrial conveyor belt steadily transporting rough "
+    "rocks through a dimly lit quarry processing facility. The belt runs horizontally across the "
+    "center of the frame, its thick black rubber surface textured with dust and fine gravel. "
+    "Jagged gray and brown stones of varying sizes tumble forward in a slow, continuous motion, "
+    "their sharp edges catching the light. Subtle vibrations ripple through the belt\u2019s "
+    "surface as small pebbles bounce and shift. In the background, blurred steel beams, pipes, "
+    "and muted industrial machinery create depth without distraction. Cool, diffused overhead "
+    "lighting casts soft shadows and highlights the gritty textures, emphasizing dust particles "
+    "in the air and the raw, rugged surfaces of the rocks."
+)
+EXAMPLE_IMAGE = (
+    "https://v3b.fal.media/files/b/0a8fc99c/rOav2GLXy0psA9R43CQO2_"
+    "c6c3b762e7f846fcab0a7bbf124eb03b.jpg"
+)
+EXAMPLE_VIDEO = {
+    "url": "https://v3b.fal.media/files/b/0a8fabc5/qAi19s0dSuQHDZ3O7D_HV_FkSwbls1.mp4",
+    "content_type": "video/mp4",
+}
+
+
+def _check_text(value: str) -> str:
+    # JSON can spell half a surrogate pair, which no tokenizer, file or URL can take.
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise PydanticKnownError("string_unicode")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_check_text)]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class ImageToVideoInput(BaseModel):
+    """The input of `fal-ai/cosmos-predict-2.5/image-to-video`."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    prompt: Annotated[
+        Text,
+        Field(
+            description="The text prompt describing the video to generate.",
+            examples=[EXAMPLE_PROMPT],
+        ),
+    ]
+    negative_prompt: Annotated[
+        Text,
+        Field(description="A negative prompt to guide generation away from undesired content."),
+    ] = DEFAULT_NEGATIVE_PROMPT
+    num_frames: Annotated[
+        int,
+        Field(
+            ge=MIN_FRAMES,
+            le=MAX_FRAMES,
+            description="Number of frames to generate. Must be between 9 and 93.",
+        ),
+    ] = MAX_FRAMES
+    num_inference_steps: Annotated[
+        int,
+        Field(
+            ge=MIN_STEPS,
+            le=MAX_STEPS,
+            description="Number of denoising steps. More steps yield higher quality but take "
+            "longer.",
+        ),
+    ] = 35
+    guidance_scale: Annotated[
+        float,
+        Field(
+            ge=MIN_GUIDANCE,
+            le=MAX_GUIDANCE,
+            description="Classifier-free guidance scale. Higher values increase prompt adherence.",
+        ),
+    ] = 7.0
+    seed: Annotated[
+        int | None,
+        Field(ge=0, le=MAX_SEED, description="Random seed for reproducible generation."),
+    ] = None
+    sync_mode: Annotated[
+        bool,
+        Field(
+            description="If `True`, the media will be returned as a data URI and the output data "
+            "won't be available in the request history."
+        ),
+    ] = False
+    video_output_type: Annotated[
+        VideoOutputType, Field(description="The format of the output video.")
+    ] = "X264 (.mp4)"
+    video_quality: Annotated[
+        VideoQuality, Field(description="The quality of the output video.")
+    ] = "high"
+    image_url: Annotated[
+        Text,
+        Field(
+            description="URL of the input image to use as first frame.", examples=[EXAMPLE_IMAGE]
+        ),
+    ]
+
+
+class VideoFile(BaseModel):
+    """A video that was made."""
+
+    url: Annotated[str, Field(description="The URL where the file can be downloaded from.")]
+    content_type: Annotated[str | None, Field(description="The mime type of the file.")] = None
+    file_name: Annotated[str | None, Field(description="The name of the file.")] = None
+    file_size: Annotated[int | None, Field(description="The size of the file in bytes.")] = None
+    width: Annotated[int | None, Field(description="The width of the video in pixels.")] = None
+    height: Annotated[int | None, Field(description="The height of the video in pixels.")] = None
+    fps: Annotated[float | None, Field(description="The frames of a second.")] = None
+    duration: Annotated[float | None, Field(description="The length in seconds.")] = None
+    num_frames: Annotated[int | None, Field(description="The number of frames.")] = None
+
+
+class ImageToVideoOutput(BaseModel):
+    """The output of `fal-ai/cosmos-predict-2.5/image-to-video`."""
+
+    video: Annotated[
+        VideoFile, Field(description="The generated video file.", examples=[EXAMPLE_VIDEO])
+    ]
+    seed: Annotated[int, Field(description="The random seed used for generation.")]
+
+
+def read_as(model: type[Model], body: bytes) -> Model:
+    """Read a request's body as a model, whatever its Content-Type says.
+
+    Raises:
+        InvalidInput: the body is not JSON, or a field is missing or out of range.
+    """
+    given = parse_json(body)
+    try:
+        # `from_attributes` gives a body that is no object the same error that FastAPI gives it.
+        return model.model_validate(given, from_attributes=True)
+    except ValidationError as error:
+        raise InvalidInput([item_of(each) for each in error.errors(include_url=False)]) from error
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse JSON strictly: no NaN, no infinity.
+
+    Raises:
+        InvalidInput: it is not JSON; the item names the position.
+    """
+    if not body:
+        raise InvalidInput([error_item(("body",), "Field required", "missing", None)])
+    try:
+        return json.loads(body, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        _refuse_json(error.pos, error.msg)
+    except (ValueError, RecursionError) as error:
+        _refuse_json(0, str(error))
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _refuse_json(position: int, reason: str) -> NoReturn:
+    item = error_item(
+        ("body", position), "JSON decode error", "json_invalid", {}, {"error": reason}
+    )
+    raise InvalidInput([item])
+
+
+def item_of(error: Any) -> dict[str, Any]:
+    """One of pydantic's errors as an item of fal's `detail`."""
+    return error_item(
+        ("body", *error["loc"]), error["msg"], error["type"], error["input"], error.get("ctx")
+    )

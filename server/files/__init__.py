@@ -1,0 +1,1 @@
+"""Videos and uploads: how they are kept, found, linked to and removed."""

@@ -1,0 +1,252 @@
+"""The statements of uploads: those under way, their parts, and the files that they became.
+
+Synchronous, like `server.jobs.store`. A file is put in its place within the transaction that writes
+its row: whoever comes second to the same upload finds it closed before touching the file.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
+
+from server.db import tables
+from server.db.database import Database
+from server.db.failpoints import Step
+from server.db.rows import row_of_artifact
+from server.errors import KeyStorageFull, StorageFull, UnknownUpload, UploadClosed, UploadTooLarge
+from server.models import StoredArtifact
+
+MIB = 1024 * 1024
+
+UPLOAD_LIFETIME_S = 3600
+"""How long the URL of an upload can be used."""
+
+KEPT_AFTERWARDS_S = 3600
+"""How long an upload that is over is known: one that began in time may be coming still."""
+
+Place = Callable[[], None]
+"""Puts a file in its place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewUpload:
+    """What is agreed before a file comes. `lifetime_s` counts from its arrival."""
+
+    key_id: str | None
+    file_name: str
+    content_type: str
+    lifetime_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload(NewUpload):
+    """An upload under way, or over."""
+
+    id: str
+    file_id: str
+    max_size: int
+    in_parts: bool
+    expires_at: float
+    closed_at: float | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        return self.closed_at is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part that is here, in a file of its own."""
+
+    number: int
+    file_id: str
+    size: int
+    sha256: str
+
+
+class UploadStore:
+    """The uploads of one data folder, and how many bytes they may have together.
+
+    `max_key_bytes` is how many those of one key may have; None is as many as all. `keep_s` is how
+    long a file is kept that may have a longer lifetime; None is for ever.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        max_bytes: int,
+        max_key_bytes: int | None = None,
+        keep_s: float | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._max_bytes = max_bytes
+        self._max_key_bytes = max_key_bytes
+        self._keep_s = keep_s
+        self._now = now
+
+    def begin(self, new: NewUpload, *, in_parts: bool, max_size: int) -> Upload:
+        """Commit an upload that comes later."""
+        upload = Upload(
+            # 32 random bytes: to know the id is to have the right to upload.
+            id=secrets.token_urlsafe(32),
+            file_id=secrets.token_hex(16),
+            key_id=new.key_id,
+            file_name=new.file_name,
+            content_type=new.content_type,
+            lifetime_s=new.lifetime_s,
+            max_size=max_size,
+            in_parts=in_parts,
+            expires_at=self._now() + UPLOAD_LIFETIME_S,
+        )
+        with self._database.write() as db:
+            db.execute(insert(tables.uploads).values(asdict(upload)))
+        return upload
+
+    def upload(self, upload_id: str) -> Upload:
+        """Read one upload, which may be closed.
+
+        Raises:
+            UnknownUpload: there is none of that id.
+            UploadClosed: its time is over.
+        """
+        with self._database.read() as db:
+            upload = _read(db, upload_id)
+        if not upload.is_closed and upload.expires_at <= self._now():
+            raise UploadClosed
+        return upload
+
+    def parts(self, upload_id: str) -> list[Part]:
+        """The parts that are here."""
+        parts = tables.upload_parts.c
+        query = select(parts.number, parts.file_id, parts.size, parts.sha256)
+        with self._database.read() as db:
+            rows = db.execute(query.where(parts.upload_id == upload_id).order_by(parts.number))
+            return [Part(*row) for row in rows]
+
+    def add_file(self, file: StoredArtifact, new: NewUpload, *, place: Place) -> None:
+        """Commit a file that needs no upload before it.
+
+        Raises:
+            StorageFull, KeyStorageFull: there is no room for it.
+        """
+        with self._database.write(Step.UPLOAD) as db:
+            self._add_file(db, file, new, place)
+
+    def finish(self, upload: Upload, file: StoredArtifact, *, place: Place) -> None:
+        """Commit the file of an upload and close that; its parts are forgotten.
+
+        Raises:
+            UploadClosed: the upload is over.
+            StorageFull, KeyStorageFull: there is no room for the file.
+        """
+        with self._database.write(Step.UPLOAD) as db:
+            _check_open(db, upload.id)
+            _forget_parts(db, [upload.id])
+            self._add_file(db, file, upload, place)
+            closed = update(tables.uploads).where(tables.uploads.c.id == upload.id)
+            db.execute(closed.values(closed_at=self._now()))
+
+    def add_part(self, upload: Upload, part: Part, *, place: Place) -> str | None:
+        """Commit a part; the file of the one that it replaces, if there is one.
+
+        Raises:
+            UploadClosed: the upload is over.
+            UploadTooLarge: the upload has more bytes than were agreed.
+            StorageFull, KeyStorageFull: there is no room for the part.
+        """
+        parts = tables.upload_parts
+        with self._database.write(Step.UPLOAD) as db:
+            _check_open(db, upload.id)
+            same = (parts.c.upload_id == upload.id) & (parts.c.number == part.number)
+            replaced = db.execute(
+                delete(parts).where(same).returning(parts.c.file_id)
+            ).scalar_one_or_none()
+            here = select(func.sum(parts.c.size)).where(parts.c.upload_id == upload.id)
+            if (db.execute(here).scalar_one() or 0) + part.size > upload.max_size:
+                raise UploadTooLarge(upload.max_size)
+            self._check_room(db, part.size, upload.key_id)
+            place()
+            db.execute(
+                insert(parts).values(
+                    upload_id=upload.id,
+                    number=part.number,
+                    file_id=part.file_id,
+                    size=part.size,
+                    sha256=part.sha256,
+                )
+            )
+            return replaced
+
+    def expire(self) -> list[str]:
+        """Forget uploads and uploaded files whose time is over; the files to remove."""
+        files, uploads = tables.artifacts.c, tables.uploads.c
+        now = self._now()
+        with self._database.write() as db:
+            over = files.expires_at <= now
+            if self._keep_s is not None:
+                over = or_(over, files.created_at <= now - self._keep_s)
+            removed = delete(tables.artifacts).where(files.kind == "upload", over)
+            gone = list(db.execute(removed.returning(files.id)).scalars())
+            ended = select(uploads.id).where(uploads.expires_at <= now - KEPT_AFTERWARDS_S)
+            ids = list(db.execute(ended).scalars())
+            gone += _forget_parts(db, ids)
+            db.execute(delete(tables.uploads).where(uploads.id.in_(ids)))
+        return gone
+
+    def known_files(self) -> set[str]:
+        """Every file that a row names."""
+        with self._database.read() as db:
+            files = set(db.execute(select(tables.artifacts.c.id)).scalars())
+            return files.union(db.execute(select(tables.upload_parts.c.file_id)).scalars())
+
+    def _add_file(self, db: Connection, file: StoredArtifact, new: NewUpload, place: Place) -> None:
+        self._check_room(db, file.size, new.key_id)
+        place()
+        now = self._now()
+        expires_at = None if new.lifetime_s is None else now + new.lifetime_s
+        row = row_of_artifact(
+            file, job_id=None, key_id=new.key_id, created_at=now, expires_at=expires_at
+        )
+        db.execute(insert(tables.artifacts).values(row))
+
+    def _check_room(self, db: Connection, size: int, key_id: str | None) -> None:
+        if _used(db) + size > self._max_bytes:
+            raise StorageFull(self._max_bytes)
+        limit = self._max_key_bytes
+        if key_id is not None and limit is not None and _used(db, key_id) + size > limit:
+            raise KeyStorageFull(key_id, limit)
+
+
+def _used(db: Connection, key_id: str | None = None) -> int:
+    """How many bytes the uploads have, those of one key or all."""
+    files, parts, uploads = tables.artifacts, tables.upload_parts, tables.uploads
+    whole = select(func.sum(files.c.size)).where(files.c.kind == "upload")
+    in_parts = select(func.sum(parts.c.size))
+    if key_id is not None:
+        whole = whole.where(files.c.key_id == key_id)
+        of_key = parts.join(uploads, parts.c.upload_id == uploads.c.id)
+        in_parts = in_parts.select_from(of_key).where(uploads.c.key_id == key_id)
+    return sum(db.execute(query).scalar_one() or 0 for query in (whole, in_parts))
+
+
+def _read(db: Connection, upload_id: str) -> Upload:
+    query = select(*tables.uploads.c).where(tables.uploads.c.id == upload_id)
+    row = db.execute(query).one_or_none()
+    if row is None:
+        raise UnknownUpload
+    return Upload(**row._mapping)
+
+
+def _check_open(db: Connection, upload_id: str) -> None:
+    if _read(db, upload_id).is_closed:
+        raise UploadClosed
+
+
+def _forget_parts(db: Connection, upload_ids: Sequence[str]) -> list[str]:
+    parts = tables.upload_parts
+    of_uploads = delete(parts).where(parts.c.upload_id.in_(upload_ids))
+    return list(db.execute(of_uploads.returning(parts.c.file_id)).scalars())

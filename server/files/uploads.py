@@ -1,0 +1,216 @@
+"""Files that callers send us: whole, or in parts that become one file in the end.
+
+The URL of an upload is the right to use it: whoever has it may send the file once, within an hour,
+of the size and type that were agreed. Bytes go to the disk as they come; a file appears whole or
+not at all, and its row after it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from server.errors import BadRequest, UploadClosed, UploadTooLarge
+from server.files.store import ArtifactStore, IncomingFile
+from server.files.upload_store import MIB, NewUpload, Part, Upload, UploadStore
+from server.models import StoredArtifact
+from server.tasks import completed
+
+SWEEP_EVERY_S = 60
+MAX_PARTS = 10_000
+
+_WRITE_BYTES = MIB
+"""Bytes collected before a thread writes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartClaim:
+    """One part as the caller names it when an upload is completed."""
+
+    number: int
+    etag: str
+
+
+class Uploads:
+    """Takes files in."""
+
+    def __init__(self, store: UploadStore, files: ArtifactStore, *, max_size: int) -> None:
+        self._store = store
+        self._files = files
+        self._max_size = max_size
+
+    async def receive(self, new: NewUpload, body: AsyncIterator[bytes]) -> StoredArtifact:
+        """Take a file in that comes with the request that asks for it.
+
+        Raises:
+            UploadTooLarge: it has more bytes than a file may have.
+            StorageFull, KeyStorageFull: there is no room for it.
+        """
+        async with self._incoming() as incoming:
+            await _write(incoming, body, self._max_size)
+            file = _described(incoming, incoming.id, new)
+            await asyncio.to_thread(incoming.flush)
+            await asyncio.to_thread(
+                self._store.add_file, file, new, place=lambda: incoming.keep_as(file.id)
+            )
+            return file
+
+    async def begin(self, new: NewUpload, *, in_parts: bool) -> Upload:
+        """Agree on an upload that comes later."""
+        max_size = self._max_size
+        return await asyncio.to_thread(self._store.begin, new, in_parts=in_parts, max_size=max_size)
+
+    async def find(self, upload_id: str) -> Upload:
+        """An upload by its id.
+
+        Raises:
+            UnknownUpload: there is none.
+        """
+        return await asyncio.to_thread(self._store.upload, upload_id)
+
+    async def put(self, upload: Upload, body: AsyncIterator[bytes]) -> StoredArtifact:
+        """Take in the file of an upload that is whole.
+
+        Raises:
+            UploadClosed: the upload is over.
+            UploadTooLarge: the file has more bytes than were agreed.
+            StorageFull, KeyStorageFull: there is no room for it.
+        """
+        if upload.in_parts:
+            raise BadRequest("This upload comes in parts: put each under its number.")
+        if upload.is_closed:
+            raise UploadClosed
+        async with self._incoming() as incoming:
+            await _write(incoming, body, upload.max_size)
+            return await self._finish(upload, incoming)
+
+    async def put_part(self, upload: Upload, number: int, body: AsyncIterator[bytes]) -> Part:
+        """Take in one part; one that comes again replaces the first.
+
+        Raises:
+            UploadClosed: the upload is over.
+            UploadTooLarge: all parts together have more bytes than were agreed.
+            StorageFull, KeyStorageFull: there is no room for it.
+        """
+        if not upload.in_parts:
+            raise BadRequest("This upload does not come in parts: put the file to its own URL.")
+        if not 1 <= number <= MAX_PARTS:
+            raise BadRequest(f"Parts are numbered from 1 to {MAX_PARTS:,}.")
+        if upload.is_closed:
+            raise UploadClosed
+        async with self._incoming() as incoming:
+            await _write(incoming, body, upload.max_size)
+            part = Part(number, incoming.id, incoming.size, incoming.sha256)
+            await asyncio.to_thread(incoming.flush)
+            replaced = await asyncio.to_thread(
+                self._store.add_part, upload, part, place=lambda: incoming.keep_as(part.file_id)
+            )
+            if replaced is not None:
+                await asyncio.to_thread(self._files.remove, replaced)
+            return part
+
+    async def complete(self, upload: Upload, claims: Sequence[PartClaim]) -> None:
+        """Make the parts one file, in the order of their numbers.
+
+        To complete an upload again does nothing: the answer to the first time may have been lost.
+
+        Raises:
+            BadRequest: a part is not what the caller says it is.
+            UploadClosed, StorageFull, KeyStorageFull: as for `put`.
+        """
+        if not upload.in_parts:
+            raise BadRequest("This upload does not come in parts.")
+        if upload.is_closed:
+            return
+        parts = await asyncio.to_thread(self._store.parts, upload.id)
+        chosen = _chosen(parts, claims)
+        async with self._incoming() as incoming:
+            await asyncio.to_thread(self._join, chosen, incoming)
+            await self._finish(upload, incoming)
+        await asyncio.to_thread(self._remove, [part.file_id for part in parts])
+
+    async def run(self) -> None:
+        """Sweep from time to time until cancelled."""
+        while True:
+            await completed("removing files whose time is over", self.sweep())
+            await asyncio.sleep(SWEEP_EVERY_S)
+
+    async def sweep(self) -> None:
+        """Remove files and uploads whose time is over."""
+        await asyncio.to_thread(lambda: self._remove(self._store.expire()))
+
+    def sweep_orphans(self) -> None:
+        """Remove files that no row knows: a server ended between the file and its row, or between
+        the row and its file. Nothing may be on its way in meanwhile."""
+        known = self._store.known_files()
+        self._remove([each for each in self._files.ids() if each not in known])
+
+    async def _finish(self, upload: Upload, incoming: IncomingFile) -> StoredArtifact:
+        file = _described(incoming, upload.file_id, upload)
+        await asyncio.to_thread(incoming.flush)
+        await asyncio.to_thread(
+            self._store.finish, upload, file, place=lambda: incoming.keep_as(file.id)
+        )
+        return file
+
+    @asynccontextmanager
+    async def _incoming(self) -> AsyncIterator[IncomingFile]:
+        """A file to be written, which is given up unless it is kept."""
+        incoming = await asyncio.to_thread(self._files.receive)
+        try:
+            yield incoming
+        finally:
+            await asyncio.to_thread(incoming.discard)
+
+    def _join(self, parts: Sequence[Part], incoming: IncomingFile) -> None:
+        for part in parts:
+            try:
+                file = self._files.path(part.file_id).open("rb")
+            except FileNotFoundError as error:
+                raise BadRequest(f"Part {part.number} was sent again meanwhile.") from error
+            with file:
+                while piece := file.read(_WRITE_BYTES):
+                    incoming.write(piece)
+
+    def _remove(self, file_ids: Sequence[str]) -> None:
+        for file_id in file_ids:
+            self._files.remove(file_id)
+
+
+async def _write(incoming: IncomingFile, body: AsyncIterator[bytes], max_size: int) -> None:
+    pending = bytearray()
+    size = 0
+    async for chunk in body:
+        size += len(chunk)
+        if size > max_size:
+            raise UploadTooLarge(max_size)
+        pending += chunk
+        if len(pending) >= _WRITE_BYTES:
+            await asyncio.to_thread(incoming.write, bytes(pending))
+            pending.clear()
+    await asyncio.to_thread(incoming.write, bytes(pending))
+
+
+def _chosen(parts: Sequence[Part], claims: Sequence[PartClaim]) -> list[Part]:
+    """The parts that the caller names, in order. Clients name them in the order they arrived."""
+    by_number = {part.number: part for part in parts}
+    chosen = []
+    for claim in sorted(claims, key=lambda claim: claim.number):
+        part = by_number.pop(claim.number, None)
+        if part is None or claim.etag.strip('"') != part.sha256:
+            raise BadRequest(f"Part {claim.number} is not one that was uploaded; send it again.")
+        chosen.append(part)
+    if not chosen:
+        raise BadRequest("An upload is completed by the list of its parts, and this one is empty.")
+    return chosen
+
+
+def _described(incoming: IncomingFile, file_id: str, new: NewUpload) -> StoredArtifact:
+    return StoredArtifact(
+        id=file_id,
+        kind="upload",
+        name=new.file_name,
+        content_type=new.content_type,
+        size=incoming.size,
+        sha256=incoming.sha256,
+    )

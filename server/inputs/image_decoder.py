@@ -1,0 +1,184 @@
+"""Decode pictures in processes of their own, so that a hostile one takes nothing along.
+
+A decoder is the one part of the server that works on bytes of strangers in C. Its process has
+little memory and time, and ends with its picture: if it crashes, the picture is at fault, and the
+caller is told so. See `server.inputs.image_process` for the process's own side.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from pipeline.errors import (
+    FileTooLarge,
+    ImageTooLarge,
+    ImageTooSmall,
+    ImageUnreadable,
+    InputError,
+)
+from pipeline.spec import Pixels
+from server.inputs.image_process import REFUSED, PictureStart
+
+MAX_REFUSAL_BYTES = 16 * 1024
+
+_ERRORS = {
+    error.code: error for error in (FileTooLarge, ImageTooLarge, ImageTooSmall, ImageUnreadable)
+}
+"""The errors that a picture process may name: what `pipeline.image.prepare` raises."""
+
+# Without site, whose search for packages takes longer than the import of Pillow.
+_PYTHON = (sys.executable, "-I", "-S", "-c")
+
+_BOOT = """
+import importlib, json, sys
+sys.path[:] = json.loads(sys.argv[1])
+importlib.import_module(sys.argv[2]).main(json.loads(sys.argv[3]))
+"""
+
+_CRASHED = (
+    "The image cannot be read: decoding it failed. Send it again as an ordinary JPEG, PNG, WebP "
+    "or GIF file."
+)
+
+_log = structlog.get_logger("server")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureLimits:
+    """What one picture may cost.
+
+    The hungriest picture that we accept, a WebP of 50 megapixels, was measured to take 700 to 800
+    MiB and a second. `deadline_s` counts from the start of the process, on a machine that may be
+    busy with other things.
+    """
+
+    memory_bytes: int = 1024**3
+    cpu_s: int = 30
+    deadline_s: float = 90.0
+
+
+class PictureKilled(Exception):
+    """The process of a picture was killed from outside, or none could be started: the picture is
+    not at fault."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The process that decodes the picture was killed or could not be started, probably "
+            "because the machine is out of memory. Send the request again."
+        )
+
+
+class PictureDecoder:
+    """Prepares pictures as `pipeline.image.prepare` does, each in a process that it starts."""
+
+    def __init__(
+        self, limits: PictureLimits | None = None, *, program: str = "server.inputs.image_process"
+    ) -> None:
+        """`program` is the module whose `main` is the process."""
+        self._limits = limits or PictureLimits()
+        self._program = program
+
+    async def prepare(self, data: bytes, width: int, height: int, *, field: str) -> Pixels:
+        """Decode a picture into `width` x `height` pixels of sRGB.
+
+        Raises:
+            FileTooLarge, ImageTooLarge, ImageTooSmall, ImageUnreadable: as the pipeline says, and
+                the last also if the process crashed or took too long.
+            PictureKilled: the machine, and not the picture, is at fault.
+        """
+        start = PictureStart(
+            parent=os.getpid(),
+            width=width,
+            height=height,
+            field=field,
+            memory_bytes=self._limits.memory_bytes,
+            cpu_s=self._limits.cpu_s,
+        )
+        size = width * height * 3
+        most = max(size, MAX_REFUSAL_BYTES)
+        try:
+            process = await self._start(start)
+        except OSError as error:
+            _log.warning("No process could be started for a picture", why=str(error))
+            raise PictureKilled from error
+        try:
+            async with asyncio.timeout(self._limits.deadline_s):
+                output = await _exchange(process, data, most)
+                code = await process.wait()
+        except TimeoutError:
+            _log.warning("A picture took too long to decode", seconds=self._limits.deadline_s)
+            raise ImageUnreadable(field, _CRASHED) from None
+        finally:
+            await _end(process)
+        if code == 0 and len(output) == size:
+            return Pixels(width, height, output)
+        if code == REFUSED:
+            raise _refusal(output, field)
+        if code == -signal.SIGKILL and len(output) <= most:
+            # Neither by us, for there was no more than it may write, nor by its own limits.
+            _log.warning("A picture's process was killed")
+            raise PictureKilled
+        _log.warning("A picture's process crashed", exit_code=code, bytes_of_output=len(output))
+        raise ImageUnreadable(field, _CRASHED)
+
+    async def _start(self, start: PictureStart) -> asyncio.subprocess.Process:
+        # The loop's thread is the one that starts it, and the one that it dies with.
+        paths = json.dumps([str(Path(entry).absolute()) for entry in sys.path])
+        return await asyncio.create_subprocess_exec(
+            *(*_PYTHON, _BOOT, paths, self._program, start.to_json()),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+
+
+async def _exchange(process: asyncio.subprocess.Process, data: bytes, most: int) -> bytes:
+    """Give the process its picture, and take what it writes: up to one byte more than `most`."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    feeding = asyncio.create_task(_feed(process.stdin, data))
+    try:
+        output = bytearray()
+        while len(output) <= most and (part := await process.stdout.read(1024 * 1024)):
+            output += part
+        if len(output) > most:
+            process.kill()
+        return bytes(output)
+    finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+
+
+async def _feed(stdin: asyncio.StreamWriter, data: bytes) -> None:
+    stdin.write(data)
+    try:
+        await stdin.drain()
+    except (BrokenPipeError, ConnectionResetError):
+        return  # it ended without reading to the end, and its exit code says why
+    stdin.close()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Have no process left."""
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
+def _refusal(output: bytes, field: str) -> InputError:
+    """The error that a process wrote. It may have been taken over: nothing of it is trusted."""
+    try:
+        values: dict[str, Any] = json.loads(output)
+        kind, message, context = values["code"], values["message"], values["context"]
+        error = _ERRORS[kind]
+    except (ValueError, KeyError, TypeError):
+        return ImageUnreadable(field, _CRASHED)
+    if not isinstance(message, str) or not isinstance(context, dict):
+        return ImageUnreadable(field, _CRASHED)
+    return error(field, message, context)

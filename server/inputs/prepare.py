@@ -1,0 +1,197 @@
+"""A submitted picture becomes an artefact of ours: pixels of the size that the model takes.
+
+A picture comes as a data URI, as the URL of a file of ours, or as any other URL. A job can be
+claimed once its pictures are here; one whose picture cannot be used ends with fal's 422.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from pipeline.errors import InputError
+from pipeline.image import MAX_BYTES
+from pipeline.spec import Pixels
+from server.disk import TRY_AGAIN_S
+from server.errors import (
+    DiskFull,
+    FileUrlRefused,
+    InvalidInput,
+    UnknownFile,
+    infrastructure_error,
+    job_error,
+)
+from server.fal.endpoints import ENDPOINTS, Limits
+from server.fal.views import shown
+from server.files.public import PublicFiles
+from server.files.store import ArtifactStore
+from server.inputs.data_uri import _too_large
+from server.inputs.image_decoder import PictureDecoder, PictureKilled
+from server.inputs.image_store import Pictures
+from server.jobs.store import JobStore
+from server.models import Job, JobError
+from server.outbound.fetch import Fetcher, FetchError, FetchTooLarge, HostRefused
+from server.tasks import Wakes, completed
+
+AT_ONCE = 4
+"""Jobs whose pictures are taken in at the same time."""
+
+DECODES_AT_ONCE = 2
+"""Pictures decoded at the same time: each may need hundreds of megabytes."""
+
+DECODE_TRIES = 3
+"""How often a picture is decoded whose process is killed from outside."""
+
+_log = structlog.get_logger("server")
+
+
+class FileDownloadError(InputError):
+    """The picture's URL could not be read."""
+
+    code = "file_download_error"
+
+
+class PictureLost(Exception):
+    """A picture that was kept is not on the disk, which is no fault of its caller's."""
+
+    def __init__(self) -> None:
+        super().__init__("The server has lost the picture of this request: send it again.")
+
+
+class Intake:
+    """Takes in the pictures of the jobs that wait, a few at a time, oldest first."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        files: ArtifactStore,
+        pictures: Pictures,
+        public_files: PublicFiles,
+        fetcher: Fetcher,
+        limits: Limits,
+        wakes: Wakes,
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._pictures = pictures
+        self._public_files = public_files
+        self._fetcher = fetcher
+        self._limits = limits
+        self._wakes = wakes
+        self._decoder = PictureDecoder()
+        self._decoding = asyncio.Semaphore(DECODES_AT_ONCE)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Look for jobs without their pictures until cancelled."""
+        while True:
+            ticket = self._wakes.submitted.ticket()
+            await completed("taking in pictures", self._begin())
+            await ticket.wait()
+
+    async def close(self) -> None:
+        """Stop what is in hand; the next start takes it up."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _begin(self) -> None:
+        room = AT_ONCE - len(self._tasks)
+        if room == 0:
+            return
+        besides = list(self._tasks)
+        jobs = await asyncio.to_thread(self._store.awaiting_inputs, room, besides=besides)
+        for job in jobs:
+            self._tasks[job.id] = asyncio.create_task(self._supervise(job))
+
+    async def _supervise(self, job: Job) -> None:
+        if not await completed(f"intake of job {job.id}", self._take_in(job)):
+            error = infrastructure_error("The input could not be stored.", "internal_error")
+            refusal = asyncio.to_thread(self._store.refuse_inputs, job.id, error)
+            await completed(f"refusing job {job.id}", refusal)
+        del self._tasks[job.id]
+        self._wakes.submitted.notify()
+
+    async def _take_in(self, job: Job) -> None:
+        try:
+            media = {name: await self._picture(job, name) for name in job.input["media"]}
+            await asyncio.to_thread(self._keep, job, media)
+            self._wakes.claimable.notify()
+        except InvalidInput as error:
+            await self._refuse(job, job_error(error))
+        except (PictureLost, PictureKilled) as error:
+            await self._refuse(job, infrastructure_error(str(error), "internal_error"))
+        except DiskFull as full:
+            # The job waits, and is taken up again.
+            _log.error(str(full), during=f"intake of job {job.id}")
+            await asyncio.sleep(TRY_AGAIN_S)
+
+    async def _refuse(self, job: Job, error: JobError) -> None:
+        await asyncio.to_thread(self._store.refuse_inputs, job.id, error)
+        self._wakes.finished.notify()
+
+    def _keep(self, job: Job, media: Mapping[str, Pixels]) -> None:
+        with self._pictures.in_hand() as hand:
+            kept = {name: hand.keep_pixels(pixels) for name, pixels in media.items()}
+            self._store.set_inputs(job.id, kept)
+
+    async def _picture(self, job: Job, name: str) -> Pixels:
+        source: Mapping[str, Any] = job.input["media"][name]
+        field = ENDPOINTS[job.endpoint].media_fields[name]
+        try:
+            return await self._prepare(await self._bytes(job, source, field), field)
+        except InputError as error:
+            raise InvalidInput.of(error, shown(source)) from error
+
+    async def _bytes(self, job: Job, source: Mapping[str, Any], field: str) -> bytes:
+        if "artifact" in source:
+            return await asyncio.to_thread(self._sent, source["artifact"])
+        url: str = source["url"]
+        own = await asyncio.to_thread(self._own_file, url, job, field)
+        return await self._fetch(url, field) if own is None else own
+
+    def _sent(self, artifact_id: str) -> bytes:
+        """What came with the request itself."""
+        try:
+            return self._files.read(artifact_id)
+        except FileNotFoundError as error:
+            raise PictureLost from error
+
+    def _own_file(self, url: str, job: Job, field: str) -> bytes | None:
+        """The bytes of a file of ours, None if the URL is not ours."""
+        try:
+            file = self._public_files.by_url(url, job)
+            if file is None:
+                return None
+            if file.size > MAX_BYTES:
+                raise _too_large(field)
+            return self._files.read(file.id)
+        except FileUrlRefused as error:
+            raise FileDownloadError(field, str(error)) from error
+        except (UnknownFile, FileNotFoundError) as error:
+            raise FileDownloadError(field, "This server has no such file.") from error
+
+    async def _fetch(self, url: str, field: str) -> bytes:
+        try:
+            return (await self._fetcher.fetch(url, max_bytes=MAX_BYTES)).data
+        except FetchTooLarge as error:
+            raise _too_large(field) from error
+        except HostRefused as error:
+            raise FileDownloadError(field, f"{error} Or send a data URI or an upload.") from error
+        except FetchError as error:
+            raise FileDownloadError(field, str(error)) from error
+
+    async def _prepare(self, data: bytes, field: str) -> Pixels:
+        async with self._decoding:
+            for _ in range(DECODE_TRIES - 1):
+                try:
+                    return await self._decode(data, field)
+                except PictureKilled:
+                    await asyncio.sleep(TRY_AGAIN_S)
+            return await self._decode(data, field)
+
+    async def _decode(self, data: bytes, field: str) -> Pixels:
+        size = self._limits.width, self._limits.height
+        return await self._decoder.prepare(data, *size, field=field)

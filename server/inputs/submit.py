@@ -1,0 +1,169 @@
+"""A request's body becomes a row: accepted means committed, and the seed is fixed from then on."""
+
+import asyncio
+import hashlib
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from server.auth.authenticator import Caller
+from server.errors import InvalidInput, TextTooLarge, job_error
+from server.fal.endpoints import ENDPOINTS, Limits, Order, read_order
+from server.fal.headers import RequestOptions
+from server.inputs.data_uri import decode_data_uri, is_data_uri
+from server.inputs.image_store import Pictures
+from server.jobs.store import JobStore
+from server.models import CancelAnswer, Job, JobError, NewJob, StoredArtifact
+from server.tasks import Wakes
+
+MAX_TEXT_BYTES = 1024 * 1024
+"""Of a body without its pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A request for a video, as it came."""
+
+    endpoint: str
+    body: bytes
+    base_url: str
+    caller: Caller
+    options: RequestOptions
+    webhook_url: str | None = None
+    is_run: bool = False
+
+    @cached_property
+    def body_sha256(self) -> str:
+        """What tells this request from one with another body, or for another endpoint."""
+        digest = hashlib.sha256(self.endpoint.encode() + b"\n")
+        digest.update(self.body)
+        return digest.hexdigest()
+
+
+class Submissions:
+    """Takes requests in, and back.
+
+    What accepts one returns the job as it was committed, or, if the request's idempotency key came
+    before, the job that it belongs to.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        pictures: Pictures,
+        limits: Limits,
+        wakes: Wakes,
+        *,
+        queue_limit: int,
+    ) -> None:
+        self._store = store
+        self._pictures = pictures
+        self._limits = limits
+        self._wakes = wakes
+        self._queue_limit = queue_limit
+
+    async def accept(self, submission: Submission) -> Job:
+        """Take a request in.
+
+        Raises:
+            InvalidInput: the input cannot be used; nothing is committed.
+            TextTooLarge: there is too much besides the picture.
+            IdempotencyMismatch: the idempotency key belongs to another request.
+            QueueFull: as many jobs wait as may wait.
+            KeyQueueFull, TooManySubmits: the caller's key has all that it may have.
+        """
+        job = await asyncio.to_thread(self._accept, submission)
+        self._wakes.submitted.notify()
+        return job
+
+    async def accept_even_if_invalid(self, submission: Submission) -> Job:
+        """Take a request in; invalid input makes a job that has already failed with its 422.
+
+        Raises:
+            TextTooLarge: there is too much besides the picture.
+            IdempotencyMismatch: the idempotency key belongs to another request.
+            QueueFull: as many jobs wait as may wait.
+            KeyQueueFull, TooManySubmits: the caller's key has all that it may have.
+        """
+        try:
+            return await self.accept(submission)
+        except InvalidInput as error:
+            failed = _new_job(submission, input={}, tier=None, error=job_error(error))
+            job = await asyncio.to_thread(self._store.submit, failed, queue_limit=self._queue_limit)
+            self._wakes.finished.notify()
+            return job
+
+    async def cancel(self, job_id: str) -> CancelAnswer:
+        """Ask for the job to be stopped; the answer is committed before it is given.
+
+        Raises:
+            UnknownJob: there is none of that id.
+        """
+        answer = await asyncio.to_thread(self._store.request_cancel, job_id)
+        self._wakes.cancelled.notify()
+        self._wakes.finished.notify()
+        return answer
+
+    def _accept(self, submission: Submission) -> Job:
+        known = self._store.resubmitted(
+            submission.caller.key_id,
+            submission.options.idempotency_key,
+            submission.body_sha256,
+        )
+        if known is not None:
+            return known
+        order = read_order(submission.endpoint, submission.body, self._limits)
+        pictures = sum(len(url) for url in order.media.values() if is_data_uri(url))
+        if len(submission.body) - pictures > MAX_TEXT_BYTES:
+            # All of it but the pictures goes into a row, and is read again with every status.
+            raise TextTooLarge(MAX_TEXT_BYTES)
+        # Asked again when the row is written; this spares the disk a picture that has no job.
+        self._store.check_room(submission.caller.key_id, queue_limit=self._queue_limit)
+        fields = ENDPOINTS[submission.endpoint].media_fields
+        with self._pictures.in_hand() as hand:
+            kept = {
+                name: hand.keep_sent(decode_data_uri(url, fields[name]))
+                for name, url in order.media.items()
+                if is_data_uri(url)
+            }
+            new = _new_job(submission, input=_input_of(order, kept), tier=order.spec.tier.value)
+            return self._store.submit(new, queue_limit=self._queue_limit, artifacts=kept.values())
+
+
+def _new_job(
+    submission: Submission,
+    *,
+    input: Mapping[str, Any],
+    tier: str | None,
+    error: JobError | None = None,
+) -> NewJob:
+    options = submission.options
+    return NewJob(
+        id=str(uuid.uuid4()),
+        endpoint=submission.endpoint,
+        base_url=submission.base_url,
+        key_id=submission.caller.key_id,
+        input=input,
+        tier=tier,
+        priority=options.priority,
+        webhook_url=submission.webhook_url,
+        error=error,
+        idempotency_key=options.idempotency_key,
+        body_sha256=submission.body_sha256,
+        start_timeout_s=options.start_timeout_s,
+        store_io=options.store_io,
+        no_retry=options.no_retry,
+        file_lifetime_s=options.file_lifetime_s,
+        is_run=submission.is_run,
+    )
+
+
+def _input_of(order: Order, kept: Mapping[str, StoredArtifact]) -> dict[str, Any]:
+    """What the row says of the input: media are URLs, or artefacts where the bytes were sent."""
+    media = {
+        name: {"artifact": kept[name].id} if name in kept else {"url": url}
+        for name, url in order.media.items()
+    }
+    return {"spec": order.spec.to_json(), "media": media, "sync_mode": order.sync_mode}

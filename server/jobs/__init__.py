@@ -1,0 +1,1 @@
+"""The rows of jobs: one method, one transaction; limits and retention."""

@@ -1,0 +1,79 @@
+"""What one key may have of a server at a time, so that no caller takes all of it.
+
+Everything is counted from the rows of jobs, in the transaction that writes: so the limits hold
+however many requests come at once, and a restart does not forget the last minute.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, func, select
+
+from server.db import tables
+from server.errors import KeyQueueFull, TooManySubmits
+from server.models import JobStatus
+
+MINUTE_S = 60.0
+
+_jobs = tables.jobs.c
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyLimits:
+    """The limits of each key; None is no limit."""
+
+    queued: int | None = None
+    running: int | None = None
+    submits_per_minute: int | None = None
+
+
+NO_LIMITS = KeyLimits()
+
+
+def check_key(
+    db: Connection, key_id: str | None, limits: KeyLimits, now: float, *, waits: bool = True
+) -> None:
+    """Refuse another job of this key, if it has as many as it may have.
+
+    A job that does not wait, because it has failed already, counts for the minute alone.
+
+    Raises:
+        KeyQueueFull: as many jobs of the key wait as may wait.
+        TooManySubmits: as many came within the last minute as may come.
+    """
+    if key_id is None:
+        return
+    if waits and limits.queued is not None and _count_queued(db, key_id) >= limits.queued:
+        raise KeyQueueFull(key_id, limits.queued)
+    if limits.submits_per_minute is not None:
+        _check_minute(db, key_id, limits.submits_per_minute, now)
+
+
+def may_run_another(limit: int) -> ColumnElement[bool]:
+    """Whether fewer jobs of the key of a row of `jobs` run than may; a row without key may run."""
+    others = tables.jobs.alias()
+    of_key = others.c.key_id == _jobs.key_id
+    running = select(func.count()).where(others.c.status == JobStatus.IN_PROGRESS.value, of_key)
+    return running.correlate(tables.jobs).scalar_subquery() < limit
+
+
+def _count_queued(db: Connection, key_id: str) -> int:
+    of_key = _jobs.key_id == key_id
+    queued = select(func.count()).where(_jobs.status == JobStatus.IN_QUEUE.value, of_key)
+    return db.execute(queued).scalar_one()
+
+
+def _check_minute(db: Connection, key_id: str, limit: int, now: float) -> None:
+    # Rows are in the order in which they came: those of the last minute are at the end, and no
+    # index is needed to find where they begin.
+    older = select(_jobs.seq).where(_jobs.submitted_at <= now - MINUTE_S)
+    last_older = older.order_by(_jobs.seq.desc()).limit(1).scalar_subquery()
+    came = select(_jobs.submitted_at).where(
+        _jobs.seq > func.coalesce(last_older, 0),
+        _jobs.key_id == key_id,
+        # A clock that was put back leaves rows of times to come: they must not count for hours.
+        _jobs.submitted_at <= now,
+    )
+    latest = came.order_by(_jobs.submitted_at.desc()).limit(limit)
+    times = list(db.execute(latest).scalars())
+    if len(times) == limit:
+        raise TooManySubmits(key_id, limit, times[-1] + MINUTE_S - now)

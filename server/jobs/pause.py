@@ -1,0 +1,45 @@
+"""Whether the queue is paused: jobs are accepted, and those that run go on, but none is started.
+
+The switch is in the database, so it outlives the server, and every process sees it at once.
+"""
+
+import time
+from collections.abc import Callable
+
+from sqlalchemy import ColumnElement, delete, exists, insert, select
+
+from server.db import tables
+from server.db.database import Database
+
+_switches = tables.switches.c
+_PAUSED = _switches.name == "queue_paused"
+
+
+def is_paused() -> ColumnElement[bool]:
+    """The queue is paused, as a condition within a statement that claims a job."""
+    return exists().where(_PAUSED)
+
+
+class QueueSwitch:
+    """The switch of one database. Every method blocks."""
+
+    def __init__(self, database: Database, *, now: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._now = now
+
+    def paused_since(self) -> float | None:
+        """When the queue was paused; None if it is not."""
+        with self._database.read() as db:
+            return db.execute(select(_switches.set_at).where(_PAUSED)).scalar_one_or_none()
+
+    def pause(self) -> None:
+        """Start no more jobs from now on."""
+        with self._database.write() as db:
+            if db.execute(select(_switches.name).where(_PAUSED)).first() is None:
+                row = {"name": "queue_paused", "set_at": self._now()}
+                db.execute(insert(tables.switches).values(row))
+
+    def resume(self) -> None:
+        """Start jobs again."""
+        with self._database.write() as db:
+            db.execute(delete(tables.switches).where(_PAUSED))

@@ -1,0 +1,155 @@
+"""What is not to be kept for ever: outputs with a lifetime, and jobs that shall leave no trace.
+
+A job with `sync_mode`, or whose caller wants its input and output not stored, stays for ten minutes
+after its output was first fetched whole, or for a day if nobody does. From the moment on at which
+its time is over nothing of it is served; rows and files go soon after. Other jobs stay until they
+are purged, or for as long as the server is told to keep them.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Collection, Sequence
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
+
+from server.db import tables
+from server.db.database import Database
+from server.db.rows import JOB_COLUMNS, job_of
+from server.files.store import ArtifactStore
+from server.models import FETCHED_LIFETIME_S, Job, JobStatus
+from server.tasks import completed
+
+SWEEP_EVERY_S = 30.0
+
+_jobs, _artifacts = tables.jobs.c, tables.artifacts.c
+
+
+class Retention:
+    """Ends the keeping of one server's jobs and videos. `gone` is told when jobs were removed.
+
+    `keep_s` is how long jobs are kept after they ended, with their videos; None is for ever.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        files: ArtifactStore,
+        *,
+        gone: Callable[[], None],
+        keep_s: float | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._files = files
+        self._gone = gone
+        self._keep_s = keep_s
+        self._now = now
+
+    async def run(self) -> None:
+        """Remove what has had its time, until cancelled."""
+        while True:
+            await completed("removing what has expired", asyncio.to_thread(self.sweep))
+            await asyncio.sleep(SWEEP_EVERY_S)
+
+    def fetched(self, job: Job) -> None:
+        """The job's caller has its whole output: from now on the time of one not kept is short.
+
+        A webhook that is still to be sent needs the output, too.
+        """
+        if job.is_kept:
+            return
+        expires_at = self._now() + FETCHED_LIFETIME_S
+        sooner = and_(_jobs.id == job.id, _jobs.expires_at > expires_at, is_told())
+        with self._database.write() as db:
+            db.execute(update(tables.jobs).where(sooner).values(expires_at=expires_at))
+
+    def sweep(self) -> None:
+        """Remove the jobs and videos whose time is over."""
+        now = self._now()
+        while self._sweep_jobs(now):
+            pass
+        while self._sweep_videos(now):
+            pass
+
+    def _sweep_jobs(self, now: float) -> bool:
+        """Remove some of the jobs whose time is over; whether there were any."""
+        oldest = self._oldest(now)
+        over = or_(_jobs.expires_at <= now, _jobs.finished_at <= oldest)
+        query = select(*JOB_COLUMNS).where(and_(over, can_go())).limit(BATCH)
+        # There is seldom one, and looking holds up no writer.
+        with self._database.read() as db:
+            if db.execute(query.limit(1)).first() is None:
+                return False
+        with self._database.write() as db:
+            jobs = [job_of(row) for row in db.execute(query)]
+            # Without `sync_mode` the output was a URL, and that is good as long as its file.
+            leaving = {job.id for job in jobs if not job.sync_mode and not _is_old(job, oldest)}
+            videos = remove_jobs(db, [job.id for job in jobs if job.id not in leaving])
+            remove_jobs(db, leaving, with_videos=False)
+        self._gone()
+        self._remove(videos)
+        return True
+
+    def _sweep_videos(self, now: float) -> bool:
+        """Remove some of the videos whose own time is over, or that outlived their job too long."""
+        is_left = and_(_artifacts.job_id.is_(None), _artifacts.created_at <= self._oldest(now))
+        over = and_(_artifacts.kind == "video", or_(_artifacts.expires_at <= now, is_left))
+        query = select(_artifacts.id).where(over).limit(BATCH)
+        with self._database.read() as db:
+            if db.execute(query.limit(1)).first() is None:
+                return False
+        with self._database.write() as db:
+            removed = delete(tables.artifacts).where(_artifacts.id.in_(query))
+            videos = list(db.execute(removed.returning(_artifacts.id)).scalars())
+        self._gone()
+        self._remove(videos)
+        return True
+
+    def _oldest(self, now: float) -> float:
+        """When a job must have ended, or a file have come, to be kept any longer."""
+        return -math.inf if self._keep_s is None else now - self._keep_s
+
+    def _remove(self, videos: Sequence[str]) -> None:
+        for video in videos:
+            self._files.remove(video)
+
+
+def _is_old(job: Job, oldest: float) -> bool:
+    return job.finished_at is not None and job.finished_at <= oldest
+
+
+BATCH = 500
+"""Jobs removed in one transaction, which others wait for."""
+
+_jobs, _artifacts, _webhooks = tables.jobs.c, tables.artifacts.c, tables.webhooks.c
+
+
+def is_told() -> ColumnElement[bool]:
+    """Nobody is still to be told of a job: a webhook with a time for its next try is not sent."""
+    return ~exists().where(and_(_webhooks.job_id == _jobs.id, _webhooks.not_before.is_not(None)))
+
+
+def can_go() -> ColumnElement[bool]:
+    """A job can be removed when it is done, and whoever asked to be told has been."""
+    return and_(_jobs.status == JobStatus.COMPLETED.value, is_told())
+
+
+def remove_jobs(db: Connection, job_ids: Collection[str], *, with_videos: bool = True) -> list[str]:
+    """Remove the rows of at most `BATCH` jobs; the files to remove once that is committed.
+
+    Without `with_videos` their videos stay, and belong to no job from then on, but to its key.
+    """
+    of_jobs = _artifacts.job_id.in_(job_ids)
+    videos: list[str] = []
+    if with_videos:
+        removed = delete(tables.artifacts).where(of_jobs).returning(_artifacts.id)
+        videos.extend(db.execute(removed).scalars())
+    else:
+        # An earlier release wrote it to the job alone.
+        of_job = select(_jobs.key_id).where(_jobs.id == _artifacts.job_id).scalar_subquery()
+        owner = func.coalesce(_artifacts.key_id, of_job)
+        left = update(tables.artifacts).where(of_jobs)
+        db.execute(left.values(job_id=None, key_id=owner))
+    db.execute(delete(tables.jobs).where(_jobs.id.in_(job_ids)))
+    return videos

@@ -1,0 +1,250 @@
+"""What the transactions of the job store are made of: conditions, reads, and steps of a write."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Update,
+    and_,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+
+from server.db import tables
+from server.db.rows import JOB_COLUMNS, job_of, row_of_artifact, row_of_webhook
+from server.errors import IdempotencyMismatch, UnknownJob
+from server.jobs.limits import may_run_another
+from server.jobs.pause import is_paused
+from server.models import (
+    CANCELLED,
+    TRANSITIONS,
+    UNFETCHED_LIFETIME_S,
+    Job,
+    JobError,
+    JobProgress,
+    JobStatus,
+    LogLine,
+    StoredArtifact,
+)
+
+jobs = tables.jobs.c
+
+IN_ORDER = (jobs.priority.desc(), jobs.seq)
+QUEUED = jobs.status == JobStatus.IN_QUEUE.value
+
+
+def held(job_id: str, attempt: int) -> ColumnElement[bool]:
+    """The job, if this attempt is the one that runs it."""
+    running = jobs.status == JobStatus.IN_PROGRESS.value
+    return and_(jobs.id == job_id, jobs.attempt == attempt, running)
+
+
+def claim_of(slot: str, owner: str, now: float, running_limit: int | None) -> Update:
+    """Give the first job that is ready to a slot. From then on it can no longer start too late.
+
+    The jobs of a key of which `running_limit` run already are passed over.
+    """
+    ready = and_(
+        QUEUED,
+        ~is_paused(),
+        jobs.input_refs.is_not(None),
+        or_(jobs.not_before.is_(None), jobs.not_before <= now),
+        or_(jobs.start_by.is_(None), jobs.start_by > now),
+    )
+    if running_limit is not None:
+        ready = and_(ready, may_run_another(running_limit))
+    first = select(jobs.seq).where(ready).order_by(*IN_ORDER).limit(1).scalar_subquery()
+    return (
+        update(tables.jobs)
+        .where(jobs.seq == first)
+        .values(
+            status=JobStatus.IN_PROGRESS.value,
+            attempt=jobs.attempt + 1,
+            slot=slot,
+            claimed_by=owner,
+            started_at=now,
+            start_by=None,
+        )
+    )
+
+
+def read_job(db: Connection, job_id: str, now: float) -> Job:
+    """Read one job.
+
+    Raises:
+        UnknownJob: there is none of that id, or it was not to be kept for so long.
+    """
+    query = select(*JOB_COLUMNS).where(and_(jobs.id == job_id, _is_kept(now)))
+    row = db.execute(query).one_or_none()
+    if row is None:
+        raise UnknownJob
+    return job_of(row)
+
+
+def read_resubmitted(
+    db: Connection,
+    key_id: str | None,
+    idempotency_key: str | None,
+    body_sha256: str | None,
+    now: float,
+) -> Job | None:
+    """The job that was submitted with this idempotency key before.
+
+    Raises:
+        IdempotencyMismatch: it came of another request.
+    """
+    if idempotency_key is None:
+        return None
+    known = and_(_submitted_with(key_id, idempotency_key), _is_kept(now))
+    row = db.execute(select(*JOB_COLUMNS).where(known)).one_or_none()
+    if row is None:
+        return None
+    if row.body_sha256 != body_sha256:
+        raise IdempotencyMismatch
+    return job_of(row)
+
+
+def free_expired_key(
+    db: Connection, key_id: str | None, idempotency_key: str | None, now: float
+) -> None:
+    """Let an idempotency key be used again whose job was not to be kept for so long."""
+    if idempotency_key is not None:
+        expired = and_(_submitted_with(key_id, idempotency_key), ~_is_kept(now))
+        change(db, expired, idempotency_key=None)
+
+
+def read_held(db: Connection, job_id: str, attempt: int) -> Job | None:
+    row = db.execute(select(*JOB_COLUMNS).where(held(job_id, attempt))).one_or_none()
+    return None if row is None else job_of(row)
+
+
+def read_lines(db: Connection, job_id: str) -> list[LogLine]:
+    logs = tables.logs.c
+    query = select(logs.at, logs.level, logs.message).where(logs.job_id == job_id)
+    return [LogLine(*row) for row in db.execute(query.order_by(logs.id))]
+
+
+def count_queued(db: Connection) -> int:
+    return db.execute(select(func.count()).select_from(tables.jobs).where(QUEUED)).scalar_one()
+
+
+def count_ahead(db: Connection, job: Job) -> int:
+    """How many jobs wait and go before this one."""
+    earlier = and_(jobs.priority == job.priority, jobs.seq < job.seq)
+    ahead = and_(QUEUED, or_(jobs.priority > job.priority, earlier))
+    return db.execute(select(func.count()).where(ahead)).scalar_one()
+
+
+def change(db: Connection, which: ColumnElement[bool], **values: Any) -> None:
+    db.execute(update(tables.jobs).where(which).values(**values))
+
+
+def end(
+    db: Connection,
+    job: Job,
+    now: float,
+    *,
+    result: Mapping[str, Any] | None = None,
+    error: JobError | None = None,
+) -> None:
+    """Complete a job, and have whoever asked to be told of it told."""
+    values: dict[str, Any] = {
+        "finished_at": now,
+        "result": result,
+        "error": None if error is None else error.body,
+        "http_status": 200 if error is None else error.http_status,
+    }
+    if not job.is_kept:
+        values["expires_at"] = now + UNFETCHED_LIFETIME_S
+    if not job.store_io:
+        values["input"] = {"sync_mode": job.sync_mode}
+    _move(db, job, JobStatus.COMPLETED, **values)
+    announce(db, job.id, job.webhook_url, now)
+
+
+def announce(db: Connection, job_id: str, webhook_url: str | None, now: float) -> None:
+    """Let a job that has ended tell whoever asked to be told."""
+    if webhook_url is not None:
+        db.execute(insert(tables.webhooks).values(row_of_webhook(job_id, webhook_url, now)))
+
+
+def put_back(db: Connection, job: Job, now: float) -> None:
+    """Put a running job back at its place, unless its caller wants it stopped."""
+    if job.cancel_requested:
+        end(db, job, now, error=CANCELLED)
+        return
+    _move(db, job, JobStatus.IN_QUEUE, slot=None, claimed_by=None, started_at=None)
+
+
+def add_artifacts(
+    db: Connection,
+    artifacts: Collection[StoredArtifact],
+    now: float,
+    *,
+    job: Job | None = None,
+    expires_at: float | None = None,
+) -> None:
+    """Add the rows of files that are there: of a job and its key, or of many jobs."""
+    job_id, key_id = (None, None) if job is None else (job.id, job.key_id)
+    for artifact in artifacts:
+        # A picture that was sent before has the same id and the same bytes.
+        known = select(tables.artifacts.c.id).where(tables.artifacts.c.id == artifact.id)
+        if db.execute(known).one_or_none() is None:
+            row = row_of_artifact(
+                artifact, job_id=job_id, key_id=key_id, created_at=now, expires_at=expires_at
+            )
+            db.execute(insert(tables.artifacts).values(row))
+        else:
+            # It may have been about to go, and is wanted again.
+            wanted = update(tables.artifacts).where(tables.artifacts.c.id == artifact.id)
+            db.execute(wanted.values(expires_at=None))
+
+
+def set_progress(
+    db: Connection, job_id: str, attempt: int, progress: JobProgress, now: float
+) -> None:
+    row = {
+        "attempt": attempt,
+        "stage": progress.stage,
+        "step": progress.step,
+        "num_steps": progress.num_steps,
+        "seconds_left": progress.seconds_left,
+        "updated_at": now,
+    }
+    of_job = tables.progress.c.job_id == job_id
+    if db.execute(update(tables.progress).where(of_job).values(row)).rowcount == 0:
+        db.execute(insert(tables.progress).values(job_id=job_id, **row))
+
+
+def untold(message: str) -> ColumnElement[bool]:
+    """The jobs that wait and whose log does not have this line."""
+    told = exists().where(and_(tables.logs.c.job_id == jobs.id, tables.logs.c.message == message))
+    return and_(QUEUED, ~told)
+
+
+def tell(db: Connection, which: ColumnElement[bool], message: str, now: float) -> None:
+    """Add a line to the logs of these jobs."""
+    lines = select(jobs.id, jobs.attempt, literal(now), literal("INFO"), literal(message))
+    columns = ["job_id", "attempt", "at", "level", "message"]
+    db.execute(insert(tables.logs).from_select(columns, lines.where(which)))
+
+
+def _is_kept(now: float) -> ColumnElement[bool]:
+    return or_(jobs.expires_at.is_(None), jobs.expires_at > now)
+
+
+def _submitted_with(key_id: str | None, idempotency_key: str) -> ColumnElement[bool]:
+    same_caller = jobs.key_id.is_not_distinct_from(key_id)
+    return and_(same_caller, jobs.idempotency_key == idempotency_key)
+
+
+def _move(db: Connection, job: Job, status: JobStatus, **values: Any) -> None:
+    assert status in TRANSITIONS[job.status], f"a job went from {job.status} to {status}"
+    change(db, jobs.id == job.id, status=status.value, **values)

@@ -1,0 +1,359 @@
+"""What callers, intake and the dispatcher do to jobs: each method is one transaction.
+
+Synchronous: callers on the event loop run it in a thread. Writers take turns, each in one
+transaction. `attempt` is the fence: a write from a run names its attempt and does nothing once
+another run, or none, has the job.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, insert, or_, select
+
+from server.db import tables
+from server.db.database import Database
+from server.db.failpoints import Step
+from server.db.rows import ARTIFACT_COLUMNS, JOB_COLUMNS, job_of, row_of_job, row_of_line
+from server.errors import QueueFull
+from server.jobs.limits import NO_LIMITS, KeyLimits, check_key
+from server.jobs.statements import (
+    IN_ORDER,
+    QUEUED,
+    add_artifacts,
+    announce,
+    change,
+    claim_of,
+    count_ahead,
+    count_queued,
+    end,
+    free_expired_key,
+    held,
+    jobs,
+    put_back,
+    read_held,
+    read_job,
+    read_lines,
+    read_resubmitted,
+    set_progress,
+    tell,
+    untold,
+)
+from server.models import (
+    CANCELLED,
+    MAX_WORKER_DEATHS,
+    TOO_LATE,
+    CancelAnswer,
+    Job,
+    JobError,
+    JobProgress,
+    JobStatus,
+    LogLine,
+    NewJob,
+    Standing,
+    StoredArtifact,
+)
+
+Written = Callable[[str | None], None]
+"""Told after each commit: the job whose log alone it changed, None if it changed more."""
+
+
+class JobStore:
+    """The jobs of one database. `owner` names this server in what it claims.
+
+    `key_limits` hold for each key; `queue_limit`, for all jobs together, comes with each submit.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        owner: str,
+        key_limits: KeyLimits = NO_LIMITS,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._owner = owner
+        self._key_limits = key_limits
+        self._now = now
+        self._listeners: list[Written] = []
+
+    def close(self) -> None:
+        """Close the database, which other stores may share."""
+        self._database.close()
+
+    def on_write(self, listener: Written) -> None:
+        """Have every commit told from now on, in the thread that made it."""
+        self._listeners.append(listener)
+
+    # What callers do.
+
+    def submit(
+        self, new: NewJob, *, queue_limit: int, artifacts: Collection[StoredArtifact] = ()
+    ) -> Job:
+        """Commit a job, and the rows of the files that came with it.
+
+        A job that has the idempotency key already is given in its place.
+
+        Raises:
+            IdempotencyMismatch: that job came of another request.
+            QueueFull: `queue_limit` jobs are waiting already.
+            KeyQueueFull, TooManySubmits: the key has all that it may have.
+        """
+        with self._write(Step.SUBMIT) as db:
+            now = self._now()
+            known = read_resubmitted(db, new.key_id, new.idempotency_key, new.body_sha256, now)
+            if known is not None:
+                return known
+            if new.error is None and count_queued(db) >= queue_limit:
+                raise QueueFull(queue_limit)
+            check_key(db, new.key_id, self._key_limits, now, waits=new.error is None)
+            free_expired_key(db, new.key_id, new.idempotency_key, now)
+            add_artifacts(db, artifacts, now)
+            db.execute(insert(tables.jobs).values(**row_of_job(new, now)))
+            if new.error is not None:
+                announce(db, new.id, new.webhook_url, now)
+            return read_job(db, new.id, now)
+
+    def resubmitted(
+        self, key_id: str | None, idempotency_key: str | None, body_sha256: str
+    ) -> Job | None:
+        """The job that was submitted with this idempotency key before.
+
+        Raises:
+            IdempotencyMismatch: it came of another request.
+        """
+        with self._database.read() as db:
+            return read_resubmitted(db, key_id, idempotency_key, body_sha256, self._now())
+
+    def check_room(self, key_id: str | None, *, queue_limit: int) -> None:
+        """Refuse what `submit` would refuse now, before anything is done for it.
+
+        Raises:
+            QueueFull, KeyQueueFull, TooManySubmits: as for `submit`.
+        """
+        with self._database.read() as db:
+            if count_queued(db) >= queue_limit:
+                raise QueueFull(queue_limit)
+            check_key(db, key_id, self._key_limits, self._now())
+
+    def job(self, job_id: str) -> Job:
+        """Read one job.
+
+        Raises:
+            UnknownJob: there is none of that id, or it was not to be kept for so long.
+        """
+        with self._database.read() as db:
+            return read_job(db, job_id, self._now())
+
+    def standing(self, job_id: str) -> Standing:
+        """Read one job, its place in the queue, and the lines of its runs, oldest first.
+
+        Raises:
+            UnknownJob: there is none of that id, or it was not to be kept for so long.
+        """
+        with self._database.read() as db:
+            job = read_job(db, job_id, self._now())
+            position = count_ahead(db, job) if job.status is JobStatus.IN_QUEUE else 0
+            return Standing(job=job, position=position, lines=read_lines(db, job_id))
+
+    def progress(self, job_id: str) -> JobProgress | None:
+        """How far the latest run of the job has come."""
+        columns = tables.progress.c
+        query = select(columns.stage, columns.step, columns.num_steps, columns.seconds_left)
+        with self._database.read() as db:
+            row = db.execute(query.where(columns.job_id == job_id)).one_or_none()
+            return None if row is None else JobProgress(*row)
+
+    def request_cancel(self, job_id: str) -> CancelAnswer:
+        """Cancel a job that waits at once; ask the run of a running one to stop.
+
+        Raises:
+            UnknownJob: there is none of that id.
+        """
+        with self._write(Step.CANCEL) as db:
+            job = read_job(db, job_id, self._now())
+            if job.done:
+                return CancelAnswer.ALREADY_COMPLETED
+            change(db, jobs.id == job_id, cancel_requested=True)
+            if job.status is JobStatus.IN_QUEUE:
+                end(db, job, self._now(), error=CANCELLED)
+            return CancelAnswer.REQUESTED
+
+    def unfinished_runs(self) -> list[Job]:
+        """The jobs whose callers wait on connections, in the order in which they came."""
+        waiting = and_(jobs.is_run, jobs.status != JobStatus.COMPLETED.value)
+        with self._database.read() as db:
+            rows = db.execute(select(*JOB_COLUMNS).where(waiting).order_by(jobs.seq))
+            return [job_of(row) for row in rows]
+
+    # What intake does.
+
+    def awaiting_inputs(self, limit: int, *, besides: Collection[str] = ()) -> list[Job]:
+        """The first jobs in the queue whose media are not here, but for those in hand."""
+        waiting = and_(QUEUED, jobs.input_refs.is_(None))
+        if besides:
+            waiting = and_(waiting, jobs.id.not_in(besides))
+        query = select(*JOB_COLUMNS).where(waiting).order_by(*IN_ORDER).limit(limit)
+        with self._database.read() as db:
+            return [job_of(row) for row in db.execute(query)]
+
+    def set_inputs(self, job_id: str, artifacts: Mapping[str, StoredArtifact]) -> None:
+        """Make a job claimable: the prepared media, by name, are here."""
+        refs = {name: artifact.id for name, artifact in artifacts.items()}
+        with self._write(Step.INPUT) as db:
+            add_artifacts(db, artifacts.values(), self._now())
+            change(db, and_(jobs.id == job_id, QUEUED), input_refs=refs)
+
+    def refuse_inputs(self, job_id: str, error: JobError) -> None:
+        """End a job that waits: its media cannot be used."""
+        with self._write(Step.INPUT) as db:
+            job = read_job(db, job_id, self._now())
+            if job.status is JobStatus.IN_QUEUE:
+                end(db, job, self._now(), error=error)
+
+    def artifact(self, artifact_id: str) -> StoredArtifact | None:
+        """The row of a file, None if there is none, or it was not to be kept for so long."""
+        artifacts = tables.artifacts.c
+        kept = or_(artifacts.expires_at.is_(None), artifacts.expires_at > self._now())
+        query = select(*ARTIFACT_COLUMNS).where(and_(artifacts.id == artifact_id, kept))
+        with self._database.read() as db:
+            row = db.execute(query).one_or_none()
+            return None if row is None else StoredArtifact(**row._mapping)
+
+    # What the dispatcher does.
+
+    def recover(self) -> int:
+        """Put the jobs of a server that is gone back at their old places; say how many.
+
+        One that was asked to stop is not run again.
+        """
+        query = select(*JOB_COLUMNS).where(jobs.status == JobStatus.IN_PROGRESS.value)
+        with self._write(Step.RECOVER) as db:
+            running = [job_of(row) for row in db.execute(query)]
+            for job in running:
+                put_back(db, job, self._now())
+            return len(running)
+
+    def claim(self, slot: str) -> Job | None:
+        """Take the oldest job of the highest priority whose media are here; None if none is."""
+        with self._write(Step.CLAIM) as db:
+            claim = claim_of(slot, self._owner, self._now(), self._key_limits.running)
+            claim = claim.returning(*JOB_COLUMNS)
+            row = db.execute(claim).one_or_none()
+            return None if row is None else job_of(row)
+
+    def end_late(self) -> float | None:
+        """End the jobs that wait although they should have been started by now.
+
+        Returns the seconds until the next one is due, None if no other has to start in time.
+        """
+        limited = and_(QUEUED, jobs.start_by.is_not(None))
+        with self._database.read() as db:
+            first = db.execute(select(func.min(jobs.start_by)).where(limited)).scalar_one()
+        if first is None:
+            return None
+        if first > self._now():
+            return float(first - self._now())
+        with self._write() as db:
+            late = select(*JOB_COLUMNS).where(and_(limited, jobs.start_by <= self._now()))
+            for row in db.execute(late).all():
+                end(db, job_of(row), self._now(), error=TOO_LATE)
+        return 0.0
+
+    def tell_waiting(self, message: str) -> None:
+        """Add a line to the log of every job that waits, unless it is there already."""
+        with self._database.read() as db:
+            if db.execute(select(jobs.seq).where(untold(message)).limit(1)).first() is None:
+                return
+        with self._write() as db:
+            tell(db, untold(message), message, self._now())
+
+    def cancel_requested(self, job_id: str, attempt: int) -> bool:
+        """Whether this run should stop: its caller asked, or the job is no longer its."""
+        query = select(jobs.cancel_requested).where(held(job_id, attempt))
+        with self._database.read() as db:
+            return db.execute(query).scalar_one_or_none() is not False
+
+    def record(
+        self, job_id: str, attempt: int, lines: Sequence[LogLine], progress: JobProgress | None
+    ) -> None:
+        """Write what a run has to tell, in one transaction."""
+        with self._write(Step.RECORD, log_of=job_id) as db:
+            if read_held(db, job_id, attempt) is None:
+                return
+            if lines:
+                rows = [row_of_line(job_id, attempt, line) for line in lines]
+                db.execute(insert(tables.logs), rows)
+            if progress is not None:
+                set_progress(db, job_id, attempt, progress, self._now())
+
+    def finish(
+        self,
+        job_id: str,
+        attempt: int,
+        *,
+        result: Mapping[str, Any] | None = None,
+        artifacts: Collection[StoredArtifact] = (),
+        error: JobError | None = None,
+    ) -> bool:
+        """End a job by its run: result, artefacts, and webhook in one transaction.
+
+        A cancel that was committed first wins: its caller has been told so. Returns whether
+        the result was published; if not, its files belong to nobody.
+        """
+        with self._write(Step.END) as db:
+            job, now = read_held(db, job_id, attempt), self._now()
+            if job is None:
+                return False
+            if job.cancel_requested:
+                end(db, job, now, error=CANCELLED)
+                return False
+            expires_at = None if job.file_lifetime_s is None else now + job.file_lifetime_s
+            add_artifacts(db, artifacts, now, job=job, expires_at=expires_at)
+            end(db, job, now, result=result, error=error)
+            return error is None
+
+    def give_back(self, job_id: str, attempt: int, *, keeps_inputs: bool = True) -> None:
+        """Put a job back at its old place: its run ended for no fault of the job.
+
+        Without `keeps_inputs` its media are prepared anew.
+        """
+        with self._write(Step.GIVE_BACK) as db:
+            job = read_held(db, job_id, attempt)
+            if job is None:
+                return
+            if not keeps_inputs:
+                change(db, jobs.id == job_id, input_refs=None)
+            put_back(db, job, self._now())
+
+    def worker_died(self, job_id: str, attempt: int, error: JobError) -> bool:
+        """Count a worker that died on a job, and give the job up with `error` at the second.
+
+        At the first, if its caller wants no second try. Returns whether the job waits again.
+        """
+        with self._write(Step.DEATH) as db:
+            job = read_held(db, job_id, attempt)
+            if job is None:
+                return False
+            deaths = job.worker_deaths + 1
+            change(db, jobs.id == job_id, worker_deaths=deaths)
+            is_given_up = deaths >= MAX_WORKER_DEATHS or job.no_retry
+            if is_given_up and not job.cancel_requested:
+                end(db, job, self._now(), error=error)
+                return False
+            put_back(db, job, self._now())
+            return not job.cancel_requested
+
+    # The parts of a transaction.
+
+    @contextmanager
+    def _write(
+        self, step: Step | None = None, *, log_of: str | None = None
+    ) -> Iterator[Connection]:
+        """A transaction that changes one job's log, or any job."""
+        with self._database.write(step) as db:
+            yield db
+        for listener in self._listeners:
+            listener(log_of)

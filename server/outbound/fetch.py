@@ -1,0 +1,339 @@
+"""Every outbound request of the project: to a URL that a stranger gave, for a file or with news.
+
+A host is resolved once for each connection, all its addresses are vetted, and the connection goes
+to one of those very addresses; TLS and HTTP above it still see the name. Every redirect is vetted
+like the first URL; what is sent somewhere follows none. What is not here: proxies, cookies,
+credentials, decompression, HTTP/2, and any look at what was fetched.
+
+It speaks through httpcore, the transport below httpx: there the network can be replaced, and
+nothing is read from the environment.
+"""
+
+import asyncio
+import importlib.metadata
+import re
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache, partial
+from ipaddress import ip_address
+
+import httpcore
+import httpx
+
+from server.outbound.addresses import Address, Network, is_allowed, is_own, names
+
+Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
+"""(host, port) to the host's addresses as text; raises OSError if it has none."""
+
+CONNECT_TIMEOUT_S = 10.0
+"""For one address and for one TLS handshake; the next address is tried afterwards."""
+
+LOOKUPS_AT_ONCE = 32
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_FILE_WANTED = {
+    "Accept": "*/*",
+    # Compressed, a few bytes could become gigabytes.
+    "Accept-Encoding": "identity",
+}
+_HOST = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}", re.IGNORECASE)
+
+
+class FetchError(Exception):
+    """The request came to nothing; the message is a sentence for the person who gave the URL."""
+
+
+class FetchRefused(FetchError):
+    """The URL is none that we ask for."""
+
+
+class HostRefused(FetchRefused):
+    """The URL's host is none that we connect to. The sentence is the same for every address
+    refused, and for a name without any, so it cannot be used to map a private network."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"This server does not connect to {host}: it has no address, or not only public ones, "
+            "or it is this server. Its operator can allow a private network or host with "
+            "COSMOS_FETCH_ALLOW_NETS or COSMOS_FETCH_ALLOW_HOSTS."
+        )
+
+
+class FetchingIsOff(FetchRefused):
+    """The operator wants no outbound request at all."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This server sends nothing and fetches nothing: COSMOS_FETCH=off. Send a picture as a "
+            "data URI or an upload, and ask for the status in place of a webhook."
+        )
+
+
+class FetchFailed(FetchError):
+    """The server could not be reached in time, or did not answer as was wanted."""
+
+
+class FetchTooLarge(FetchError):
+    """The file has more bytes than the caller takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A file as it was sent; `content_type` is what its server claims, `url` where it was."""
+
+    data: bytes
+    content_type: str | None
+    url: str
+
+
+async def resolve_by_system(host: str, port: int) -> list[str]:
+    """The addresses that the operating system finds for a name or a literal."""
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_lookup_threads(), look_up)
+    return [str(socket_address[0]) for *_, socket_address in found]
+
+
+@cache
+def _lookup_threads() -> ThreadPoolExecutor:
+    """Threads of their own: a look-up cannot be stopped, and a stranger's name server that hangs
+    must not hold up the event loop's threads, which read the database."""
+    return ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="look-up")
+
+
+def trusted_roots() -> ssl.SSLContext:
+    """TLS that trusts the public roots, and those that the operating system was given."""
+    context = httpx.create_ssl_context(trust_env=False)
+    context.load_default_certs()
+    return context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetcher:
+    """Makes requests to public addresses, and to those that the operator allows.
+
+    `allow_nets` are networks allowed besides. `allow_hosts` are exact names that may lead to
+    private addresses (10/8, 172.16/12, 192.168/16, 100.64/10, fc00::/7). Loopback, link-local and
+    the clouds' metadata addresses are reached only if `allow_nets` names them. `own_ports` are
+    those that we listen on: of an address of this machine they are reached only if `allow_nets`
+    has that very address, as a /32 or /128. One that is not `enabled` refuses every URL.
+    """
+
+    enabled: bool = True
+    allow_nets: Sequence[Network] = ()
+    allow_hosts: Sequence[str] = ()
+    own_ports: Set[int] = frozenset()
+    deadline_s: float = 30.0
+    max_redirects: int = 5
+    resolve: Resolver = resolve_by_system
+    ssl_context: ssl.SSLContext = field(default_factory=trusted_roots, repr=False)
+
+    async def fetch(self, url: str, *, max_bytes: int) -> Fetched:
+        """Fetch one http or https URL, following redirects. The deadline covers everything.
+
+        Raises:
+            FetchRefused: the URL, or one it redirects to, is malformed or not allowed.
+            FetchFailed: no answer in time, a status other than 200, a body that is compressed
+                or breaks off, or too many redirects.
+            FetchTooLarge: the body has more than `max_bytes` bytes.
+        """
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                return await self._follow(self._checked(url), max_bytes)
+        except TimeoutError as error:
+            raise FetchFailed(
+                f"The file did not arrive within {self.deadline_s:g} seconds."
+            ) from error
+
+    async def post(
+        self, url: str, body: bytes, headers: Mapping[str, str], *, deadline_s: float
+    ) -> int:
+        """Send `body` to one http or https URL; the status of the answer, whatever it is.
+
+        Redirects are not followed, and no more of the answer is read.
+
+        Raises:
+            FetchRefused: the URL is malformed or not allowed.
+            FetchFailed: no answer within `deadline_s` seconds.
+        """
+        try:
+            async with (
+                asyncio.timeout(deadline_s),
+                self._send("POST", self._checked(url), headers, body) as response,
+            ):
+                return response.status
+        except TimeoutError as error:
+            raise FetchFailed(f"There was no answer within {deadline_s:g} seconds.") from error
+
+    async def check(self, url: str) -> str:
+        """The URL in its normal form, once its host was looked up; nothing is connected to.
+
+        Raises:
+            FetchRefused: the URL is malformed or not allowed as things are now.
+        """
+        parsed = self._checked(url)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self.vetted(parsed.raw_host.decode("ascii"), _port_of(parsed))
+        except TimeoutError as error:
+            raise HostRefused(parsed.host) from error
+        return str(parsed)
+
+    def allows(self, address: Address, host: str) -> bool:
+        """Whether a connection to `address` is allowed when it is wanted for `host`."""
+        return is_allowed(address, host, nets=self.allow_nets, hosts=self.allow_hosts)
+
+    async def vetted(self, host: str, port: int) -> list[Address]:
+        """The addresses of `host`; every one may be connected to.
+
+        Raises:
+            HostRefused: there is none, or one of them is not allowed, or leads to ourselves.
+        """
+        try:
+            addresses = [ip_address(found) for found in await self.resolve(host, port)]
+        # Not only OSError: a name that DNS cannot express is a UnicodeError.
+        except (OSError, ValueError) as error:
+            raise HostRefused(host) from error
+        if not addresses or not all(self.allows(address, host) for address in addresses):
+            raise HostRefused(host)
+        if any(self._is_ourselves(address, port) for address in addresses):
+            raise HostRefused(host)
+        return addresses
+
+    def _checked(self, url: str) -> httpx.URL:
+        if not self.enabled:
+            raise FetchingIsOff
+        return _checked(url)
+
+    def _is_ourselves(self, address: Address, port: int) -> bool:
+        if port not in self.own_ports or not is_own(address):
+            return False
+        return not any(names(network, address) for network in self.allow_nets)
+
+    async def _follow(self, url: httpx.URL, max_bytes: int) -> Fetched:
+        for _ in range(self.max_redirects + 1):
+            async with self._send("GET", url, _FILE_WANTED) as response:
+                if response.status not in _REDIRECTS:
+                    return await _read(response, url, max_bytes)
+                url = _next_url(response, url)
+        raise FetchFailed(f"The file is not there after {self.max_redirects} redirects.")
+
+    @asynccontextmanager
+    async def _send(
+        self, method: str, url: httpx.URL, headers: Mapping[str, str], body: bytes | None = None
+    ) -> AsyncIterator[httpcore.Response]:
+        """Send the request and give its response, whose body is not yet read."""
+        target = httpcore.URL(
+            scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+        )
+        pool = httpcore.AsyncConnectionPool(
+            ssl_context=self.ssl_context, network_backend=_VettedNetwork(self)
+        )
+        timeout = {"connect": CONNECT_TIMEOUT_S}
+        try:
+            async with (
+                pool,
+                pool.stream(
+                    method,
+                    target,
+                    headers=_headers(url, headers),
+                    content=body,
+                    extensions={"timeout": timeout},
+                ) as response,
+            ):
+                yield response
+        except (httpcore.NetworkError, httpcore.TimeoutException) as error:
+            raise FetchFailed(f"{url.host} cannot be reached, or it broke off.") from error
+        except httpcore.ProtocolError as error:
+            raise FetchFailed(f"{url.host} does not answer in proper HTTP.") from error
+
+
+class _VettedNetwork(httpcore.AsyncNetworkBackend):
+    """The network as the connection pool sees it: it leads to vetted addresses alone."""
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+        self._network = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        failure: Exception | None = None
+        for address in await self._fetcher.vetted(host, port):
+            try:
+                return await self._network.connect_tcp(
+                    str(address), port, timeout, local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        assert failure is not None  # `vetted` gives at least one address.
+        raise failure
+
+
+def _checked(url: str) -> httpx.URL:
+    """The URL without its fragment, if it is one that may be asked for at all."""
+    try:
+        parsed = httpx.URL(url)
+    # Text with half a surrogate pair cannot be encoded.
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise FetchRefused("The URL is malformed.") from error
+    if parsed.scheme not in ("http", "https"):
+        raise FetchRefused("The URL must begin with http:// or https://.")
+    if parsed.userinfo:
+        raise FetchRefused("The URL must not contain a user name or a password.")
+    if not _HOST.fullmatch(parsed.raw_host.decode("ascii")):
+        raise FetchRefused("The URL has no proper host name.")
+    if parsed.port is not None and not 0 < parsed.port < 65536:
+        raise FetchRefused(f"The URL's port is {parsed.port}; ports go from 1 to 65535.")
+    return parsed.copy_with(fragment=None)
+
+
+def _port_of(url: httpx.URL) -> int:
+    return url.port or {"http": 80, "https": 443}[url.scheme]
+
+
+def _headers(url: httpx.URL, headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    version = importlib.metadata.version("cosmos-serve")
+    return [
+        ("Host", url.netloc.decode("ascii")),
+        ("User-Agent", f"cosmos-serve/{version}"),
+        *headers.items(),
+        ("Connection", "close"),
+    ]
+
+
+def _next_url(response: httpcore.Response, url: httpx.URL) -> httpx.URL:
+    location = httpx.Headers(response.headers).get("location")
+    if not location:
+        raise FetchFailed(f"{url.host} redirects without saying where to.")
+    try:
+        joined = url.join(location)
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise FetchRefused(f"{url.host} redirects to a malformed URL.") from error
+    return _checked(str(joined))
+
+
+async def _read(response: httpcore.Response, url: httpx.URL, max_bytes: int) -> Fetched:
+    """The body of a plain 200; reading stops where it exceeds `max_bytes`."""
+    headers = httpx.Headers(response.headers)
+    if response.status != 200:
+        raise FetchFailed(f"{url.host} answers with status {response.status}; 200 is wanted.")
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise FetchFailed(f"{url.host} compresses the file, though it was asked not to.")
+    too_large = FetchTooLarge(f"The file is larger than {max_bytes:,} bytes.")
+    if int(headers.get("content-length", 0)) > max_bytes:
+        raise too_large
+    data = bytearray()
+    async for chunk in response.aiter_stream():
+        data += chunk
+        if len(data) > max_bytes:
+            raise too_large
+    return Fetched(bytes(data), headers.get("content-type"), str(url))

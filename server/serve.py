@@ -1,0 +1,184 @@
+"""Serve one app on HTTP and, if asked, on HTTPS, until a signal ends it."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from server.app import create_app
+from server.dispatch.drain import Drain
+from server.http_protocol import BoundedConfig, Connections
+from server.settings import Settings, SettingsError
+
+GRACE_S = 5
+"""How long answers that are being sent may take once the runs are over."""
+
+
+def serve(settings: Settings) -> None:
+    """Run the server until SIGINT or SIGTERM, and let it drain; a second signal ends it at once.
+
+    Raises:
+        SettingsError: an address cannot be listened on, or the certificate cannot be used.
+        DataFolderInUse, DataFolderShared, DiskFull: the data folder cannot be used.
+        CheckpointError, GuardrailMissing, ValueError: see `create_app`.
+    """
+    _check_certificate(settings)
+    _configure_log()
+    keep_heap_small()
+    app = create_app(settings)
+    asyncio.run(_serve(app, settings))
+
+
+def _configure_log() -> None:
+    """Log to stderr. Tracebacks are without the variables' values: these hold keys and prompts."""
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves signals to us: two of them share one process."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve(app: FastAPI, settings: Settings) -> None:
+    connections = Connections(settings.connection_limit, settings.read_timeout)
+    listeners = [(_server(app, connections), _listen(settings.host, settings.port))]
+    if settings.tls_port is not None:
+        secure = _server(app, connections, settings)
+        listeners.append((secure, _listen(settings.host, settings.tls_port)))
+    ending = _Ending([server for server, _ in listeners], app.state.drain, settings.drain_seconds)
+    ending.on_signals()
+    app.state.ports = frozenset(sock.getsockname()[1] for _, sock in listeners)
+    # The lifespan is the app's, not a listener's: it begins and ends once.
+    async with app.router.lifespan_context(app):
+        print(_greeting(settings, [sock for _, sock in listeners]), flush=True)
+        if app.state.first_key is not None:
+            print(app.state.first_key.announcement(sys.stdout.isatty()), flush=True)
+        await asyncio.gather(*(server.serve(sockets=[sock]) for server, sock in listeners))
+
+
+def _server(app: FastAPI, connections: Connections, tls: Settings | None = None) -> _Server:
+    config = BoundedConfig(
+        app,
+        connections,
+        lifespan="off",
+        server_header=False,
+        access_log=False,
+        log_level="warning",
+        ssl_certfile=None if tls is None else tls.tls_cert,
+        ssl_keyfile=None if tls is None else tls.tls_key,
+        # The app reads X-Forwarded-* itself, and Host and Prefix among them.
+        proxy_headers=False,
+    )
+    return _Server(config)
+
+
+def _check_certificate(settings: Settings) -> None:
+    if settings.tls_cert is None:
+        return
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except OSError as error:
+        raise SettingsError(
+            f"The certificate {settings.tls_cert} cannot be used with the key "
+            f"{settings.tls_key}: {_reason(error)}."
+        ) from error
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise SettingsError(
+            f"Cannot listen on {host} port {port}: {_reason(error)}. "
+            "Choose another with --host and --port."
+        ) from error
+    # Connections inherit it. asyncio sets it only on sockets that name their protocol; without it
+    # the second answer on a connection may wait 40 ms for an acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _reason(error: OSError) -> str:
+    """What the system calls the error; `strerror` may hold more than a person wants to read."""
+    if isinstance(error, ssl.SSLError) or error.errno is None:
+        return str(error)
+    return os.strerror(error.errno)
+
+
+class _Ending:
+    """What the first signal begins, and the second one cuts short."""
+
+    def __init__(self, servers: list[_Server], drain: Drain, drain_s: float) -> None:
+        self._servers = servers
+        self._drain = drain
+        self._drain_s = drain_s
+        self._draining: asyncio.Task[None] | None = None
+
+    def on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._hear)
+
+    def _hear(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._end())
+            return
+        self._draining.cancel()
+        for server in self._servers:
+            server.force_exit = server.should_exit = True
+
+    async def _end(self) -> None:
+        """Let runs finish, and then the answers that are being sent, for a while each."""
+        started = time.monotonic()
+        await self._drain.begin(self._drain_s)
+        left_s = self._drain_s - (time.monotonic() - started)
+        for server in self._servers:
+            # Whoever stops us may not wait much longer than the drain takes.
+            server.config.timeout_graceful_shutdown = max(1, min(GRACE_S, int(left_s)))
+            server.should_exit = True
+
+
+def _greeting(settings: Settings, sockets: list[socket.socket]) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    schemes = ("http", "https")
+    urls = [
+        f"{scheme}://{host}:{sock.getsockname()[1]}"
+        for scheme, sock in zip(schemes, sockets, strict=False)
+    ]
+    return f"cosmos-serve listens on {' and '.join(urls)}, serving {settings.weights}"
+
+
+_M_MMAP_THRESHOLD = -3
+_LARGE_BYTES = 1_000_000
+
+
+def keep_heap_small() -> None:
+    """Give blocks beyond a megabyte memory of their own from now on; nothing without glibc."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)

@@ -1,0 +1,77 @@
+"""Keep the server's own tasks alive when one piece of their work fails unforeseen."""
+
+import asyncio
+from collections.abc import Awaitable
+
+import structlog
+
+from server.errors import DiskFull
+
+_log = structlog.get_logger("server")
+
+
+async def completed(what: str, work: Awaitable[object]) -> bool:
+    """Await `work` and say whether it came to its end.
+
+    This is the API process's one broad `except`: without it a full disk, or an error of ours, on
+    one job would stop the loop that serves all of them. The traceback goes to the log, but for
+    that of a full disk, which takes a sentence.
+    """
+    try:
+        await work
+    except DiskFull as full:
+        _log.error(str(full), during=what)
+        return False
+    except Exception:
+        _log.exception("Unexpected error", during=what)
+        return False
+    return True
+
+
+LOOK_AGAIN_S = 1.0
+"""Hints may be lost, and other processes send none: waiters look at the tables this often."""
+
+
+class Wake:
+    """A hint that any number of tasks wait for. It carries no news: those are in the tables."""
+
+    def __init__(self) -> None:
+        self._next = asyncio.Event()
+
+    def notify(self) -> None:
+        """Wake every task that waits, and every one that holds a ticket."""
+        self._next.set()
+        self._next = asyncio.Event()
+
+    def ticket(self) -> "Ticket":
+        """Take one before looking at the tables, so that no hint from then on is missed."""
+        return Ticket(self._next)
+
+
+class Ticket:
+    """One task's place among those that wait."""
+
+    def __init__(self, hint: asyncio.Event) -> None:
+        self._hint = hint
+
+    async def wait(self, at_most_s: float = LOOK_AGAIN_S) -> None:
+        """Return at the first hint since the ticket was taken, or after a second without one."""
+        try:
+            async with asyncio.timeout(min(at_most_s, LOOK_AGAIN_S)):
+                await self._hint.wait()
+        except TimeoutError:
+            return
+
+
+class Wakes:
+    """The hints of one server: each is for the tasks that wait for such a change."""
+
+    def __init__(self) -> None:
+        self.submitted = Wake()
+        """A job needs its inputs."""
+        self.claimable = Wake()
+        """A job may be claimed, or a slot is free."""
+        self.cancelled = Wake()
+        """A running job should stop."""
+        self.finished = Wake()
+        """A job is done."""

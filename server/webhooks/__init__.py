@@ -1,0 +1,1 @@
+"""The outbox: rows to send, the sender, and the signature."""

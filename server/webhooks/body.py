@@ -1,0 +1,62 @@
+"""What a webhook says: how the job ended, and what its result gives."""
+
+import json
+from base64 import b64encode
+from typing import Any
+
+from server.fal.views import data_uri, output_view
+from server.files.links import FileLinks
+from server.files.store import ArtifactStore
+from server.jobs.store import JobStore
+from server.models import Job, StoredArtifact
+
+MAX_INLINE_BYTES = 16 * 1024 * 1024
+"""The largest video that `sync_mode` puts into a webhook: it is made anew for every try, and few
+receivers read so much."""
+
+
+class WebhookBodies:
+    """Renders the bodies of webhooks.
+
+    The same job has the same body at every try, but for the URL of a video that is signed for less
+    time than the tries take.
+    """
+
+    def __init__(self, jobs: JobStore, files: ArtifactStore, links: FileLinks) -> None:
+        self._jobs = jobs
+        self._files = files
+        self._links = links
+
+    def of(self, job: Job) -> bytes:
+        """The JSON for a job that has ended."""
+        ending = self._output(job) if job.error is None else _error(job)
+        body = {"request_id": job.id, "gateway_request_id": job.id, **ending}
+        return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
+
+    def _output(self, job: Job) -> dict[str, Any]:
+        assert job.result is not None, "a job ended with neither a result nor an error"
+        video = self._jobs.artifact(job.result["video"]["artifact"])
+        if video is None:
+            return _without_payload("The result is no longer kept.")
+        if job.sync_mode and video.size > MAX_INLINE_BYTES:
+            return _without_payload(
+                f"The video has {video.size:,} bytes; with sync_mode a webhook carries up to "
+                f"{MAX_INLINE_BYTES:,}. Ask the queue for the result."
+            )
+        return {"status": "OK", "payload": output_view(job, video, self._url(job, video))}
+
+    def _url(self, job: Job, video: StoredArtifact) -> str:
+        if not job.sync_mode:
+            return self._links.of_video(job, video)
+        return data_uri(video, b64encode(self._files.read(video.id)).decode())
+
+
+def _error(job: Job) -> dict[str, Any]:
+    assert job.error is not None
+    problem = f"Invalid status code: {job.error.http_status}"
+    return {"status": "ERROR", "error": problem, "payload": job.error.body}
+
+
+def _without_payload(reason: str) -> dict[str, Any]:
+    """fal's form for a job that succeeded, with an output that cannot be sent along."""
+    return {"status": "OK", "payload": None, "payload_error": reason}

@@ -1,0 +1,163 @@
+"""Tell receivers how jobs ended, as fal does: signed, and again until they have taken it.
+
+At least once, not exactly once: a receiver that took a webhook and broke off may get it again.
+Nothing of a receiver's answer is kept but its status.
+"""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from server.db.failpoints import WEBHOOK_SENT, reach
+from server.errors import InvalidInput, UnknownJob, error_item
+from server.jobs.store import JobStore
+from server.outbound.fetch import Fetcher, FetchError, FetchRefused
+from server.tasks import Wakes, completed
+from server.webhooks.body import WebhookBodies
+from server.webhooks.signing import SigningKey
+from server.webhooks.store import Delivery, WebhookStore
+
+AT_ONCE = 16
+AT_ONCE_FOR_A_RECEIVER = 4
+"""So that one receiver that hangs leaves room for the others."""
+
+MAX_TRIES = 10
+TRY_S = 15.0
+FIRST_WAIT_S = 10.0
+"""Doubled after every try: ten tries take about an hour and a half, and never two."""
+
+_log = structlog.get_logger("server")
+
+
+class Webhooks:
+    """Sends the webhooks of one server."""
+
+    def __init__(
+        self,
+        *,
+        webhooks: WebhookStore,
+        jobs: JobStore,
+        bodies: WebhookBodies,
+        fetcher: Fetcher,
+        key: SigningKey,
+        wakes: Wakes,
+        now: Callable[[], float] = time.time,
+        jitter: Callable[[], float] = random.random,
+        tried: Callable[[str], None] = lambda outcome: None,
+    ) -> None:
+        self._webhooks = webhooks
+        self._jobs = jobs
+        self._bodies = bodies
+        self._fetcher = fetcher
+        self._key = key
+        self._wakes = wakes
+        self._now = now
+        self._jitter = jitter
+        self._tried = tried
+        self._sending: dict[asyncio.Task[None], Delivery] = {}
+
+    async def recover(self) -> None:
+        """Take over the webhooks of a server that is gone. To be called before `run`."""
+        await asyncio.to_thread(self._webhooks.recover)
+
+    async def run(self) -> None:
+        """Send what is due, a few at a time, until cancelled."""
+        while True:
+            ticket = self._wakes.finished.ticket()
+            await completed("claiming webhooks", self._send_due())
+            await ticket.wait()
+
+    async def close(self) -> None:
+        """Break off what is being sent; the next start sends it again."""
+        broken_off = dict(self._sending)
+        for task in broken_off:
+            task.cancel()
+        await asyncio.gather(*broken_off, return_exceptions=True)
+        for delivery in broken_off.values():
+            await asyncio.to_thread(self._webhooks.give_back, delivery)
+
+    async def check(self, url: str) -> str:
+        """The URL in its normal form, if a webhook could be sent there as things are now.
+
+        Raises:
+            InvalidInput: it could not.
+        """
+        try:
+            return await self._fetcher.check(url)
+        except FetchRefused as error:
+            message = f"The webhook cannot be sent. {error}"
+            item = error_item(("query", "fal_webhook"), message, "value_error", url)
+            raise InvalidInput([item]) from error
+
+    async def _send_due(self) -> None:
+        while delivery := await asyncio.to_thread(self._webhooks.claim, besides=self._busy()):
+            task = asyncio.create_task(self._supervise(delivery))
+            self._sending[task] = delivery
+            task.add_done_callback(self._sending.pop)
+            while len(self._sending) == AT_ONCE:
+                await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
+
+    def _busy(self) -> list[str]:
+        """The receivers that must answer before they are sent more."""
+        counts = Counter(delivery.receiver for delivery in self._sending.values())
+        return [name for name, count in counts.items() if count >= AT_ONCE_FOR_A_RECEIVER]
+
+    async def _supervise(self, delivery: Delivery) -> None:
+        what = f"webhook of job {delivery.job_id}"
+        if not await completed(what, self._send(delivery)):
+            problem = "This server could not make the webhook."
+            await completed(what, asyncio.to_thread(self._record, delivery, problem))
+
+    async def _send(self, delivery: Delivery) -> None:
+        try:
+            job = await asyncio.to_thread(self._jobs.job, delivery.job_id)
+        except UnknownJob:
+            reason = "The request is no longer kept."
+            await asyncio.to_thread(self._webhooks.given_up, delivery, reason)
+            return
+        body = await asyncio.to_thread(self._bodies.of, job)
+        signed = self._key.headers(body, request_id=job.id, user_id=job.key_id, now=self._now())
+        headers = {"Content-Type": "application/json", **signed}
+        problem = await self._post(delivery, body, headers)
+        reach(WEBHOOK_SENT)
+        await asyncio.to_thread(self._record, delivery, problem)
+
+    async def _post(
+        self, delivery: Delivery, body: bytes, headers: Mapping[str, str]
+    ) -> str | None:
+        """Send it once; what is wrong if the receiver has not taken it."""
+        try:
+            status = await self._fetcher.post(delivery.url, body, headers, deadline_s=TRY_S)
+        except FetchError as error:
+            return str(error)
+        if 200 <= status < 300:
+            return None
+        return f"{delivery.receiver} answers with status {status}; 200 to 299 is wanted."
+
+    def _record(self, delivery: Delivery, problem: str | None) -> None:
+        # Neither the URL nor its query, which may hold a secret, enter the log.
+        log = _log.bind(job_id=delivery.job_id, receiver=delivery.receiver, tries=delivery.tries)
+        if problem is None:
+            self._webhooks.delivered(delivery)
+            self._tried("delivered")
+        elif delivery.tries >= MAX_TRIES:
+            self._webhooks.given_up(delivery, problem)
+            self._tried("given_up")
+            log.error("A webhook was given up", problem=problem)
+        else:
+            retry_at = self._now() + wait_s(delivery.tries, self._jitter)
+            self._webhooks.failed(delivery, problem, retry_at=retry_at)
+            self._tried("failed")
+            log.warning("A webhook was not taken", problem=problem)
+
+
+def wait_s(tries: int, jitter: Callable[[], float]) -> float:
+    """Seconds to wait after the last of so many tries, up to a quarter more or less.
+
+    `jitter` gives a number from 0 to 1: webhooks that failed together shall not return together.
+    """
+    return FIRST_WAIT_S * 2.0 ** (tries - 1) * (0.75 + 0.5 * jitter())

@@ -1,0 +1,170 @@
+"""The real worker: a VideoPipeline on one device.
+
+The one file of the server that reaches torch, and it does so when the model is loaded, so that
+importing this module costs nothing.
+"""
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from pipeline.memory_plan import MemoryPlan
+from pipeline.progress import Progress, Restarted, Stage, StageStarted, Watcher
+from server.workers.loop import CannotLoad, WorkerOptions
+from server.workers.messages import (
+    MAX_CHUNK_BYTES,
+    Artifact,
+    Chunk,
+    Done,
+    Loading,
+    Ready,
+    RunEvent,
+    WorkOrder,
+)
+from weights.store import CheckpointError, WeightStore
+
+if TYPE_CHECKING:
+    from pipeline.encode import EncodedVideo
+    from pipeline.generate import VideoPipeline
+    from pipeline.network.attention import Choice
+
+IMAGE = "image"
+"""The name of the first frame among an order's media."""
+
+Send = Callable[[RunEvent], None]
+
+_log = structlog.get_logger("worker")
+
+
+class GpuWorker:
+    """Makes videos with a checkpoint; on a CPU too, only slower."""
+
+    _pipeline: "VideoPipeline"
+
+    def __init__(self, device: str, options: WorkerOptions) -> None:
+        """Take note of `device` (`cpu` or `cuda`) and the options."""
+        self._device = device
+        self._options = options
+
+    @property
+    def memory(self) -> MemoryPlan:
+        """The plan by which the loaded model is placed now."""
+        return self._pipeline.placement.plan
+
+    def load(self, report: Callable[[Loading], None]) -> Ready:
+        """Import torch and load the checkpoint.
+
+        Raises:
+            CannotLoad: the checkpoint is not what it should be.
+            PipelineError: the checkpoint requires a guardrail, or the device is too small.
+        """
+        report(Loading("Importing torch", 0.0))
+        import torch
+
+        from pipeline.load import load_pipeline
+
+        try:
+            store = WeightStore(Path(self._options.weights))
+            self._pipeline = load_pipeline(
+                store,
+                self._device,
+                guardrail=self._options.guardrail,
+                attention=self._options.attention,
+                compiled=self._options.compiled,
+                memory=self._options.memory,
+                report=lambda text, fraction: report(Loading(text, fraction)),
+            )
+        except CheckpointError as error:
+            raise CannotLoad(str(error)) from error
+        _log_choice(self._pipeline.attention)
+        is_gpu = self._device == "cuda"
+        name = torch.cuda.get_device_name() if is_gpu else "CPU"
+        return Ready(store.digest, name, self._pipeline.attention.name, self.memory)
+
+    def run(self, order: WorkOrder, send: Send, cancelled: Callable[[], bool]) -> Done:
+        """Make the order's video and send it.
+
+        Raises:
+            PipelineError: as `VideoPipeline.generate` does.
+        """
+        clock = _StageClock(order.job_id, send)
+        watcher = Watcher(clock.tell, cancelled)
+        with tempfile.TemporaryDirectory(dir=self._options.scratch) as folder:
+            video = self._pipeline.generate(
+                order.spec,
+                order.media[IMAGE],
+                Path(folder) / f"video{order.spec.container.suffix}",
+                watcher,
+            )
+            _send_file(video, send, watcher.check)
+        return Done(order.spec.tier, clock.stop())
+
+
+def _log_choice(choice: "Choice") -> None:
+    """Say on stderr, which is the server's log, how the attention backend was chosen."""
+    if choice.trials:
+        trials = [str(trial) for trial in choice.trials]
+        _log.info("The attention backend is chosen", backend=choice.name, trials=trials)
+    for warning in choice.warnings:
+        _log.warning(warning)
+
+
+class _StageClock:
+    """Passes progress on, and measures the stages by it: those of the try that made the video."""
+
+    def __init__(self, job_id: str, send: Send) -> None:
+        self._job_id = job_id
+        self._send = send
+        self._stage: Stage | None = None
+        self._started = time.monotonic()
+        self._seconds: dict[str, float] = {}
+
+    def tell(self, progress: Progress) -> None:
+        match progress:
+            case StageStarted(stage):
+                self._finish_stage()
+                self._stage = stage
+            case Restarted(message):
+                _log.warning(message, job_id=self._job_id)
+                self._stage = None
+                self._seconds.clear()
+        self._send(progress)
+
+    def stop(self) -> dict[str, float]:
+        """The seconds that each stage took, the last one until now."""
+        self._finish_stage()
+        return dict(self._seconds)
+
+    def _finish_stage(self) -> None:
+        now = time.monotonic()
+        if self._stage is not None:
+            self._seconds[self._stage.value] = round(now - self._started, 3)
+        self._started = now
+
+
+def _send_file(video: "EncodedVideo", send: Send, check: Callable[[], None]) -> None:
+    """Send a finished file in chunks, and then say what it was."""
+    size, digest = 0, hashlib.sha256()
+    with video.path.open("rb") as file:
+        while data := file.read(MAX_CHUNK_BYTES):
+            check()
+            send(Chunk(data))
+            size += len(data)
+            digest.update(data)
+    send(
+        Artifact(
+            kind="video",
+            name=video.path.name,
+            content_type=video.content_type,
+            size=size,
+            sha256=digest.hexdigest(),
+            width=video.width,
+            height=video.height,
+            frames=video.num_frames,
+        )
+    )

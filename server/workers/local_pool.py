@@ -1,0 +1,118 @@
+"""The pool of this machine: one worker process per device."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Sequence
+
+from server.workers.local_slot import LocalSlot, SlotPlan
+from server.workers.loop import WorkerOptions
+from server.workers.messages import RunEvent, WorkOrder
+from server.workers.pool import CLOSED, KILLED, LOAD_S, SlotChange, SlotView
+
+_REAPING_S = 30.0
+"""How long a killed worker may take to be gone; a driver that hangs can hold one for ever."""
+
+
+class LocalPool:
+    """A `Pool` of one worker process for each device."""
+
+    def __init__(
+        self,
+        worker: str,
+        options: WorkerOptions,
+        devices: Sequence[str],
+        *,
+        first_backoff_s: float = 1.0,
+        load_limit_s: float = LOAD_S,
+        ending_grace_s: float = 5.0,
+    ) -> None:
+        """Prepare a slot for each device, as `devices_from` names them.
+
+        `worker` is `module:Class`. A worker that ends is started again after `first_backoff_s`,
+        twice that, and so on to a minute; a run that ends properly starts the count anew. One that
+        has not loaded after `load_limit_s` is ended. When the pool is closed, workers have
+        `ending_grace_s` to end by themselves.
+        """
+        self._ending_grace_s = ending_grace_s
+        self._watchers: list[asyncio.Queue[SlotChange | None]] = []
+        self._slots = {
+            name: LocalSlot(
+                SlotPlan(
+                    name=name,
+                    device=device,
+                    worker=worker,
+                    options=options,
+                    first_backoff_s=first_backoff_s,
+                    load_limit_s=load_limit_s,
+                ),
+                self._publish,
+            )
+            for name, device in _named(devices)
+        }
+
+    async def start(self) -> None:
+        """See `Pool.start`."""
+        loop = asyncio.get_running_loop()
+        for slot in self._slots.values():
+            slot.start(loop)
+
+    async def close(self) -> None:
+        """See `Pool.close`."""
+        for slot in self._slots.values():
+            slot.ask_to_end()
+        await asyncio.to_thread(self._join)
+        for watcher in self._watchers:
+            watcher.put_nowait(None)
+
+    def slots(self) -> Sequence[SlotView]:
+        """See `Pool.slots`."""
+        return [slot.look() for slot in self._slots.values()]
+
+    def changes(self) -> AsyncGenerator[SlotChange, None]:
+        """See `Pool.changes`."""
+        watcher: asyncio.Queue[SlotChange | None] = asyncio.Queue()
+        self._watchers.append(watcher)
+        return self._changes_for(watcher)
+
+    def run(self, slot: str, order: WorkOrder) -> AsyncGenerator[RunEvent, None]:
+        """See `Pool.run`."""
+        return self._slots[slot].run(order)
+
+    async def cancel(self, slot: str, job_id: str, attempt: int) -> None:
+        """See `Pool.cancel`."""
+        self._slots[slot].cancel(job_id, attempt)
+
+    async def kill(self, slot: str, reason: str = KILLED) -> None:
+        """See `Pool.kill`."""
+        self._slots[slot].kill(reason)
+
+    async def _changes_for(
+        self, watcher: asyncio.Queue[SlotChange | None]
+    ) -> AsyncGenerator[SlotChange, None]:
+        try:
+            while (change := await watcher.get()) is not None:
+                yield change
+        finally:
+            self._watchers.remove(watcher)
+
+    def _publish(self, change: SlotChange) -> None:
+        for watcher in self._watchers:
+            watcher.put_nowait(change)
+
+    def _join(self) -> None:
+        deadline = time.monotonic() + self._ending_grace_s
+        for slot in self._slots.values():
+            slot.join(max(0.0, deadline - time.monotonic()))
+        for slot in self._slots.values():
+            slot.kill_process(CLOSED)
+        for slot in self._slots.values():
+            slot.join(_REAPING_S)
+
+
+def _named(devices: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """A name for each device: its own, or with a number where there are several of it."""
+    seen: Counter[str] = Counter()
+    for device in devices:
+        seen[device] += 1
+        yield (device if seen[device] == 1 else f"{device}-{seen[device]}"), device

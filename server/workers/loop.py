@@ -1,0 +1,313 @@
+"""The worker's side of the pool: what a worker is, and the loop that feeds it.
+
+A worker process loads its model once and then takes one work order after another. This loop is the
+same for the real worker and for those of the tests. It never speaks HTTP, opens no database and
+imports no torch; the worker that it is given may.
+"""
+
+import dataclasses
+import faulthandler
+import importlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+from pipeline.errors import Cancelled, InputError, PipelineError
+from pipeline.memory_plan import MemoryChoice, MemoryPlan
+from pipeline.progress import Stage, StageStarted
+from server.workers.messages import (
+    CancelledEvent,
+    Done,
+    Failed,
+    Idle,
+    Loading,
+    Ready,
+    RunEvent,
+    WorkerEvent,
+    WorkOrder,
+    decode_work_order,
+    encode_event,
+    encode_work_order,
+)
+from server.workers.parent_death import die_with
+from server.workers.pipe import Pipe
+
+ENDING_GRACE_S = 3.0
+"""How long a run may go on after the server has closed the pipe."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """What every worker of a pool is started with; plain values, because they travel as JSON.
+
+    `weights` is the checkpoint's folder. `guardrail` is `required` or `off`. `attention` is a
+    backend or `auto`. `compiled` is whether torch compiles the model, and `compile_cache` the
+    folder where it keeps what it made for the next start. `memory` is where the model waits.
+    `scratch` is a folder for the files of a run: within it, or else where the system keeps such
+    files, the pool gives each process its own and removes it with the process.
+    """
+
+    weights: str
+    guardrail: Literal["required", "off"] = "required"
+    attention: str = "auto"
+    compiled: bool = False
+    compile_cache: str | None = None
+    memory: MemoryChoice = "auto"
+    scratch: str | None = None
+
+
+class CannotLoad(PipelineError):
+    """The model cannot be loaded, for a reason that needs no traceback."""
+
+    code = "load_failed"
+
+
+class Worker(Protocol):
+    """What runs orders on one device; one object per process, used by one thread."""
+
+    def __init__(self, device: str, options: WorkerOptions) -> None:
+        """Take note of `device` (`cpu` or `cuda`) and the options; heavy work waits for `load`."""
+
+    @property
+    def memory(self) -> MemoryPlan:
+        """The plan by which the loaded model is placed now."""
+
+    def load(self, report: Callable[[Loading], None]) -> Ready:
+        """Load the model; whatever is raised says why the slot is down.
+
+        Raises:
+            PipelineError: with a sentence for whoever runs the server, such as `CannotLoad`.
+        """
+
+    def run(
+        self, order: WorkOrder, send: Callable[[RunEvent], None], cancelled: Callable[[], bool]
+    ) -> Done:
+        """Do one order: send its events but the last one, and return that.
+
+        Raises:
+            Cancelled: `cancelled()` was seen to be true.
+            PipelineError: the run failed for a reason that has a code and a sentence.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop this run, should it still be the one that runs."""
+
+    job_id: str
+    attempt: int
+
+
+Result = TypeVar("Result")
+
+_ORDER, _CANCEL = b"O", b"C"
+
+
+def encode_request(request: WorkOrder | Cancel) -> bytes:
+    """The message for one request to a worker."""
+    if isinstance(request, WorkOrder):
+        return _ORDER + encode_work_order(request)
+    return _CANCEL + json.dumps(dataclasses.asdict(request)).encode()
+
+
+def decode_request(message: bytes) -> WorkOrder | Cancel:
+    """Read one request. It comes from our own server, so a malformed one is our bug."""
+    tag, body = message[:1], message[1:]
+    assert tag in (_ORDER, _CANCEL), f"a worker was sent a message with the tag {tag!r}"
+    return decode_work_order(body) if tag == _ORDER else Cancel(**json.loads(body))
+
+
+def serve_worker(pipe: Pipe, make: Callable[[], Worker]) -> bool:
+    """Make a worker, load its model, and do orders until the server closes the pipe.
+
+    Returns False when there was nothing to serve with: the server was told why.
+    """
+    sender, inbox = _Sender(pipe), _Inbox(pipe)
+
+    def start() -> tuple[Worker, Ready]:
+        worker = make()
+        return worker, worker.load(sender.send)
+
+    started = _outcome(start, unexpected=_load_failed)
+    if not isinstance(started, tuple):
+        sender.send(started)
+        return False
+    worker, ready = started
+    sender.send(ready)
+    while (order := inbox.next_order()) is not None:
+        sender.send(_run(worker, order, sender, inbox.cancelled))
+        sender.send(Idle(worker.memory))
+    return True
+
+
+def _run(
+    worker: Worker, order: WorkOrder, sender: "_Sender", cancelled: Callable[[], bool]
+) -> Done | CancelledEvent | Failed:
+    sender.stage = None
+    last = _outcome(lambda: worker.run(order, sender.send, cancelled), unexpected=_internal_error)
+    if isinstance(last, CancelledEvent):
+        return CancelledEvent(sender.stage)
+    return last
+
+
+def _outcome(
+    work: Callable[[], Result], *, unexpected: Callable[[Exception], Failed]
+) -> Result | CancelledEvent | Failed:
+    """What `work` returns, or the event that says why it does not.
+
+    This is the project's one broad `except`: what nobody foresaw goes to the log in full, the
+    person who asked for the video gets a plain sentence, and the worker lives on, unless its
+    device is the cause.
+    """
+    try:
+        return work()
+    except Cancelled:
+        return CancelledEvent()
+    except InputError as error:
+        return Failed(code=error.code, message=str(error), field=error.field, context=error.context)
+    except PipelineError as error:
+        return Failed(code=error.code, message=str(error))
+    except Exception as error:
+        traceback.print_exc()
+        return unexpected(error)
+
+
+def _internal_error(error: Exception) -> Failed:
+    if is_device_fault(error):
+        os._exit(EXIT_CODE)  # at once: tidying up would call the device again
+    return Failed(
+        code="internal_error",
+        message="The video could not be made: an error inside the worker, which its log describes.",
+    )
+
+
+def _load_failed(error: Exception) -> Failed:
+    return Failed(code=CannotLoad.code, message=f"{type(error).__name__}: {error}")
+
+
+class _Sender:
+    """Sends events from any thread, and knows the stage that the run has reached."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self.stage: Stage | None = None
+
+    def send(self, event: WorkerEvent) -> None:
+        if isinstance(event, StageStarted):
+            self.stage = event.stage
+        self._pipe.send(encode_event(event))
+
+
+class _Inbox:
+    """Reads requests while the worker works, so that a cancel is heard in the middle of a run.
+
+    A closed pipe means that the server wants no more of us, or is gone. The run is cancelled, and
+    if it does not heed that, the process and all that it started end here: a hung kernel must not
+    hold the device.
+    """
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self._orders: queue.SimpleQueue[WorkOrder | None] = queue.SimpleQueue()
+        self._current: Cancel | None = None
+        self._stop_asked = threading.Event()
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def next_order(self) -> WorkOrder | None:
+        """Wait for the next order; None when there will be none."""
+        return self._orders.get()
+
+    def cancelled(self) -> bool:
+        """Whether the order that was taken last is to stop."""
+        return self._stop_asked.is_set()
+
+    def _read(self) -> None:
+        while (message := self._pipe.receive()) is not None:
+            request = decode_request(message)
+            if isinstance(request, WorkOrder):
+                # The pool sends an order only when the last run is over, so this is the next one.
+                self._current = Cancel(request.job_id, request.attempt)
+                self._stop_asked.clear()
+                self._orders.put(request)
+            elif request == self._current:
+                self._stop_asked.set()
+        self._stop_asked.set()
+        self._orders.put(None)
+        time.sleep(ENDING_GRACE_S)
+        os.killpg(0, signal.SIGKILL)
+
+
+def worker_class(path: str) -> Callable[[str, WorkerOptions], Worker]:
+    """The class that `module:Class` names.
+
+    Raises:
+        CannotLoad: the path has another form, or there is no such module or class.
+    """
+    module_name, _, class_name = path.partition(":")
+    try:
+        found: Callable[[str, WorkerOptions], Worker] = getattr(
+            importlib.import_module(module_name), class_name
+        )
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CannotLoad(
+            f"There is no worker {path!r}: {error}. It is given as module:Class."
+        ) from error
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStart:
+    """What a worker process is told on its command line, as JSON.
+
+    `pipe` is the descriptor of its end; `parent` the process that has to be alive; `worker` is
+    `module:Class`, found on `sys_path`; `device` is `cpu` or `cuda`.
+    """
+
+    sys_path: list[str]
+    parent: int
+    pipe: int
+    worker: str
+    device: str
+    options: WorkerOptions
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "WorkerStart":
+        return cls(**{**values, "options": WorkerOptions(**values["options"])})
+
+
+def main(start: WorkerStart) -> None:
+    """A worker process, from its first line to its exit code."""
+    die_with(start.parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
+    served = serve_worker(
+        Pipe.at(start.pipe), lambda: worker_class(start.worker)(start.device, start.options)
+    )
+    sys.exit(0 if served else 1)
+
+
+EXIT_CODE = 70
+"""What a worker ends with whose device failed."""
+
+_MARKERS = ("cuda", "cudnn", "cublas", "nccl", "nvml")
+
+
+def is_device_fault(error: BaseException | None) -> bool:
+    """Whether the error, or one that led to it, speaks of CUDA or a library of its family."""
+    while error is not None:
+        text = f"{type(error).__name__}: {error}".lower()
+        if any(marker in text for marker in _MARKERS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,167 @@
+"""One worker process, as its pool sees it: start it, talk to it, end it, say how it ended.
+
+The process is started with `subprocess` rather than `multiprocessing`: it gets an environment and
+a session of its own without any change to ours, does not import our `__main__` again, brings no
+helper processes, and nothing is pickled. It is spawned, never forked, because CUDA does not
+survive a fork. The two sides share a socket that carries the messages of `server.workers.messages`.
+"""
+
+import contextlib
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from server.workers.loop import EXIT_CODE, Cancel, WorkerOptions, WorkerStart, encode_request
+from server.workers.messages import WorkerEvent, WorkOrder, decode_event
+from server.workers.pipe import MAX_EVENT_BYTES, Pipe
+
+_EXIT_S = 1.0
+"""How long a worker that has closed its pipe may take to exit by itself."""
+
+# glibc's heap otherwise grows by 50 to 110 MB over a run and does not shrink again.
+_CPU_ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+}
+
+_BOOT = """
+import json, sys
+start = json.loads(sys.argv[1])
+sys.path[:] = start["sys_path"]
+from server.workers.loop import WorkerStart, main
+main(WorkerStart.from_json(start))
+"""
+
+_STDERR = 2
+"""Where a worker's stdout goes too: whatever it prints is for the server's log."""
+
+
+class WorkerProcess:
+    """A running worker. Every method may be called from any thread.
+
+    It dies with the thread that starts it, so that thread has to live as long as the pool.
+    """
+
+    def __init__(self, worker: str, device: str, options: WorkerOptions) -> None:
+        """Start the class `module:Class` on `cpu` or `cuda:N`.
+
+        Raises:
+            OSError: the system starts no further process.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = _spawn(worker, device, options, theirs)
+            except OSError:
+                ours.close()
+                raise
+        self._pipe = Pipe(ours)
+        self._requests: queue.SimpleQueue[WorkOrder | Cancel | None] = queue.SimpleQueue()
+        self._is_reaped = False
+        self._lock = threading.Lock()
+        self._writer = threading.Thread(target=self._write, name=f"to {device}", daemon=True)
+        self._writer.start()
+
+    def post(self, request: WorkOrder | Cancel) -> None:
+        """Send a request, without waiting for the worker to read it."""
+        self._requests.put(request)
+
+    def receive(self) -> WorkerEvent | None:
+        """Wait for the next event; None once the worker has closed its side, as by dying.
+
+        Raises:
+            BadMessage: what arrived is not an event.
+        """
+        message = self._pipe.receive(MAX_EVENT_BYTES)
+        return None if message is None else decode_event(message)
+
+    def ask_to_end(self) -> None:
+        """Close our side of the pipe: the worker cancels its run and exits."""
+        with self._lock:
+            if not self._is_reaped:
+                self._pipe.finish()
+
+    def kill(self) -> bool:
+        """Kill the worker and everything that it started; False if it had ended already."""
+        with self._lock:
+            if not self._is_reaped:
+                _kill_group(self._process.pid)
+            return not self._is_reaped
+
+    def reap(self) -> int:
+        """Wait for the worker to exit, end what it left behind, and return its exit code."""
+        pid, deadline = self._process.pid, time.monotonic() + _EXIT_S
+        state = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        while os.waitid(os.P_PID, pid, state) is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        with self._lock:
+            # Not waited for yet, so the process id cannot belong to somebody else by now.
+            _kill_group(pid)
+            self._is_reaped = True
+        code = self._process.wait()
+        self._pipe.finish()
+        self._requests.put(None)
+        self._writer.join()
+        self._pipe.close()
+        return code
+
+    def _write(self) -> None:
+        while (request := self._requests.get()) is not None:
+            try:
+                self._pipe.send(encode_request(request))
+            except OSError:
+                return  # the reader meets the same end, and says so
+
+
+def exit_sentence(code: int) -> str:
+    """How a process with this exit code ended."""
+    if code == EXIT_CODE:
+        return "The GPU reported an error, which the worker's log describes: the worker was ended."
+    if code >= 0:
+        return f"The worker ended with exit code {code}."
+    number = -code
+    if number == signal.SIGKILL:
+        return "The worker was killed, probably because the machine is out of memory."
+    name = signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
+    if number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE):
+        return f"The worker crashed ({name})."
+    return f"The worker was ended from outside ({name})."
+
+
+def _spawn(
+    worker: str, device: str, options: WorkerOptions, pipe: socket.socket
+) -> subprocess.Popen[bytes]:
+    kind, _, index = device.partition(":")
+    start = WorkerStart(
+        sys_path=[str(Path(entry).absolute()) for entry in sys.path],
+        parent=os.getpid(),
+        pipe=pipe.fileno(),
+        worker=worker,
+        device=kind,
+        options=options,
+    )
+    extra = {"CUDA_VISIBLE_DEVICES": index} if kind == "cuda" else dict(_CPU_ENVIRONMENT)
+    if options.compile_cache is not None:
+        extra["TORCHINDUCTOR_CACHE_DIR"] = options.compile_cache
+    return subprocess.Popen(
+        [sys.executable, "-c", _BOOT, start.to_json()],
+        # Our environment is handed on as it is; only `server.settings` reads settings from it.
+        env={**os.environ, **extra},
+        stdin=subprocess.DEVNULL,
+        stdout=_STDERR,
+        pass_fds=[pipe.fileno()],
+        start_new_session=True,
+    )
+
+
+def _kill_group(pid: int) -> None:
+    """Kill a worker and what it started; it leads a process group of its own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)

@@ -1,0 +1,278 @@
+"""The documents of the API by themselves: valid, and as fal's page and documents are."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from api_documents import BASE_URL, LLMS, PUBLISHED, own, published
+from fastapi.routing import APIRoute, iter_route_contexts
+from openapi_schema_validator import OAS31Validator
+from openapi_spec_validator import validate
+from page_samples import CURL, JAVASCRIPT, PYTHON
+from queue_calls import RUN
+from servers import APP, ENDPOINT, settings_in
+
+from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, MAX_SEED
+from server.api.openapi.llms import llms_text
+from server.app import create_app
+from server.fal.schemas import EXAMPLE_IMAGE, EXAMPLE_PROMPT
+from server.fal.urls import Service
+
+PAGE: dict[str, dict[str, Any]] = {
+    "prompt": {"type": "string", "example": EXAMPLE_PROMPT},
+    "negative_prompt": {"type": "string", "default": DEFAULT_NEGATIVE_PROMPT},
+    "num_frames": {"type": "integer", "default": 93, "minimum": 9, "maximum": 93},
+    "num_inference_steps": {"type": "integer", "default": 35, "minimum": 1, "maximum": 50},
+    "guidance_scale": {"type": "number", "default": 7, "minimum": 1, "maximum": 20},
+    # The page gives no range; this server says which seeds it takes, and takes null for none.
+    "seed": {"type": "integer", "nullable": True, "minimum": 0, "maximum": MAX_SEED},
+    "sync_mode": {"type": "boolean", "default": False},
+    "video_output_type": {
+        "type": "string",
+        "default": "X264 (.mp4)",
+        "enum": ["X264 (.mp4)", "VP9 (.webm)", "PRORES4444 (.mov)", "GIF (.gif)"],
+    },
+    "video_quality": {
+        "type": "string",
+        "default": "high",
+        "enum": ["low", "medium", "high", "maximum"],
+    },
+    "image_url": {"type": "string", "example": EXAMPLE_IMAGE},
+}
+"""The input as the endpoint's page has it, field by field."""
+
+DESCRIPTIONS = {
+    "prompt": "The text prompt describing the video to generate.",
+    "negative_prompt": "A negative prompt to guide generation away from undesired content.",
+    "num_frames": "Number of frames to generate. Must be between 9 and 93.",
+    "num_inference_steps": "Number of denoising steps. More steps yield higher quality but take "
+    "longer.",
+    "guidance_scale": "Classifier-free guidance scale. Higher values increase prompt adherence.",
+    "seed": "Random seed for reproducible generation.",
+    "sync_mode": "If `True`, the media will be returned as a data URI and the output data won't "
+    "be available in the request history.",
+    "video_output_type": "The format of the output video.",
+    "video_quality": "The quality of the output video.",
+    "image_url": "URL of the input image to use as first frame.",
+}
+
+
+# fal's document of the queue.
+
+
+def test_the_queues_document_is_valid_openapi() -> None:
+    validate(published())
+
+
+def test_the_input_is_the_pages_field_by_field() -> None:
+    schema = published()["components"]["schemas"]["CosmosPredict25ImageToVideoInput"]
+    fields = schema["properties"]
+    plain = {
+        name: {key: value for key, value in field.items() if key not in ("title", "description")}
+        for name, field in fields.items()
+    }
+    assert plain == PAGE
+    assert list(fields) == list(PAGE)
+    assert {name: field["description"] for name, field in fields.items()} == DESCRIPTIONS
+    assert schema["required"] == ["prompt", "image_url"]
+
+
+def test_the_output_is_the_pages() -> None:
+    schemas = published()["components"]["schemas"]
+    output, file = schemas["CosmosPredict25ImageToVideoOutput"], schemas["VideoFile"]
+    assert output["required"] == list(output["properties"]) == ["video", "seed"]
+    assert output["properties"]["video"]["allOf"] == [{"$ref": "#/components/schemas/VideoFile"}]
+    assert output["properties"]["video"]["description"] == "The generated video file."
+    assert output["properties"]["seed"]["description"] == "The random seed used for generation."
+    assert file["required"] == ["url"]
+
+
+def test_every_object_names_its_fields_in_their_order() -> None:
+    schemas = published()["components"]["schemas"]
+    assert list(schemas) == [
+        "QueueStatus",
+        "CosmosPredict25ImageToVideoInput",
+        "CosmosPredict25ImageToVideoOutput",
+        "VideoFile",
+    ]
+    for schema in schemas.values():
+        assert schema["x-fal-order-properties"] == list(schema["properties"])
+
+
+def test_the_calls_are_fals_in_fals_order() -> None:
+    document = published()
+    request = f"/{ENDPOINT}/requests/{{request_id}}"
+    calls = [(path, list(methods)) for path, methods in document["paths"].items()]
+    assert calls == [
+        (f"{request}/status", ["get"]),
+        (f"{request}/cancel", ["put"]),
+        (f"/{ENDPOINT}", ["post"]),
+        (request, ["get"]),
+    ]
+    status = document["components"]["schemas"]["QueueStatus"]
+    assert status["required"] == ["status", "request_id"]
+    assert status["properties"]["status"]["enum"] == ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
+    assert document["security"] == [{"apiKeyAuth": []}]
+    key = document["components"]["securitySchemes"]["apiKeyAuth"]
+    assert (key["type"], key["in"], key["name"]) == ("apiKey", "header", "Authorization")
+
+
+def test_the_document_says_what_it_is_about() -> None:
+    info = published()["info"]
+    assert published()["openapi"] == "3.0.4"
+    assert info["title"] == f"Queue OpenAPI for {ENDPOINT}"
+    assert info["version"] == "1.0.0"
+    assert info["x-fal-metadata"] == {
+        "endpointId": ENDPOINT,
+        "category": "image-to-video",
+        "playgroundUrl": f"{BASE_URL}/docs",
+        "documentationUrl": f"{BASE_URL}{LLMS}",
+    }
+
+
+# llms.txt.
+
+
+def text_for(base_url: str = BASE_URL) -> str:
+    return llms_text(ENDPOINT, base_url, PUBLISHED)
+
+
+def section(text: str, title: str) -> str:
+    (found,) = re.findall(rf"^#+ {title}\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def code(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_text_has_the_pages_sections_and_no_price() -> None:
+    text = text_for()
+    titles = re.findall(r"^(#+ .*)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
+    assert titles == [
+        "# Cosmos Predict 2.5 2B",
+        "## Overview",
+        "## Videos",
+        "## API Information",
+        "### Input Schema",
+        "### Output Schema",
+        "## Usage Examples",
+        "### cURL",
+        "### Python",
+        "### JavaScript",
+        "## Additional Resources",
+        "### Documentation",
+    ]
+    assert "$0" not in text
+    assert "1280 x 704 and 16 frames a second: up to 93 frames, which are 5.8 seconds" in text
+
+
+def test_the_text_has_the_fields_as_the_page_has_them() -> None:
+    fields = section(text_for(), "Input Schema")
+    assert re.findall(r"^- \*\*`(\w+)`\*\* \(`(\w+)`, _(\w+)_\):", fields, re.MULTILINE) == [
+        ("prompt", "string", "required"),
+        ("negative_prompt", "string", "optional"),
+        ("num_frames", "integer", "optional"),
+        ("num_inference_steps", "integer", "optional"),
+        ("guidance_scale", "float", "optional"),
+        ("seed", "integer", "optional"),
+        ("sync_mode", "boolean", "optional"),
+        ("video_output_type", "VideoOutputTypeEnum", "optional"),
+        ("video_quality", "VideoQualityEnum", "optional"),
+        ("image_url", "string", "required"),
+    ]
+    assert (
+        "- **`guidance_scale`** (`float`, _optional_):\n"
+        "  Classifier-free guidance scale. Higher values increase prompt adherence. "
+        "Default value: `7`\n"
+        "  - Default: `7`\n"
+        "  - Range: `1` to `20`\n"
+    ) in fields
+    assert (
+        '  The quality of the output video. Default value: `"high"`\n'
+        '  - Default: `"high"`\n'
+        '  - Options: `"low"`, `"medium"`, `"high"`, `"maximum"`\n'
+    ) in fields
+    assert "  - Default: `false`\n" in fields
+
+
+def test_the_examples_of_the_text_fit_the_schema() -> None:
+    schemas = own()["components"]["schemas"]
+    required, full = map(json.loads, code(section(text_for(), "Input Schema"), "json"))
+    assert list(required) == ["prompt", "image_url"]
+    assert list(full) == [name for name in PAGE if name not in ("seed", "sync_mode")]
+    for example in (required, full):
+        OAS31Validator(schemas["CosmosPredict25ImageToVideoInput"]).validate(example)
+    (output,) = map(json.loads, code(section(text_for(), "Output Schema"), "json"))
+    assert output["video"]["url"].startswith(f"{BASE_URL}/files/")
+
+
+def test_the_samples_of_the_text_are_the_pages_but_for_where_they_go() -> None:
+    def filled(sample: str) -> str:
+        return sample.replace("PROMPT", EXAMPLE_PROMPT).replace("IMAGE", EXAMPLE_IMAGE)
+
+    text = text_for()
+    (curl,) = code(section(text, "cURL"), "bash")
+    assert curl == filled(CURL).replace("https://fal.run", f"{BASE_URL}/run")
+    (python,) = code(section(text, "Python"), "python")
+    assert python == filled(PYTHON)
+    (javascript,) = code(section(text, "JavaScript"), "javascript")
+    line = f'fal.config({{ proxyUrl: {{ url: "{BASE_URL}/api/fal/proxy", when: "always" }} }});\n'
+    assert javascript.replace(f"\n{line}", "") == filled(JAVASCRIPT)
+    assert line in javascript
+
+
+def test_the_text_says_what_fal_client_must_be_told() -> None:
+    hosts = "FAL_RUN_HOST=videos.example/cosmos/run FAL_QUEUE_RUN_HOST=videos.example/cosmos/queue"
+    assert f"export {hosts}\n" in text_for()
+    # fal-client speaks HTTPS only, and the port of that is not known here.
+    assert "FAL_RUN_HOST=HOST:HTTPS_PORT/run" in text_for("http://localhost:8000")
+
+
+# This server's own document.
+
+
+def test_the_own_document_is_valid_openapi() -> None:
+    validate(own())
+
+
+def test_what_the_documents_refer_to_is_there() -> None:
+    for document in (published(), own()):
+        wanted = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document))
+        assert set(wanted) <= set(document["components"]["schemas"])
+
+
+UNDESCRIBED = {
+    # Verifiers look for the key set wherever fal has it; one of these paths is described.
+    *(("get", f"/{service}/.well-known/jwks.json") for service in ("rest", "run", "queue")),
+    *(("head", f"{prefix}/.well-known/jwks.json") for prefix in ("", "/rest", "/run", "/queue")),
+    ("get", "/docs/{name}"),
+}
+"""The routes that nobody has to know."""
+
+
+def test_every_route_is_described_and_nothing_else(tmp_path: Path) -> None:
+    app = create_app(settings_in(tmp_path))
+    routes = {
+        (method.lower(), public_path(context.path_format or ""))
+        for context in iter_route_contexts(app.routes)
+        if isinstance(context.original_route, APIRoute)
+        for method in context.methods or ()
+    }
+    described = {(method, path) for path, item in own()["paths"].items() for method in item}
+    assert described - routes == set()
+    assert routes - described == UNDESCRIBED
+
+
+def public_path(path: str) -> str:
+    """A route's path as callers write it."""
+    path = path.removeprefix(f"/{Service.DISCOVERY.value}")
+    return path.replace("{endpoint}", ENDPOINT).replace("{app}", APP)
+
+
+def test_a_key_is_asked_for_only_where_the_server_needs_one() -> None:
+    for needs_key in (True, False):
+        paths = own(needs_key=needs_key)["paths"]
+        assert paths[RUN]["post"]["security"] == ([{"key": []}] if needs_key else [])
+        assert paths["/health/live"]["get"]["security"] == []

@@ -1,0 +1,82 @@
+"""Ready means that a video can be made now, and the body says what is missing."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pools import local_pool, running
+from servers import serving, settings_in
+
+from server.api.readiness import Readiness
+from server.db.database import Database
+from server.disk import DiskSpace
+from server.dispatch.drain import Drain
+from server.workers.pool import SlotUp
+
+
+async def ready(client: httpx.AsyncClient) -> tuple[int, dict[str, Any]]:
+    answer = await client.get("/health/ready")
+    return answer.status_code, answer.json()
+
+
+def problems(body: dict[str, Any]) -> dict[str, str]:
+    return {check["name"]: check["problem"] for check in body["checks"] if "problem" in check}
+
+
+async def test_a_server_without_a_loaded_model_says_so_and_how_far_it_is(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, worker="workers:SlowLoad")
+    loading = settings.weights / "loading"
+    loading.touch()
+    async with serving(settings) as client:
+        status, body = await ready(client)
+        assert (status, body["status"]) == (503, "not ready")
+        assert problems(body) == {"worker": "No worker has loaded the model."}
+        while (await ready(client))[1]["slots"][0]["loading"]["fraction"] != 0.25:
+            pass
+        loading.unlink()
+        while (answer := await ready(client))[0] == 503:
+            assert problems(answer[1]) == {"worker": "No worker has loaded the model."}
+        assert answer[1]["status"] == "ready"
+        names = [check["name"] for check in answer[1]["checks"]]
+        assert names == ["worker", "database", "disk", "draining"]
+
+
+async def test_a_disk_below_the_watermark_is_named(tmp_path: Path) -> None:
+    async with serving(settings_in(tmp_path, min_free_disk_mib=10**9)) as client:
+        status, body = await ready(client)
+        assert status == 503
+        assert "COSMOS_MIN_FREE_DISK_MIB wants 1,000,000,000" in problems(body)["disk"]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with closing(Database(tmp_path / "jobs.sqlite3")) as database:
+        yield database
+
+
+async def test_a_server_that_is_told_to_end_is_not_ready(
+    tmp_path: Path, database: Database
+) -> None:
+    drain = Drain()
+    async with running(local_pool()) as watched:
+        await watched.until(SlotUp)
+        readiness = Readiness(watched.pool, database, drain, DiskSpace(tmp_path, 0))
+        assert [check.problem for check in await readiness.checks()] == [None] * 4
+        await drain.begin(1.0)
+        assert [check.name for check in await readiness.checks() if check.problem] == ["draining"]
+
+
+async def test_a_database_that_cannot_be_written_is_named(
+    tmp_path: Path, database: Database
+) -> None:
+    database.close()
+    for file in tmp_path.glob("jobs.sqlite3*"):
+        file.write_bytes(b"a letter to my aunt" * 100)
+    pool = local_pool()
+    readiness = Readiness(pool, database, Drain(), DiskSpace(tmp_path, 0))
+    found = {check.name: check.problem for check in await readiness.checks()}
+    assert found["database"] == "The database cannot be written: file is not a database."
+    assert found["disk"] is None

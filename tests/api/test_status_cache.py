@@ -1,0 +1,200 @@
+"""Statuses are read once for many who ask, and never from before a write that was committed."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from server.api.status_cache import MAX_KEPT, Statuses
+from server.errors import UnknownJob
+from server.models import Job, JobStatus, LogLine, Standing
+
+JOB = Job(
+    seq=1,
+    id="a",
+    endpoint="fal-ai/cosmos-predict-2.5/image-to-video",
+    base_url="http://localhost",
+    key_id=None,
+    status=JobStatus.IN_QUEUE,
+    priority=0,
+    attempt=0,
+    worker_deaths=0,
+    cancel_requested=False,
+    input={},
+    input_refs=None,
+    slot=None,
+    submitted_at=0.0,
+    started_at=None,
+    finished_at=None,
+    result=None,
+    error=None,
+    webhook_url=None,
+    body_sha256=None,
+    store_io=True,
+    no_retry=False,
+    file_lifetime_s=None,
+)
+
+
+class Tables:
+    """What would be read of jobs, and how often it was."""
+
+    def __init__(self) -> None:
+        self.standing = Standing(job=JOB, position=3, lines=[])
+        self.num_reads = 0
+        self.before_answering: Callable[[], None] = lambda: None
+
+    def read(self, job_id: str) -> Standing:
+        self.num_reads += 1
+        if job_id == "unknown":
+            raise UnknownJob
+        found = self.standing
+        self.before_answering()
+        return found
+
+    def write(self, statuses: Statuses, standing: Standing, *, log_of: str | None = None) -> None:
+        """Change the tables as a thread of the store does."""
+
+        def commit() -> None:
+            self.standing = standing
+            statuses.written(log_of)
+
+        thread = threading.Thread(target=commit)
+        thread.start()
+        thread.join()
+
+
+def moved(tables: Tables, position: int) -> Standing:
+    return replace(tables.standing, position=position)
+
+
+async def test_many_who_ask_at_once_cost_one_read() -> None:
+    tables = Tables()
+    statuses = Statuses(tables.read)
+
+    for _ in range(2):
+        found = await asyncio.gather(*(statuses.of("a") for _ in range(50)))
+
+    assert {each.standing.position for each in found} == {3}
+    assert tables.num_reads == 1
+
+
+async def test_what_was_written_is_seen_at_once() -> None:
+    tables = Tables()
+    statuses = Statuses(tables.read)
+    await statuses.of("a")
+
+    tables.write(statuses, moved(tables, 2))
+    assert (await statuses.of("a")).standing.position == 2
+
+    line = LogLine(0.0, "INFO", "Denoising")
+    tables.write(statuses, replace(tables.standing, lines=[line]), log_of="a")
+    assert (await statuses.of("a")).standing.lines == [line]
+
+
+async def test_the_log_of_another_job_changes_nothing() -> None:
+    tables = Tables()
+    statuses = Statuses(tables.read)
+    await statuses.of("a")
+
+    tables.write(statuses, tables.standing, log_of="b")
+    await statuses.of("a")
+
+    assert tables.num_reads == 1
+
+
+async def test_a_read_from_before_a_write_is_neither_kept_nor_given_to_who_asks_after() -> None:
+    tables = Tables()
+    statuses = Statuses(tables.read)
+    has_read, may_answer = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        has_read.set()
+        may_answer.wait(30)
+
+    tables.before_answering = wait
+    early = asyncio.create_task(statuses.of("a"))
+    await asyncio.to_thread(has_read.wait, 30)
+    tables.before_answering = lambda: None
+    tables.write(statuses, moved(tables, 2))
+
+    assert (await statuses.of("a")).standing.position == 2
+    may_answer.set()
+    assert (await early).standing.position == 3
+    assert (await statuses.of("a")).standing.position == 2
+
+
+async def test_who_goes_away_does_not_take_the_answer_along() -> None:
+    tables = Tables()
+    statuses = Statuses(tables.read)
+    may_answer = threading.Event()
+
+    def wait() -> None:
+        may_answer.wait(30)
+
+    tables.before_answering = wait
+    first, second = [asyncio.create_task(statuses.of("a")) for _ in range(2)]
+    await asyncio.sleep(0)
+
+    first.cancel()
+    may_answer.set()
+
+    assert (await second).standing.position == 3
+    assert tables.num_reads == 1
+
+
+async def test_an_unknown_job_is_unknown_to_all_who_ask() -> None:
+    tables = Tables()
+    statuses = Statuses(tables.read)
+
+    answers = await asyncio.gather(
+        *(statuses.of("unknown") for _ in range(3)), return_exceptions=True
+    )
+
+    assert [type(answer) for answer in answers] == [UnknownJob] * 3
+    with pytest.raises(UnknownJob):
+        await statuses.of("unknown")
+
+
+async def test_only_so_many_jobs_are_kept() -> None:
+    tables = Tables()
+    statuses = Statuses(tables.read)
+    for number in range(MAX_KEPT + 10):
+        await statuses.of(str(number))
+
+    assert len(statuses._kept) == MAX_KEPT
+    assert str(MAX_KEPT + 9) in statuses._kept
+
+
+async def test_a_watcher_sees_every_change_up_to_the_end() -> None:
+    tables = Tables()
+    statuses = Statuses(tables.read)
+    watched = statuses.watch("a")
+
+    seen = [(await anext(watched)).position]
+    for position in (2, 1, 0):
+        tables.write(statuses, moved(tables, position))
+        seen.append((await anext(watched)).position)
+    done = replace(JOB, status=JobStatus.COMPLETED)
+    tables.write(statuses, Standing(job=done, position=0, lines=[]))
+
+    assert [standing.job.status async for standing in watched] == [JobStatus.COMPLETED]
+    assert seen == [3, 2, 1, 0]
+
+
+async def test_news_have_each_line_once() -> None:
+    tables = Tables()
+    statuses = Statuses(tables.read)
+    lines = [LogLine(float(number), "INFO", str(number)) for number in range(4)]
+    news = statuses.news("a", with_logs=True)
+
+    told = [(await anext(news)).lines]
+    tables.write(statuses, replace(tables.standing, lines=lines[:1]))
+    told.append((await anext(news)).lines)
+    done = replace(JOB, status=JobStatus.COMPLETED)
+    tables.write(statuses, Standing(job=done, position=0, lines=lines))
+    told += [each.lines async for each in news]
+
+    assert told == [[], lines[:1], lines[1:]]

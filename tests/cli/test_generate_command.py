@@ -1,0 +1,359 @@
+"""The command line, as a user meets it: a process, its output and its exit code."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import psutil
+import pytest
+from paths import SUPPORT
+from servers import MAX_FRAMES, picture, write_small_checkpoint
+from workers import file_of
+
+from pipeline.image import prepare
+from pipeline.spec import Container, Quality, VideoSpec
+from server.cli.generate import container_of
+from server.cli.main import main
+from server.cli.options import OutputType
+from server.workers.messages import WorkOrder
+
+COMMAND = str(Path(sys.executable).with_name("cosmos-serve"))
+LICENCE = "Random numbers; nothing was learned."
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder with a picture and a checkpoint, where commands are run."""
+
+    folder: Path
+
+    @property
+    def files(self) -> set[str]:
+        """What the commands left behind."""
+        return {path.name for path in self.folder.iterdir()} - {"photo.png", "weights"}
+
+    def generate(self, *arguments: str) -> list[str]:
+        return [COMMAND, "generate", "photo.png", *arguments, "--weights", "weights"]
+
+    def start(
+        self, command: Sequence[str], worker: str = "ScriptedWorker", stderr: int = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
+        tests = str(SUPPORT)
+        scripted = {"COSMOS_WORKER": f"workers:{worker}", "PYTHONPATH": tests}
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env={**os.environ, **scripted, "COSMOS_DEVICES": "cpu", "TERM": "xterm"},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+
+    def run(self, *arguments: str, worker: str = "ScriptedWorker") -> tuple[int, str, list[str]]:
+        """Run generate; its exit code, what it printed and its lines on stderr."""
+        with self.start(self.generate(*arguments), worker) as process:
+            out, err = process.communicate(timeout=60)
+        return process.returncode, out, err.splitlines()
+
+    def file(self, spec: VideoSpec) -> bytes:
+        """What the scripted worker makes of this spec and the picture."""
+        pixels = prepare((self.folder / "photo.png").read_bytes(), 96, 64)
+        return file_of(WorkOrder(job_id="", attempt=1, spec=spec, media={"image": pixels}))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    (tmp_path / "photo.png").write_bytes(picture())
+    write_small_checkpoint(tmp_path / "weights", licence=LICENCE)
+    return Place(tmp_path)
+
+
+# Making a video.
+
+
+def test_generate_writes_the_video_and_says_what_it_is(place: Place) -> None:
+    code, out, err = place.run("A calm sea", "-o", "sea.mp4", "--seed", "7", "--steps", "2")
+    assert code == 0
+    assert place.files == {"sea.mp4"}
+    spec = VideoSpec(prompt="A calm sea", seed=7, num_inference_steps=2, num_frames=MAX_FRAMES)
+    assert (place.folder / "sea.mp4").read_bytes() == place.file(spec)
+    first, second, third = out.splitlines()
+    assert first == f"sea.mp4: {MAX_FRAMES} frames, 16 a second, 65,536 bytes"
+    assert second.startswith("seed 7, made in ")
+    assert third == LICENCE
+    assert "Reading the script (50%)" in err
+    assert "Step 2 of 2, 0.00 s a step, about 0.0 s left" in err
+
+
+def test_a_video_that_is_begun_again_says_so_and_is_written_once(place: Place) -> None:
+    code, _, err = place.run("offload", "-o", "sea.mp4", "--steps", "2")
+    assert (code, place.files) == (0, {"sea.mp4"})
+    assert sum("it is begun again" in line for line in err) == 1
+    # A worker that is offloaded from its start has enough.
+    code, _, err = place.run("offload", "-o", "sea.mp4", "--memory", "offload")
+    assert code == 0
+    assert not any("it is begun again" in line for line in err)
+
+
+def test_every_option_reaches_the_worker(place: Place) -> None:
+    options = ["--negative-prompt", "rain", "--frames", "13", "--steps", "3", "--guidance", "1.5"]
+    options += ["--seed", "0", "--output-type", "VP9", "--quality", "low", "--devices", "cpu"]
+    code, _, _ = place.run("A calm sea", "-o", "sea", *options)
+    assert code == 0
+    spec = VideoSpec(
+        prompt="A calm sea",
+        negative_prompt="rain",
+        num_frames=13,
+        num_inference_steps=3,
+        guidance_scale=1.5,
+        seed=0,
+        container=Container.VP9,
+        quality=Quality.LOW,
+    )
+    assert (place.folder / "sea").read_bytes() == place.file(spec)
+
+
+def test_the_seed_that_is_drawn_is_printed_and_gives_the_same_video_again(place: Place) -> None:
+    _, first, _ = place.run("A calm sea", "-o", "first.mp4")
+    seed = re.findall(r"^seed (\d+)", first, re.MULTILINE)[0]
+    _, second, _ = place.run("A calm sea", "-o", "second.mp4")
+    assert f"seed {seed}" not in second
+    place.run("A calm sea", "-o", "again.mp4", "--seed", seed)
+    again = (place.folder / "again.mp4").read_bytes()
+    assert again == (place.folder / "first.mp4").read_bytes()
+    assert again != (place.folder / "second.mp4").read_bytes()
+
+
+def test_a_finished_video_replaces_a_file_of_its_name_and_a_failed_one_does_not(
+    place: Place,
+) -> None:
+    old = place.folder / "sea.mp4"
+    old.write_bytes(b"old")
+    assert place.run("A calm sea; raise", "-o", "sea.mp4")[0] == 1
+    assert old.read_bytes() == b"old"
+    assert place.run("A calm sea", "-o", "sea.mp4")[0] == 0
+    assert old.stat().st_size == 65536
+    assert place.files == {"sea.mp4"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "worker", "message"),
+    [
+        ("refuse", "ScriptedWorker", "The picture is too small."),
+        ("killed", "ScriptedWorker", "The worker was killed, probably because"),
+        ("liesize", "ScriptedWorker", "65,536 bytes that are not the 65,537 bytes of the video"),
+        ("liehash", "ScriptedWorker", "that are not the"),
+        ("noartifact", "ScriptedWorker", "The worker ended without a video."),
+        ("", "LoadFails", "The transformer lacks the tensor 'proj_out.weight'."),
+        ("", "NoSuchWorker", "There is no worker 'workers:NoSuchWorker'"),
+    ],
+)
+def test_what_goes_wrong_is_said_in_the_last_line_and_nothing_is_left(
+    place: Place, prompt: str, worker: str, message: str
+) -> None:
+    code, out, err = place.run(prompt, "-o", "sea.mp4", worker=worker)
+    assert code == 1
+    assert out == ""
+    assert err[-1].startswith("cosmos-serve: ")
+    assert message in err[-1]
+    assert place.files == set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("prompt", ["flood", "hang"])
+def test_an_interrupted_run_leaves_no_file_and_no_process(
+    place: Place, prompt: str, number: signal.Signals
+) -> None:
+    with place.start(place.generate(prompt, "-o", "sea.mp4", "--steps", "1")) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("Step 1"):
+                break
+        (worker,) = psutil.Process(process.pid).children()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "cosmos-serve: interrupted."
+    assert "Traceback" not in err
+    assert not worker.is_running()
+    assert place.files == set()
+
+
+def test_a_terminal_shows_a_bar_with_step_rate_and_time_left(place: Place) -> None:
+    ours, theirs = pty.openpty()
+    command = place.generate("sleep 0.05", "-o", "sea.mp4", "--steps", "8")
+    with place.start(command, stderr=theirs) as process:
+        os.close(theirs)
+        shown = read_all(ours)
+        process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 0
+    assert re.search(r"Denoising.*step \d/8, 0\.05 s a step, 0\.\d s left", shown)
+    assert "The script begins." in shown
+
+
+def read_all(terminal: int) -> str:
+    """What is written to a terminal until its last process has ended."""
+    data = b""
+    try:
+        while chunk := os.read(terminal, 65536):
+            data += chunk
+    except OSError:
+        pass  # how Linux says that nobody has the other side open
+    return data.decode()
+
+
+# What the command line refuses, in this process: no worker is started.
+
+
+@pytest.fixture
+def here(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.chdir(place.folder)
+    monkeypatch.setenv("COSMOS_WORKER", "workers:ScriptedWorker")
+    return place
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `cosmos-serve` with these arguments."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ending:
+        patch.setattr(sys, "argv", ["cosmos-serve", *arguments])
+        main()
+    code = ending.value.code
+    assert code is None or isinstance(code, int)
+    out, err = capsys.readouterr()
+    return code or 0, out, err
+
+
+PLAIN = ["generate", "photo.png", "A calm sea", "--weights", "weights", "--devices", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "No such command 'nonsense'."),
+        (["generate"], "Missing argument"),
+        ([*PLAIN], "Missing option '--out'"),
+        ([*PLAIN, "-o", "a.mp4", "--wings"], "No such option: --wings"),
+        (["generate", "no.png", "A sea", "-o", "a.mp4"], "file 'no.png' does not exist"),
+        ([*PLAIN, "-o", "a.mp4", "--frames", "8"], "'--frames'"),
+        ([*PLAIN, "-o", "a.mp4", "--frames", "46"], "--frames is 46; this checkpoint makes at"),
+        ([*PLAIN, "-o", "a.mp4", "--steps", "51"], "'--steps'"),
+        ([*PLAIN, "-o", "a.mp4", "--guidance", "nan"], "'--guidance'"),
+        ([*PLAIN, "-o", "a.mp4", "--seed", "-1"], "'--seed'"),
+        ([*PLAIN, "-o", "a.mp4", "--quality", "best"], "'--quality'"),
+        ([*PLAIN, "-o", "a.avi"], "a.avi ends in none of .mp4, .webm, .mov, .gif"),
+        ([*PLAIN, "-o", "a"], "a ends in none of"),
+        ([*PLAIN, "-o", "a.mp4", "--output-type", "gif"], "ends in .mp4, but --output-type gif"),
+        ([*PLAIN, "-o", "weights"], "weights is a folder"),
+        ([*PLAIN, "-o", "no/a.mp4"], "There is no folder no to put a.mp4 in."),
+        ([*PLAIN, "-o", "a.mp4", "--devices", "tpu"], "'tpu' is no device"),
+        ([*PLAIN, "-o", "a.mp4", "--guardrail", "on"], "'--guardrail'"),
+        ([*PLAIN, "-o", "a.mp4", "--memory", "some"], "'--memory'"),
+        (["serve", "--weights", "weights", "--tls-port", "1"], "COSMOS_TLS_CERT"),
+        (["weights", "stand-in", "new", "--size", "wide"], "--size is 'wide'; give width and"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    here: Place, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    code, out, err = call(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.startswith("cosmos-serve: ")
+    assert err.count("\n") == 1
+    assert here.files == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "photo.png", "x", "-o", "a.mp4", "--weights", "no"], "hf download nvidia/"),
+        (["generate", "text", "x", "-o", "a.mp4", "--weights", "weights"], "cannot be read"),
+        (["serve", "--weights", "strict"], "--guardrail off"),
+        (["generate", "photo.png", "x", "-o", "a.mp4", "--weights", "strict"], "--guardrail off"),
+        (["weights", "check", "no"], "There is no folder no"),
+        (["weights", "stand-in", "strict"], "strict is not empty"),
+        (["weights", "stand-in", "new", "--size", "96x65"], "height is 65"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_1(
+    here: Place, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    (here.folder / "text").write_text("no picture")
+    write_small_checkpoint(here.folder / "strict", guardrail="required")
+    code, out, err = call(capsys, *arguments)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert err.startswith("cosmos-serve: ")
+    assert err.count("\n") == 1
+
+
+def test_guardrail_off_uses_a_checkpoint_that_requires_one(place: Place) -> None:
+    write_small_checkpoint(place.folder / "weights", guardrail="required")
+    assert place.run("A calm sea", "-o", "sea.mp4", "--guardrail", "off")[0] == 0
+
+
+def test_a_prompt_that_is_no_text_is_refused(
+    here: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(capsys, *PLAIN[:2], "\udcff", "-o", "a.mp4", "--weights", "weights")
+    assert (code, err) == (2, "cosmos-serve: the prompt is not UTF-8 text.\n")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".MP4", ".webm", ".mov", ".gif"])
+def test_the_ending_of_the_file_chooses_the_container(suffix: str) -> None:
+    found = container_of(Path(f"sea{suffix}"), None)
+    assert found.suffix == suffix.lower()
+
+
+@pytest.mark.parametrize("output_type", get_args(OutputType))
+def test_an_output_type_needs_no_ending(output_type: str) -> None:
+    assert container_of(Path("sea.part1"), output_type).name == output_type.upper()
+
+
+def test_there_is_an_output_type_for_every_container() -> None:
+    assert {name.upper() for name in get_args(OutputType)} == {each.name for each in Container}
+
+
+# The rest.
+
+
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys)
+    assert code == 2
+    assert "cosmos-serve generate photo.jpg" in err
+
+
+@pytest.mark.parametrize("command", [[], ["generate"], ["serve"]])
+def test_help_has_examples_and_exit_codes(
+    capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    code, out, err = call(capsys, *command, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(" ".join(["Usage: cosmos-serve", *command]))
+    assert "\n    cosmos-serve " in out
+    assert "Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted." in out
+
+
+def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "--version") == (0, "cosmos-serve 0.1.0\n", "")
+
+
+def test_a_stand_in_that_was_made_is_a_checkpoint_that_checks_out(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "tiny")
+    code, out, _ = call(capsys, "weights", "stand-in", folder, "--size", "96x64")
+    assert code == 0
+    assert f"{folder}: a stand-in checkpoint for videos of 96x64" in out
+    code, out, _ = call(capsys, "weights", "check", folder)
+    assert code == 0
+    assert "videos     96x64, up to 93 frames" in out
+    assert "Random numbers" in out

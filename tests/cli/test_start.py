@@ -1,0 +1,108 @@
+"""The server as a process of its own, started by `cosmos-serve serve` with a scripted worker."""
+
+import ast
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from client_servers import KEY, ClientServer
+from servers import ENDPOINT, request_of, start_server, write_small_checkpoint
+
+AUTHORIZED = {"authorization": f"Key {KEY}"}
+SEVERAL_S = 20.0
+
+
+def wait_for(status_url: str, status: str) -> None:
+    while httpx.get(status_url).json()["status"] != status:
+        time.sleep(0.02)
+
+
+def test_a_caller_who_goes_away_cancels_the_run(tmp_path: Path) -> None:
+    server = start_server(tmp_path, COSMOS_DISCONNECT_GRACE="0.2")
+    try:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(
+                f"{server.http}/run/{ENDPOINT}",
+                json=request_of("sleep 3600"),
+                timeout=httpx.Timeout(SEVERAL_S, read=1.0),
+            )
+
+        # The one worker is free again, or this would wait behind the abandoned run for ever.
+        answer = httpx.post(f"{server.http}/run/{ENDPOINT}", json=request_of(), timeout=SEVERAL_S)
+        assert answer.status_code == 200
+    finally:
+        server.end()
+
+
+def test_the_server_does_not_say_what_it_runs_on(client_server: ClientServer) -> None:
+    assert "server" not in httpx.get(f"{client_server.http}/health/live").headers
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_and_its_workers(tmp_path: Path, number: signal.Signals) -> None:
+    server = start_server(tmp_path)
+    busy = httpx.post(f"{server.http}/queue/{ENDPOINT}", json=request_of("sleep 3600")).json()
+    wait_for(busy["status_url"], "IN_PROGRESS")
+    workers = psutil.Process(server.process.pid).children(recursive=True)
+    assert workers
+
+    assert server.end(number) == 0
+
+    assert psutil.wait_procs(workers, timeout=SEVERAL_S)[1] == []
+
+
+def test_a_killed_server_loses_no_job(tmp_path: Path) -> None:
+    first = start_server(tmp_path)
+    job = httpx.post(f"{first.http}/queue/{ENDPOINT}", json=request_of("sleep 0.5", seed=11)).json()
+    wait_for(job["status_url"], "IN_PROGRESS")
+    first.end(signal.SIGKILL)
+
+    second = start_server(tmp_path)
+    # The job's own URLs name the port of the server that is gone.
+    request = job["response_url"].replace(first.http, second.http)
+    wait_for(f"{request}/status", "COMPLETED")
+    assert httpx.get(request).json()["seed"] == 11
+    assert second.end() == 0
+
+
+def refused_start(folder: Path, *options: str) -> str:
+    """What a server that cannot start says: one line, and no traceback."""
+    weights = write_small_checkpoint(folder / "checkpoint")
+    command = Path(sys.executable).with_name("cosmos-serve")
+    folders = ["--weights", str(weights), "--data", str(folder / "data")]
+    ran: subprocess.CompletedProcess[str] = subprocess.run(
+        [command, "serve", "--devices", "cpu", *folders, *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.count("\n") == 1
+    return ran.stderr
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path, client_server: ClientServer) -> None:
+    port = client_server.http.rpartition(":")[2]
+
+    assert f"Cannot listen on 127.0.0.1 port {port}" in refused_start(tmp_path, "--port", port)
+
+
+def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path, certificates: Path) -> None:
+    cert, key = str(certificates / "ca.pem"), str(certificates / "key.pem")
+    options = ["--port", "0", "--tls-cert", cert, "--tls-key", key, "--tls-port", "0"]
+
+    assert f"The certificate {cert} cannot be used" in refused_start(tmp_path, *options)
+
+
+def test_the_server_imports_no_torch() -> None:
+    code = "import sys, server.serve, server.app; print(sorted(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    modules = ast.literal_eval(ran.stdout)
+
+    assert "server.dispatch.dispatcher" in modules
+    assert not {"torch", "diffusers", "transformers", "numpy"} & set(modules)

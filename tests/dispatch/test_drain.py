@@ -1,0 +1,111 @@
+"""A server that is told to end: what it still does, and what becomes of the jobs that run."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
+
+import httpx
+import pytest
+from servers import ENDPOINT, RunningServer, request_of, settings_in, start_server
+
+from server.db.database import Database
+from server.jobs.store import JobStore
+from server.models import Job, JobStatus
+
+QUEUE = f"/queue/{ENDPOINT}"
+FOR_EVER = {"COSMOS_DRAIN_SECONDS": "3600"}
+
+
+@contextmanager
+def started(folder: Path, **environment: str) -> Iterator[tuple[RunningServer, httpx.Client]]:
+    server = start_server(folder, **environment)
+    try:
+        with httpx.Client(base_url=server.http, timeout=30) as client:
+            yield server, client
+    finally:
+        server.process.kill()
+        server.end()
+
+
+def submit(client: httpx.Client, prompt: str) -> str:
+    answer = client.post(QUEUE, json=request_of(prompt))
+    return str(answer.json()["request_id"])
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        time.sleep(0.02)
+
+
+def runs(client: httpx.Client, job: str) -> bool:
+    """Whether the worker is at work, and not only claimed."""
+    path = f"/queue/fal-ai/cosmos-predict-2.5/requests/{job}/status"
+    lines = client.get(path, params={"logs": "1"}).json().get("logs") or []
+    return any("The script begins" in line["message"] for line in lines)
+
+
+def is_ready(client: httpx.Client) -> bool:
+    return client.get("/health/ready").status_code == 200
+
+
+def jobs_in(folder: Path, *ids: str) -> list[Job]:
+    store = JobStore(Database(settings_in(folder).data / "jobs.sqlite3"), owner="the test")
+    try:
+        return [store.job(job) for job in ids]
+    finally:
+        store.close()
+
+
+def test_a_run_may_end_and_no_other_begins(tmp_path: Path) -> None:
+    with started(tmp_path, **FOR_EVER) as (server, client):
+        running = submit(client, "sleep 0.7")
+        until(lambda: runs(client, running))
+        waiting = submit(client, "")
+
+        server.process.send_signal(SIGTERM)
+        until(lambda: not is_ready(client))
+        assert client.get("/health/live").status_code == 200
+
+        assert server.process.wait(30) == 0
+    ended, kept = jobs_in(tmp_path, running, waiting)
+    assert (ended.status, ended.error, ended.attempt) == (JobStatus.COMPLETED, None, 1)
+    assert (kept.status, kept.attempt) == (JobStatus.IN_QUEUE, 0)
+
+
+@pytest.mark.parametrize("prompt", ["sleep 3600", "hang"])
+def test_a_run_that_takes_longer_goes_back_to_the_queue(tmp_path: Path, prompt: str) -> None:
+    with started(tmp_path, COSMOS_DRAIN_SECONDS="0.1") as (server, client):
+        job = submit(client, prompt)
+        until(lambda: runs(client, job))
+
+        server.process.send_signal(SIGTERM)
+
+        assert server.process.wait(30) == 0
+    [kept] = jobs_in(tmp_path, job)
+    assert (kept.status, kept.attempt, kept.worker_deaths) == (JobStatus.IN_QUEUE, 1, 0)
+
+
+@pytest.mark.parametrize("second", [SIGTERM, SIGINT])
+def test_a_second_signal_waits_for_nothing(tmp_path: Path, second: Signals) -> None:
+    with started(tmp_path, **FOR_EVER) as (server, client):
+        job = submit(client, "sleep 3600")
+        until(lambda: runs(client, job))
+        server.process.send_signal(SIGTERM)
+        until(lambda: not is_ready(client))
+
+        server.process.send_signal(second)
+
+        assert server.process.wait(30) == 0
+    [kept] = jobs_in(tmp_path, job)
+    assert (kept.status, kept.worker_deaths) == (JobStatus.IN_QUEUE, 0)
+
+
+def test_a_server_that_runs_nothing_ends_without_waiting(tmp_path: Path) -> None:
+    with started(tmp_path, **FOR_EVER) as (server, client):
+        assert client.get("/health/live").status_code == 200
+
+        server.process.send_signal(SIGTERM)
+
+        assert server.process.wait(30) == 0

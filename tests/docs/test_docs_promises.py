@@ -1,0 +1,35 @@
+"""docs/reliability.md and docs/security.md: every promise names a test that is there."""
+
+import json
+import re
+
+import pytest
+from paths import DOCS, ROOT, TESTS
+
+from benchmarks.chaos import PAGE, page_text
+
+TEST_FILES = {path.name: path for path in TESTS.rglob("test_*.py")}
+ROW = re.compile(r"^\| (.+) \| (.*`test_\w+\.py::.+) \|$", re.MULTILINE)
+NAMED = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
+PAGES = ("reliability.md", "security.md")
+PROMISES = [row for page in PAGES for row in ROW.findall((DOCS / page).read_text())]
+
+
+def test_there_are_promises() -> None:
+    assert len(PROMISES) > 50
+
+
+@pytest.mark.parametrize(("promise", "held_by"), PROMISES)
+def test_every_promise_names_tests_that_are_there(promise: str, held_by: str) -> None:
+    named = NAMED.findall(held_by)
+
+    assert NAMED.sub("", held_by).replace("<br>", "").strip() == ""
+    for file, test in named:
+        assert f"def {test}(" in TEST_FILES[file].read_text(), f"{file} has no {test}"
+
+
+def test_the_page_has_the_table_of_the_last_run_that_was_kept() -> None:
+    report = json.loads((ROOT / "benchmarks" / "results" / "chaos.json").read_text())
+
+    assert page_text(report) in PAGE.read_text()
+    assert not any(part["problems"] for part in report["parts"].values())

@@ -1,0 +1,56 @@
+"""The sizes that the pages name are counted here, on models without memory."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from accelerate import init_empty_weights
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from paths import ROOT
+from torch import nn
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+
+from benchmarks.full_size import FULL
+from pipeline.network.transformer import CosmosTransformer
+
+# The text half of Qwen2.5-VL-7B, which the checkpoint has as its text encoder.
+TEXT = Qwen2_5_VLTextConfig(
+    vocab_size=152064,
+    hidden_size=3584,
+    intermediate_size=18944,
+    num_hidden_layers=28,
+    num_attention_heads=28,
+    num_key_value_heads=4,
+)
+
+
+# The projection reads 28 layers of the text model; the benchmarks leave it out.
+NETWORK = replace(FULL.config, crossattn_proj_in_channels=100_352)
+
+
+def gib(module: nn.Module, bytes_of: Callable[[str], int] = lambda name: 2) -> float:
+    """What a module's parameters take; in bfloat16 unless told otherwise."""
+    return sum(each.numel() * bytes_of(name) for name, each in module.named_parameters()) / 2**30
+
+
+def network_bytes(name: str) -> int:
+    return CosmosTransformer.parameter_dtype(name, torch.bfloat16).itemsize
+
+
+def test_the_pages_have_the_sizes_of_the_weights() -> None:
+    with init_empty_weights():
+        network = CosmosTransformer(NETWORK)
+        text, vae = gib(Qwen2_5_VLTextModel(TEXT)), gib(AutoencoderKLWan())
+    transformer, projection = gib(network, network_bytes), gib(network.crossattn_proj)
+    total = text + transformer + vae
+    performance = " ".join((ROOT / "docs" / "performance.md").read_text().split())
+    readme = " ".join((ROOT / "README.md").read_text().split())
+
+    assert f"text model {text:.1f} GiB, the transformer {transformer:.1f}" in performance
+    assert f"projection of the text is {projection:.1f}, the VAE {vae:.1f}" in performance
+    assert f"all {total:.1f} GiB stay on the GPU" in performance
+    assert f"{text + projection:.1f} GiB while a prompt is encoded" in performance
+    assert f"{transformer:.1f} while denoising, {vae:.1f} around both" in performance
+    assert f"moves {transformer + 2 * vae:.1f} GiB" in performance
+    assert f"The weights take {total:.1f} GiB in bfloat16" in readme

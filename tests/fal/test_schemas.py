@@ -1,0 +1,186 @@
+"""fal's input as the endpoint's page has it, and the items of its 422."""
+
+import json
+from typing import Any
+
+import pytest
+
+from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, MAX_SEED, Container, Quality, VideoSpec
+from server.errors import InvalidInput
+from server.fal.endpoints import Limits, Order, read_order
+from server.fal.schemas import ImageToVideoInput, ImageToVideoOutput
+
+ENDPOINT = "fal-ai/cosmos-predict-2.5/image-to-video"
+LIMITS = Limits(96, 64)
+PLAIN = {"prompt": "a red car", "image_url": "https://example.com/car.jpg"}
+
+
+def read(limits: Limits = LIMITS, **fields: Any) -> Order:
+    return read_order(ENDPOINT, json.dumps(PLAIN | fields).encode(), limits)
+
+
+def items(body: bytes) -> list[Any]:
+    with pytest.raises(InvalidInput) as refused:
+        read_order(ENDPOINT, body, LIMITS)
+    # What is refused must be possible to send.
+    json.dumps(refused.value.items, allow_nan=False).encode()
+    return refused.value.items
+
+
+def test_the_fields_are_in_the_order_of_the_page() -> None:
+    assert list(ImageToVideoInput.model_fields) == [
+        "prompt",
+        "negative_prompt",
+        "num_frames",
+        "num_inference_steps",
+        "guidance_scale",
+        "seed",
+        "sync_mode",
+        "video_output_type",
+        "video_quality",
+        "image_url",
+    ]
+    assert list(ImageToVideoOutput.model_fields) == ["video", "seed"]
+
+
+def test_the_defaults_are_those_of_the_page() -> None:
+    order = read()
+
+    assert order.spec == VideoSpec(
+        prompt="a red car",
+        negative_prompt=DEFAULT_NEGATIVE_PROMPT,
+        num_frames=93,
+        num_inference_steps=35,
+        guidance_scale=7.0,
+        seed=order.spec.seed,
+        container=Container.X264,
+        quality=Quality.HIGH,
+    )
+    assert order.media == {"image": "https://example.com/car.jpg"}
+    assert order.sync_mode is False
+
+
+def test_every_output_type_and_quality_of_ours_is_accepted() -> None:
+    for container in Container:
+        assert read(video_output_type=container.value).spec.container is container
+    for quality in Quality:
+        assert read(video_quality=quality.value).spec.quality is quality
+
+
+def test_a_seed_is_drawn_once_where_none_is_given() -> None:
+    seeds = {read().spec.seed, read().spec.seed, read(seed=None).spec.seed}
+
+    assert len(seeds) == 3
+    assert all(0 <= seed <= MAX_SEED for seed in seeds)
+    assert read(seed=0).spec.seed == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_frames": 9},
+        {"num_frames": "21"},
+        {"num_inference_steps": 1},
+        {"num_inference_steps": 50},
+        {"guidance_scale": 1},
+        {"guidance_scale": 20},
+        {"seed": MAX_SEED},
+        {"prompt": ""},
+        {"aspect_ratio": "16:9", "duration": "5s"},
+    ],
+)
+def test_the_ends_of_the_ranges_and_unknown_keys_are_accepted(fields: dict[str, Any]) -> None:
+    spec = read(**fields).spec.to_json()
+
+    for name, value in fields.items():
+        if name in spec:
+            assert spec[name] == (21 if value == "21" else value)
+    assert not {"aspect_ratio", "duration"} & spec.keys()
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "message", "context"),
+    [
+        ({"num_frames": 94}, "less_than_equal", "less than or equal to 93", {"le": 93}),
+        ({"num_frames": 8}, "greater_than_equal", "greater than or equal to 9", {"ge": 9}),
+        ({"num_frames": "x"}, "int_parsing", "valid integer", None),
+        ({"num_frames": 9.5}, "int_from_float", "valid integer", None),
+        ({"num_inference_steps": 0}, "greater_than_equal", "equal to 1", {"ge": 1}),
+        ({"num_inference_steps": 51}, "less_than_equal", "equal to 50", {"le": 50}),
+        ({"guidance_scale": 0.5}, "greater_than_equal", "equal to 1", {"ge": 1.0}),
+        ({"guidance_scale": 20.5}, "less_than_equal", "equal to 20", {"le": 20.0}),
+        ({"seed": -1}, "greater_than_equal", "equal to 0", {"ge": 0}),
+        ({"seed": MAX_SEED + 1}, "less_than_equal", str(MAX_SEED), {"le": MAX_SEED}),
+        (
+            {"video_quality": "x"},
+            "literal_error",
+            "Input should be 'low', 'medium', 'high' or 'maximum'",
+            {"expected": "'low', 'medium', 'high' or 'maximum'"},
+        ),
+        ({"prompt": None}, "string_type", "valid string", None),
+        ({"prompt": "\ud800"}, "string_unicode", "unicode string", None),
+        ({"sync_mode": "maybe"}, "bool_parsing", "valid boolean", None),
+    ],
+)
+def test_a_field_out_of_range_is_named_in_fals_shape(
+    fields: dict[str, Any], kind: str, message: str, context: dict[str, Any] | None
+) -> None:
+    (field,) = fields
+    (item,) = items(json.dumps(PLAIN | fields).encode())
+
+    assert item["loc"] == ["body", field]
+    assert item["type"] == kind
+    assert item["url"] == f"https://docs.fal.ai/errors#{kind}"
+    assert message in item["msg"]
+    assert item.get("ctx") == context
+
+
+def test_missing_fields_are_named_in_the_order_of_the_page() -> None:
+    missing = items(b"{}")
+
+    assert [item["loc"] for item in missing] == [["body", "prompt"], ["body", "image_url"]]
+    assert all(item["type"] == "missing" and item["msg"] == "Field required" for item in missing)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "loc"),
+    [
+        (b"", "missing", ["body"]),
+        (b"{", "json_invalid", ["body", 1]),
+        (b"\xff", "json_invalid", ["body", 0]),
+        (b'{"seed": NaN}', "json_invalid", ["body", 0]),
+        (b"[" * 100_000, "json_invalid", ["body", 0]),
+        (b"9" * 5_000, "json_invalid", ["body", 0]),
+        (b"[1]", "model_attributes_type", ["body"]),
+        (b'"a red car"', "model_attributes_type", ["body"]),
+        (b"null", "model_attributes_type", ["body"]),
+    ],
+)
+def test_a_body_that_is_no_object_is_refused(body: bytes, kind: str, loc: list[Any]) -> None:
+    (item,) = items(body)
+
+    assert (item["type"], item["loc"]) == (kind, loc)
+
+
+def test_an_error_repeats_no_more_than_the_beginning_of_a_long_value() -> None:
+    (item,) = items(json.dumps({"prompt": "x", "IMAGE": "y" * 1_000_000}).encode())
+
+    assert item["type"] == "missing"
+    assert len(json.dumps(item)) < 1000
+
+
+def test_infinity_does_not_get_into_an_answer() -> None:
+    (item,) = items(b'{"prompt": "x", "image_url": "y", "guidance_scale": 1e999}')
+
+    assert item["input"] == "inf"
+
+
+def test_the_checkpoint_may_allow_fewer_frames() -> None:
+    short = Limits(96, 64, max_frames=45)
+
+    assert read(short).spec.num_frames == 45
+    assert read(short, num_frames=45).spec.num_frames == 45
+    with pytest.raises(InvalidInput) as refused:
+        read(short, num_frames=46)
+    assert refused.value.items[0]["ctx"] == {"le": 45}
+    assert refused.value.items[0]["loc"] == ["body", "num_frames"]

@@ -1,0 +1,116 @@
+"""Files appear whole or not at all."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from server.files.store import ArtifactMismatch, ArtifactStore, shared_artifact
+from server.models import StoredArtifact
+from server.workers.messages import Artifact
+
+DATA = b"a video, or so"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "files")
+
+
+def described(data: bytes = DATA, *, size: int | None = None, sha256: str = "") -> Artifact:
+    return Artifact(
+        kind="video",
+        name="video.mp4",
+        content_type="video/mp4",
+        size=len(data) if size is None else size,
+        sha256=sha256 or hashlib.sha256(data).hexdigest(),
+        width=96,
+        height=64,
+        frames=9,
+    )
+
+
+def keep(files: ArtifactStore, kind: str, **size: int) -> StoredArtifact:
+    artifact = shared_artifact(kind, DATA, content_type="x", **size)
+    files.keep_shared(artifact, DATA)
+    return artifact
+
+
+def names_in(tmp_path: Path) -> list[str]:
+    return [path.name for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_file_that_comes_in_pieces_is_published_whole(
+    files: ArtifactStore, tmp_path: Path
+) -> None:
+    incoming = files.receive()
+    incoming.write(DATA[:5])
+    incoming.write(DATA[5:])
+    assert all(name.endswith(".part") for name in names_in(tmp_path))
+
+    stored = incoming.keep(described(), fps=16)
+
+    assert files.read(stored.id) == DATA
+    assert names_in(tmp_path) == [stored.id]
+    assert (stored.size, stored.frames, stored.width, stored.fps) == (len(DATA), 9, 96, 16)
+
+
+@pytest.mark.parametrize(
+    "lie", [described(size=len(DATA) + 1), described(sha256="0" * 64), described(b"another video")]
+)
+def test_a_file_that_is_not_what_was_described_is_not_published(
+    files: ArtifactStore, tmp_path: Path, lie: Artifact
+) -> None:
+    incoming = files.receive()
+    incoming.write(DATA)
+
+    with pytest.raises(ArtifactMismatch, match="sent 14 bytes"):
+        incoming.keep(lie)
+
+    assert names_in(tmp_path) == []
+
+
+def test_a_file_that_is_given_up_leaves_nothing(files: ArtifactStore, tmp_path: Path) -> None:
+    incoming = files.receive()
+    incoming.write(DATA)
+    incoming.discard()
+
+    assert names_in(tmp_path) == []
+
+
+def test_what_a_dead_server_was_writing_is_cleared_away(
+    files: ArtifactStore, tmp_path: Path
+) -> None:
+    kept = keep(files, "image")
+    abandoned = files.receive()
+    abandoned.write(DATA)
+
+    ArtifactStore(tmp_path / "files").clear_parts()
+
+    assert names_in(tmp_path) == [kept.id]
+    abandoned.discard()
+
+
+def test_the_same_picture_is_kept_once(files: ArtifactStore, tmp_path: Path) -> None:
+    first = keep(files, "pixels", width=96, height=64)
+    again = keep(files, "pixels", width=96, height=64)
+    other_size = keep(files, "pixels", width=64, height=96)
+
+    assert first == again
+    assert first.id != other_size.id
+    assert sorted(names_in(tmp_path)) == sorted([first.id, other_size.id])
+
+
+def test_a_removed_file_is_gone_and_may_be_removed_again(files: ArtifactStore) -> None:
+    kept = keep(files, "image")
+    files.remove(kept.id)
+    files.remove(kept.id)
+
+    with pytest.raises(FileNotFoundError):
+        files.read(kept.id)
+
+
+@pytest.mark.parametrize("artifact_id", ["../jobs.sqlite3", "", "a/b", "a.part", "/etc/passwd"])
+def test_a_path_is_made_of_an_id_only(files: ArtifactStore, artifact_id: str) -> None:
+    with pytest.raises(AssertionError, match="not an artefact's id"):
+        files.path(artifact_id)

@@ -1,0 +1,180 @@
+"""What is removed when its time is over, and what a server that died left behind."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from server.db.database import Database
+from server.errors import DiskFull, UnknownFile, UnknownUpload, UploadClosed
+from server.files.access import EVERYTHING, FileAccess
+from server.files.public import PublicFiles
+from server.files.store import ArtifactStore
+from server.files.upload_store import KEPT_AFTERWARDS_S, UPLOAD_LIFETIME_S, NewUpload, UploadStore
+from server.files.uploads import PartClaim, Uploads
+from server.models import StoredArtifact
+
+HOUR_S = 3600
+
+
+@dataclass
+class Disk:
+    """The uploads of one folder, at a time that the test sets."""
+
+    folder: Path
+    now: float = 1_000_000.0
+    files: ArtifactStore = field(init=False)
+    uploads: Uploads = field(init=False)
+    public: PublicFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.database = Database(self.folder / "jobs.sqlite3")
+        self.files = ArtifactStore(self.folder / "files")
+        store = UploadStore(self.database, max_bytes=10_000, now=lambda: self.now)
+        self.uploads = Uploads(store, self.files, max_size=1_000)
+        self.public = PublicFiles(self.database, access=FileAccess(), now=lambda: self.now)
+
+    async def upload(self, lifetime_s: float | None) -> StoredArtifact:
+        return await self.uploads.receive(new(lifetime_s), body(b"a file"))
+
+    def is_served(self, file: StoredArtifact) -> bool:
+        try:
+            return self.public.find(file.id, file.name, EVERYTHING).size == file.size
+        except UnknownFile:
+            return False
+
+    def is_kept(self, file: StoredArtifact) -> bool:
+        return self.files.path(file.id).exists()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    disk = Disk(tmp_path)
+    yield disk
+    disk.database.close()
+
+
+def new(lifetime_s: float | None = None) -> NewUpload:
+    return NewUpload(
+        key_id=None, file_name="a.txt", content_type="text/plain", lifetime_s=lifetime_s
+    )
+
+
+async def body(*chunks: bytes | Exception) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        if isinstance(chunk, Exception):
+            raise chunk
+        yield chunk
+
+
+async def test_a_file_is_served_until_its_time_is_over_and_removed_after(disk: Disk) -> None:
+    brief, lasting = await disk.upload(60), await disk.upload(None)
+
+    disk.now += 59
+    await disk.uploads.sweep()
+    assert disk.is_served(brief)
+    disk.now += 1
+    assert not disk.is_served(brief)
+    assert disk.is_kept(brief)
+    await disk.uploads.sweep()
+    assert not disk.is_kept(brief)
+    disk.now += 1e9
+    await disk.uploads.sweep()
+    assert disk.is_served(lasting)
+
+
+async def test_the_time_of_a_file_begins_when_it_is_there(disk: Disk) -> None:
+    upload = await disk.uploads.begin(new(60), in_parts=False)
+    disk.now += 100
+    file = await disk.uploads.put(upload, body(b"a file"))
+
+    assert disk.is_served(file)
+    disk.now += 60
+    assert not disk.is_served(file)
+
+
+async def test_an_upload_that_nobody_finishes_ends_with_its_parts(disk: Disk) -> None:
+    upload = await disk.uploads.begin(new(), in_parts=True)
+    part = await disk.uploads.put_part(upload, 1, body(b"x"))
+
+    disk.now += UPLOAD_LIFETIME_S
+    with pytest.raises(UploadClosed):
+        await disk.uploads.find(upload.id)
+    await disk.uploads.sweep()
+    assert disk.files.path(part.file_id).exists()
+    disk.now += KEPT_AFTERWARDS_S
+    await disk.uploads.sweep()
+    with pytest.raises(UnknownUpload):
+        await disk.uploads.find(upload.id)
+    assert list(disk.files.ids()) == []
+
+
+async def test_a_file_that_began_to_come_in_time_may_come_to_its_end(disk: Disk) -> None:
+    upload = await disk.uploads.begin(new(), in_parts=False)
+    disk.now += UPLOAD_LIFETIME_S - 1
+    found = await disk.uploads.find(upload.id)
+    disk.now += 1800
+    await disk.uploads.sweep()
+
+    assert disk.is_served(await disk.uploads.put(found, body(b"at last")))
+
+
+async def test_what_is_finished_is_remembered_no_longer_than_what_is_not(disk: Disk) -> None:
+    upload = await disk.uploads.begin(new(), in_parts=True)
+    part = await disk.uploads.put_part(upload, 1, body(b"x"))
+    await disk.uploads.complete(upload, [PartClaim(1, part.sha256)])
+    disk.now += UPLOAD_LIFETIME_S + KEPT_AFTERWARDS_S
+    await disk.uploads.sweep()
+
+    with pytest.raises(UnknownUpload):
+        await disk.uploads.find(upload.id)
+    assert disk.public.find(upload.file_id, "a.txt", EVERYTHING).size == 1
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("gone"), asyncio.CancelledError()])
+async def test_a_file_that_breaks_off_leaves_nothing(disk: Disk, error: BaseException) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"the begin"
+        raise error
+
+    upload = await disk.uploads.begin(new(), in_parts=False)
+    for work in (disk.uploads.receive(new(), broken()), disk.uploads.put(upload, broken())):
+        with pytest.raises(type(error)):
+            await work
+
+    assert [path for path in disk.folder.rglob("*/*/*") if path.is_file()] == []
+    assert disk.is_served(await disk.uploads.put(upload, body(b"again")))
+
+
+async def test_a_file_without_a_row_is_removed_at_the_start(disk: Disk) -> None:
+    kept = await disk.upload(None)
+    upload = await disk.uploads.begin(new(), in_parts=True)
+    part = await disk.uploads.put_part(upload, 1, body(b"x"))
+    # The server died between the file and its row.
+    orphan = disk.files.receive()
+    orphan.write(b"x")
+    orphan.keep_as(orphan.id)
+
+    disk.uploads.sweep_orphans()
+
+    assert sorted(disk.files.ids()) == sorted([kept.id, part.file_id])
+
+
+async def test_the_row_of_a_file_that_is_not_there_is_never_committed(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = await disk.uploads.begin(new(), in_parts=False)
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr("server.files.store._sync_folder", refuse)
+        with pytest.raises(DiskFull):
+            await disk.uploads.put(upload, body(b"a file"))
+
+    with pytest.raises(UnknownFile):
+        disk.public.find(upload.file_id, "a.txt", EVERYTHING)
+    assert disk.is_served(await disk.uploads.put(upload, body(b"a file")))

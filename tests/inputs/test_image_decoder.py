@@ -1,0 +1,164 @@
+"""Pictures are decoded in processes of their own, and what happens there stays there."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+
+import psutil
+import pytest
+from image_processes import main
+from paths import SUPPORT
+from servers import picture
+
+from pipeline.errors import FileTooLarge, ImageTooSmall, ImageUnreadable, InputError
+from pipeline.image import MAX_BYTES, prepare
+from server.inputs.image_decoder import PictureDecoder, PictureKilled, PictureLimits
+
+FIELD = "image_url"
+MISBEHAVING = main.__module__
+
+
+def picture_processes() -> list[psutil.Process]:
+    """Those of this process; servers that other tests share are none."""
+    children = psutil.Process().children()
+    return [child for child in children if "image_process" in " ".join(child.cmdline())]
+
+
+async def refusal(decoder: PictureDecoder, data: bytes) -> InputError:
+    """The error that the caller gets; no process is left by then."""
+    with pytest.raises(InputError) as raised:
+        await decoder.prepare(data, 96, 64, field=FIELD)
+    assert picture_processes() == []
+    return raised.value
+
+
+async def test_a_picture_has_the_pixels_that_it_has_in_process() -> None:
+    data = picture(333, 100, "red")
+
+    assert await PictureDecoder().prepare(data, 96, 64, field=FIELD) == prepare(data, 96, 64)
+    assert picture_processes() == []
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", picture(10, 10), bytes(MAX_BYTES + 1)])
+async def test_a_refusal_is_the_same_as_in_process(data: bytes) -> None:
+    with pytest.raises(InputError) as expected:
+        prepare(data, 96, 64, field=FIELD)
+
+    refused = await refusal(PictureDecoder(), data)
+
+    assert type(refused) is type(expected.value)
+    assert str(refused) == str(expected.value)
+    assert (refused.field, refused.context) == (FIELD, expected.value.context)
+    assert type(refused) in (FileTooLarge, ImageTooSmall, ImageUnreadable)
+
+
+async def test_a_picture_that_needs_too_much_memory_is_the_callers_error() -> None:
+    decoder = PictureDecoder(PictureLimits(memory_bytes=24 * 1024**2))
+
+    refused = await refusal(decoder, picture(4000, 4000))
+
+    assert refused.code == "image_load_error"
+    assert "in the memory that this server has" in str(refused)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "segfault",
+        "exit",
+        "nothing",
+        "flood",
+        "hoard",
+        "no json",
+        "no object",
+        "other",
+        "no sentence",
+    ],
+)
+async def test_a_process_that_misbehaves_is_the_callers_error(fault: str) -> None:
+    decoder = PictureDecoder(PictureLimits(memory_bytes=32 * 1024**2), program=MISBEHAVING)
+
+    refused = await refusal(decoder, fault.encode() + b"\n" + bytes(1024))
+
+    assert (type(refused), refused.field) == (ImageUnreadable, FIELD)
+    assert "decoding it failed" in str(refused)
+
+
+async def test_a_process_that_is_killed_from_outside_is_not_the_callers_error() -> None:
+    with pytest.raises(PictureKilled, match="out of memory"):
+        await PictureDecoder(program=MISBEHAVING).prepare(b"killed\n", 96, 64, field=FIELD)
+
+
+async def test_a_process_that_cannot_be_started_is_not_the_callers_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.inputs.image_decoder._PYTHON", ("/no/such/python",))
+    with pytest.raises(PictureKilled, match="could not be started"):
+        await PictureDecoder().prepare(picture(), 96, 64, field=FIELD)
+
+
+@pytest.mark.parametrize(
+    ("fault", "limits"),
+    [("spin", PictureLimits(cpu_s=1)), ("sleep", PictureLimits(deadline_s=0.3))],
+)
+async def test_a_picture_without_end_is_given_up(fault: str, limits: PictureLimits) -> None:
+    # More than the pipe holds: the process reads a line of it and no more.
+    data = fault.encode() + b"\n" + bytes(1024 * 1024)
+
+    refused = await refusal(PictureDecoder(limits, program=MISBEHAVING), data)
+
+    assert refused.code == "image_load_error"
+
+
+async def test_a_cancelled_picture_leaves_no_process() -> None:
+    decoder = PictureDecoder(program=MISBEHAVING)
+    decoding = asyncio.create_task(decoder.prepare(b"sleep\n", 96, 64, field=FIELD))
+    while not picture_processes():
+        await asyncio.sleep(0.01)
+
+    decoding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await decoding
+
+    assert picture_processes() == []
+
+
+def test_a_picture_process_dies_with_a_server_that_is_killed() -> None:
+    server = """
+        import asyncio, psutil
+        from server.inputs.image_decoder import PictureDecoder
+
+        async def main():
+            decoder = PictureDecoder(program="image_processes")
+            asyncio.create_task(decoder.prepare(b"sleep\\n", 96, 64, field="image_url"))
+            while not (children := psutil.Process().children()):
+                await asyncio.sleep(0.01)
+            while "sleeping" not in children[0].status():
+                await asyncio.sleep(0.01)
+            print(children[0].pid, flush=True)
+            await asyncio.sleep(3600)
+
+        asyncio.run(main())
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(server)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(SUPPORT)},
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        child = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+    child.wait(timeout=30)
+
+
+def test_a_picture_process_imports_neither_torch_nor_the_server() -> None:
+    program = (
+        "import sys, server.inputs.image_process;"
+        "print(sorted(name for name in sys.modules if name.startswith(('server.', 'torch'))),"
+        "sorted({'structlog', 'pydantic', 'asyncio', 'sqlalchemy'} & sys.modules.keys()))"
+    )
+    listed = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert listed.strip() == "['server.workers.parent_death', 'server.inputs.image_process'] []"

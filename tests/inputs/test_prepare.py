@@ -1,0 +1,186 @@
+"""Pictures on their way in: what a data URI may be, and how many are taken in at once."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import ip_network
+from pathlib import Path
+
+import image_processes
+import pytest
+from queue_calls import cancel, result_of, submit
+from servers import data_uri, picture, serving, settings_in
+
+from pipeline.image import MAX_BYTES
+from server.errors import InvalidInput
+from server.inputs.data_uri import decode_data_uri, is_data_uri
+from server.inputs.image_decoder import PictureDecoder
+from server.inputs.prepare import AT_ONCE
+
+LOOPBACK = [ip_network("127.0.0.0/8")]
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.mark.parametrize(
+    ("uri", "data"),
+    [
+        ("data:image/png;base64," + encoded(b"abc"), b"abc"),
+        ("DATA:image/png;BASE64," + encoded(b"abc"), b"abc"),
+        ("data:;base64," + encoded(b"a"), b"a"),
+        ("data:;base64," + encoded(b"a").replace("=", "%3D"), b"a"),
+        ("data:image/svg+xml;charset=utf-8;base64," + encoded(b"abc"), b"abc"),
+        ("data:,a%20b%2Cc", b"a b,c"),
+        ("data:,", b""),
+    ],
+)
+def test_a_data_uri_gives_its_bytes(uri: str, data: bytes) -> None:
+    assert is_data_uri(uri)
+    assert decode_data_uri(uri, "image_url") == data
+
+
+@pytest.mark.parametrize(
+    ("uri", "kind"),
+    [
+        ("data:image/png;base64", "image_load_error"),
+        ("data:image/png;base64,AAA", "image_load_error"),
+        ("data:image/png;base64,A*AA", "image_load_error"),
+        ("data:image/png;base64,AA AA", "image_load_error"),
+        ("data:;base64," + "A" * (MAX_BYTES * 4 // 3 + 8), "file_too_large"),
+        ("data:," + "%41" * (MAX_BYTES + 2), "file_too_large"),
+        ("data:," + "A" * (MAX_BYTES + 1), "file_too_large"),
+    ],
+    ids=range(7),
+)
+def test_a_data_uri_that_cannot_be_used_is_refused(uri: str, kind: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        decode_data_uri(uri, "image_url")
+
+    (item,) = refused.value.items
+    assert (item["loc"], item["type"]) == (["body", "image_url"], kind)
+    assert item["input"].startswith("data:")
+    assert len(item["input"]) < 300
+
+
+def test_the_largest_picture_is_let_in() -> None:
+    data = bytes(MAX_BYTES)
+
+    assert decode_data_uri("data:;base64," + encoded(data), "image_url") == data
+
+
+class Pictures:
+    """A server of pictures that answers only when it is told to."""
+
+    def __init__(self) -> None:
+        self.may_answer = asyncio.Event()
+        self.asked = 0
+        self.most_at_once = 0
+        self._at_once = 0
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        self.asked += 1
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        await self.may_answer.wait()
+        self._at_once -= 1
+        data = picture()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+        await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def serving_pictures() -> AsyncIterator[tuple[Pictures, str]]:
+    pictures = Pictures()
+    server = await asyncio.start_server(pictures.answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield pictures, f"http://127.0.0.1:{port}/picture.png"
+
+
+async def test_pictures_are_taken_in_a_few_at_a_time_and_hold_up_nobody_else(
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(tmp_path, fetch_allow_nets=LOOPBACK)
+    async with serving_pictures() as (pictures, url), serving(settings) as client:
+        slow = [await submit(client, image_url=url) for _ in range(AT_ONCE - 1)]
+        quick = await submit(client, image_url=data_uri(picture()))
+        assert (await result_of(client, quick)).status_code == 200
+
+        slow += [await submit(client, image_url=url) for _ in range(3)]
+        while pictures.asked < AT_ONCE:
+            await asyncio.sleep(0.02)
+        pictures.may_answer.set()
+        for job in slow:
+            assert (await result_of(client, job)).status_code == 200
+        assert pictures.most_at_once == AT_ONCE
+
+
+async def test_a_job_cancelled_while_its_picture_comes_stays_cancelled(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, fetch_allow_nets=LOOPBACK)
+    async with serving_pictures() as (pictures, url), serving(settings) as client:
+        job = await submit(client, image_url=url)
+        while pictures.asked == 0:
+            await asyncio.sleep(0.02)
+        await cancel(client, job)
+        pictures.may_answer.set()
+
+        assert (await result_of(client, await submit(client, image_url=url))).status_code == 200
+        assert (await result_of(client, job)).status_code == 499
+
+
+async def test_a_picture_that_was_coming_when_the_server_ended_is_fetched_anew(
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(tmp_path, fetch_allow_nets=LOOPBACK)
+    async with serving_pictures() as (pictures, url):
+        async with serving(settings) as client:
+            job = await submit(client, image_url=url)
+            while pictures.asked == 0:
+                await asyncio.sleep(0.02)
+
+        pictures.may_answer.set()
+        async with serving(settings) as client:
+            assert (await result_of(client, job)).status_code == 200
+
+
+async def test_a_picture_whose_process_is_killed_is_decoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = PictureDecoder(program=image_processes.__name__)
+    monkeypatch.setattr("server.inputs.prepare.PictureDecoder", lambda: decoder)
+    async with serving(settings_in(tmp_path)) as client:
+        once = await submit(client, image_url=f"data:,killed until {tmp_path}/killed")
+        always = await submit(client, image_url="data:,killed")
+        made, failed = await result_of(client, once), await result_of(client, always)
+
+    assert made.status_code == 200
+    assert failed.status_code == 500
+    assert "was killed" in failed.json()["detail"]
+
+
+async def test_a_data_uri_outlives_the_server(tmp_path: Path) -> None:
+    broken = settings_in(tmp_path, worker="workers:LoadFails")
+    async with serving(broken) as client:
+        job = await submit(client, image_url=data_uri(picture()))
+
+    async with serving(settings_in(tmp_path)) as client:
+        assert (await result_of(client, job)).status_code == 200
+
+
+async def test_a_private_address_is_not_fetched_and_the_error_does_not_tell_why(
+    tmp_path: Path,
+) -> None:
+    async with serving_pictures() as (pictures, url), serving(settings_in(tmp_path)) as client:
+        listening = await result_of(client, await submit(client, image_url=url))
+        nobody = await result_of(
+            client, await submit(client, image_url="http://127.0.0.1:9/picture.png")
+        )
+
+    assert pictures.asked == 0
+    messages = [answer.json()["detail"][0]["msg"] for answer in (listening, nobody)]
+    assert messages[0] == messages[1]

@@ -1,0 +1,363 @@
+"""What one key may have of a server at a time, however many of its requests come at once."""
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from api_keys import add_key, by_key
+from job_fixtures import Clock
+from queue_calls import RUN, SUBMIT
+from servers import APP, request_of, serving, settings_in
+from upload_calls import UPLOAD, kept, upload
+
+from server.db.database import Database
+from server.errors import (
+    KeyQueueFull,
+    KeyStorageFull,
+    QueueFull,
+    RequestError,
+    TooManySubmits,
+    answer,
+)
+from server.files.upload_store import MIB, NewUpload, Part, UploadStore
+from server.jobs.limits import MINUTE_S, KeyLimits
+from server.jobs.reports import JobStats
+from server.jobs.store import JobStore
+from server.models import CANCELLED, Job, JobError, NewJob
+from server.settings import Settings, SettingsError
+
+INVALID = JobError(422, {"detail": [{"loc": ["body", "prompt"], "type": "missing"}]})
+MINE, YOURS = "mine", "yours"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+Open = Callable[..., JobStore]
+
+
+@pytest.fixture
+def opened(tmp_path: Path, clock: Clock) -> Iterator[Open]:
+    """Opens stores on one file, with limits of keys."""
+    with ExitStack() as stack:
+
+        def open_store(**limits: int) -> JobStore:
+            database = stack.enter_context(closing(Database(tmp_path / "jobs.sqlite3")))
+            return JobStore(database, owner="test", key_limits=KeyLimits(**limits), now=clock)
+
+        yield open_store
+
+
+def submit(
+    store: JobStore, job_id: str, key_id: str | None = MINE, *, limit: int = 1000, **changes: Any
+) -> Job:
+    plain: dict[str, Any] = {"endpoint": "e", "base_url": "b", "input": {"media": {}}}
+    new = NewJob(id=job_id, key_id=key_id, tier=None, **(plain | changes))
+    job = store.submit(new, queue_limit=limit)
+    store.set_inputs(job_id, {})
+    return job
+
+
+def accepted(work: Callable[[], object]) -> bool:
+    try:
+        work()
+    except RequestError:
+        return False
+    return True
+
+
+# How many may wait.
+
+
+def test_a_key_whose_jobs_wait_is_refused_another_and_the_other_key_is_not(
+    opened: Open, tmp_path: Path
+) -> None:
+    store = opened(queued=2)
+    for job in ("a", "b"):
+        submit(store, job)
+
+    with pytest.raises(KeyQueueFull, match=r"'mine' has 2 requests waiting.*KEY_QUEUE_LIMIT"):
+        submit(store, "c")
+    with pytest.raises(KeyQueueFull):
+        store.check_room(MINE, queue_limit=9)
+    submit(store, "d", YOURS)
+    store.check_room(YOURS, queue_limit=9)
+    with closing(Database(tmp_path / "jobs.sqlite3")) as database:
+        assert JobStats(database).queue().waiting == 3
+
+
+def test_a_job_that_runs_or_has_ended_leaves_its_place_to_another(opened: Open) -> None:
+    store = opened(queued=1)
+    submit(store, "a")
+    assert store.claim("cpu") is not None
+    submit(store, "b")
+    store.request_cancel("b")
+    submit(store, "c")
+
+    with pytest.raises(KeyQueueFull):
+        submit(store, "d")
+
+
+def test_a_queue_that_is_full_for_all_is_so_for_a_key_with_room(opened: Open) -> None:
+    store = opened(queued=2)
+    submit(store, "a", YOURS)
+
+    with pytest.raises(QueueFull):
+        submit(store, "b", limit=1)
+    with pytest.raises(QueueFull):
+        store.check_room(MINE, queue_limit=1)
+
+
+def test_a_request_that_has_failed_already_does_not_wait(opened: Open) -> None:
+    store = opened(queued=1)
+    submit(store, "a")
+
+    assert submit(store, "b", error=INVALID).done
+
+
+def test_jobs_of_no_key_are_none_of_a_keys(opened: Open) -> None:
+    store = opened(queued=1, running=1, submits_per_minute=1)
+    for job in ("a", "b"):
+        submit(store, job, key_id=None)
+
+    assert [store.claim("0"), store.claim("1")] != [None, None]
+    assert store.job("b").slot == "1"
+
+
+# How many may come within a minute.
+
+
+def test_a_key_has_so_many_requests_within_any_minute(opened: Open, clock: Clock) -> None:
+    store = opened(submits_per_minute=2)
+    submit(store, "a")
+    clock.now += 20.5
+    submit(store, "b")
+    with pytest.raises(TooManySubmits, match=r"'mine' has sent 2 requests.*in 40 seconds"):
+        submit(store, "c")
+    submit(store, "d", YOURS)
+
+    clock.now += MINUTE_S - 20.5 - 0.01
+    assert not accepted(lambda: submit(store, "e"))
+    clock.now += 0.01
+    submit(store, "f")
+    # That of 20.5 is still within the minute.
+    assert not accepted(lambda: submit(store, "g"))
+
+
+def test_whoever_comes_back_when_told_to_is_let_in(opened: Open, clock: Clock) -> None:
+    store = opened(submits_per_minute=3)
+    for job in range(3):
+        submit(store, str(job))
+        clock.now += 7.3
+    for job in range(3, 9):
+        with pytest.raises(TooManySubmits) as refused:
+            submit(store, "refused")
+        seconds = int(answer(refused.value).headers["retry-after"])
+        clock.now += seconds - 1
+        assert not accepted(lambda: submit(store, "refused")), "a second earlier is too early"
+        clock.now += 1
+        submit(store, str(job))
+
+
+def test_what_makes_a_row_counts_whatever_becomes_of_it(opened: Open, clock: Clock) -> None:
+    store = opened(submits_per_minute=3)
+    submit(store, "invalid", error=INVALID)
+    submit(store, "cancelled")
+    store.request_cancel("cancelled")
+    submit(store, "runs")
+    assert store.claim("cpu") is not None
+
+    for error in (None, INVALID):
+        with pytest.raises(TooManySubmits):
+            submit(store, "d", error=error)
+    assert store.job("cancelled").error == CANCELLED
+
+
+def test_a_restart_does_not_forget_the_minute(opened: Open) -> None:
+    submit(opened(submits_per_minute=1), "a")
+
+    with pytest.raises(TooManySubmits):
+        submit(opened(submits_per_minute=1), "b")
+
+
+def test_a_clock_that_is_put_back_locks_nobody_out(opened: Open, clock: Clock) -> None:
+    store = opened(submits_per_minute=1)
+    clock.now += 3600
+    submit(store, "of the future")
+    clock.now -= 3600
+    submit(store, "now")
+
+    with pytest.raises(TooManySubmits) as refused:
+        submit(store, "again")
+    assert refused.value.retry_after_s == MINUTE_S
+
+
+def test_a_request_that_is_sent_again_is_never_refused(opened: Open) -> None:
+    store = opened(queued=1, submits_per_minute=1)
+    wish: dict[str, Any] = {"idempotency_key": "k", "body_sha256": "b"}
+    submit(store, "a", **wish)
+
+    for _ in range(3):
+        assert submit(store, "b", **wish).id == "a"
+
+
+# How many may run.
+
+
+def test_the_jobs_of_a_key_that_has_its_share_are_passed_over(opened: Open) -> None:
+    store = opened(running=1)
+    submit(store, "mine 1")
+    submit(store, "mine 2", priority=1)
+    submit(store, "yours", YOURS, priority=-1)
+
+    claimed = [store.claim(str(slot)) for slot in range(3)]
+
+    assert [job and job.id for job in claimed] == ["mine 2", "yours", None]
+    store.finish("mine 2", 1, error=INVALID)
+    again = store.claim("0")
+    assert again is not None
+    assert again.id == "mine 1"
+
+
+# At the same time.
+
+
+@pytest.mark.parametrize("limits", [{"queued": 5}, {"submits_per_minute": 5}])
+def test_requests_that_come_at_once_do_not_pass_a_limit_together(
+    opened: Open, limits: dict[str, int]
+) -> None:
+    stores = [opened(**limits) for _ in range(2)]
+    names = [(key, f"{key} {number}") for number in range(12) for key in (MINE, YOURS)]
+
+    def attempt(number: int) -> bool:
+        key, name = names[number]
+        return accepted(lambda: submit(stores[number // 2 % 2], name, key))
+
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(attempt, range(len(names))))
+
+    for key in (MINE, YOURS):
+        took = [each for each, (owner, _) in zip(results, names, strict=True) if owner == key]
+        assert took.count(True) == 5
+
+
+def test_claims_that_come_at_once_do_not_pass_a_limit_together(opened: Open) -> None:
+    stores = [opened(running=3) for _ in range(2)]
+    for number in range(12):
+        submit(stores[0], str(number))
+
+    with ThreadPoolExecutor(8) as threads:
+        claimed = list(threads.map(lambda n: stores[n % 2].claim(str(n)), range(12)))
+
+    assert sum(job is not None for job in claimed) == 3
+
+
+# How many bytes.
+
+
+def test_the_uploads_of_a_key_have_a_limit_of_their_own(tmp_path: Path) -> None:
+    with closing(Database(tmp_path / "jobs.sqlite3")) as database:
+        store = UploadStore(database, max_bytes=100, max_key_bytes=40)
+
+        def begin(key_id: str | None) -> Any:
+            new = NewUpload(key_id=key_id, file_name="a", content_type="text/plain")
+            return store.begin(new, in_parts=True, max_size=100)
+
+        def part(upload: Any, number: int, size: int) -> Callable[[], object]:
+            piece = Part(number, f"{upload.file_id}-{number}", size, "")
+            return lambda: store.add_part(upload, piece, place=lambda: None)
+
+        mine, also_mine, yours, nobodys = map(begin, (MINE, MINE, YOURS, None))
+        assert accepted(part(mine, 1, 40))
+        for refused in (part(mine, 2, 1), part(also_mine, 1, 1)):
+            with pytest.raises(KeyStorageFull, match="'mine' together may have 40 bytes"):
+                refused()
+        # A part that comes again takes the place of the first.
+        assert accepted(part(mine, 1, 30))
+        assert accepted(part(also_mine, 1, 10))
+        assert accepted(part(yours, 1, 10))
+        assert accepted(part(nobodys, 1, 50)), "where no key is asked for, none has a share"
+        assert not accepted(part(yours, 2, 1)), "all together have as much as they may"
+
+
+async def test_a_key_that_has_filled_its_share_leaves_the_others_theirs(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, auth="on", key_storage_limit_mib=1)
+    mine, yours = add_key(settings), add_key(settings)
+    async with serving(settings) as client:
+        await upload(client, bytes(MIB), **by_key(mine))
+        refused = await client.post(UPLOAD, content=b"x", headers=by_key(mine))
+        await upload(client, bytes(MIB), **by_key(yours))
+
+    assert refused.status_code == 507
+    key_id = mine.partition(":")[0]
+    assert f"the uploads of the key '{key_id}' together" in refused.json()["detail"]
+    assert "1,048,576 bytes" in refused.json()["detail"]
+    assert len(kept(tmp_path)) == 2
+
+
+# Over HTTP.
+
+
+async def post(client: httpx.AsyncClient, path: str, key: str, **headers: str) -> httpx.Response:
+    return await client.post(path, json=request_of(), headers={**by_key(key), **headers})
+
+
+async def test_a_key_that_sends_too_much_is_told_when_to_come_back(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, auth="on", key_submits_per_minute=2)
+    mine, yours = add_key(settings), add_key(settings)
+    async with serving(settings) as client:
+        first = await post(client, SUBMIT, mine, **{"idempotency-key": "k"})
+        bad = await client.post(SUBMIT, json={}, headers=by_key(mine))
+        assert (first.status_code, bad.status_code) == (200, 200)
+        for path in (SUBMIT, RUN, f"{RUN}/stream"):
+            refused = await post(client, path, mine)
+            assert refused.status_code == 429
+            assert 1 <= int(refused.headers["retry-after"]) <= math.ceil(MINUTE_S)
+            assert "COSMOS_KEY_SUBMITS_PER_MINUTE" in refused.json()["detail"]
+        invalid = await client.post(SUBMIT, json={}, headers=by_key(mine))
+        again = await post(client, SUBMIT, mine, **{"idempotency-key": "k"})
+        assert invalid.status_code == 429, "also what is not valid would make a row"
+        assert again.json()["request_id"] == first.json()["request_id"]
+        assert (await post(client, SUBMIT, yours)).status_code == 200
+
+
+async def test_a_picture_of_a_request_that_is_refused_is_not_kept(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, auth="on", key_queue_limit=1, worker="workers:SlowLoad")
+    (settings.weights / "loading").touch()
+    mine = add_key(settings)
+    async with serving(settings) as client:
+        job = (await post(client, SUBMIT, mine)).json()["request_id"]
+        before = set((tmp_path / "data" / "files").glob("*/image-*"))
+        for path in (SUBMIT, RUN):
+            other = request_of(image_url="data:,another")
+            refused = await client.post(path, json=other, headers=by_key(mine))
+            assert refused.status_code == 429
+            assert int(refused.headers["retry-after"]) > 0
+            assert "COSMOS_KEY_QUEUE_LIMIT" in refused.json()["detail"]
+        assert set((tmp_path / "data" / "files").glob("*/image-*")) == before
+        cancelled = f"/queue/{APP}/requests/{job}/cancel"
+        assert (await client.put(cancelled, headers=by_key(mine))).status_code == 202
+        assert (await post(client, SUBMIT, mine)).status_code == 200
+        (settings.weights / "loading").unlink()
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["key_queue_limit", "key_running_limit", "key_submits_per_minute", "key_storage_limit_mib"],
+)
+def test_a_limit_for_keys_is_refused_where_callers_need_none(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"COSMOS_{name.upper()} limits each key"):
+        Settings.load(weights="w", **{name: 1})
+    with pytest.raises(SettingsError, match="greater than or equal to 1"):
+        Settings.load(weights="w", auth="on", **{name: 0})
+    assert getattr(Settings.load(weights="w", auth="on", **{name: 1}), name) == 1

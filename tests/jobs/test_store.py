@@ -1,0 +1,387 @@
+"""The tables are the truth: what is committed, in which order, and who may still write."""
+
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_fixtures import Clock
+
+from server.db.database import Database
+from server.errors import QueueFull, UnknownJob
+from server.jobs.store import JobStore
+from server.models import (
+    CANCELLED,
+    CancelAnswer,
+    Job,
+    JobError,
+    JobProgress,
+    JobStatus,
+    LogLine,
+    NewJob,
+    StoredArtifact,
+)
+
+FAILURE = JobError(500, {"detail": "The worker died.", "error_type": "runner_server_error"})
+INVALID = JobError(422, {"detail": [{"loc": ["body", "prompt"], "type": "missing"}]})
+PIXELS = StoredArtifact(
+    id="pixels-96x64-abc",
+    kind="pixels",
+    name="pixels",
+    content_type="application/octet-stream",
+    size=96 * 64 * 3,
+    sha256="abc",
+    width=96,
+    height=64,
+)
+VIDEO = StoredArtifact(
+    id="0123", kind="video", name="video.mp4", content_type="video/mp4", size=7, sha256="def"
+)
+RESULT = {"video": {"artifact": VIDEO.id}, "seed": 3}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "jobs.sqlite3"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(path: Path, clock: Clock) -> Iterator[JobStore]:
+    store = JobStore(Database(path), owner="this server", now=clock)
+    yield store
+    store.close()
+
+
+def submit(
+    store: JobStore, job_id: str, *, ready: bool = True, limit: int = 100, **changes: Any
+) -> Job:
+    plain: dict[str, Any] = {
+        "endpoint": "fal-ai/cosmos-predict-2.5/image-to-video",
+        "base_url": "http://localhost:8000",
+        "key_id": None,
+        "input": {"media": {"image": {"url": "https://example.com/car.jpg"}}},
+        "tier": "exact",
+    }
+    job = store.submit(NewJob(id=job_id, **(plain | changes)), queue_limit=limit)
+    if ready:
+        store.set_inputs(job_id, {"image": PIXELS})
+    return job
+
+
+def claim(store: JobStore) -> Job:
+    job = store.claim("cpu")
+    assert job is not None
+    return job
+
+
+def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(query).fetchall()
+
+
+def queued(path: Path) -> int:
+    [(count,)] = rows(path, "SELECT count(*) FROM jobs WHERE status = 'IN_QUEUE'")
+    return int(count)
+
+
+def test_a_submitted_job_is_there_for_every_other_connection(store: JobStore, path: Path) -> None:
+    submit(store, "a")
+
+    assert rows(path, "SELECT id, status FROM jobs") == [("a", "IN_QUEUE")]
+
+
+def test_the_database_keeps_what_it_has_committed_through_a_loss_of_power(
+    store: JobStore, path: Path
+) -> None:
+    with store._database.read() as db:
+        pragmas = {
+            name: db.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+
+    assert pragmas == {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "foreign_keys": 1,
+        "busy_timeout": 5000,
+    }
+
+
+def test_jobs_are_claimed_by_priority_and_then_by_age(store: JobStore) -> None:
+    submit(store, "low", priority=-1)
+    submit(store, "first")
+    submit(store, "second")
+    submit(store, "high", priority=1)
+
+    assert [claim(store).id for _ in range(4)] == ["high", "first", "second", "low"]
+    assert store.claim("cpu") is None
+
+
+def test_a_job_is_claimable_only_with_its_inputs(store: JobStore) -> None:
+    submit(store, "waits", ready=False)
+    submit(store, "ready")
+
+    assert claim(store).id == "ready"
+    assert store.claim("cpu") is None
+    assert [job.id for job in store.awaiting_inputs(4)] == ["waits"]
+    assert store.awaiting_inputs(4, besides=["waits"]) == []
+
+    store.set_inputs("waits", {"image": PIXELS})
+
+    assert claim(store).input_refs == {"image": PIXELS.id}
+    assert store.artifact(PIXELS.id) == PIXELS
+
+
+def test_a_claim_says_who_runs_the_job_where_and_for_which_time(
+    store: JobStore, path: Path, clock: Clock
+) -> None:
+    submit(store, "a")
+    clock.now = 1005.0
+    job = claim(store)
+
+    assert (job.status, job.attempt, job.slot) == (JobStatus.IN_PROGRESS, 1, "cpu")
+    assert (job.submitted_at, job.started_at) == (1000.0, 1005.0)
+    assert rows(path, "SELECT claimed_by FROM jobs") == [("this server",)]
+
+
+def test_two_claims_never_get_the_same_job(store: JobStore) -> None:
+    for number in range(12):
+        submit(store, str(number))
+
+    with ThreadPoolExecutor(6) as threads:
+        claimed = list(threads.map(lambda _: claim(store).id, range(12)))
+
+    assert sorted(claimed) == sorted(str(number) for number in range(12))
+
+
+def test_processes_that_write_at_once_wait_for_each_other(store: JobStore, path: Path) -> None:
+    with (
+        closing(JobStore(Database(path), owner="another server")) as other,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        for _ in range(2):
+            numbers = range(queued(path), queued(path) + 40)
+            stores = [store, other] * 20
+            list(threads.map(lambda each, n: submit(each, str(n)), stores, numbers))
+
+    assert queued(path) == 80
+
+
+def test_the_position_counts_the_jobs_ahead(store: JobStore) -> None:
+    low = submit(store, "low", priority=-1)
+    first = submit(store, "first")
+    second = submit(store, "second")
+
+    assert [store.standing(job.id).position for job in (first, second, low)] == [0, 1, 2]
+    claim(store)
+    assert [store.standing(job.id).position for job in (second, low)] == [0, 1]
+
+
+def test_a_full_queue_refuses_and_running_jobs_do_not_count(store: JobStore, path: Path) -> None:
+    submit(store, "a", limit=1)
+    with pytest.raises(QueueFull, match="1 requests are waiting"):
+        submit(store, "b", limit=1)
+    with pytest.raises(UnknownJob):
+        store.job("b")
+
+    claim(store)
+    submit(store, "c", limit=1)
+    assert queued(path) == 1
+
+
+def test_invalid_input_makes_a_job_that_is_done_when_it_is_committed(store: JobStore) -> None:
+    job = submit(store, "a", error=INVALID, ready=False, limit=1)
+
+    assert job.done
+    assert job.error == INVALID
+    assert store.awaiting_inputs(4) == []
+    assert store.claim("cpu") is None
+
+
+def test_a_result_its_files_and_the_webhook_are_committed_together(
+    store: JobStore, path: Path, clock: Clock
+) -> None:
+    submit(store, "a", webhook_url="https://example.com/hook")
+    run = claim(store)
+    clock.now = 1042.0
+
+    assert store.finish("a", run.attempt, result=RESULT, artifacts=[VIDEO])
+
+    job = store.job("a")
+    assert (job.status, job.result, job.error) == (JobStatus.COMPLETED, RESULT, None)
+    assert job.inference_seconds == 42.0
+    assert store.artifact(VIDEO.id) == VIDEO
+    assert rows(path, "SELECT job_id, url, tries FROM webhooks") == [
+        ("a", "https://example.com/hook", 0)
+    ]
+
+
+def test_a_job_that_is_over_when_it_is_submitted_has_its_webhook_too(
+    store: JobStore, path: Path
+) -> None:
+    submit(store, "a", webhook_url="https://example.com:8443/hook?x=1", error=INVALID, ready=False)
+
+    assert rows(path, "SELECT job_id, receiver, not_before FROM webhooks") == [
+        ("a", "example.com:8443", 1000.0)
+    ]
+
+
+def test_a_result_is_never_changed(store: JobStore) -> None:
+    submit(store, "a")
+    run = claim(store)
+    store.finish("a", run.attempt, result=RESULT)
+    before = store.job("a")
+
+    assert not store.finish("a", run.attempt, error=FAILURE)
+    store.give_back("a", run.attempt)
+    store.refuse_inputs("a", INVALID)
+    store.record("a", run.attempt, [LogLine(1.0, "INFO", "late")], None)
+    assert store.request_cancel("a") is CancelAnswer.ALREADY_COMPLETED
+
+    assert store.job("a") == before
+    assert list(store.standing("a").lines) == []
+
+
+def test_a_run_that_was_given_up_cannot_write(store: JobStore) -> None:
+    submit(store, "a")
+    old = claim(store)
+    store.give_back("a", old.attempt)
+    new = claim(store)
+
+    assert not store.finish("a", old.attempt, result=RESULT, artifacts=[VIDEO])
+    store.record("a", old.attempt, [LogLine(1.0, "INFO", "stale")], JobProgress("denoise", 1, 2))
+    assert not store.worker_died("a", old.attempt, FAILURE)
+    store.give_back("a", old.attempt)
+
+    assert new.attempt == old.attempt + 1
+    assert store.job("a") == new
+    assert list(store.standing("a").lines) == []
+    assert store.progress("a") is None
+    assert store.artifact(VIDEO.id) is None
+    assert store.cancel_requested("a", old.attempt), "the old run is to stop"
+    assert not store.cancel_requested("a", new.attempt)
+
+
+def test_a_job_that_is_given_back_keeps_its_place(store: JobStore) -> None:
+    submit(store, "first")
+    submit(store, "second")
+    run = claim(store)
+    store.give_back("first", run.attempt)
+
+    again = claim(store)
+    assert (again.id, again.attempt, again.worker_deaths) == ("first", 2, 0)
+
+
+def test_a_job_can_be_given_back_to_have_its_inputs_prepared_anew(store: JobStore) -> None:
+    submit(store, "a")
+    store.give_back("a", claim(store).attempt, keeps_inputs=False)
+
+    assert store.claim("cpu") is None
+    assert [job.id for job in store.awaiting_inputs(4)] == ["a"]
+
+
+def test_a_job_that_two_workers_died_on_is_given_up(store: JobStore) -> None:
+    submit(store, "a")
+
+    assert store.worker_died("a", claim(store).attempt, FAILURE)
+    assert store.job("a").status is JobStatus.IN_QUEUE
+    assert not store.worker_died("a", claim(store).attempt, FAILURE)
+
+    job = store.job("a")
+    assert (job.done, job.error, job.worker_deaths) == (True, FAILURE, 2)
+
+
+def test_a_job_that_waits_is_cancelled_at_once(store: JobStore) -> None:
+    submit(store, "a")
+
+    assert store.request_cancel("a") is CancelAnswer.REQUESTED
+
+    assert store.job("a").error == CANCELLED
+    assert store.claim("cpu") is None
+    assert store.request_cancel("a") is CancelAnswer.ALREADY_COMPLETED
+
+
+def test_a_cancel_that_was_committed_wins_over_the_result(store: JobStore) -> None:
+    submit(store, "a")
+    run = claim(store)
+
+    assert store.request_cancel("a") is CancelAnswer.REQUESTED
+    assert store.cancel_requested("a", run.attempt)
+    assert not store.finish("a", run.attempt, result=RESULT, artifacts=[VIDEO])
+
+    assert store.job("a").error == CANCELLED
+    assert store.job("a").result is None
+    assert store.artifact(VIDEO.id) is None
+
+
+@pytest.mark.parametrize("end", ["given back", "worker died", "server died"])
+def test_a_job_whose_cancel_was_asked_for_is_not_run_again(store: JobStore, end: str) -> None:
+    submit(store, "a")
+    run = claim(store)
+    store.request_cancel("a")
+
+    match end:
+        case "given back":
+            store.give_back("a", run.attempt)
+        case "worker died":
+            assert not store.worker_died("a", run.attempt, FAILURE)
+        case "server died":
+            store.recover()
+
+    assert store.job("a").error == CANCELLED
+    assert store.claim("cpu") is None
+
+
+def test_jobs_outlive_the_server(store: JobStore, path: Path, clock: Clock) -> None:
+    submit(store, "running")
+    submit(store, "waiting")
+    submit(store, "failed")
+    store.refuse_inputs("failed", INVALID)
+    old = claim(store)
+    store.close()
+
+    with closing(JobStore(Database(path), owner="the next server", now=clock)) as restarted:
+        assert restarted.recover() == 1
+        assert restarted.job("failed").error == INVALID
+        again = claim(restarted)
+        assert (again.id, again.attempt, again.worker_deaths) == ("running", 2, 0)
+        assert claim(restarted).id == "waiting"
+        assert not restarted.finish("running", old.attempt, result=RESULT)
+
+
+def test_log_lines_and_progress_are_those_of_the_run(store: JobStore) -> None:
+    submit(store, "a")
+    run = claim(store)
+    first, second = LogLine(1.0, "INFO", "Reading the prompt"), LogLine(2.0, "INFO", "Denoising")
+    store.record("a", run.attempt, [first], JobProgress("text"))
+    store.record("a", run.attempt, [second], JobProgress("denoise", 2, 35, 60.5))
+    store.record("a", run.attempt, [], None)
+
+    assert list(store.standing("a").lines) == [first, second]
+    assert store.progress("a") == JobProgress("denoise", 2, 35, 60.5)
+
+
+def test_an_unknown_id_is_said_to_be_unknown(store: JobStore) -> None:
+    with pytest.raises(UnknownJob):
+        store.job("a")
+    with pytest.raises(UnknownJob):
+        store.request_cancel("a")
+    assert store.artifact("a") is None
+
+
+def test_media_never_enter_a_table(store: JobStore, path: Path) -> None:
+    types = {
+        kind
+        for (table,) in rows(path, "SELECT name FROM sqlite_master WHERE type = 'table'")
+        for (kind,) in rows(path, f"SELECT type FROM pragma_table_info('{table}')")
+    }
+
+    assert "BLOB" not in types

@@ -1,0 +1,44 @@
+"""Decoding and encoding take the same memory whatever the length: frames are not collected."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from paths import SUPPORT
+from stand_ins import stand_in
+
+PROGRAM = SUPPORT / "decode_memory.py"
+# As workers on a CPU are started: otherwise glibc's heap grows with what is long freed.
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+SPREAD_MIB = 40
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [
+        (320, 176),
+        # Here 93 frames of 8 bits alone are 63 MiB.
+        pytest.param(640, 352, marks=pytest.mark.slow),
+    ],
+)
+def test_decoding_and_encoding_take_the_same_memory_for_any_length(
+    tmp_path: Path, width: int, height: int
+) -> None:
+    checkpoint = stand_in(width=width, height=height)
+    peaks = {n: _peaks(checkpoint, n, tmp_path)["python"] for n in (9, 45, 93)}
+    assert max(peaks.values()) - min(peaks.values()) < SPREAD_MIB, peaks
+
+
+def _peaks(checkpoint: Path, num_frames: int, folder: Path) -> dict[str, float]:
+    run = subprocess.run(
+        [sys.executable, PROGRAM, checkpoint, str(num_frames), folder / f"{num_frames}.mp4"],
+        env=ENVIRONMENT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    peaks: dict[str, float] = json.loads(run.stdout)
+    return peaks

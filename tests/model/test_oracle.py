@@ -1,0 +1,264 @@
+"""Our pipeline against diffusers' own: same weights, same seed, same prepared picture.
+
+The bounds are for a stand-in whose matrices are normal with deviation 0.05 and whose q/k norm
+weights are 2, at 96x64. Our two constants are set to diffusers'.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from stand_ins import stand_in
+from torch import Tensor
+
+from pipeline import denoise as denoise_module
+from pipeline.denoise import Conditions, denoise
+from pipeline.generate import VideoPipeline
+from pipeline.load import load_pipeline, load_transformer
+from pipeline.network import layers
+from pipeline.network.transformer import CosmosTransformer, SharedState
+from pipeline.progress import Watcher
+from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, Pixels, VideoSpec
+from pipeline.vae import decode, encode_first_frame
+from weights.store import WeightStore
+
+WIDTH, HEIGHT = 96, 64
+FORWARD = {"seed": 11, "grid": [3, 8, 12], "sigma": 0.7}
+FORWARD_BOUND = {torch.float32: 2e-6, torch.float64: 5e-7}
+LATENTS_BOUND = 5e-6
+LONG_PROMPT = " ".join(f"Item {n} on the belt rolls past the camera." for n in range(60))
+
+CLIPS = {
+    "9 frames, guided": VideoSpec(
+        prompt="A red bus turns.", seed=3, num_frames=9, num_inference_steps=6
+    ),
+    "13 frames": VideoSpec(prompt="A red bus turns.", seed=4, num_frames=13, num_inference_steps=2),
+    "21 frames, one step": VideoSpec(prompt="Rain.", seed=5, num_frames=21, num_inference_steps=1),
+    "unguided": VideoSpec(
+        prompt="Rain.", seed=6, num_frames=9, num_inference_steps=2, guidance_scale=1.0
+    ),
+    "empty prompts": VideoSpec(
+        prompt="", negative_prompt="", seed=7, num_frames=9, num_inference_steps=2
+    ),
+    "long prompt": VideoSpec(prompt=LONG_PROMPT, seed=8, num_frames=9, num_inference_steps=2),
+}
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Our pipeline in one dtype, and what the oracle computed in the same."""
+
+    ours: VideoPipeline
+    answers: dict[str, Tensor]
+    dtype: torch.dtype
+
+
+@pytest.fixture(scope="module")
+def store() -> WeightStore:
+    return WeightStore(stand_in(width=WIDTH, height=HEIGHT, weights="oracle"))
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Pixels:
+    return Pixels(WIDTH, HEIGHT, random.Random(0).randbytes(WIDTH * HEIGHT * 3))
+
+
+@pytest.fixture(scope="module", params=["float32", "float64"])
+def sides(request: pytest.FixtureRequest, store: WeightStore, pixels: Pixels) -> Sides:
+    dtype = getattr(torch, request.param)
+    job = {
+        "dtype": request.param,
+        "image": [WIDTH, HEIGHT, pixels.rgb.hex()],
+        "forward": FORWARD,
+        "clips": {name: _as_job(spec) for name, spec in CLIPS.items()},
+    }
+    return Sides(_our_pipeline(store, dtype), oracle.ask(store, job), dtype)
+
+
+def _our_pipeline(store: WeightStore, dtype: torch.dtype) -> VideoPipeline:
+    """Ours, with the two constants in which diffusers differs from NVIDIA set to diffusers'."""
+    ours = load_pipeline(store, "cpu", dtype=dtype)
+    transformer = load_transformer(
+        store, torch.device("cpu"), dtype, qk_norm_eps=1e-5, rope_exponent_dtype=torch.float32
+    )
+    return replace(ours, transformer=transformer)
+
+
+def _as_job(spec: VideoSpec) -> dict[str, Any]:
+    names = ("prompt", "num_frames", "num_inference_steps", "guidance_scale", "seed")
+    job = {name: getattr(spec, name) for name in names}
+    # The oracle is to choose the default itself, so that the test compares ours with it.
+    default = spec.negative_prompt == DEFAULT_NEGATIVE_PROMPT
+    return {**job, "negative_prompt": None if default else spec.negative_prompt}
+
+
+def _distance(ours: Tensor, theirs: Tensor) -> float:
+    """The relative L2 distance."""
+    difference = (ours.double() - theirs.double()).norm() / theirs.double().norm()
+    return float(difference)
+
+
+@torch.inference_mode()
+def _our_velocity(transformer: CosmosTransformer, answers: dict[str, Tensor]) -> Tensor:
+    latents = answers["forward.latents"].to(transformer.dtype)
+    times = answers["forward.times"]
+    rotary = transformer.rotary_tables(*latents.shape[2:])
+    text = transformer.text_keys_values(transformer.project_text(answers["forward.text"][0]))
+    given = torch.zeros_like(times)
+    given[:, 0] = 1
+    shared = transformer.forward_shared(latents, given, times, rotary)
+    return transformer.forward_branch(shared, text)
+
+
+def _our_latents(ours: VideoPipeline, spec: VideoSpec, pixels: Pixels) -> Tensor:
+    return denoise(
+        ours.transformer,
+        ours.scheduler_config,
+        encode_first_frame(ours.vae, pixels),
+        ours.text.encode(spec.prompt),
+        ours.text.encode(spec.negative_prompt) if spec.guided else None,
+        spec,
+        lambda step: None,
+    )
+
+
+def test_one_forward_is_the_oracles(sides: Sides) -> None:
+    distance = _distance(
+        _our_velocity(sides.ours.transformer, sides.answers), sides.answers["forward.velocity"]
+    )
+    assert distance <= FORWARD_BOUND[sides.dtype]
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_prompts_are_encoded_as_the_oracle_does(sides: Sides, clip: str) -> None:
+    ours = sides.ours.text.encode(CLIPS[clip].prompt)
+    assert _distance(ours, sides.answers[f"{clip}.prompt"]) <= 2e-6
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_latents_after_the_loop_are_the_oracles(sides: Sides, pixels: Pixels, clip: str) -> None:
+    ours = _our_latents(sides.ours, CLIPS[clip], pixels)
+    assert ours.dtype == torch.float32
+    assert _distance(ours, sides.answers[f"{clip}.latents"]) <= LATENTS_BOUND
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_frames_are_the_oracles_up_to_rounding(sides: Sides, pixels: Pixels, clip: str) -> None:
+    latents = _our_latents(sides.ours, CLIPS[clip], pixels)
+    ours = np.stack(list(decode(sides.ours.vae, latents))).astype(int)
+    theirs = sides.answers[f"{clip}.frames"].numpy().astype(int)
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= 1
+    assert (ours != theirs).mean() < 1e-3
+
+
+@pytest.mark.parametrize("num_frames", [10, 11, 12])
+def test_other_frame_counts_are_the_start_of_the_longer_clip(
+    sides: Sides, pixels: Pixels, num_frames: int
+) -> None:
+    spec = replace(CLIPS["13 frames"], num_frames=num_frames)
+    latents = _our_latents(sides.ours, spec, pixels)
+    watcher = Watcher(lambda progress: None, lambda: False)
+    ours = np.stack(list(sides.ours._decode(spec, latents, watcher))).astype(int)
+    theirs = sides.answers["13 frames.frames"].numpy().astype(int)[:num_frames]
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= 1
+
+
+# -- mistakes that the comparison must see --------------------------------------------------
+
+
+@pytest.fixture
+def swapped_axes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Rows take the columns' angles and the other way round."""
+    right = layers.rotary_tables
+
+    def wrong(grid: tuple[int, int, int], **options: Any) -> layers.RotaryTables:
+        frames, rows, columns = grid
+        tables = right((frames, columns, rows), **options)
+        swapped = [t.view(frames, columns, rows, 1, -1).transpose(1, 2) for t in tables]
+        return layers.RotaryTables(*(t.flatten(0, 2) for t in swapped))
+
+    monkeypatch.setattr("pipeline.network.transformer.rotary_tables", wrong)
+    yield
+
+
+@pytest.fixture
+def wrong_mask(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The network is told that frame 0 is to be made, like the others."""
+    right = CosmosTransformer.forward_shared
+
+    def wrong(
+        self: CosmosTransformer, latents: Tensor, given: Tensor, times: Tensor, rotary: Any
+    ) -> SharedState:
+        return right(self, latents, torch.zeros_like(given), times, rotary)
+
+    monkeypatch.setattr(CosmosTransformer, "forward_shared", wrong)
+    yield
+
+
+@pytest.fixture
+def swapped_gate(monkeypatch: pytest.MonkeyPatch, sides: Sides) -> Iterator[None]:
+    """One block's self-attention takes its gate for its shift."""
+    right = layers.Block.modulation
+    broken = sides.ours.transformer.transformer_blocks[1]
+
+    def wrong(self: layers.Block, times: layers.TimeEmbedding) -> layers.BlockModulation:
+        modulation = right(self, times)
+        if self is not broken:
+            return modulation
+        shift, scale, gate = modulation.self_attention
+        assert gate is not None
+        swapped = layers.Modulation(shift=gate, scale=scale, gate=shift)
+        return modulation._replace(self_attention=swapped)
+
+    monkeypatch.setattr(layers.Block, "modulation", wrong)
+    yield
+
+
+@pytest.fixture
+def late_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The frames to be made are said to be a thousandth noisier than they are."""
+    right = CosmosTransformer.forward_shared
+
+    def wrong(
+        self: CosmosTransformer, latents: Tensor, given: Tensor, times: Tensor, rotary: Any
+    ) -> SharedState:
+        return right(self, latents, given, times + 0.001 * (1 - given), rotary)
+
+    monkeypatch.setattr(CosmosTransformer, "forward_shared", wrong)
+    yield
+
+
+@pytest.mark.parametrize("mistake", ["swapped_axes", "wrong_mask", "swapped_gate", "late_time"])
+def test_the_comparison_sees_a_mistake(
+    sides: Sides, pixels: Pixels, mistake: str, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(mistake)
+    velocity = _our_velocity(sides.ours.transformer, sides.answers)
+    assert _distance(velocity, sides.answers["forward.velocity"]) >= LATENTS_BOUND
+    clip = "13 frames"
+    latents = _our_latents(sides.ours, CLIPS[clip], pixels)
+    assert _distance(latents, sides.answers[f"{clip}.latents"]) >= LATENTS_BOUND
+
+
+def test_the_guidance_formula_is_seen_by_the_comparison(
+    sides: Sides, pixels: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = denoise_module.guided_velocity
+
+    def usual(
+        transformer: CosmosTransformer, noisy: Tensor, sigma: Tensor, conditions: Conditions
+    ) -> Tensor:
+        scale = conditions.guidance_scale - 1
+        return right(transformer, noisy, sigma, replace(conditions, guidance_scale=scale))
+
+    monkeypatch.setattr(denoise_module, "guided_velocity", usual)
+    clip = "9 frames, guided"
+    latents = _our_latents(sides.ours, CLIPS[clip], pixels)
+    assert _distance(latents, sides.answers[f"{clip}.latents"]) >= LATENTS_BOUND

@@ -1,0 +1,35 @@
+"""Keys for tests, put into the table of a server's data folder."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from server.auth.key_store import KeyStore
+from server.db.database import Database
+from server.keys import ApiKey, Credential
+from server.settings import Settings
+
+
+@contextmanager
+def keys_of(settings: Settings) -> Iterator[KeyStore]:
+    """The table, opened beside the server."""
+    settings.data.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.data / "jobs.sqlite3")
+    try:
+        yield KeyStore(database)
+    finally:
+        database.close()
+
+
+def add_key(settings: Settings, **fields: Any) -> str:
+    """A new key, as its owner has it."""
+    credential = Credential.new()
+    with keys_of(settings) as store:
+        store.add(ApiKey.of(credential, "test", created_at=time.time(), **fields))
+    return credential.text
+
+
+def by_key(key: str) -> dict[str, str]:
+    """The header that fal's clients send."""
+    return {"authorization": f"Key {key}"}

@@ -1,0 +1,209 @@
+"""A data folder whose server is killed and started again on one port; a receiver of webhooks."""
+
+import http.server
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import psutil
+from client_record import Findings, Ledger, by_job
+from fork_server import Failpoint, Fosterling, Nursery
+from servers import SCRIPTED, command_line, launch
+
+
+class Receiver(http.server.ThreadingHTTPServer):
+    """Takes webhooks; it refuses the first `refusals` of them."""
+
+    daemon_threads = True
+
+    def __init__(self, refusals: int = 0) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.hooks: list[dict[str, Any]] = []
+        self.refusals = refusals
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/hook"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        sent = self.rfile.read(size := int(self.headers["content-length"]))
+        if len(sent) < size:
+            return  # its sender was killed
+        body = json.loads(sent)
+        is_refused = self.server.refusals > 0
+        if is_refused:
+            self.server.refusals -= 1
+        else:
+            self.server.hooks.append(body)
+        self.send_response(500 if is_refused else 200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def receiving(refusals: int = 0) -> Iterator[Receiver]:
+    with Receiver(refusals) as receiver:
+        thread = threading.Thread(target=receiver.serve_forever, daemon=True)
+        thread.start()
+        yield receiver
+        receiver.shutdown()
+
+
+class CrashSite:
+    """One data folder, and the server that has it now, if any."""
+
+    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self.ledger = Ledger()
+        self._options = options
+        self._environment = environment
+        self._port = _free_port()
+        self._nursery = Nursery()
+        self.process: subprocess.Popen[str] | Fosterling | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave no server behind, whatever became of the test."""
+        if self.process is not None:
+            self.end(signal.SIGKILL)
+        self._nursery.__exit__()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30)
+
+    def start(self, failpoint: Failpoint | None = None) -> None:
+        """Start the server, to be killed at a failpoint or not; it may be gone by the return."""
+        options = ["--port", str(self._port), *self._options]
+        if failpoint is None:
+            self.process = launch(self.folder, *options, **self._environment)
+        else:
+            environment = {**SCRIPTED, **self._environment}
+            arguments = command_line(self.folder, *options)
+            self.process = self._nursery.start(failpoint, arguments, environment)
+        while self.is_alive() and not self._listens():
+            time.sleep(0.01)
+        assert self.is_alive() or failpoint is not None, "the server did not start"
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send the server a signal, and wait for its end; the exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self, timeout_s: float = 60.0) -> int:
+        assert self.process is not None
+        code = self.process.wait(timeout_s)
+        if isinstance(self.process, subprocess.Popen) and self.process.stdout is not None:
+            self.process.stdout.close()
+        return code
+
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def settle(self, client: httpx.Client, timeout_s: float = 60.0) -> None:
+        """Ask again for what was never acknowledged, and wait until every job is done.
+
+        One that is not done in time is for `check` to find.
+        """
+        deadline = time.monotonic() + timeout_s
+        for record in list(self.ledger.records.values()):
+            if record.job_id is None:
+                self.ledger.submit(client, record.wish)
+        while (waiting := self.ledger.unfinished()) and time.monotonic() < deadline:
+            for record in waiting:
+                self.ledger.look(client, record)
+            time.sleep(0.02)
+
+    def check(self, client: httpx.Client, receiver: Receiver, timeout_s: float = 60.0) -> Findings:
+        """What a quiet server has to say for itself, once all webhooks are sent."""
+        due = "SELECT job_id, tries, last_error FROM webhooks WHERE not_before IS NOT NULL"
+        deadline = time.monotonic() + timeout_s
+        while waiting := self.rows(due):
+            assert time.monotonic() < deadline, f"webhooks that were not sent: {waiting}"
+            time.sleep(0.02)
+        deaths = dict(self.rows("SELECT id, worker_deaths FROM jobs"))
+        return self.ledger.check(client, by_job(receiver.hooks), deaths)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.data / "jobs.sqlite3")) as database:
+            return database.execute(query).fetchall()
+
+    def orphans(self) -> list[str]:
+        """Files without a row and rows without a file, when the server has ended; and processes
+        that it left behind."""
+        files = {file.name: file for file in (self.data / "files").glob("*/*")}
+        known = {row[0] for row in self.rows("SELECT id FROM artifacts")}
+        known |= {row[0] for row in self.rows("SELECT file_id FROM upload_parts")}
+        scratch = self.data / "scratch"
+        left = [str(each) for each in scratch.iterdir()] if scratch.exists() else []
+        return [
+            *(f"the file {name} has no row" for name in files if name not in known),
+            *(f"the row {name} has no file" for name in known if name not in files),
+            *(f"{path} was left behind" for path in left),
+            *(f"the process {pid} was left behind" for pid in processes_of(self.folder)),
+        ]
+
+    def table_faults(self) -> list[str]:
+        """What is wrong with the tables themselves."""
+        twice = "SELECT {0}, count(*) FROM {1} WHERE {2} GROUP BY {0} HAVING count(*) > 1"
+        keys = self.rows(twice.format("idempotency_key", "jobs", "idempotency_key IS NOT NULL"))
+        videos = self.rows(twice.format("job_id", "artifacts", "kind = 'video'"))
+        running = self.rows("SELECT id FROM jobs WHERE status != 'COMPLETED'")
+        integrity = self.rows("PRAGMA integrity_check")
+        return [
+            *(f"{count} jobs have the key {key}" for key, count in keys),
+            *(f"the job {job_id} has {count} videos" for job_id, count in videos),
+            *(f"the job {job_id} is not done" for (job_id,) in running),
+            *(text for (text,) in integrity if text != "ok"),
+        ]
+
+
+def workers_of(folder: Path) -> list[psutil.Process]:
+    """The worker processes that serve this folder."""
+    return processes_of(folder, "workers.loop")
+
+
+def processes_of(folder: Path, doing: str = "") -> list[psutil.Process]:
+    """The processes whose command line names a file within the folder, and what they do."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            line = " ".join(process.cmdline())
+            if process.pid != os.getpid() and f"{folder}/" in line and doing in line:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,67 @@
+"""Picture processes that misbehave: the picture's bytes say how, and `until FILE` if only once.
+
+`PictureDecoder` starts them as it starts the real one.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from server.inputs.image_process import REFUSED, PictureStart, confine
+
+
+def main(values: dict[str, Any]) -> None:
+    start = PictureStart(**values)
+    confine(start)
+    fault, _, path = sys.stdin.buffer.readline().decode().strip().partition(" until ")
+    if path and Path(path).exists():
+        os.write(1, bytes(start.width * start.height * 3))
+        os._exit(0)
+    if path:
+        Path(path).touch()
+    _FAULTS[fault]()
+
+
+def _refuse(text: bytes) -> None:
+    os.write(1, text)
+    os._exit(REFUSED)
+
+
+def _flood() -> None:
+    while True:
+        os.write(1, bytes(65536))
+
+
+def _killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+def _hoard() -> None:
+    hoard = bytearray(64 * 1024**2)
+    sys.exit(f"There was room for {len(hoard)} bytes.")
+
+
+_FAULTS: dict[str, Callable[[], object]] = {
+    "segfault": lambda: ctypes.string_at(0),
+    "exit": lambda: os._exit(1),
+    "nothing": lambda: os._exit(0),
+    "flood": _flood,
+    "killed": _killed,
+    "spin": _spin,
+    "hoard": _hoard,
+    "sleep": lambda: time.sleep(3600),
+    "no json": lambda: _refuse(b"\xff"),
+    "no object": lambda: _refuse(b"[]"),
+    "other": lambda: _refuse(b'{"code": "rm", "message": "", "context": {}}'),
+    "no sentence": lambda: _refuse(b'{"code": "image_too_small", "message": 1, "context": {}}'),
+}

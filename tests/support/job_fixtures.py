@@ -1,0 +1,87 @@
+"""Jobs in tables of their own, at a time that the test sets."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from server.db.database import Database
+from server.files.store import ArtifactStore
+from server.jobs.retention import Retention
+from server.jobs.store import JobStore
+from server.models import Job, NewJob, StoredArtifact
+from server.workers.messages import Artifact
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Place:
+    """The tables and files of a server, without the server."""
+
+    def __init__(self, folder: Path, *, keep_s: float | None = None) -> None:
+        self.path = folder / "jobs.sqlite3"
+        self.clock = Clock()
+        self.database = Database(self.path)
+        self.files = ArtifactStore(folder / "files")
+        self.store = JobStore(self.database, owner="this server", now=self.clock)
+        self.was_told = 0
+        self.retention = Retention(
+            self.database, self.files, gone=self._tell, keep_s=keep_s, now=self.clock
+        )
+
+    def _tell(self) -> None:
+        self.was_told += 1
+
+    def submit(self, job_id: str, *, limit: int = 100, **changes: Any) -> Job:
+        plain: dict[str, Any] = {
+            "endpoint": "fal-ai/cosmos-predict-2.5/image-to-video",
+            "base_url": "http://localhost:8000",
+            "key_id": None,
+            "input": {"media": {}, "sync_mode": False, "spec": {"prompt": "a secret"}},
+            "tier": "exact",
+        }
+        job = self.store.submit(NewJob(id=job_id, **(plain | changes)), queue_limit=limit)
+        self.store.set_inputs(job_id, {})
+        return job
+
+    def claim(self) -> Job:
+        job = self.store.claim("cpu")
+        assert job is not None
+        return job
+
+    def finish(self, job: Job) -> StoredArtifact:
+        """End a job with a video, whose file is there."""
+        incoming = self.files.receive()
+        incoming.write(b"video")
+        described = Artifact(
+            kind="video",
+            name="video.mp4",
+            content_type="video/mp4",
+            size=5,
+            sha256=incoming.sha256,
+            width=96,
+            height=64,
+            frames=9,
+        )
+        video = incoming.keep(described, fps=16.0)
+        result = {"video": {"artifact": video.id}, "seed": 3}
+        assert self.store.finish(job.id, job.attempt, result=result, artifacts=[video])
+        return video
+
+    def made(self, job_id: str, **changes: Any) -> tuple[Job, StoredArtifact]:
+        """A job that has succeeded, and its video."""
+        self.submit(job_id, **changes)
+        video = self.finish(self.claim())
+        return self.store.job(job_id), video
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.path)) as db:
+            return db.execute(query).fetchall()

@@ -1,0 +1,136 @@
+"""Servers for tests: the real app with scripted workers, on a checkpoint that loads in no time."""
+
+import base64
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from checkpoint_files import write_checkpoint, write_json
+from paths import SUPPORT
+from PIL import Image
+
+from server.app import create_app
+from server.settings import Settings
+
+ENDPOINT = "fal-ai/cosmos-predict-2.5/image-to-video"
+APP = "fal-ai/cosmos-predict-2.5"
+WIDTH, HEIGHT, MAX_FRAMES = 96, 64, 45
+BASE_URL = "http://localhost:8000"
+COMMAND = Path(sys.executable).with_name("cosmos-serve")
+
+
+def write_small_checkpoint(root: Path, **changes: Any) -> Path:
+    """A checkpoint that a server accepts and reads its limits from; no model loads from it."""
+    plain = {"width": WIDTH, "height": HEIGHT, "max_frames": MAX_FRAMES, "guardrail": "none"}
+    write_checkpoint(root)
+    write_json(root / "cosmos_serve.json", plain | changes)
+    return root
+
+
+def settings_in(folder: Path, **changes: Any) -> Settings:
+    """Settings for a server with one scripted worker, with all that it keeps in `folder`."""
+    weights = folder / "checkpoint"
+    if not weights.exists():
+        write_small_checkpoint(weights)
+    plain: dict[str, Any] = {
+        "weights": weights,
+        "data": folder / "data",
+        "devices": "cpu",
+        "worker": "workers:ScriptedWorker",
+    }
+    return Settings.load(**(plain | changes))
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """Run the app in this process; the client speaks to it without a socket."""
+    app = create_app(settings)
+    # An unforeseen error is answered as the server answers it, and not raised here.
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url=BASE_URL, timeout=60) as client,
+    ):
+        yield client
+
+
+def picture(width: int = WIDTH, height: int = HEIGHT, colour: str = "teal") -> bytes:
+    """A PNG."""
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def data_uri(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+def request_of(prompt: str = "a red car", **fields: Any) -> dict[str, Any]:
+    """A request that takes two steps; the prompt may hold commands for the scripted worker."""
+    plain = {"prompt": prompt, "image_url": data_uri(picture()), "num_inference_steps": 2}
+    return plain | fields
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server in a process of its own, started as a user starts it."""
+
+    process: subprocess.Popen[str]
+    http: str
+    https: str | None
+
+    @property
+    def https_host(self) -> str:
+        """Host and port for HTTPS, as fal's clients want them."""
+        assert self.https is not None
+        return self.https.removeprefix("https://").replace("127.0.0.1", "localhost")
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send the signal and wait; the exit code."""
+        self.process.send_signal(number)
+        assert self.process.stdout is not None
+        with self.process.stdout:
+            return self.process.wait(30)
+
+
+def command_line(folder: Path, *options: str) -> list[str]:
+    """The arguments of `cosmos-serve` for a server with all that it keeps in `folder`."""
+    settings = settings_in(folder)
+    folders = ["--weights", str(settings.weights), "--data", str(settings.data)]
+    return ["serve", *folders, "--devices", "cpu", "--port", "0", *options]
+
+
+SCRIPTED = {
+    "COSMOS_WORKER": "workers:ScriptedWorker",
+    "PYTHONPATH": str(SUPPORT),
+    "COSMOS_FETCH_ALLOW_NETS": "127.0.0.0/8",
+    "COSMOS_DRAIN_SECONDS": "0",
+}
+"""The environment of a server with scripted workers."""
+
+
+def launch(folder: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+    """Run `cosmos-serve serve` with a scripted worker."""
+    return subprocess.Popen(
+        [COMMAND, *command_line(folder, *options)],
+        env={**os.environ, **SCRIPTED, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_server(folder: Path, *options: str, **environment: str) -> RunningServer:
+    """Run `cosmos-serve serve` as `launch` does, and wait until it listens."""
+    process = launch(folder, *options, **environment)
+    assert process.stdout is not None
+    urls = re.findall(r"https?://[^\s,]+", process.stdout.readline())
+    return RunningServer(process, urls[0], urls[1] if len(urls) > 1 else None)

@@ -1,0 +1,322 @@
+"""Workers that import no torch: the prompt says what goes wrong, and when.
+
+The pool starts them as it starts the real one: `Settings.worker = "workers:ScriptedWorker"`.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pipeline.errors import Cancelled, ImageTooSmall, OutOfMemory
+from pipeline.memory_plan import MemoryPlan
+from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone
+from server.workers.loop import WorkerOptions
+from server.workers.messages import (
+    MAX_CHUNK_BYTES,
+    Artifact,
+    Chunk,
+    Done,
+    Idle,
+    Loading,
+    Ready,
+    RunEvent,
+    WorkOrder,
+    encode_event,
+)
+
+DIGEST = "d1" * 32
+"""The checkpoint digest that these workers report."""
+
+BYTES = 65536
+"""The size of the file that they make unless they are told otherwise."""
+
+CONTENT_TYPES = {
+    ".mp4": "video/mp4",
+    ".webm": "video/webm",
+    ".mov": "video/quicktime",
+    ".gif": "image/gif",
+}
+
+Send = Callable[[RunEvent], None]
+
+
+class Script:
+    """A prompt's commands: parts between `;` that begin with a known word, with its arguments."""
+
+    def __init__(self, order: WorkOrder) -> None:
+        self._attempt = order.attempt
+        self._commands = {
+            words[0]: words[1:]
+            for part in order.spec.prompt.split(";")
+            if (words := part.split()) and words[0] in ScriptedWorker.COMMANDS
+        }
+
+    def __contains__(self, command: str) -> bool:
+        return command in self._commands
+
+    def number(self, command: str, default: float) -> float:
+        """The command's number, or the default if it, or its number, is not there."""
+        numbers = [word for word in self._commands.get(command, []) if word != "once"]
+        return float(numbers[0]) if numbers else default
+
+    def faults(self, moment: int | Stage) -> Iterator[str]:
+        """The faults due after this step, or at the start of this stage."""
+        for command, words in self._commands.items():
+            when = next((word for word in words if word != "once"), "1")
+            if command not in ScriptedWorker.SETTINGS and when == str(moment):
+                if "once" in words and self._attempt > 1:
+                    continue
+                yield command
+
+
+class ScriptedWorker:
+    """Makes a small, deterministic file step by step, unless the prompt asks for a fault.
+
+    A prompt is ordinary text with commands between semicolons, such as
+    `a red car; sleep 0.05; killed 2 once`. Text that begins with no command does nothing.
+
+    Settings:
+        sleep S     each step takes S seconds (default 0), and looks for a cancel meanwhile
+        bytes N     the file has N bytes (default 65536)
+        notes N     writes N lines of 2000 characters before its first step
+
+    Faults, each after step N (`killed 3`; default 1) or at the start of a stage (`hang decode`),
+    and with `once` on attempt 1 only:
+        refuse      fails with an input error: ImageTooSmall, field `image_url`
+        memory      fails with OutOfMemory
+        raise       raises a RuntimeError that nobody foresaw
+        cuda        raises what torch raises when its device has failed
+        exit        ends its process with exit code 3
+        killed      its process gets SIGKILL
+        segfault    its process gets a segmentation fault
+        stopped     its process gets SIGSTOP: alive, and silent for ever
+        hang        sleeps for ever, ignoring cancel
+        wait        sleeps until it is cancelled
+        print       writes to stdout, which is harmless
+        garbage     writes text into the pipe
+        nonsense    sends a well-framed message of an unknown type
+        idle        says that it is idle, in the middle of its run
+        offload     runs out of memory as the real worker does: it begins again, offloaded, and
+                    from then on has enough
+        half        sends half a message and then sleeps for ever
+        child       starts a process of its own that sleeps, and goes on
+
+    Faults at the end, whose number does not count:
+        small       makes a video of half the width and height
+        liesize     reports a size that is one byte too large
+        liehash     reports the hash of other bytes
+        noartifact  is done without an Artifact
+        flood       sends chunks until it is stopped or cancelled
+    """
+
+    SETTINGS = frozenset(
+        {"sleep", "bytes", "notes", "small", "liesize", "liehash", "noartifact", "flood"}
+    )
+    FAULTS = frozenset(
+        {"refuse", "memory", "offload", "raise", "cuda", "exit", "killed", "segfault", "stopped"}
+        | {"hang", "wait", "print", "garbage", "nonsense", "idle", "half", "child"}
+    )
+    COMMANDS = SETTINGS | FAULTS
+
+    def __init__(self, device: str, options: WorkerOptions) -> None:
+        self._device = device
+        self._options = options
+        self.memory = MemoryPlan(options.memory if options.memory != "auto" else "resident")
+
+    def load(self, report: Callable[[Loading], None]) -> Ready:
+        report(Loading("Reading the script", 0.5))
+        return Ready(DIGEST, f"scripted {self._device}", "scripted", self.memory)
+
+    def run(self, order: WorkOrder, send: Send, cancelled: Callable[[], bool]) -> Done:
+        script = Script(order)
+        try:
+            return self._make(order, script, send, cancelled)
+        except _RanOut:
+            self.memory = MemoryPlan.OFFLOAD
+            send(Restarted("The script ran out of memory, so it is begun again."))
+            return self._make(order, script, send, cancelled)
+
+    def _make(
+        self, order: WorkOrder, script: Script, send: Send, cancelled: Callable[[], bool]
+    ) -> Done:
+        def start(stage: Stage) -> None:
+            send(StageStarted(stage))
+            self._pass(script, stage, cancelled)
+
+        start(Stage.TEXT)
+        send(Note("The script begins."))
+        for number in range(int(script.number("notes", 0))):
+            send(Note(f"{number} " + "x" * 2000))
+        start(Stage.DENOISE)
+        self._steps(order, script, send, cancelled)
+        start(Stage.DECODE)
+        start(Stage.ENCODE)
+        _send_file(order, script, send, cancelled)
+        return Done(order.spec.tier, {"text": 0.0, "denoise": 0.0, "decode": 0.0, "encode": 0.0})
+
+    def _steps(
+        self, order: WorkOrder, script: Script, send: Send, cancelled: Callable[[], bool]
+    ) -> None:
+        seconds, num_steps = script.number("sleep", 0.0), order.spec.num_inference_steps
+        for step in range(1, num_steps + 1):
+            _sleep(seconds, cancelled)
+            send(StepDone(step, num_steps, seconds, seconds * (num_steps - step)))
+            self._pass(script, step, cancelled)
+
+    def _pass(self, script: Script, moment: int | Stage, cancelled: Callable[[], bool]) -> None:
+        for fault in script.faults(moment):
+            if fault == "wait":
+                _sleep(3600, cancelled)
+            elif fault != "offload" or self.memory is MemoryPlan.RESIDENT:
+                _FAULTS[fault]()
+
+
+class _RanOut(Exception):
+    """A scripted worker has run out of memory."""
+
+
+class SlowLoad(ScriptedWorker):
+    """Loads for as long as a file named `loading` is in the weights folder."""
+
+    def load(self, report: Callable[[Loading], None]) -> Ready:
+        report(Loading("Waiting for the file to go", 0.25))
+        while (Path(self._options.weights) / "loading").exists():
+            time.sleep(0.01)
+        return super().load(report)
+
+
+class LoadFails(ScriptedWorker):
+    """Its checkpoint is no good."""
+
+    def load(self, report: Callable[[Loading], None]) -> Ready:
+        raise ValueError("The transformer lacks the tensor 'proj_out.weight'.")
+
+
+class LoadDies(ScriptedWorker):
+    """Killed while it loads."""
+
+    def load(self, report: Callable[[Loading], None]) -> Ready:
+        report(Loading("Reading the transformer", 0.5))
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().load(report)
+
+
+def file_of(order: WorkOrder, size: int = BYTES) -> bytes:
+    """The file that a ScriptedWorker makes of an order; it depends on the spec and the media."""
+    seed = hashlib.sha256(json.dumps(order.spec.to_json()).encode())
+    for name, pixels in order.media.items():
+        seed.update(name.encode() + pixels.rgb)
+    return hashlib.shake_256(seed.digest()).digest(size)
+
+
+def _send_file(order: WorkOrder, script: Script, send: Send, cancelled: Callable[[], bool]) -> None:
+    data = file_of(order, int(script.number("bytes", BYTES)))
+    while "flood" in script:
+        _check(cancelled)
+        send(Chunk(bytes(MAX_CHUNK_BYTES)))
+    for start in range(0, len(data), MAX_CHUNK_BYTES):
+        _check(cancelled)
+        send(Chunk(data[start : start + MAX_CHUNK_BYTES]))
+    if "noartifact" in script:
+        return
+    suffix = order.spec.container.suffix
+    described = b"something else" if "liehash" in script else data
+    send(
+        Artifact(
+            kind="video",
+            name=f"video{suffix}",
+            content_type=CONTENT_TYPES[suffix],
+            size=len(data) + ("liesize" in script),
+            sha256=hashlib.sha256(described).hexdigest(),
+            width=order.media["image"].width // (2 if "small" in script else 1),
+            height=order.media["image"].height // (2 if "small" in script else 1),
+            frames=order.spec.num_frames,
+        )
+    )
+
+
+def _check(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise Cancelled("The script was cancelled.")
+
+
+def _sleep(seconds: float, cancelled: Callable[[], bool]) -> None:
+    end = time.monotonic() + seconds
+    _check(cancelled)
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.01))
+        _check(cancelled)
+
+
+def _refuse() -> None:
+    raise ImageTooSmall("image_url", "The picture is too small.", {"min_width": 64})
+
+
+def _memory() -> None:
+    raise OutOfMemory("The device has too little memory for this video.")
+
+
+def _offload() -> None:
+    raise _RanOut
+
+
+def _raise() -> None:
+    raise RuntimeError("a secret that no client may see")
+
+
+def _cuda() -> None:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def _hang() -> None:
+    while True:
+        time.sleep(3600)
+
+
+def _pipe() -> int:
+    """The pipe's descriptor: the one socket that a worker has beside its standard streams."""
+    return next(
+        int(entry.name)
+        for entry in Path("/proc/self/fd").iterdir()
+        if int(entry.name) > 2 and entry.is_symlink() and entry.is_socket()
+    )
+
+
+def _write(data: bytes) -> None:
+    os.write(_pipe(), data)
+
+
+def _idle() -> None:
+    message = encode_event(Idle(MemoryPlan.RESIDENT))
+    _write(len(message).to_bytes(4, "big") + message)
+
+
+def _half() -> None:
+    _write((1000).to_bytes(4, "big") + b"{")
+    _hang()
+
+
+_FAULTS: dict[str, Callable[[], object]] = {
+    "refuse": _refuse,
+    "memory": _memory,
+    "offload": _offload,
+    "raise": _raise,
+    "cuda": _cuda,
+    "exit": lambda: os._exit(3),
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "segfault": lambda: ctypes.string_at(0),
+    "stopped": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "hang": _hang,
+    "print": lambda: print("a line on stdout", flush=True),
+    "garbage": lambda: _write(b"this is not a message\n"),
+    "nonsense": lambda: _write(b'\0\0\0\x12\0\0\0\x0e{"type":"Boo"}'),
+    "idle": _idle,
+    "half": _half,
+    "child": lambda: subprocess.Popen(["sleep", "3600"]),
+}

@@ -1,0 +1,399 @@
+"""The outbox: what is due, who may send it, and what becomes of webhooks that are not taken."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from http_sites import LOOPBACK, NAME, NO_ROOTS, Site, answer, fetcher, redirect, resolving, running
+from receivers import hang, hooks_at, in_turn, until, until_hooked, verifies, webhook_rows
+from sqlalchemy import update
+from structlog.testing import capture_logs
+
+from server.db import tables
+from server.db.database import Database
+from server.files.links import FileLinks
+from server.files.store import ArtifactStore
+from server.jobs.store import JobStore
+from server.models import JobError, NewJob, StoredArtifact
+from server.outbound.fetch import Fetcher
+from server.tasks import Wakes
+from server.webhooks.body import MAX_INLINE_BYTES, WebhookBodies
+from server.webhooks.sender import AT_ONCE, MAX_TRIES, TRY_S, Webhooks, wait_s
+from server.webhooks.signing import SigningKey
+from server.webhooks.store import LEASE_S, Delivery, WebhookStore
+
+START = 1_700_000_000.0
+OK, DOWN = answer(), answer(b"a long story", status="500 Internal Server Error")
+INVALID = JobError(422, {"detail": [{"loc": ["body", "prompt"], "type": "missing"}]})
+VIDEO = StoredArtifact(
+    id="0123", kind="video", name="video.mp4", content_type="video/mp4", size=7, sha256="def"
+)
+
+
+@dataclass
+class Outbox:
+    """A data folder whose jobs end at once, and what is needed to send their webhooks."""
+
+    folder: Path
+    database: Database
+    now: float = START
+
+    def __post_init__(self) -> None:
+        self.jobs = JobStore(self.database, owner="a server", now=lambda: self.now)
+        self.files = ArtifactStore(self.folder / "files")
+        self.key = SigningKey.in_folder(self.folder)
+        self.wakes = Wakes()
+
+    def store(self, owner: str = "a server") -> WebhookStore:
+        return WebhookStore(self.database, owner=owner, now=lambda: self.now)
+
+    def end_job(self, job_id: str, url: str) -> None:
+        """Commit a job that has failed, and so its webhook."""
+        new = NewJob(
+            id=job_id,
+            endpoint="fal-ai/cosmos-predict-2.5/image-to-video",
+            base_url="http://localhost:8000",
+            key_id=None,
+            input={},
+            tier=None,
+            webhook_url=url,
+            error=INVALID,
+        )
+        self.jobs.submit(new, queue_limit=1)
+        self.wakes.finished.notify()
+
+    def wait(self, seconds: float) -> None:
+        """Let the time pass."""
+        self.now += seconds
+        self.wakes.finished.notify()
+
+    def rows(self, columns: str) -> list[tuple[Any, ...]]:
+        return webhook_rows(self.folder, columns)
+
+    async def until_rows(self, columns: str, wanted: list[tuple[Any, ...]]) -> None:
+        """Wait until these columns of the table of webhooks hold this."""
+        await until(lambda: self.rows(columns) == wanted)
+
+    @asynccontextmanager
+    async def sending(self, through: Fetcher | None = None) -> AsyncIterator[Webhooks]:
+        """Send what is due meanwhile; without chance, a wait is as long as it is in the middle."""
+        webhooks = Webhooks(
+            webhooks=self.store(),
+            jobs=self.jobs,
+            bodies=WebhookBodies(self.jobs, self.files, FileLinks()),
+            fetcher=through or fetcher(),
+            key=self.key,
+            wakes=self.wakes,
+            now=lambda: self.now,
+            jitter=lambda: 0.5,
+        )
+        loop = asyncio.create_task(webhooks.run())
+        try:
+            yield webhooks
+        finally:
+            loop.cancel()
+            await asyncio.gather(loop, return_exceptions=True)
+            await webhooks.close()
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[Outbox]:
+    with closing(Database(tmp_path / "jobs.sqlite3")) as database:
+        yield Outbox(tmp_path, database)
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Site]:
+    async for site in running(Site(answers={"/hook": OK}), None):
+        yield site
+
+
+async def test_one_that_was_not_taken_is_sent_again_with_a_fresh_timestamp(
+    outbox: Outbox, receiver: Site
+) -> None:
+    receiver.answers["/hook"] = in_turn(DOWN, OK)
+    outbox.end_job("a", receiver.url("/hook"))
+
+    async with outbox.sending():
+        await outbox.until_rows("tries, not_before", [(1, START + 10)])
+        outbox.wait(10)
+        first, second = await until_hooked(receiver, 2)
+        await outbox.until_rows("tries, delivered_at", [(2, START + 10)])
+
+    assert first.body == second.body
+    times = [hook.headers["x-fal-webhook-timestamp"] for hook in (first, second)]
+    assert times == ["1700000000", "1700000010"]
+    assert first.headers["x-fal-webhook-user-id"] == "anonymous"
+    for hook, at in ((first, START), (second, START + 10)):
+        assert verifies(hook, outbox.key.key_set(), at)
+
+
+async def test_it_is_not_sent_again_before_its_time(outbox: Outbox, receiver: Site) -> None:
+    receiver.answers["/hook"] = in_turn(DOWN, OK)
+    outbox.end_job("a", receiver.url("/hook"))
+
+    async with outbox.sending():
+        await outbox.until_rows("not_before", [(START + 10,)])
+        outbox.wait(9.9)
+        assert outbox.store().claim() is None
+
+    assert len(hooks_at(receiver)) == 1
+
+
+async def test_after_the_tenth_try_it_is_given_up(outbox: Outbox, receiver: Site) -> None:
+    receiver.answers["/hook"] = DOWN
+    outbox.end_job("a", receiver.url("/hook?token=secret"))
+    receiver.answers["/hook?token=secret"] = DOWN
+
+    with capture_logs() as logs:
+        async with outbox.sending():
+            for tries in range(1, MAX_TRIES + 1):
+                await outbox.until_rows("tries, claimed_by", [(tries, None)])
+                outbox.wait(7200)
+
+    (row,) = outbox.rows("tries, not_before, delivered_at, given_up_at, last_error")
+    assert row[:3] == (10, None, None)
+    assert row[3] == START + 9 * 7200
+    assert row[4] == f"127.0.0.1:{receiver.port} answers with status 500; 200 to 299 is wanted."
+    assert len(hooks_at(receiver)) == 10
+    assert [log["log_level"] for log in logs] == ["warning"] * 9 + ["error"]
+    assert "secret" not in str(logs), "the query of a URL may be a secret"
+
+
+@pytest.mark.parametrize("chance", [0.0, 1.0])
+def test_ten_tries_take_less_than_two_hours(chance: float) -> None:
+    waits = [wait_s(tries, lambda: chance) for tries in range(1, MAX_TRIES)]
+
+    assert sum(waits) + MAX_TRIES * TRY_S < 2 * 3600
+    assert waits == sorted(waits)
+    assert waits[0] == 10 * (0.75 + chance / 2)
+    assert waits[-1] == waits[0] * 2**8
+
+
+@pytest.mark.parametrize("status", ["199", "301 x", "302 x", "307 x", "404 x", "410 x", "503 x"])
+async def test_whatever_is_no_success_is_a_failure(
+    outbox: Outbox, receiver: Site, status: str
+) -> None:
+    if status == "199":
+        # Not a final answer: a receiver that then hangs up has given none.
+        receiver.answers["/hook"] = b"HTTP/1.1 199 x\r\n\r\n"
+    else:
+        receiver.answers["/hook"] = redirect("/other", status)
+    outbox.end_job("a", receiver.url("/hook"))
+
+    async with outbox.sending():
+        await outbox.until_rows("tries, not_before", [(1, START + 10)])
+
+    assert [hook.target for hook in hooks_at(receiver)] == ["/hook"]
+
+
+async def test_a_name_that_has_come_to_be_private_is_not_sent_to(
+    outbox: Outbox, receiver: Site
+) -> None:
+    """DNS may change between the submit, where it was looked up, and the try."""
+    changing = Fetcher(
+        allow_nets=LOOPBACK,
+        ssl_context=NO_ROOTS,
+        resolve=resolving(["127.0.0.1"], ["10.0.0.1"], ["127.0.0.1"]),
+    )
+    async with outbox.sending(changing) as webhooks:
+        url = await webhooks.check(receiver.url("/hook", NAME))
+        outbox.end_job("a", url)
+        await outbox.until_rows("tries, not_before", [(1, START + 10)])
+        assert hooks_at(receiver) == []
+        assert f"does not connect to {NAME}" in outbox.rows("last_error")[0][0]
+
+        outbox.wait(10)
+        await until_hooked(receiver)
+
+
+async def test_a_receiver_that_hangs_does_not_delay_others(outbox: Outbox, receiver: Site) -> None:
+    async for silent in running(Site(answers={"/hook": hang}), None):
+        for number in range(AT_ONCE + 1):
+            outbox.end_job(f"silent {number}", silent.url("/hook"))
+        outbox.end_job("a", receiver.url("/hook"))
+
+        async with outbox.sending():
+            (hook,) = await until_hooked(receiver)
+
+        assert hook.json()["request_id"] == "a"
+        assert outbox.rows("delivered_at")[:-1] == [(None,)] * (AT_ONCE + 1)
+
+
+async def test_so_many_and_no_more_are_sent_at_once(outbox: Outbox, receiver: Site) -> None:
+    release = asyncio.Event()
+
+    async def answers_when_told(writer: asyncio.StreamWriter) -> None:
+        await release.wait()
+        writer.write(OK)
+
+    receiver.answers["/hook"] = answers_when_told
+    for number in range(AT_ONCE + 3):
+        outbox.end_job(str(number), receiver.url("/hook", f"receiver-{number}.example"))
+
+    async with outbox.sending(fetcher(["127.0.0.1"])):
+        await until_hooked(receiver, AT_ONCE)
+        assert outbox.rows("tries").count((1,)) == AT_ONCE
+        release.set()
+        await until_hooked(receiver, AT_ONCE + 3)
+
+
+async def test_all_are_sent_when_there_are_more_than_are_sent_at_once(
+    outbox: Outbox, receiver: Site
+) -> None:
+    count = 2 * AT_ONCE
+    for number in range(count):
+        outbox.end_job(str(number), receiver.url("/hook"))
+
+    async with outbox.sending():
+        while outbox.rows("delivered_at").count((START,)) < count:
+            outbox.wakes.finished.notify()
+            await asyncio.sleep(0.01)
+
+    told = {hook.json()["request_id"] for hook in hooks_at(receiver)}
+    assert told == {str(number) for number in range(count)}
+
+
+async def test_one_that_cannot_be_made_does_not_stop_the_others(
+    outbox: Outbox, receiver: Site
+) -> None:
+    """Its video is to be sent along, and is gone from the disk."""
+    finish_job(outbox, "broken", receiver.url("/hook"), VIDEO, sync_mode=True)
+    outbox.end_job("a", receiver.url("/hook"))
+
+    with capture_logs() as logs:
+        async with outbox.sending():
+            await outbox.until_rows("claimed_by, tries", [(None, 1)] * 2)
+
+    assert [hook.json()["request_id"] for hook in hooks_at(receiver)] == ["a"]
+    assert outbox.rows("last_error, not_before")[0] == (
+        "This server could not make the webhook.",
+        START + 10,
+    )
+    assert logs[0]["log_level"] == "error"
+
+
+async def test_the_webhook_of_a_job_that_is_no_longer_kept_is_given_up(
+    outbox: Outbox, receiver: Site
+) -> None:
+    outbox.end_job("a", receiver.url("/hook"))
+    with outbox.database.write() as db:
+        db.execute(update(tables.jobs).values(expires_at=START))
+
+    async with outbox.sending():
+        await outbox.until_rows("given_up_at", [(START,)])
+
+    assert outbox.rows("last_error") == [("The request is no longer kept.",)]
+    assert hooks_at(receiver) == []
+
+
+def test_a_video_that_is_too_large_for_a_webhook_is_left_to_the_queue(outbox: Outbox) -> None:
+    large = StoredArtifact(
+        id="4567",
+        kind="video",
+        name="video.mov",
+        content_type="video/quicktime",
+        size=MAX_INLINE_BYTES + 1,
+        sha256="def",
+    )
+    bodies = WebhookBodies(outbox.jobs, outbox.files, FileLinks())
+
+    finish_job(outbox, "in it", "https://a.example/", large, sync_mode=True)
+    finish_job(outbox, "by url", "https://a.example/", large, sync_mode=False)
+
+    body = bodies.of(outbox.jobs.job("in it")).decode()
+    assert '"status":"OK","payload":null,"payload_error":"The video has 16,777,217 bytes' in body
+    assert "payload_error" not in bodies.of(outbox.jobs.job("by url")).decode()
+
+
+def test_the_longest_due_is_taken_first_and_by_one_alone(outbox: Outbox) -> None:
+    outbox.end_job("a", "https://a.example/1")
+    outbox.wait(1)
+    outbox.end_job("b", "https://b.example/2")
+    mine, other = outbox.store("a server"), outbox.store("another")
+
+    assert mine.claim() == Delivery(1, "a", "https://a.example/1", "a.example", 1)
+    assert other.claim() == Delivery(2, "b", "https://b.example/2", "b.example", 1)
+    assert mine.claim() is None
+    assert outbox.rows("claimed_by") == [("a server",), ("another",)]
+
+
+def test_receivers_that_are_busy_are_passed_over(outbox: Outbox) -> None:
+    outbox.end_job("a", "https://a.example:8443/")
+    outbox.end_job("b", "https://b.example/")
+
+    taken = outbox.store().claim(besides=["a.example:8443"])
+
+    assert taken is not None
+    assert taken.job_id == "b"
+
+
+def test_what_a_process_that_died_had_taken_is_taken_after_its_lease(outbox: Outbox) -> None:
+    outbox.end_job("a", "https://a.example/")
+    dead, next_one = outbox.store("the dead"), outbox.store("the next")
+    stale = dead.claim()
+    assert stale is not None
+
+    outbox.wait(LEASE_S - 1)
+    assert next_one.claim() is None
+    outbox.wait(1)
+    taken = next_one.claim()
+    assert taken is not None
+    assert taken.tries == 2
+
+    # It was not dead, but asleep: what it has to say comes too late.
+    dead.failed(stale, "too late", retry_at=START)
+    assert outbox.rows("claimed_by, last_error") == [("the next", None)]
+    next_one.delivered(taken)
+    dead.given_up(stale, "too late")
+    assert outbox.rows("given_up_at, last_error, claimed_by") == [(None, None, None)]
+
+
+def test_what_a_server_that_is_gone_had_taken_is_due_at_the_next_start(outbox: Outbox) -> None:
+    outbox.end_job("a", "https://a.example/")
+    gone, next_one = outbox.store("the gone"), outbox.store("the next")
+    assert gone.claim() is not None
+
+    next_one.recover()
+
+    again = next_one.claim()
+    assert again is not None
+    assert (again.job_id, again.tries) == ("a", 2)
+
+
+def test_what_was_broken_off_is_due_again_at_once(outbox: Outbox) -> None:
+    outbox.end_job("a", "https://a.example/")
+    store = outbox.store()
+    delivery = store.claim()
+    assert delivery is not None
+
+    store.give_back(delivery)
+
+    again = store.claim()
+    assert again is not None
+    assert again.job_id == "a"
+
+
+def finish_job(
+    outbox: Outbox, job_id: str, url: str, video: StoredArtifact, *, sync_mode: bool
+) -> None:
+    """Commit a job that has succeeded, with a video whose file is not there."""
+    new = NewJob(
+        id=job_id,
+        endpoint="fal-ai/cosmos-predict-2.5/image-to-video",
+        base_url="http://localhost:8000",
+        key_id=None,
+        input={"sync_mode": sync_mode, "media": {}},
+        tier="exact",
+        webhook_url=url,
+    )
+    outbox.jobs.submit(new, queue_limit=1)
+    outbox.jobs.set_inputs(job_id, {})
+    run = outbox.jobs.claim("cpu")
+    assert run is not None
+    result = {"video": {"artifact": video.id}, "seed": 3}
+    assert outbox.jobs.finish(job_id, run.attempt, result=result, artifacts=[video])

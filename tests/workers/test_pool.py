@@ -1,0 +1,189 @@
+"""The pool's contract: what every worker looks like from the outside, and what a good one does."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import psutil
+import pytest
+from pools import SLOT, Watched, local_pool, order, running, step, worker_process
+from stand_ins import stand_in
+from workers import CONTENT_TYPES, DIGEST, file_of
+
+from pipeline.progress import Stage, StageStarted, StepDone
+from pipeline.spec import Container
+from server.workers.local_slot import MAX_WAITING_EVENTS
+from server.workers.messages import (
+    MAX_CHUNK_BYTES,
+    Artifact,
+    CancelledEvent,
+    Chunk,
+    Done,
+    RunEvent,
+    WorkOrder,
+    is_terminal,
+)
+from server.workers.pool import SlotIdle, SlotLoading, SlotState, SlotUnavailable, SlotUp
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[Watched]:
+    async with running(local_pool()) as watched:
+        await watched.until(SlotUp)
+        yield watched
+
+
+# The contract of every worker.
+
+
+async def keeps_the_contract(watched: Watched, long: WorkOrder) -> None:
+    events = await watched.run(order())
+    assert_is_whole_run(events)
+
+    cancelled = [event async for event in cancelled_after_a_step(watched, long)]
+    assert isinstance(cancelled[-1], CancelledEvent)
+    assert cancelled[-1].stage == Stage.DENOISE
+    steps = [event.step for event in cancelled if isinstance(event, StepDone)]
+    assert 1 <= len(steps) < long.spec.num_inference_steps
+    await watched.until(SlotIdle)
+
+    again = await watched.run(order())
+    assert artefact(again) == artefact(events), "what was cancelled touches the next run"
+
+
+async def cancelled_after_a_step(watched: Watched, work: WorkOrder) -> AsyncIterator[RunEvent]:
+    async for event in watched.pool.run(SLOT, work):
+        yield event
+        if isinstance(event, StepDone) and event.step == 1:
+            await watched.pool.cancel(SLOT, work.job_id, work.attempt)
+
+
+def assert_is_whole_run(events: list[RunEvent]) -> None:
+    stages = [event.stage for event in events if isinstance(event, StageStarted)]
+    assert stages == sorted(stages, key=list(Stage).index)
+    steps = [(event.step, event.num_steps) for event in events if isinstance(event, StepDone)]
+    assert steps == [(1, 2), (2, 2)]
+    assert [type(event) for event in events if is_terminal(event)] == [Done]
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert done.tier == "exact"
+    assert set(done.stage_seconds) == {stage.value for stage in stages}
+    assert all(len(event.data) <= MAX_CHUNK_BYTES for event in events if isinstance(event, Chunk))
+    described, data = artefact(events)
+    assert isinstance(events[-2], Artifact)
+    assert described.size == len(data) > 0
+    assert described.sha256 == hashlib.sha256(data).hexdigest()
+    assert (described.kind, described.frames) == ("video", 9)
+    assert described.name == "video.mp4"
+    assert described.content_type == "video/mp4"
+
+
+def artefact(events: list[RunEvent]) -> tuple[Artifact, bytes]:
+    (described,) = [event for event in events if isinstance(event, Artifact)]
+    return described, b"".join(event.data for event in events if isinstance(event, Chunk))
+
+
+async def test_the_scripted_worker_keeps_the_contract(pool: Watched) -> None:
+    await keeps_the_contract(pool, order("sleep 0.05", steps=50))
+
+
+async def test_the_real_worker_keeps_the_contract() -> None:
+    async with running(local_pool("server.workers.gpu:GpuWorker", stand_in())) as watched:
+        assert len((await watched.until(SlotUp)).checkpoint_digest) == 64
+        await keeps_the_contract(watched, order(steps=50))
+
+
+# What a good worker does.
+
+
+async def test_a_slot_tells_of_its_loading_and_then_that_it_is_up(tmp_path: Path) -> None:
+    (tmp_path / "loading").touch()
+    async with running(local_pool("workers:SlowLoad", tmp_path)) as watched:
+        assert watched.pool.slots()[0].state is SlotState.LOADING
+        while (await watched.until(SlotLoading)).loading.text != "Waiting for the file to go":
+            pass
+        (view,) = watched.pool.slots()
+        assert view.loading is not None
+        assert view.loading.fraction == 0.25
+        with pytest.raises(SlotUnavailable, match="loading"):
+            watched.pool.run(SLOT, order())
+        (tmp_path / "loading").unlink()
+        assert await watched.until(SlotUp) == SlotUp(SLOT, DIGEST)
+        (view,) = watched.pool.slots()
+        assert (view.state, view.checkpoint_digest) == (SlotState.IDLE, DIGEST)
+        assert (view.device, view.device_name) == ("cpu", "scripted cpu")
+
+
+async def test_a_slot_is_busy_from_the_call_on_until_its_worker_is_idle(pool: Watched) -> None:
+    events = pool.pool.run(SLOT, order())
+    assert pool.pool.slots()[0].state is SlotState.BUSY
+    with pytest.raises(SlotUnavailable, match="busy"):
+        pool.pool.run(SLOT, order())
+    assert isinstance([event async for event in events][-1], Done)
+    await pool.until(SlotIdle)
+    assert pool.pool.slots()[0].state is SlotState.IDLE
+
+
+async def test_a_file_of_several_chunks_arrives_whole(pool: Watched) -> None:
+    work = order(f"bytes {2 * MAX_CHUNK_BYTES + 1}")
+    events = await pool.run(work)
+    sizes = [len(event.data) for event in events if isinstance(event, Chunk)]
+    assert sizes == [MAX_CHUNK_BYTES, MAX_CHUNK_BYTES, 1]
+    assert artefact(events)[1] == file_of(work, 2 * MAX_CHUNK_BYTES + 1)
+
+
+async def test_the_file_depends_on_the_seed(pool: Watched) -> None:
+    first, second = [artefact(await pool.run(order(seed=seed)))[1] for seed in (1, 2)]
+    assert first != second
+
+
+async def test_two_slots_run_side_by_side() -> None:
+    async with running(local_pool(num_slots=2)) as watched:
+        names = [view.name for view in watched.pool.slots()]
+        assert names == ["cpu", "cpu-2"]
+        assert {(await watched.until(SlotUp)).slot for _ in names} == set(names)
+        runs = [watched.pool.run(name, order()) for name in names]
+        assert [view.state for view in watched.pool.slots()] == [SlotState.BUSY] * 2
+        for events in runs:
+            assert isinstance([event async for event in events][-1], Done)
+
+
+@pytest.mark.parametrize("container", Container)
+def test_every_container_has_a_suffix_that_the_test_workers_know(container: Container) -> None:
+    assert container.suffix in CONTENT_TYPES
+
+
+# Cancelling.
+
+
+async def test_a_late_cancel_does_not_hit_the_next_run(pool: Watched) -> None:
+    await pool.run(order(job_id="first"))
+    events = pool.pool.run(SLOT, order("sleep 0.01", steps=5, job_id="second"))
+    await pool.pool.cancel(SLOT, "first", 1)
+    await pool.pool.cancel(SLOT, "second", 2)
+    assert isinstance([event async for event in events][-1], Done)
+
+
+async def test_leaving_a_run_early_cancels_it(pool: Watched) -> None:
+    async with aclosing(pool.pool.run(SLOT, order("sleep 3600"))) as events:
+        async for event in events:
+            if isinstance(event, StageStarted) and event.stage is Stage.DENOISE:
+                break
+    await pool.until(SlotIdle)
+    assert isinstance((await pool.run(order()))[-1], Done)
+
+
+async def test_a_flood_of_chunks_waits_in_the_worker_and_not_in_our_memory(pool: Watched) -> None:
+    worker, ours = worker_process(), psutil.Process()
+    async with aclosing(pool.pool.run(SLOT, order("flood"))) as events:
+        await step(events, 2)
+        before, spent = ours.memory_info().rss, [-1.0, 0.0]
+        while spent[-1] != spent[-2]:  # until the worker works no more, because it waits for us
+            grown = ours.memory_info().rss - before
+            assert grown < 4 * MAX_WAITING_EVENTS * MAX_CHUNK_BYTES
+            await asyncio.sleep(0.2)
+            times = worker.cpu_times()
+            spent.append(times.user + times.system)
+    await pool.until(SlotIdle)
