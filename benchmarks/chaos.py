@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import SERVER_PACKAGES, describe
-from server.db.failpoints import POINTS, Step, after, before
+from server.db.failpoints import POINTS, CommitPoint, after, before
 
 CLIENTS = 4
 JOBS_OF_A_CLIENT = 3
@@ -274,9 +274,9 @@ def _kill_at(chaos: Chaos, point: str) -> None:
 
 
 _RUNNING = "SELECT 1 FROM jobs WHERE status = 'IN_PROGRESS'"
-_AT_ITS_END = {before(Step.GIVE_BACK), after(Step.GIVE_BACK)}
-_AT_A_DEATH = {before(Step.DEATH), after(Step.DEATH)}
-_ONCE = _AT_ITS_END | _AT_A_DEATH | {before(Step.RECOVER), after(Step.RECOVER)}
+_AT_ITS_END = {before(CommitPoint.GIVE_BACK), after(CommitPoint.GIVE_BACK)}
+_AT_A_DEATH = {before(CommitPoint.DEATH), after(CommitPoint.DEATH)}
+_ONCE = _AT_ITS_END | _AT_A_DEATH | {before(CommitPoint.RECOVER), after(CommitPoint.RECOVER)}
 
 
 # What is reported.

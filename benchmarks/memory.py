@@ -43,7 +43,7 @@ class PlanBenchmark:
         self.vae = full_size.random_vae(scale, device, dtype)
         lay_channels_last(self.vae)
         modules = (self.text, self.network, self.vae)
-        self.placement = Placement(device, modules, MemoryPlan.RESIDENT, can_fall=True)
+        self.placement = Placement(device, modules, MemoryPlan.RESIDENT, can_offload=True)
         self._stages: dict[str, dict[str, float]] = {}
 
     def measure(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pipeline.network.attention import Choice
 from pipeline.network.transformer import CosmosTransformer
 from pipeline.placement import Placement
 from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone, Watcher
-from pipeline.shortage import Shortage, attempt, out_of_memory
+from pipeline.shortage import MemoryShortage, out_of_memory, run_or_shortage
 from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, FirstFrame, Pixels, VideoSpec
 from pipeline.text import MAX_TOKENS, TextEncoder
 from pipeline.vae import decode, encode_first_frame
@@ -52,7 +52,9 @@ class VideoPipeline:
             OutOfMemory: there is too little memory for this video; what was made of it is freed.
             EncodingFailed: ffmpeg failed.
         """
-        made = attempt(lambda: self._make(spec, pixels, out, watcher), self.placement.device)
+        made = run_or_shortage(
+            lambda: self._make(spec, pixels, out, watcher), self.placement.device
+        )
         if isinstance(made, EncodedVideo):
             return made
         self._offload_after(made, spec, watcher)
@@ -163,18 +165,18 @@ class VideoPipeline:
             )
         )
 
-    def _offload_after(self, shortage: Shortage, spec: VideoSpec, watcher: Watcher) -> None:
+    def _offload_after(self, shortage: MemoryShortage, spec: VideoSpec, watcher: Watcher) -> None:
         """Make room for another try, and say so.
 
         Raises:
             OutOfMemory: there is nothing left to try.
             Cancelled: the watcher asked to stop.
         """
-        if not (shortage.is_on_device and self.placement.can_fall):
+        if not (shortage.is_on_device and self.placement.can_offload):
             raise out_of_memory(shortage, self.placement.plan, spec.num_frames)
         watcher.check()
-        moved = attempt(self.placement.offload, self.placement.device)
-        if isinstance(moved, Shortage):
+        moved = run_or_shortage(self.placement.offload, self.placement.device)
+        if isinstance(moved, MemoryShortage):
             raise out_of_memory(moved, self.placement.plan, spec.num_frames)
         watcher.tell(
             Restarted(

@@ -29,7 +29,7 @@ from pipeline.memory_plan import MemoryChoice, MemoryPlan
 from pipeline.network.attention import Choice, choose_attention
 from pipeline.network.transformer import CosmosTransformer, TransformerConfig
 from pipeline.placement import HOST, Placement
-from pipeline.shortage import Shortage, attempt, out_of_memory
+from pipeline.shortage import MemoryShortage, out_of_memory, run_or_shortage
 from pipeline.spec import latent_frames
 from pipeline.text import MAX_TOKENS, TextEncoder, Tokenizer
 from pipeline.vae import lay_channels_last
@@ -78,29 +78,29 @@ def load_pipeline(
     )
     target = torch.device(device)
 
-    def load(plan: MemoryPlan) -> VideoPipeline | Shortage:
+    def load(plan: MemoryPlan) -> VideoPipeline | MemoryShortage:
         loader = _Loader(store, target, dtype or default_dtype(target), report, plan)
-        return attempt(
+        return run_or_shortage(
             lambda: _assemble(
-                loader, chosen_guardrail, attention, compiled, can_fall=memory == "auto"
+                loader, chosen_guardrail, attention, compiled, can_offload=memory == "auto"
             ),
             target,
         )
 
     plan = MemoryPlan.OFFLOAD if memory == "offload" else MemoryPlan.RESIDENT
     loaded = load(plan)
-    if isinstance(loaded, Shortage) and loaded.is_on_device and memory == "auto":
+    if isinstance(loaded, MemoryShortage) and loaded.is_on_device and memory == "auto":
         report("Loading the model into host memory, because the GPU has too little", 0.0)
         plan = MemoryPlan.OFFLOAD
         loaded = load(plan)
-    if isinstance(loaded, Shortage):
+    if isinstance(loaded, MemoryShortage):
         raise out_of_memory(loaded, plan)
     report("The model is loaded.", 1.0)
     return loaded
 
 
 def _assemble(
-    loader: "_Loader", guardrail: Guardrail, attention: str, compiled: bool, *, can_fall: bool
+    loader: "_Loader", guardrail: Guardrail, attention: str, compiled: bool, *, can_offload: bool
 ) -> VideoPipeline:
     store, device = loader.store, loader.device
     transformer = loader.transformer()
@@ -120,7 +120,7 @@ def _assemble(
         transformer=transformer,
         vae=vae,
         placement=Placement(
-            device, (language_model, transformer, vae), loader.plan, can_fall=can_fall
+            device, (language_model, transformer, vae), loader.plan, can_offload=can_offload
         ),
         scheduler_config=store.config("scheduler"),
         guardrail=guardrail,

@@ -32,12 +32,12 @@ class Placement:
         modules: Sequence[nn.Module],
         plan: MemoryPlan,
         *,
-        can_fall: bool,
+        can_offload: bool,
     ) -> None:
         self.device = device
         self._modules = tuple(modules)
         self._plan = plan
-        self._can_fall = can_fall
+        self._can_fall = can_offload
 
     @property
     def plan(self) -> MemoryPlan:
@@ -45,7 +45,7 @@ class Placement:
         return self._plan
 
     @property
-    def can_fall(self) -> bool:
+    def can_offload(self) -> bool:
         """Whether there is a plan that takes less of the device, and it may be followed."""
         return self._can_fall and self._plan is MemoryPlan.RESIDENT
 
@@ -55,7 +55,7 @@ class Placement:
         with ExitStack() as loans:
             if self._plan is MemoryPlan.OFFLOAD:
                 for module in modules:
-                    loans.enter_context(_lent(module, self.device))
+                    loans.enter_context(_copied_to_device(module, self.device))
             yield
 
     def offload(self) -> None:
@@ -70,7 +70,7 @@ class Placement:
 
 
 @contextmanager
-def _lent(module: nn.Module, device: torch.device) -> Iterator[None]:
+def _copied_to_device(module: nn.Module, device: torch.device) -> Iterator[None]:
     tensors = [*module.parameters(), *module.buffers()]
     kept = [tensor.data for tensor in tensors]
     try:

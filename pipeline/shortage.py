@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shortage:
+class MemoryShortage:
     """Memory that could not be had, in bytes; `free` and `total` are known of a GPU only."""
 
     is_on_device: bool
@@ -29,7 +29,7 @@ class Shortage:
     total: int | None = None
 
     @classmethod
-    def of(cls, error: Exception, device: torch.device) -> "Shortage | None":
+    def from_error(cls, error: Exception, device: torch.device) -> "MemoryShortage | None":
         """What was lacking when this error was raised, just now; None if it was something else."""
         is_on_device = isinstance(error, torch.OutOfMemoryError)
         # The allocator of a CPU has no error of its own.
@@ -58,7 +58,7 @@ class Shortage:
         return f"{needed}, and {_gib(self.free)} of {_gib(self.total)} GiB were free"
 
 
-def attempt(work: Callable[[], Result], device: torch.device) -> Result | Shortage:
+def run_or_shortage(work: Callable[[], Result], device: torch.device) -> Result | MemoryShortage:
     """What `work` returns; or what it lacked, and then nothing is held of what it had made.
 
     Raises:
@@ -67,7 +67,7 @@ def attempt(work: Callable[[], Result], device: torch.device) -> Result | Shorta
     try:
         return work()
     except (RuntimeError, MemoryError) as error:
-        shortage = Shortage.of(error, device)
+        shortage = MemoryShortage.from_error(error, device)
         if shortage is None:
             raise
     # By now the error is gone, and with its traceback the frames that held tensors.
@@ -78,7 +78,7 @@ def attempt(work: Callable[[], Result], device: torch.device) -> Result | Shorta
 
 
 def out_of_memory(
-    shortage: Shortage, plan: MemoryPlan, num_frames: int | None = None
+    shortage: MemoryShortage, plan: MemoryPlan, num_frames: int | None = None
 ) -> OutOfMemory:
     """The error for whoever asked for a video of so many frames, or else for the model."""
     wanted = "the model" if num_frames is None else f"{num_frames} frames"

@@ -13,12 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pipeline.guardrail import choose_guardrail
-from server.api.bodies import Bodies
+from server.api.bodies import BodyReader
 from server.api.dependencies import Services
 from server.api.metrics import Metrics
-from server.api.middleware import EntryRules, Front, marks
+from server.api.middleware import AccessRules, EntryMiddleware, response_headers
 from server.api.readiness import Readiness
-from server.api.results import Outputs
+from server.api.results import Results
 from server.api.routes import (
     admin,
     files,
@@ -33,10 +33,10 @@ from server.api.routes import (
     uploads,
 )
 from server.api.routes import documents as discovery
-from server.api.status_cache import Statuses
+from server.api.status_cache import StatusCache
 from server.auth.authenticator import Authenticator
 from server.auth.first_key import configured_key, make_first_key
-from server.auth.key_store import KeyRing, KeyStore
+from server.auth.key_store import KeyCache, KeyStore
 from server.auth.tokens import SECRET_BYTES, Tokens
 from server.data_folder import database_in, owned, read_or_make, scratch_in
 from server.db.database import Database
@@ -44,7 +44,7 @@ from server.disk import DiskSpace
 from server.dispatch.deadlines import Deadlines, RunLimits
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.drain import Drain
-from server.errors import MethodNotAllowed, RequestError, UnknownPath, answer
+from server.errors import MethodNotAllowed, RequestError, UnknownPath, error_response
 from server.fal.endpoints import ENDPOINTS, Limits
 from server.fal.urls import Service
 from server.files.access import FileAccess
@@ -53,9 +53,9 @@ from server.files.public import PublicFiles, base_urls_of
 from server.files.store import ArtifactStore
 from server.files.upload_store import MIB, UploadStore
 from server.files.uploads import Uploads
-from server.inputs.disconnects import Runs
-from server.inputs.image_store import Pictures
-from server.inputs.prepare import Intake
+from server.inputs.disconnects import DisconnectedRuns
+from server.inputs.image_store import ImageStore
+from server.inputs.prepare import InputPreparer
 from server.inputs.submit import Submissions
 from server.jobs.limits import KeyLimits
 from server.jobs.pause import QueueSwitch
@@ -65,7 +65,7 @@ from server.jobs.store import JobStore
 from server.keys import ApiKey
 from server.outbound.fetch import Fetcher
 from server.settings import Settings
-from server.tasks import Wakes
+from server.tasks import Signals
 from server.webhooks.body import WebhookBodies
 from server.webhooks.sender import Webhooks
 from server.webhooks.signing import SigningKey
@@ -108,7 +108,9 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _answer_router)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer)
-    app.add_middleware(Front, rules=EntryRules.of(settings, socket.gethostname()))
+    app.add_middleware(
+        EntryMiddleware, rules=AccessRules.from_settings(settings, socket.gethostname())
+    )
     return app
 
 
@@ -134,19 +136,21 @@ async def _running(
     app.state.first_key = (
         make_first_key(KeyStore(database), settings.data) if needs_first_key else None
     )
-    store, files, wakes = services.store, services.files, services.wakes
+    store, files, signals = services.store, services.files, services.signals
     await asyncio.to_thread(files.clear_parts)
     await asyncio.to_thread(services.uploads.sweep_orphans)
     await asyncio.to_thread(store.recover)
     await services.webhooks.recover()
-    services.runs.adopt(await asyncio.to_thread(store.unfinished_runs))
-    intake = Intake(store, files, services.pictures, services.public_files, fetcher, limits, wakes)
+    services.runs.adopt_all(await asyncio.to_thread(store.unfinished_runs))
+    intake = InputPreparer(
+        store, files, services.pictures, services.public_files, fetcher, limits, signals
+    )
     dispatcher = Dispatcher(
         pool=pool,
         store=store,
         files=files,
         limits=limits,
-        wakes=wakes,
+        signals=signals,
         drain=drain,
         disk=services.disk,
         deadlines=Deadlines(RunLimits().times(settings.patience)),
@@ -189,14 +193,14 @@ def _services(
     owner = str(uuid.uuid4())
     store = JobStore(database, owner=owner, key_limits=_key_limits(settings))
     files = ArtifactStore(settings.data / "files")
-    wakes = Wakes()
-    statuses = Statuses(store.standing)
+    signals = Signals()
+    statuses = StatusCache(store.standing)
     store.on_write(statuses.written)
     retention = Retention(
         database, files, gone=lambda: statuses.written(None), keep_s=settings.keep_s
     )
-    pictures = Pictures(database, files)
-    submissions = Submissions(store, pictures, limits, wakes, queue_limit=settings.queue_limit)
+    pictures = ImageStore(database, files)
+    submissions = Submissions(store, pictures, limits, signals, queue_limit=settings.queue_limit)
     signing_key = SigningKey.in_folder(settings.data)
     disk = DiskSpace(settings.data, settings.min_free_disk_mib)
     measured = Metrics(JobStats(database), pool.slots)
@@ -213,19 +217,19 @@ def _services(
         uploads=_uploads(settings, database, files),
         submissions=submissions,
         statuses=statuses,
-        outputs=Outputs(store, files, links, retention),
+        results=Results(store, files, links, retention),
         pictures=pictures,
         retention=retention,
-        runs=Runs(submissions, grace_s=settings.disconnect_grace),
+        runs=DisconnectedRuns(submissions, grace_s=settings.disconnect_grace),
         pool=pool,
-        wakes=wakes,
+        signals=signals,
         webhooks=Webhooks(
             webhooks=WebhookStore(database, owner=owner),
             jobs=store,
             bodies=WebhookBodies(store, files, links),
             fetcher=fetcher,
             key=signing_key,
-            wakes=wakes,
+            signals=signals,
             tried=measured.webhook_tried,
         ),
         signing_key=signing_key,
@@ -234,7 +238,7 @@ def _services(
         disk=disk,
         readiness=Readiness(pool, database, drain, disk),
         queue_switch=QueueSwitch(database),
-        bodies=Bodies(timeout_s=settings.read_timeout),
+        bodies=BodyReader(timeout_s=settings.read_timeout),
     )
 
 
@@ -264,7 +268,7 @@ def _file_reading(settings: Settings) -> tuple[FileAccess, FileLinks]:
 
 def _authenticator(settings: Settings, store: KeyStore, key: ApiKey | None) -> Authenticator:
     tokens = Tokens(_secret(settings))
-    return Authenticator(KeyRing(store, key), tokens, needs_key=settings.needs_key)
+    return Authenticator(KeyCache(store, key), tokens, needs_key=settings.needs_key)
 
 
 def _key_limits(settings: Settings) -> KeyLimits:
@@ -307,9 +311,9 @@ def _fetcher(settings: Settings, ports: Set[int]) -> Fetcher:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    given = answer(error)
+    given = error_response(error)
     # The answer to an unforeseen error does not pass through Front.
-    headers = {**marks(request.scope["state"]), **given.headers}
+    headers = {**response_headers(request.scope["state"]), **given.headers}
     return JSONResponse(given.body, given.status, headers=headers)
 
 

@@ -57,7 +57,7 @@ class DiskSpace:
 
 
 @contextmanager
-def saying_when_full() -> Iterator[None]:
+def disk_full_errors() -> Iterator[None]:
     """Raise DiskFull for the errors by which files and the database say that the disk is full."""
     try:
         yield
@@ -73,7 +73,7 @@ def _is_full(error: OSError | DBAPIError) -> bool:
     return getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
-async def when_writable(what: str, write: Callable[[], Result]) -> Result:
+async def retry_until_written(what: str, write: Callable[[], Result]) -> Result:
     """Write to the tables in a thread; again and again, while they cannot be written."""
     is_told = False
     while True:

@@ -19,7 +19,7 @@ _LONGEST_ECHO = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ErrorResponse:
     """An HTTP answer that says what is wrong."""
 
     status: int
@@ -235,7 +235,7 @@ class InvalidInput(RequestError):
         self.items = list(items)
 
     @classmethod
-    def of(cls, error: InputError, given: Any) -> "InvalidInput":
+    def from_error(cls, error: InputError, given: Any) -> "InvalidInput":
         """The pipeline's complaint about the field that was `given`."""
         loc = ("body", error.field)
         return cls([error_item(loc, str(error), error.code, given, error.context)])
@@ -254,12 +254,12 @@ def error_item(
         "msg": message,
         "type": kind,
         "url": f"{ERROR_PAGE}{kind}",
-        "input": abridged(given),
+        "input": truncated(given),
     }
-    return item | ({"ctx": abridged(context)} if context else {})
+    return item | ({"ctx": truncated(context)} if context else {})
 
 
-def abridged(value: Any) -> Any:
+def truncated(value: Any) -> Any:
     """A value from outside in a form that is short and surely JSON."""
     if isinstance(value, str):
         text = value.encode("utf-8", "replace").decode()
@@ -269,23 +269,23 @@ def abridged(value: Any) -> Any:
     if isinstance(value, float):
         return value if abs(value) < float("inf") else str(value)
     if isinstance(value, Mapping):
-        return {abridged(str(key)): abridged(item) for key, item in list(value.items())[:50]}
+        return {truncated(str(key)): truncated(item) for key, item in list(value.items())[:50]}
     if isinstance(value, list | tuple):
-        return [abridged(item) for item in value[:50]]
-    return abridged(str(value))
+        return [truncated(item) for item in value[:50]]
+    return truncated(str(value))
 
 
-def answer(error: Exception) -> Answer:
+def error_response(error: Exception) -> ErrorResponse:
     """The answer to a request that failed with this exception."""
     for kind in type(error).__mro__:
         if kind in _ANSWERS:
             return _ANSWERS[kind](error)
-    return Answer(500, {"detail": "Internal Server Error"})
+    return ErrorResponse(500, {"detail": "Internal Server Error"})
 
 
 def job_error(error: RequestError) -> JobError:
     """The same answer, to be kept in a job's row and given by its result."""
-    given = answer(error)
+    given = error_response(error)
     return JobError(given.status, given.body)
 
 
@@ -313,39 +313,39 @@ def job_error_headers(error: JobError) -> dict[str, str]:
 
 def _sentence(
     status: int, error_type: str | None = None, headers: Mapping[str, str] | None = None
-) -> Callable[[Exception], Answer]:
+) -> Callable[[Exception], ErrorResponse]:
     """Answers whose `detail` is the exception's message."""
 
-    def render(error: Exception) -> Answer:
+    def render(error: Exception) -> ErrorResponse:
         body = {"detail": str(error)}
         if error_type is None:
-            return Answer(status, body, headers or {})
+            return ErrorResponse(status, body, headers or {})
         typed = {"x-fal-error-type": error_type, **(headers or {})}
-        return Answer(status, {**body, "error_type": error_type}, typed)
+        return ErrorResponse(status, {**body, "error_type": error_type}, typed)
 
     return render
 
 
-def _unknown_path(error: Exception) -> Answer:
-    return Answer(404, {"detail": f"Path {error} not found"}, {"x-fal-billable-units": "0"})
+def _unknown_path(error: Exception) -> ErrorResponse:
+    return ErrorResponse(404, {"detail": f"Path {error} not found"}, {"x-fal-billable-units": "0"})
 
 
-def _wrong_method(error: Exception) -> Answer:
-    return Answer(405, {"detail": "Method Not Allowed"}, {"allow": str(error)})
+def _wrong_method(error: Exception) -> ErrorResponse:
+    return ErrorResponse(405, {"detail": "Method Not Allowed"}, {"allow": str(error)})
 
 
-def _too_many_submits(error: Exception) -> Answer:
+def _too_many_submits(error: Exception) -> ErrorResponse:
     assert isinstance(error, TooManySubmits)
-    return Answer(429, {"detail": str(error)}, {"retry-after": str(error.retry_after_s)})
+    return ErrorResponse(429, {"detail": str(error)}, {"retry-after": str(error.retry_after_s)})
 
 
-def _invalid_input(error: Exception) -> Answer:
+def _invalid_input(error: Exception) -> ErrorResponse:
     assert isinstance(error, InvalidInput)
     body = {"detail": error.items}
-    return Answer(422, body, job_error_headers(JobError(422, body)))
+    return ErrorResponse(422, body, job_error_headers(JobError(422, body)))
 
 
-_ANSWERS: Mapping[type, Callable[[Exception], Answer]] = {
+_ANSWERS: Mapping[type, Callable[[Exception], ErrorResponse]] = {
     BadRequest: _sentence(400, "bad_request"),
     StillInProgress: _sentence(400),
     Unauthorized: _sentence(401, headers={"www-authenticate": "Key"}),

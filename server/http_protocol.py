@@ -22,7 +22,7 @@ from server.errors import (
     RequestError,
     RequestTooSlow,
     TooManyConnections,
-    answer,
+    error_response,
 )
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -179,7 +179,7 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 def _rendered(error: RequestError) -> bytes:
-    given = answer(error)
+    given = error_response(error)
     body = json.dumps(given.body, ensure_ascii=False, separators=(",", ":")).encode()
     headers = {
         "content-type": "application/json",

@@ -35,7 +35,7 @@ class Credential:
     secret: str = field(repr=False)
 
     @classmethod
-    def of(cls, text: str) -> "Credential | None":
+    def parse(cls, text: str) -> "Credential | None":
         """Read `id:secret`; None if the text is of another form."""
         match = _TEXT.fullmatch(text)
         return None if match is None else cls(match[1], match[2])
@@ -64,7 +64,7 @@ class ApiKey:
     last_used_at: float | None = None
 
     @classmethod
-    def of(
+    def from_credential(
         cls,
         credential: Credential,
         name: str,
@@ -84,7 +84,7 @@ class ApiKey:
         )
 
 
-def opens(secret: str, key: ApiKey | None) -> bool:
+def secret_matches(secret: str, key: ApiKey | None) -> bool:
     """Whether the secret is the key's, in a time that does not tell, not even if there is a key."""
     wanted = _NO_SECRET if key is None else key.secret_sha256
     return hmac.compare_digest(_sha256(secret), wanted)

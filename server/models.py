@@ -151,7 +151,7 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class JobSnapshot:
     """Where a job stands, read at one moment. `position` counts the jobs that go before it."""
 
     job: Job

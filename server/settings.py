@@ -205,7 +205,7 @@ class Settings(BaseSettings):
     @field_validator("key")
     @classmethod
     def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and Credential.of(value.get_secret_value()) is None:
+        if value is not None and Credential.parse(value.get_secret_value()) is None:
             raise ValueError("expected a key of the form id:secret")
         return value
 

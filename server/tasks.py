@@ -10,7 +10,7 @@ from server.errors import DiskFull
 _log = structlog.get_logger("server")
 
 
-async def completed(what: str, work: Awaitable[object]) -> bool:
+async def log_errors(what: str, work: Awaitable[object]) -> bool:
     """Await `work` and say whether it came to its end.
 
     This is the API process's one broad `except`: without it a full disk, or an error of ours, on
@@ -32,7 +32,7 @@ LOOK_AGAIN_S = 1.0
 """Hints may be lost, and other processes send none: waiters look at the tables this often."""
 
 
-class Wake:
+class Signal:
     """A hint that any number of tasks wait for. It carries no news: those are in the tables."""
 
     def __init__(self) -> None:
@@ -43,12 +43,12 @@ class Wake:
         self._next.set()
         self._next = asyncio.Event()
 
-    def ticket(self) -> "Ticket":
+    def waiter(self) -> "Waiter":
         """Take one before looking at the tables, so that no hint from then on is missed."""
-        return Ticket(self._next)
+        return Waiter(self._next)
 
 
-class Ticket:
+class Waiter:
     """One task's place among those that wait."""
 
     def __init__(self, hint: asyncio.Event) -> None:
@@ -63,15 +63,15 @@ class Ticket:
             return
 
 
-class Wakes:
+class Signals:
     """The hints of one server: each is for the tasks that wait for such a change."""
 
     def __init__(self) -> None:
-        self.submitted = Wake()
+        self.submitted = Signal()
         """A job needs its inputs."""
-        self.claimable = Wake()
+        self.claimable = Signal()
         """A job may be claimed, or a slot is free."""
-        self.cancelled = Wake()
+        self.cancelled = Signal()
         """A running job should stop."""
-        self.finished = Wake()
+        self.finished = Signal()
         """A job is done."""

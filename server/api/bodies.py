@@ -20,7 +20,7 @@ MIN_BYTES_PER_S = 32 * 1024
 """Slower callers are given up in the end: they hold a place that others wait for."""
 
 
-class Bodies:
+class BodyReader:
     """The bodies that one server reads. A caller may pause for `timeout_s` seconds."""
 
     def __init__(self, *, timeout_s: float, large_at_once: int = LARGE_AT_ONCE) -> None:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from server.api.bodies import Bodies
+from server.api.bodies import BodyReader
 from server.api.metrics import Metrics
 from server.api.readiness import Readiness
-from server.api.results import Outputs
-from server.api.status_cache import Status, Statuses
+from server.api.results import Results
+from server.api.status_cache import StatusCache, StatusResponse
 from server.auth.authenticator import Authenticator, Caller
 from server.disk import DiskSpace
 from server.dispatch.drain import Drain
@@ -23,8 +23,8 @@ from server.files.links import FileLinks
 from server.files.public import PublicFiles
 from server.files.store import ArtifactStore
 from server.files.uploads import Uploads
-from server.inputs.disconnects import Runs
-from server.inputs.image_store import Pictures
+from server.inputs.disconnects import DisconnectedRuns
+from server.inputs.image_store import ImageStore
 from server.inputs.submit import Submission, Submissions
 from server.jobs.pause import QueueSwitch
 from server.jobs.retention import Retention
@@ -32,7 +32,7 @@ from server.jobs.store import JobStore
 from server.keys import Scope
 from server.models import Job
 from server.settings import Settings
-from server.tasks import Wakes
+from server.tasks import Signals
 from server.webhooks.sender import Webhooks
 from server.webhooks.signing import SigningKey
 from server.workers.pool import Pool
@@ -58,13 +58,13 @@ class Services:
     file_access: FileAccess
     uploads: Uploads
     submissions: Submissions
-    statuses: Statuses
-    outputs: Outputs
-    pictures: Pictures
+    statuses: StatusCache
+    results: Results
+    pictures: ImageStore
     retention: Retention
-    runs: Runs
+    runs: DisconnectedRuns
     pool: Pool
-    wakes: Wakes
+    signals: Signals
     webhooks: Webhooks
     signing_key: SigningKey
     drain: Drain
@@ -72,15 +72,15 @@ class Services:
     metrics: Metrics
     readiness: Readiness
     queue_switch: QueueSwitch
-    bodies: Bodies
+    bodies: BodyReader
 
-    async def find(self, app: str, job_id: str, caller: Caller) -> Status:
+    async def find(self, app: str, job_id: str, caller: Caller) -> StatusResponse:
         """Where the caller's job stands; `app` is its endpoint or the first two segments of that.
 
         Raises:
             UnknownJob: there is none of that id there, or it is somebody else's.
         """
-        status = await self.statuses.of(job_id)
+        status = await self.statuses.get(job_id)
         job = status.standing.job
         if job.key_id != caller.key_id or app not in (job.endpoint, app_of(job.endpoint)):
             raise UnknownJob
@@ -89,13 +89,13 @@ class Services:
     async def finished(self, job_id: str) -> Job | None:
         """Wait until the job is done; None if its key ends before."""
         while True:
-            ticket = self.wakes.finished.ticket()
-            job = (await self.statuses.of(job_id)).standing.job
+            waiter = self.signals.finished.waiter()
+            job = (await self.statuses.get(job_id)).standing.job
             if not await self.auth.is_good(job.key_id):
                 return None
             if job.done:
                 return job
-            await ticket.wait()
+            await waiter.wait()
 
 
 async def services_of(request: Request) -> Services:
@@ -180,7 +180,7 @@ class Incoming:
     """A request for a video whose body is not yet read."""
 
     request: Request
-    bodies: Bodies
+    bodies: BodyReader
     endpoint: str
     caller: Caller
     base_url: str

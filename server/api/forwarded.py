@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from server.errors import BadRequest, abridged
+from server.errors import BadRequest, truncated
 from server.hosts import is_well_formed, name_of
 from server.outbound.addresses import Address, Network
 
@@ -25,7 +25,7 @@ _FORWARDED = re.compile(r"forwarded|x-forwarded-.*|x-real-ip")
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class PublicOrigin:
     """What the caller's URL began with. `host` has no default port, and `prefix` no last slash."""
 
     scheme: str
@@ -33,7 +33,7 @@ class Arrival:
     prefix: str = ""
 
     @classmethod
-    def of(cls, url: str) -> Self:
+    def from_url(cls, url: str) -> Self:
         """What a URL of ours begins with."""
         parts = urlsplit(url)
         return cls(parts.scheme, _without_default_port(parts.netloc, parts.scheme), parts.path)
@@ -49,7 +49,7 @@ class Arrival:
         return f"{self.origin}{self.prefix}"
 
 
-def arrival_of(scope: Scope, trusted: Sequence[Network]) -> Arrival:
+def origin_of_request(scope: Scope, trusted: Sequence[Network]) -> PublicOrigin:
     """How the request came, by the proxy's word if its address is trusted, else by its own.
 
     Raises:
@@ -59,15 +59,15 @@ def arrival_of(scope: Scope, trusted: Sequence[Network]) -> Arrival:
     told = headers if trusted and _is_trusted(_peer(scope), trusted) else Headers()
     scheme = _last(told, "x-forwarded-proto", scope["scheme"]).lower()
     if scheme not in _DEFAULT_PORTS:
-        raise BadRequest(f"X-Forwarded-Proto is {abridged(scheme)!r}; expected http or https.")
+        raise BadRequest(f"X-Forwarded-Proto is {truncated(scheme)!r}; expected http or https.")
     prefix = _last(told, "x-forwarded-prefix", "").rstrip("/")
     if not _PREFIX.fullmatch(prefix):
-        raise BadRequest(f"X-Forwarded-Prefix is {abridged(prefix)!r}; expected a path: /videos.")
+        raise BadRequest(f"X-Forwarded-Prefix is {truncated(prefix)!r}; expected a path: /videos.")
     # A request that has several Host headers has none that we could go by.
     host = _last(told, "x-forwarded-host", ", ".join(headers.getlist("host")))
     if not is_well_formed(host):
-        raise BadRequest(f"The Host header {abridged(host)!r} is not a host's name.")
-    return Arrival(scheme, _without_default_port(host, scheme), prefix)
+        raise BadRequest(f"The Host header {truncated(host)!r} is not a host's name.")
+    return PublicOrigin(scheme, _without_default_port(host, scheme), prefix)
 
 
 def client_of(scope: Scope, trusted: Sequence[Network]) -> tuple[str, int] | None:

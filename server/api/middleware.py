@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.cors import cors_headers, is_preflight, preflight_headers
-from server.api.forwarded import Arrival, arrival_of, client_of, forwarded_header
+from server.api.forwarded import PublicOrigin, client_of, forwarded_header, origin_of_request
 from server.api.proxy import METHODS, TARGET_HEADER, target_of
 from server.errors import (
     Forbidden,
@@ -19,8 +19,8 @@ from server.errors import (
     MisdirectedRequest,
     RequestError,
     UnknownPath,
-    abridged,
-    answer,
+    error_response,
+    truncated,
 )
 from server.fal.urls import FAL_HOSTS, Address, Service, resolve
 from server.hosts import HostRule, name_of
@@ -31,7 +31,7 @@ REQUEST_ID = "x-fal-request-id"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EntryRules:
+class AccessRules:
     """Which requests are let in, before anybody asks for a key.
 
     A server that needs no key serves its own machine only: no name but a loopback one or fal's,
@@ -48,9 +48,9 @@ class EntryRules:
     needs_key: bool
 
     @classmethod
-    def of(cls, settings: Settings, machine_name: str) -> Self:
+    def from_settings(cls, settings: Settings, machine_name: str) -> Self:
         """The rules that follow from the settings, on the machine of that name."""
-        public = None if settings.public_url is None else Arrival.of(settings.public_url)
+        public = None if settings.public_url is None else PublicOrigin.from_url(settings.public_url)
         names = {*FAL_HOSTS, *settings.allowed_hosts}
         if public is not None:
             names.add(name_of(public.host))
@@ -71,7 +71,7 @@ class EntryRules:
             needs_key=settings.needs_key,
         )
 
-    def check(self, arrival: Arrival, headers: Headers) -> None:
+    def check(self, arrival: PublicOrigin, headers: Headers) -> None:
         """Refuse who must not come in.
 
         Raises:
@@ -94,19 +94,19 @@ class EntryRules:
         origin = headers.get("origin", arrival.origin)
         if origin not in {arrival.origin, *self.own_origins, *self.origins}:
             raise Forbidden(
-                f"Pages of {abridged(origin)!r} may not use this server. If they should, add "
+                f"Pages of {truncated(origin)!r} may not use this server. If they should, add "
                 "the origin to COSMOS_CORS_ORIGINS."
             )
 
 
-class Front:
+class EntryMiddleware:
     """Rewrites each path to `/<service>/<path>`, and marks every answer.
 
     It leaves in `request.state` the `base_url` that every URL in the answer begins with, and the
     `request_id`: a new one, which a route replaces by the job's.
     """
 
-    def __init__(self, app: ASGIApp, rules: EntryRules) -> None:
+    def __init__(self, app: ASGIApp, rules: AccessRules) -> None:
         self._app = app
         self._rules = rules
 
@@ -124,7 +124,7 @@ class Front:
 
         async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(marks(state))
+                MutableHeaders(scope=message).update(response_headers(state))
             await send(message)
 
         await self._enter(scope)(scope, receive, send_marked)
@@ -134,7 +134,7 @@ class Front:
         headers = Headers(scope=scope)
         rules = self._rules
         try:
-            arrival = arrival_of(scope, rules.trusted_proxies)
+            arrival = origin_of_request(scope, rules.trusted_proxies)
             rules.check(arrival, headers)
             if headers.get("upgrade", "").lower() == "websocket":
                 raise Forbidden(
@@ -151,7 +151,7 @@ class Front:
                 return self._through_proxy(scope, headers)
             _set_path(scope, address)
         except RequestError as error:
-            given = answer(error)
+            given = error_response(error)
             return JSONResponse(given.body, given.status, headers=dict(given.headers))
         return self._app
 
@@ -168,7 +168,7 @@ class Front:
         return self._app
 
 
-def marks(state: Mapping[str, Any]) -> dict[str, str]:
+def response_headers(state: Mapping[str, Any]) -> dict[str, str]:
     """The headers that every answer has, by the state of its request."""
     return {REQUEST_ID: state["request_id"], **state["cors_headers"]}
 
@@ -177,7 +177,7 @@ def _address(scope: Scope, host: str) -> Address:
     raw_path = scope["raw_path"].decode("latin-1")
     address = resolve(host, raw_path)
     if address is None:
-        raise UnknownPath(abridged(raw_path))
+        raise UnknownPath(truncated(raw_path))
     return address
 
 

@@ -21,7 +21,7 @@ from server.files.store import ArtifactStore
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.models import Job, JobError
-from server.tasks import completed
+from server.tasks import log_errors
 
 PIECE_BYTES = 3 * 2**18
 """Of the file; three bytes make four characters, so pieces join without padding."""
@@ -52,7 +52,7 @@ class Output:
             yield self.tail
 
 
-class Outputs:
+class Results:
     """Gives the outputs of one server's jobs."""
 
     def __init__(
@@ -71,8 +71,10 @@ class Outputs:
         """
         return await asyncio.to_thread(self._of, job)
 
-    async def answer(self, job: Job, *, cut_off: Callable[[], None] | None = None) -> Response:
-        """The output as an answer; `cut_off` is called if the caller goes away before its end.
+    async def answer(
+        self, job: Job, *, on_disconnect: Callable[[], None] | None = None
+    ) -> Response:
+        """The output as a response; `on_disconnect` is called if the caller leaves before its end.
 
         Raises:
             OutputExpired: the files have reached the end of their lifetime.
@@ -80,19 +82,19 @@ class Outputs:
         output = await self.of(job)
         if job.is_kept:
             return Response(output.head, output.status, output.headers, "application/json")
-        return Delivery(
+        return CompletionResponse(
             output.pieces(),
             output.status,
             {**output.headers, "content-length": str(output.size)},
             "application/json",
             delivered=lambda: self.fetched(job),
-            cut_off=cut_off,
+            on_disconnect=on_disconnect,
         )
 
     async def fetched(self, job: Job) -> None:
         """The caller has the whole output."""
         noting = asyncio.to_thread(self._retention.fetched, job)
-        await completed("noting that an output was fetched", noting)
+        await log_errors("noting that an output was fetched", noting)
 
     def _of(self, job: Job) -> Output:
         if job.error is not None:
@@ -124,8 +126,8 @@ class Outputs:
             raise OutputExpired from error
 
 
-class Delivery(StreamingResponse):
-    """A streamed answer that calls `delivered` if it was sent to its end, and else `cut_off`."""
+class CompletionResponse(StreamingResponse):
+    """A streamed response; calls `delivered` if it was sent to its end, else `on_disconnect`."""
 
     def __init__(
         self,
@@ -135,11 +137,11 @@ class Delivery(StreamingResponse):
         media_type: str | None = None,
         *,
         delivered: Callable[[], Awaitable[None]],
-        cut_off: Callable[[], None] | None = None,
+        on_disconnect: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(self._to_the_end(content), status, headers, media_type)
         self._delivered = delivered
-        self._cut_off = cut_off
+        self._cut_off = on_disconnect
         self._is_complete = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

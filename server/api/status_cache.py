@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from server.fal.views import as_json, status_view
-from server.models import JobStatus, Standing
-from server.tasks import LOOK_AGAIN_S, Wake
+from server.models import JobSnapshot, JobStatus
+from server.tasks import LOOK_AGAIN_S, Signal
 
 MAX_KEPT = 1024
 """Jobs that are kept at once, the latest ones that were asked about."""
 
 
 @dataclass(frozen=True)
-class Status:
+class StatusResponse:
     """Where a job stands, and the answers that say so."""
 
-    standing: Standing
+    standing: JobSnapshot
 
     @cached_property
     def body(self) -> bytes:
@@ -39,7 +39,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    status: Status
+    status: StatusResponse
     until: float
 
 
@@ -48,16 +48,16 @@ class _Reading:
     """A read of the tables that began after so many writes."""
 
     writes: int
-    task: asyncio.Task[Status]
+    task: asyncio.Task[StatusResponse]
 
 
-class Statuses:
+class StatusCache:
     """The statuses of one server's jobs, for its event loop; `written` is for any thread."""
 
-    def __init__(self, read: Callable[[str], Standing]) -> None:
+    def __init__(self, read: Callable[[str], JobSnapshot]) -> None:
         self._read = read
         self._loop = asyncio.get_running_loop()
-        self._changed = Wake()
+        self._changed = Signal()
         self._lock = threading.Lock()
         self._writes = 0
         self._kept: dict[str, _Kept] = {}
@@ -73,7 +73,7 @@ class Statuses:
                 self._kept.pop(job_id, None)
         self._loop.call_soon_threadsafe(self._changed.notify)
 
-    async def of(self, job_id: str) -> Status:
+    async def get(self, job_id: str) -> StatusResponse:
         """Where a job stands, with all that this process has committed about it.
 
         Raises:
@@ -88,19 +88,19 @@ class Statuses:
             reading = self._begin(job_id)
         return await asyncio.shield(reading.task)
 
-    async def watch(self, job_id: str) -> AsyncGenerator[Standing, None]:
+    async def watch(self, job_id: str) -> AsyncGenerator[JobSnapshot, None]:
         """Where the job stands: now, and at every change until it is done."""
-        last: Standing | None = None
+        last: JobSnapshot | None = None
         while last is None or not last.job.done:
-            ticket = self._changed.ticket()
-            standing = (await self.of(job_id)).standing
+            waiter = self._changed.waiter()
+            standing = (await self.get(job_id)).standing
             if standing != last:
                 yield standing
                 last = standing
             else:
-                await ticket.wait()
+                await waiter.wait()
 
-    async def news(self, job_id: str, *, with_logs: bool) -> AsyncGenerator[Standing, None]:
+    async def news(self, job_id: str, *, with_logs: bool) -> AsyncGenerator[JobSnapshot, None]:
         """What a stream tells of the job: each change, with the lines since the one before."""
         told: tuple[JobStatus, int] | None = None
         num_told = 0
@@ -115,7 +115,7 @@ class Statuses:
         """Read once for all who ask meanwhile."""
         reading = _Reading(self._writes, asyncio.create_task(self._look(job_id, self._writes)))
 
-        def forget(task: asyncio.Task[Status]) -> None:
+        def forget(task: asyncio.Task[StatusResponse]) -> None:
             if self._reading.get(job_id) is reading:
                 del self._reading[job_id]
             if not task.cancelled():
@@ -125,8 +125,8 @@ class Statuses:
         self._reading[job_id] = reading
         return reading
 
-    async def _look(self, job_id: str, writes: int) -> Status:
-        status = Status(await asyncio.to_thread(self._read, job_id))
+    async def _look(self, job_id: str, writes: int) -> StatusResponse:
+        status = StatusResponse(await asyncio.to_thread(self._read, job_id))
         with self._lock:
             if writes == self._writes:
                 self._kept.pop(job_id, None)

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from server.auth.key_store import KeyRing
-from server.auth.tokens import Grant, InvalidToken, Tokens, key_id_of
+from server.auth.key_store import KeyCache
+from server.auth.tokens import InvalidToken, Tokens, TokenScope, key_id_of
 from server.errors import Forbidden, Unauthorized
-from server.keys import ApiKey, Credential, Scope, opens
+from server.keys import ApiKey, Credential, Scope, secret_matches
 
 _NOT_OURS = "The key is not one of this server's."
 
@@ -16,12 +16,12 @@ _NOT_OURS = "The key is not one of this server's."
 class Caller:
     """Who sent a request. `key_id` is None where the server asks for no key.
 
-    `lent` is what a token allows, if one was sent in place of the key.
+    `token_scope` is what a token allows, if one was sent in place of the key.
     """
 
     key_id: str | None
     scopes: frozenset[Scope] = frozenset(Scope)
-    lent: Grant | None = None
+    token_scope: TokenScope | None = None
 
     def check_scope(self, scope: Scope) -> None:
         """Refuse a caller who may do other things.
@@ -41,9 +41,9 @@ class Caller:
             Forbidden: the key is for other things, or the token for other requests.
         """
         self.check_scope(Scope.RUN)
-        if self.lent is None:
+        if self.token_scope is None:
             return
-        endpoints = self.lent.endpoints
+        endpoints = self.token_scope.endpoints
         is_listed = any(f"{path}/".startswith(f"/{endpoint}/") for endpoint in endpoints)
         if method != "POST" or not is_listed:
             raise Forbidden(f"This token is good for POST to {' and '.join(endpoints)} only.")
@@ -57,7 +57,7 @@ class Authenticator:
 
     def __init__(
         self,
-        ring: KeyRing,
+        ring: KeyCache,
         tokens: Tokens,
         *,
         needs_key: bool,
@@ -79,7 +79,7 @@ class Authenticator:
         if authorization is None:
             return await self._by_token(token)
         scheme, _, given = authorization.partition(" ")
-        credential = Credential.of(given.strip())
+        credential = Credential.parse(given.strip())
         match scheme.lower(), credential:
             case "key" | "bearer", Credential():
                 return await self._by_key(credential)
@@ -108,27 +108,27 @@ class Authenticator:
             raise Unauthorized(_NOT_OURS)
         self._check_valid(key)
 
-    async def lend(self, caller: Caller, grant: Grant, seconds: int) -> str:
+    async def issue_token(self, caller: Caller, grant: TokenScope, seconds: int) -> str:
         """A token by which whoever has it may do a part of what the caller may.
 
         Raises:
             Forbidden: the caller came with a token.
         """
-        if caller.lent is not None:
+        if caller.token_scope is not None:
             raise Forbidden("A token cannot be exchanged for another: send the key.")
         return self._tokens.issue(await self._lender(caller), grant, seconds)
 
     async def _lender(self, caller: Caller) -> ApiKey:
         if caller.key_id is None:
             # Clients ask for tokens even where everything is open. Nobody will read this one.
-            return ApiKey.of(Credential.new(), "nobody", created_at=self._now())
+            return ApiKey.from_credential(Credential.new(), "nobody", created_at=self._now())
         key = await self._ring.find(caller.key_id)
         assert key is not None, "a key vanished after its owner was let in"
         return key
 
     async def _by_key(self, credential: Credential) -> Caller:
         key = await self._ring.find(credential.key_id)
-        is_open = opens(credential.secret, key)
+        is_open = secret_matches(credential.secret, key)
         if key is None or not is_open:
             raise Unauthorized(_NOT_OURS)
         self._check_valid(key)

@@ -35,13 +35,13 @@ def configured_key(settings: Settings) -> ApiKey | None:
     """
     if settings.key_file is not None:
         credential = _read(settings.key_file)
-        return ApiKey.of(credential, "COSMOS_KEY_FILE", created_at=time.time())
+        return ApiKey.from_credential(credential, "COSMOS_KEY_FILE", created_at=time.time())
     if settings.key is None:
         return None
     text = settings.key.get_secret_value()
-    credential_of_key = Credential.of(text)
+    credential_of_key = Credential.parse(text)
     assert credential_of_key is not None, "the settings let a malformed key through"
-    return ApiKey.of(credential_of_key, "COSMOS_KEY", created_at=time.time())
+    return ApiKey.from_credential(credential_of_key, "COSMOS_KEY", created_at=time.time())
 
 
 def make_first_key(store: KeyStore, folder: Path) -> FirstKey | None:
@@ -57,13 +57,13 @@ def make_first_key(store: KeyStore, folder: Path) -> FirstKey | None:
     path = folder / KEY_FILE
     read_or_make(path, lambda: f"{Credential.new().text}\n".encode())
     credential = _read(path)
-    store.add(ApiKey.of(credential, "first", created_at=time.time()))
+    store.add(ApiKey.from_credential(credential, "first", created_at=time.time()))
     return FirstKey(credential.text, path)
 
 
 def _read(path: Path) -> Credential:
     try:
-        credential = Credential.of(path.read_text().strip())
+        credential = Credential.parse(path.read_text().strip())
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} cannot be read: {error}.") from error
     if credential is None:

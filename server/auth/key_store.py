@@ -11,7 +11,7 @@ from server.db import tables
 from server.db.database import Database
 from server.db.rows import AnyRow
 from server.keys import ApiKey, Scope
-from server.tasks import completed
+from server.tasks import log_errors
 
 COPY_LIVES_S = 1.0
 """How long a new or revoked key may go unnoticed. Many callers poll ten times a second."""
@@ -75,7 +75,7 @@ class KeyStore:
             db.execute(used.values(last_used_at=self._now()))
 
 
-class KeyRing:
+class KeyCache:
     """The keys as they were a moment ago, so that a poll costs no look at the table.
 
     `configured` is a key that the server's settings name: it is valid while they do, and is not in
@@ -114,7 +114,7 @@ class KeyRing:
         self._noted_at[key.id] = at
         # A disk that is full must not keep a caller from the status of a job.
         note = asyncio.to_thread(self._store.note_use, key.id)
-        await completed("noting that a key was used", note)
+        await log_errors("noting that a key was used", note)
 
     async def _read(self) -> None:
         async with self._reading:

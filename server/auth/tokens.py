@@ -24,7 +24,7 @@ class InvalidToken(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class TokenScope:
     """What a token allows: one scope, and of `run` the POST of these endpoints only.
 
     Whatever it is for, it reads the files of its key, where a key is needed to read them.
@@ -41,7 +41,7 @@ class Tokens:
         self._secret = secret
         self._now = now
 
-    def issue(self, key: ApiKey, grant: Grant, seconds: int) -> str:
+    def issue(self, key: ApiKey, grant: TokenScope, seconds: int) -> str:
         """A token that the key lends for so long."""
         assert 0 < seconds <= MAX_TOKEN_SECONDS, "a token was to live for too long"
         issued_at = int(self._now())
@@ -53,7 +53,7 @@ class Tokens:
         }
         return jwt.encode(claims, self._secret_of(key), _ALGORITHM, headers={"kid": key.id})
 
-    def read(self, text: str, key: ApiKey) -> Grant:
+    def read(self, text: str, key: ApiKey) -> TokenScope:
         """What a token of this key allows.
 
         Raises:
@@ -70,7 +70,7 @@ class Tokens:
             raise InvalidToken("The token has expired.") from error
         except jwt.InvalidTokenError as error:
             raise InvalidToken("The token is not one of this server's.") from error
-        return Grant(Scope(claims["scope"]), tuple(claims["endpoints"]))
+        return TokenScope(Scope(claims["scope"]), tuple(claims["endpoints"]))
 
     def _secret_of(self, key: ApiKey) -> bytes:
         return hmac.digest(self._secret, key.secret_sha256.encode(), hashlib.sha256)

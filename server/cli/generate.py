@@ -34,7 +34,7 @@ ENDING_GRACE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class GenerateArguments:
     """The command line of `generate`; None where the command is to choose."""
 
     image: Path
@@ -49,7 +49,7 @@ class Wish:
     quality: Quality
 
 
-def generate_video(wish: Wish, settings: Settings) -> str:
+def generate_video(wish: GenerateArguments, settings: Settings) -> str:
     """Make the video, write it, and return what to say about it.
 
     Raises:
@@ -88,7 +88,7 @@ def generate_video(wish: Wish, settings: Settings) -> str:
     )
 
 
-def _spec(wish: Wish, profile: CheckpointProfile) -> VideoSpec:
+def _spec(wish: GenerateArguments, profile: CheckpointProfile) -> VideoSpec:
     if wish.frames is not None and wish.frames > profile.max_frames:
         raise WrongUsage(
             f"--frames is {wish.frames}; this checkpoint makes at most {profile.max_frames}."

@@ -12,7 +12,7 @@ from server.errors import UnknownJob
 from server.files.store import ArtifactStore
 from server.jobs.reports import JobAdmin
 from server.jobs.store import JobStore
-from server.models import CancelAnswer, Job, JobError, JobProgress, JobStatus, Standing
+from server.models import CancelAnswer, Job, JobError, JobProgress, JobSnapshot, JobStatus
 from server.settings import DAY_S
 
 _OWNER = "cosmos-serve jobs"
@@ -128,7 +128,7 @@ def _row(job: Job) -> list[str]:
     return [job.id, state, time_text(job.submitted_at), spent, key_id, _problem(job.error)]
 
 
-def _facts(standing: Standing, progress: JobProgress | None) -> list[tuple[str, str]]:
+def _facts(standing: JobSnapshot, progress: JobProgress | None) -> list[tuple[str, str]]:
     job = standing.job
     facts = [
         ("id", job.id),
@@ -173,7 +173,7 @@ def _view(job: Job) -> dict[str, Any]:
     }
 
 
-def _full_view(standing: Standing) -> dict[str, Any]:
+def _full_view(standing: JobSnapshot) -> dict[str, Any]:
     logs = [
         {"at": line.at, "level": line.level, "message": line.message} for line in standing.lines
     ]

@@ -15,7 +15,7 @@ from server.settings import DAY_S
 
 
 @dataclass(frozen=True, slots=True)
-class KeyWish:
+class NewKey:
     """A key that somebody asks for."""
 
     label: str
@@ -23,11 +23,11 @@ class KeyWish:
     expires_in_days: int | None = None
 
 
-def create_key(data: Path, wish: KeyWish) -> str:
+def create_key(data: Path, wish: NewKey) -> str:
     """Make a key; what its owner gets, which is shown here and never again."""
     credential, now = Credential.new(), time.time()
     lifetime = wish.expires_in_days
-    key = ApiKey.of(
+    key = ApiKey.from_credential(
         credential,
         wish.label,
         created_at=now,

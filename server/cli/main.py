@@ -91,7 +91,7 @@ def generate(
 ) -> None:
     """Make one video on this machine, on the first of the devices."""
     with expected_errors():
-        from server.cli.generate import Wish, generate_video
+        from server.cli.generate import GenerateArguments, generate_video
         from server.settings import Settings
 
         settings = Settings.load(
@@ -102,7 +102,7 @@ def generate(
             compile=compile,
             memory=memory,
         )
-        wish = Wish(
+        wish = GenerateArguments(
             image=image,
             prompt=prompt,
             out=out,

@@ -56,10 +56,10 @@ def create_key(
 ) -> None:
     """Make a key and print it, this once: only its hash is kept. Clients call it FAL_KEY."""
     with expected_errors():
-        from server.cli.keys import KeyWish, create_key
+        from server.cli.keys import NewKey, create_key
         from server.settings import data_folder
 
-        wish = KeyWish(label, scopes=scope or (), expires_in_days=expires_in_days)
+        wish = NewKey(label, scopes=scope or (), expires_in_days=expires_in_days)
         print(create_key(data_folder(data), wish))
 
 

@@ -10,7 +10,7 @@ from rich.progress import Progress as Bars
 
 from pipeline.progress import Note, Progress, Restarted, Stage, StageStarted, StepDone
 from server.workers.messages import Loading
-from server.workers.progress_text import STAGES, duration, narrate
+from server.workers.progress_text import STAGES, describe, duration
 
 
 class Display(Protocol):
@@ -53,7 +53,7 @@ class Lines:
             self._say(f"{loading.text} ({loading.fraction:.0%})")
 
     def tell(self, event: Progress) -> None:
-        self._say(narrate(event))
+        self._say(describe(event))
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)

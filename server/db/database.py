@@ -8,9 +8,9 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from server.db import tables
-from server.db.failpoints import Step, after, before, reach
+from server.db.failpoints import CommitPoint, after, before, pass_point
 from server.db.upgrade import prepare
-from server.disk import saying_when_full
+from server.disk import disk_full_errors
 
 
 class Database:
@@ -24,7 +24,7 @@ class Database:
             DiskFull: there is no room for its tables.
         """
         self._engine = tables.open_database(path)
-        with saying_when_full():
+        with disk_full_errors():
             prepare(self._engine)
         self._writing = threading.Lock()
 
@@ -35,7 +35,7 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self, step: Step | None = None) -> Iterator[Connection]:
+    def write(self, step: CommitPoint | None = None) -> Iterator[Connection]:
         """One transaction that no other writer overlaps; committed at the end, or not at all.
 
         Raises:
@@ -43,12 +43,12 @@ class Database:
         """
         immediate = self._engine.execution_options(**{tables.BEGIN_OPTION: "IMMEDIATE"})
         # SQLite makes writers of one process poll for their turn; the lock makes them queue.
-        with self._writing, saying_when_full(), immediate.begin() as connection:
+        with self._writing, disk_full_errors(), immediate.begin() as connection:
             yield connection
             if step is not None:
-                reach(before(step))
+                pass_point(before(step))
         if step is not None:
-            reach(after(step))
+            pass_point(after(step))
 
     def close(self) -> None:
         self._engine.dispose()

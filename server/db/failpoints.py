@@ -8,7 +8,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 
-class Step(StrEnum):
+class CommitPoint(StrEnum):
     """A transaction that others rely on. It is passed twice: ready to be committed, committed."""
 
     SUBMIT = "submit"
@@ -33,18 +33,18 @@ WEBHOOK_SENT = "webhook sent"
 """The receiver has answered, and no row knows it yet."""
 
 
-def before(step: Step) -> str:
+def before(step: CommitPoint) -> str:
     """The moment at which everything is written and nothing is committed."""
     return f"{step.value}, uncommitted"
 
 
-def after(step: Step) -> str:
+def after(step: CommitPoint) -> str:
     """The moment at which it is committed, and nobody has been told."""
     return f"{step.value}, committed"
 
 
 POINTS = (
-    *(moment(step) for step in Step for moment in (before, after)),
+    *(moment(step) for step in CommitPoint for moment in (before, after)),
     FILE_WRITTEN,
     FILE_NAMED,
     WEBHOOK_SENT,
@@ -59,7 +59,7 @@ def arm(point: str, action: Callable[[], object]) -> None:
     _armed[point] = action
 
 
-def reach(point: str) -> None:
+def pass_point(point: str) -> None:
     """Pass a point."""
     if _armed:
         _armed.get(point, lambda: None)()

@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from server.disk import DiskSpace, when_writable
+from server.disk import DiskSpace, retry_until_written
 from server.dispatch.deadlines import Deadlines
 from server.dispatch.drain import Drain
 from server.dispatch.run import JobRun
@@ -13,9 +13,9 @@ from server.fal.endpoints import Limits
 from server.files.store import ArtifactStore
 from server.jobs.store import JobStore
 from server.models import Job
-from server.tasks import LOOK_AGAIN_S, Wakes, completed
+from server.tasks import LOOK_AGAIN_S, Signals, log_errors
 from server.workers.pool import Pool, SlotDown, SlotState, SlotUp
-from server.workers.progress_text import narrate_loading
+from server.workers.progress_text import describe_loading
 
 _NO_ROOM = "The server's disk is almost full: this request waits until there is room."
 
@@ -32,7 +32,7 @@ class Dispatcher:
         store: JobStore,
         files: ArtifactStore,
         limits: Limits,
-        wakes: Wakes,
+        signals: Signals,
         disk: DiskSpace,
         drain: Drain | None = None,
         deadlines: Deadlines | None = None,
@@ -41,7 +41,7 @@ class Dispatcher:
         self._store = store
         self._files = files
         self._limits = limits
-        self._wakes = wakes
+        self._wakes = signals
         self._disk = disk
         self._drain = drain or Drain()
         self._deadlines = deadlines or Deadlines()
@@ -51,17 +51,17 @@ class Dispatcher:
     async def run(self) -> None:
         """Claim jobs for free slots until cancelled."""
         while True:
-            ticket = self._wakes.claimable.ticket()
-            await completed("claiming jobs", self._fill_slots())
-            await completed("telling why jobs wait", self._tell_why())
-            await ticket.wait()
+            waiter = self._wakes.claimable.waiter()
+            await log_errors("claiming jobs", self._fill_slots())
+            await log_errors("telling why jobs wait", self._tell_why())
+            await waiter.wait()
 
     async def end_late(self) -> None:
         """End the jobs that were not started in time, until cancelled."""
         while True:
-            ticket = self._wakes.submitted.ticket()
-            await completed("ending late jobs", self._end_late())
-            await ticket.wait(self._next_is_late_in_s)
+            waiter = self._wakes.submitted.waiter()
+            await log_errors("ending late jobs", self._end_late())
+            await waiter.wait(self._next_is_late_in_s)
 
     async def watch_pool(self) -> None:
         """Pass on that a slot is free, until the pool is closed."""
@@ -83,7 +83,7 @@ class Dispatcher:
         for job, _ in running:
             # What cannot be given back now is put back at the next start.
             giving = asyncio.to_thread(self._store.give_back, job.id, job.attempt)
-            await completed(f"giving back job {job.id}", giving)
+            await log_errors(f"giving back job {job.id}", giving)
 
     async def _end_late(self) -> None:
         self._next_is_late_in_s = LOOK_AGAIN_S
@@ -109,14 +109,14 @@ class Dispatcher:
     async def _tell_why(self) -> None:
         """Tell the callers of the jobs that wait why, if it is not for other jobs."""
         if self._disk.problem() is not None:
-            await asyncio.to_thread(self._store.tell_waiting, _NO_ROOM)
+            await asyncio.to_thread(self._store.log_to_waiting, _NO_ROOM)
         slots = self._pool.slots()
         if any(slot.state in (SlotState.IDLE, SlotState.BUSY) for slot in slots):
             return
         for slot in slots:
             if slot.state is SlotState.LOADING and slot.loading is not None:
-                line = narrate_loading(slot.loading)
-                await asyncio.to_thread(self._store.tell_waiting, line)
+                line = describe_loading(slot.loading)
+                await asyncio.to_thread(self._store.log_to_waiting, line)
                 return
 
     async def _supervise(self, job: Job, slot: str) -> None:
@@ -127,20 +127,20 @@ class Dispatcher:
             store=self._store,
             files=self._files,
             limits=self._limits,
-            wakes=self._wakes,
+            signals=self._wakes,
             deadlines=self._deadlines,
         )
         with self._drain.run():
-            await self._see_through(job, slot, run)
+            await self._run_to_end(job, slot, run)
         del self._running[slot]
         self._wakes.claimable.notify()
 
-    async def _see_through(self, job: Job, slot: str, run: JobRun) -> None:
-        if not await completed(f"run of job {job.id}", run.go()):
+    async def _run_to_end(self, job: Job, slot: str, run: JobRun) -> None:
+        if not await log_errors(f"run of job {job.id}", run.run()):
             error = infrastructure_error(
                 "The server could not keep what the worker made.", "internal_error"
             )
-            await when_writable(
+            await retry_until_written(
                 f"the failure of job {job.id}",
                 lambda: self._store.finish(job.id, job.attempt, error=error),
             )

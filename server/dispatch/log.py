@@ -12,7 +12,7 @@ from pipeline.progress import Progress, Stage, StageStarted, StepDone
 from server.errors import DiskFull
 from server.jobs.store import JobStore
 from server.models import Job, JobProgress, LogLine
-from server.workers.progress_text import narrate
+from server.workers.progress_text import describe
 
 WRITE_EVERY_S = 0.5
 
@@ -49,7 +49,7 @@ class JobLog:
 
     def tell(self, event: Progress) -> None:
         """Put an event of the run into words."""
-        self.say(narrate(event))
+        self.say(describe(event))
         match event:
             case StageStarted(stage, seconds_left):
                 self._progress = JobProgress(stage, seconds_left=seconds_left)

@@ -8,16 +8,16 @@ from typing import Any
 
 from pipeline.progress import Note, Restarted, StageStarted, StepDone
 from pipeline.spec import FPS, Pixels, VideoSpec
-from server.disk import when_writable
+from server.disk import retry_until_written
 from server.dispatch.deadlines import Deadlines, RunDeadline
 from server.dispatch.log import JobLog
 from server.errors import DiskFull, InvalidInput, error_item, infrastructure_error, job_error
 from server.fal.endpoints import ENDPOINTS, Limits
-from server.fal.views import shown
+from server.fal.views import display_url
 from server.files.store import ArtifactMismatch, ArtifactStore, IncomingFile
 from server.jobs.store import JobStore
 from server.models import Job, JobError, StoredArtifact
-from server.tasks import Wakes
+from server.tasks import Signals
 from server.workers.messages import (
     Artifact,
     CancelledEvent,
@@ -75,7 +75,7 @@ class JobRun:
         store: JobStore,
         files: ArtifactStore,
         limits: Limits,
-        wakes: Wakes,
+        signals: Signals,
         deadlines: Deadlines,
     ) -> None:
         self._job = job
@@ -84,7 +84,7 @@ class JobRun:
         self._store = store
         self._files = files
         self._limits = limits
-        self._wakes = wakes
+        self._wakes = signals
         self._deadlines = deadlines
         self._log = JobLog(store, job)
         self._spec = VideoSpec.from_json(job.input["spec"])
@@ -92,7 +92,7 @@ class JobRun:
         self._received = 0
         self._kept: dict[str, StoredArtifact] = {}
 
-    async def go(self) -> None:
+    async def run(self) -> None:
         """Run the job to its end and commit that."""
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -211,7 +211,7 @@ class JobRun:
         """What the caller gave for a field, as far as it is kept."""
         for name, media_field in ENDPOINTS[self._job.endpoint].media_fields.items():
             if media_field == field:
-                return shown(self._job.input["media"][name])
+                return display_url(self._job.input["media"][name])
         return self._job.input["spec"].get(field)
 
     async def _commit(self, ending: _Ending) -> None:
@@ -222,8 +222,8 @@ class JobRun:
                 self._log.say(reason, "ERROR")
         await self._log.flush()
         what = f"the end of job {self._job.id}"
-        await when_writable(what, self._log.write_rest)
-        published = await when_writable(what, lambda: self._end(ending))
+        await retry_until_written(what, self._log.write_rest)
+        published = await retry_until_written(what, lambda: self._end(ending))
         if not published:
             for artifact in self._kept.values():
                 await asyncio.to_thread(self._files.remove, artifact.id)
@@ -250,12 +250,12 @@ class JobRun:
 
     async def _watch_for_cancel(self) -> None:
         while True:
-            ticket = self._wakes.cancelled.ticket()
+            waiter = self._wakes.cancelled.waiter()
             job = self._job
             if await asyncio.to_thread(self._store.cancel_requested, job.id, job.attempt):
                 await self._pool.cancel(self._slot, job.id, job.attempt)
                 return
-            await ticket.wait()
+            await waiter.wait()
 
 
 def _is_video(described: Artifact, limits: Limits) -> bool:

@@ -33,7 +33,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class VideoRequest:
     """A valid request: what to make, of which media (a URL by name), and how to hand it out."""
 
     spec: VideoSpec
@@ -50,11 +50,11 @@ class Endpoint:
     category: str
     request: type[BaseModel]
     response: type[BaseModel]
-    to_order: Callable[[Any, Limits], Order]
+    to_video_request: Callable[[Any, Limits], VideoRequest]
     media_fields: Mapping[str, str]
 
 
-def image_to_video(given: ImageToVideoInput, limits: Limits) -> Order:
+def image_to_video(given: ImageToVideoInput, limits: Limits) -> VideoRequest:
     """What to make of an image and a prompt. A seed is drawn if none is given."""
     num_frames = given.num_frames
     if "num_frames" not in given.model_fields_set:
@@ -72,7 +72,7 @@ def image_to_video(given: ImageToVideoInput, limits: Limits) -> Order:
         quality=Quality(given.video_quality),
         conditioning=FirstFrame(),
     )
-    return Order(spec=spec, media={"image": given.image_url}, sync_mode=given.sync_mode)
+    return VideoRequest(spec=spec, media={"image": given.image_url}, sync_mode=given.sync_mode)
 
 
 ENDPOINTS: Mapping[str, Endpoint] = {
@@ -82,7 +82,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         category="image-to-video",
         request=ImageToVideoInput,
         response=ImageToVideoOutput,
-        to_order=image_to_video,
+        to_video_request=image_to_video,
         media_fields={"image": "image_url"},
     )
 }
@@ -93,7 +93,7 @@ def app_of(endpoint: str) -> str:
     return "/".join(endpoint.split("/")[:2])
 
 
-def read_order(endpoint: str, body: bytes, limits: Limits) -> Order:
+def parse_request(endpoint: str, body: bytes, limits: Limits) -> VideoRequest:
     """Read a request's body, whatever its Content-Type says.
 
     Raises:
@@ -102,7 +102,7 @@ def read_order(endpoint: str, body: bytes, limits: Limits) -> Order:
     described = ENDPOINTS[endpoint]
     request = read_as(described.request, body)
     try:
-        return described.to_order(request, limits)
+        return described.to_video_request(request, limits)
     except ValidationError as error:
         raise InvalidInput([item_of(each) for each in error.errors(include_url=False)]) from error
 

@@ -8,10 +8,10 @@ from typing import Any
 from server.fal.endpoints import app_of
 from server.fal.schemas import ImageToVideoOutput, VideoFile
 from server.fal.urls import Service, url_for
-from server.models import Job, JobStatus, LogLine, Standing, StoredArtifact
+from server.models import Job, JobSnapshot, JobStatus, LogLine, StoredArtifact
 
 
-def status_view(standing: Standing, *, with_logs: bool) -> dict[str, Any]:
+def status_view(standing: JobSnapshot, *, with_logs: bool) -> dict[str, Any]:
     """The status of a job. Clients fail on a missing key: `logs` and `metrics` are always there."""
     job = standing.job
     request = f"/{app_of(job.endpoint)}/requests/{job.id}"
@@ -73,6 +73,6 @@ def _log_view(line: LogLine) -> dict[str, Any]:
     }
 
 
-def shown(source: Mapping[str, Any]) -> str:
+def display_url(source: Mapping[str, Any]) -> str:
     """A source as an error repeats it: the URL that the caller gave."""
     return str(source.get("url", "data:…"))

@@ -24,7 +24,7 @@ _EXPIRED = "The time of this URL is over. The result of a request, asked for aga
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Permit:
+class ReadPermission:
     """Which files may be read: those of the `owners`, or everybody's if that is None.
 
     All else is answered with the `refusal`, be it there or not. `ends_at` is Unix seconds.
@@ -39,7 +39,7 @@ class Permit:
         return self.owners is None or owner in self.owners
 
 
-EVERYTHING = Permit()
+READ_ALL = ReadPermission()
 
 
 class FileAccess:
@@ -61,15 +61,15 @@ class FileAccess:
         """Whether readers must say who they are."""
         return self._kind == "key"
 
-    def by_caller(self, caller: Caller) -> Permit:
+    def by_caller(self, caller: Caller) -> ReadPermission:
         """What a key, or a token that it lent, may read: its own files.
 
         What is nobody's is for the people who run the server.
         """
         nobodys: set[str | None] = {None} if Scope.ADMIN in caller.scopes else set()
-        return Permit(owners=frozenset({caller.key_id} | nobodys))
+        return ReadPermission(owners=frozenset({caller.key_id} | nobodys))
 
-    def by_url(self, file_id: str, query: str) -> Permit:
+    def by_url(self, file_id: str, query: str) -> ReadPermission:
         """What the URL of a file opens by itself.
 
         Raises:
@@ -80,25 +80,25 @@ class FileAccess:
             raise permit.refusal()
         return permit
 
-    def by_job(self, job: Job, file_id: str, query: str) -> Permit:
+    def by_job(self, job: Job, file_id: str, query: str) -> ReadPermission:
         """What a job may take for its picture: what its URL opened when the job was submitted.
 
         Where that is not all, the files of the job's own key besides.
         """
         if self.needs_key:
-            return Permit(owners=frozenset({job.key_id}))
+            return ReadPermission(owners=frozenset({job.key_id}))
         permit = self._by_url(file_id, query, job.submitted_at)
         if permit.owners is None or job.key_id is None:
             return permit
-        return Permit(owners=frozenset({job.key_id}), refusal=permit.refusal)
+        return ReadPermission(owners=frozenset({job.key_id}), refusal=permit.refusal)
 
-    def _by_url(self, file_id: str, query: str, at: float) -> Permit:
+    def _by_url(self, file_id: str, query: str, at: float) -> ReadPermission:
         if self._kind == "public":
-            return EVERYTHING
+            return READ_ALL
         assert self._signer is not None, "signed URLs are asked for, and nothing signs them"
         end = self._signer.end_of(file_id, query)
         if end is None:
-            return Permit(owners=frozenset(), refusal=partial(FileUrlRefused, _UNSIGNED))
+            return ReadPermission(owners=frozenset(), refusal=partial(FileUrlRefused, _UNSIGNED))
         if end <= at:
-            return Permit(owners=frozenset(), refusal=partial(FileUrlRefused, _EXPIRED))
-        return Permit(ends_at=end)
+            return ReadPermission(owners=frozenset(), refusal=partial(FileUrlRefused, _EXPIRED))
+        return ReadPermission(ends_at=end)

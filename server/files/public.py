@@ -16,7 +16,7 @@ from server.db import tables
 from server.db.database import Database
 from server.errors import UnknownFile
 from server.fal.urls import FAL_HOSTS, Service, url_for
-from server.files.access import FileAccess, Permit
+from server.files.access import FileAccess, ReadPermission
 from server.hosts import name_of
 from server.models import Job
 from server.settings import Settings
@@ -60,7 +60,7 @@ class PublicFiles:
         self._base_urls = tuple(base_urls)
         self._now = now
 
-    def find(self, file_id: str, name: str, permit: Permit) -> PublicFile:
+    def find(self, file_id: str, name: str, permit: ReadPermission) -> PublicFile:
         """The file of that id, under its own name.
 
         Raises:

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from server.db.failpoints import FILE_NAMED, FILE_WRITTEN, reach
-from server.disk import saying_when_full
+from server.db.failpoints import FILE_NAMED, FILE_WRITTEN, pass_point
+from server.disk import disk_full_errors
 from server.errors import DiskFull
 from server.models import StoredArtifact
 from server.workers.messages import Artifact
@@ -77,7 +77,7 @@ class IncomingFile:
         # 16 random bytes: whoever has the URL of a file may read it.
         self._id = secrets.token_hex(16)
         self._part = store.path(self._id).with_suffix(".part")
-        with saying_when_full():
+        with disk_full_errors():
             self._part.parent.mkdir(exist_ok=True)
             # Not buffered: what cannot be written is heard of here, and not when it is closed.
             self._file: BinaryIO = self._part.open("xb", buffering=0)
@@ -147,13 +147,13 @@ class IncomingFile:
         self.flush()
         self._file.close()
         final = self._store.path(artifact_id)
-        reach(FILE_WRITTEN)
+        pass_point(FILE_WRITTEN)
         with self._writing():
             final.parent.mkdir(exist_ok=True)
             self._part.replace(final)
             _sync_folder(final.parent)
             _sync_folder(final.parent.parent)
-        reach(FILE_NAMED)
+        pass_point(FILE_NAMED)
 
     def discard(self) -> None:
         """Give the file up."""
@@ -164,7 +164,7 @@ class IncomingFile:
     def _writing(self) -> Iterator[None]:
         """Give the file up if it cannot be written: what is there of it takes up room."""
         try:
-            with saying_when_full():
+            with disk_full_errors():
                 yield
         except (OSError, DiskFull):
             self.discard()

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
 from server.db import tables
 from server.db.database import Database
-from server.db.failpoints import Step
+from server.db.failpoints import CommitPoint
 from server.db.rows import row_of_artifact
 from server.errors import KeyStorageFull, StorageFull, UnknownUpload, UploadClosed, UploadTooLarge
 from server.models import StoredArtifact
@@ -26,7 +26,7 @@ UPLOAD_LIFETIME_S = 3600
 KEPT_AFTERWARDS_S = 3600
 """How long an upload that is over is known: one that began in time may be coming still."""
 
-Place = Callable[[], None]
+MoveIntoPlace = Callable[[], None]
 """Puts a file in its place."""
 
 
@@ -127,30 +127,30 @@ class UploadStore:
             rows = db.execute(query.where(parts.upload_id == upload_id).order_by(parts.number))
             return [Part(*row) for row in rows]
 
-    def add_file(self, file: StoredArtifact, new: NewUpload, *, place: Place) -> None:
+    def add_file(self, file: StoredArtifact, new: NewUpload, *, place: MoveIntoPlace) -> None:
         """Commit a file that needs no upload before it.
 
         Raises:
             StorageFull, KeyStorageFull: there is no room for it.
         """
-        with self._database.write(Step.UPLOAD) as db:
+        with self._database.write(CommitPoint.UPLOAD) as db:
             self._add_file(db, file, new, place)
 
-    def finish(self, upload: Upload, file: StoredArtifact, *, place: Place) -> None:
+    def finish(self, upload: Upload, file: StoredArtifact, *, place: MoveIntoPlace) -> None:
         """Commit the file of an upload and close that; its parts are forgotten.
 
         Raises:
             UploadClosed: the upload is over.
             StorageFull, KeyStorageFull: there is no room for the file.
         """
-        with self._database.write(Step.UPLOAD) as db:
+        with self._database.write(CommitPoint.UPLOAD) as db:
             _check_open(db, upload.id)
             _forget_parts(db, [upload.id])
             self._add_file(db, file, upload, place)
             closed = update(tables.uploads).where(tables.uploads.c.id == upload.id)
             db.execute(closed.values(closed_at=self._now()))
 
-    def add_part(self, upload: Upload, part: Part, *, place: Place) -> str | None:
+    def add_part(self, upload: Upload, part: Part, *, place: MoveIntoPlace) -> str | None:
         """Commit a part; the file of the one that it replaces, if there is one.
 
         Raises:
@@ -159,7 +159,7 @@ class UploadStore:
             StorageFull, KeyStorageFull: there is no room for the part.
         """
         parts = tables.upload_parts
-        with self._database.write(Step.UPLOAD) as db:
+        with self._database.write(CommitPoint.UPLOAD) as db:
             _check_open(db, upload.id)
             same = (parts.c.upload_id == upload.id) & (parts.c.number == part.number)
             replaced = db.execute(
@@ -203,7 +203,9 @@ class UploadStore:
             files = set(db.execute(select(tables.artifacts.c.id)).scalars())
             return files.union(db.execute(select(tables.upload_parts.c.file_id)).scalars())
 
-    def _add_file(self, db: Connection, file: StoredArtifact, new: NewUpload, place: Place) -> None:
+    def _add_file(
+        self, db: Connection, file: StoredArtifact, new: NewUpload, place: MoveIntoPlace
+    ) -> None:
         self._check_room(db, file.size, new.key_id)
         place()
         now = self._now()

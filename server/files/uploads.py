@@ -14,7 +14,7 @@ from server.errors import BadRequest, UploadClosed, UploadTooLarge
 from server.files.store import ArtifactStore, IncomingFile
 from server.files.upload_store import MIB, NewUpload, Part, Upload, UploadStore
 from server.models import StoredArtifact
-from server.tasks import completed
+from server.tasks import log_errors
 
 SWEEP_EVERY_S = 60
 MAX_PARTS = 10_000
@@ -132,7 +132,7 @@ class Uploads:
     async def run(self) -> None:
         """Sweep from time to time until cancelled."""
         while True:
-            await completed("removing files whose time is over", self.sweep())
+            await log_errors("removing files whose time is over", self.sweep())
             await asyncio.sleep(SWEEP_EVERY_S)
 
     async def sweep(self) -> None:

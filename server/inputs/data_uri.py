@@ -20,7 +20,7 @@ def decode_data_uri(uri: str, field: str) -> bytes:
     try:
         return _decode_data_uri(uri, field)
     except InputError as error:
-        raise InvalidInput.of(error, uri) from error
+        raise InvalidInput.from_error(error, uri) from error
 
 
 def is_data_uri(url: str) -> bool:

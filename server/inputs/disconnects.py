@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from server.inputs.submit import Submission, Submissions
 from server.models import Job
-from server.tasks import completed
+from server.tasks import log_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class _Left:
     end: asyncio.Task[None]
 
 
-class Runs:
+class DisconnectedRuns:
     """The runs of one server. A caller may be away for `grace_s` seconds."""
 
     def __init__(self, submissions: Submissions, *, grace_s: float) -> None:
@@ -61,16 +61,16 @@ class Runs:
         run = replace(submission, options=options, is_run=True)
         return self._take(identity) or await self._submissions.accept(run)
 
-    def leave(self, job: Job) -> None:
+    def disconnect(self, job: Job) -> None:
         """The job's caller has gone away."""
         identity = _Identity(job.key_id, job.base_url, job.endpoint, job.body_sha256)
         left = _Left(job, asyncio.create_task(self._end_later(identity, job)))
         self._left.setdefault(identity, {})[job.id] = left
 
-    def adopt(self, jobs: Iterable[Job]) -> None:
+    def adopt_all(self, jobs: Iterable[Job]) -> None:
         """Take over the jobs of a server that is gone: their callers' connections ended with it."""
         for job in jobs:
-            self.leave(job)
+            self.disconnect(job)
 
     async def close(self) -> None:
         """Leave the jobs to the next start of the server."""
@@ -98,4 +98,4 @@ class Runs:
     async def _end_later(self, identity: _Identity, job: Job) -> None:
         await asyncio.sleep(self._grace_s)
         self._remove(identity, job.id)
-        await completed(f"cancelling job {job.id}", self._submissions.cancel(job.id))
+        await log_errors(f"cancelling job {job.id}", self._submissions.cancel(job.id))

@@ -24,7 +24,7 @@ from pipeline.errors import (
     InputError,
 )
 from pipeline.spec import Pixels
-from server.inputs.image_process import REFUSED, PictureStart
+from server.inputs.image_process import REFUSED, DecodeStart
 
 MAX_REFUSAL_BYTES = 16 * 1024
 
@@ -51,7 +51,7 @@ _log = structlog.get_logger("server")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PictureLimits:
+class DecodeLimits:
     """What one picture may cost.
 
     The hungriest picture that we accept, a WebP of 50 megapixels, was measured to take 700 to 800
@@ -64,7 +64,7 @@ class PictureLimits:
     deadline_s: float = 90.0
 
 
-class PictureKilled(Exception):
+class ImageProcessKilled(Exception):
     """The process of a picture was killed from outside, or none could be started: the picture is
     not at fault."""
 
@@ -75,14 +75,14 @@ class PictureKilled(Exception):
         )
 
 
-class PictureDecoder:
+class ImageDecoder:
     """Prepares pictures as `pipeline.image.prepare` does, each in a process that it starts."""
 
     def __init__(
-        self, limits: PictureLimits | None = None, *, program: str = "server.inputs.image_process"
+        self, limits: DecodeLimits | None = None, *, program: str = "server.inputs.image_process"
     ) -> None:
         """`program` is the module whose `main` is the process."""
-        self._limits = limits or PictureLimits()
+        self._limits = limits or DecodeLimits()
         self._program = program
 
     async def prepare(self, data: bytes, width: int, height: int, *, field: str) -> Pixels:
@@ -93,7 +93,7 @@ class PictureDecoder:
                 the last also if the process crashed or took too long.
             PictureKilled: the machine, and not the picture, is at fault.
         """
-        start = PictureStart(
+        start = DecodeStart(
             parent=os.getpid(),
             width=width,
             height=height,
@@ -107,7 +107,7 @@ class PictureDecoder:
             process = await self._start(start)
         except OSError as error:
             _log.warning("No process could be started for a picture", why=str(error))
-            raise PictureKilled from error
+            raise ImageProcessKilled from error
         try:
             async with asyncio.timeout(self._limits.deadline_s):
                 output = await _exchange(process, data, most)
@@ -124,11 +124,11 @@ class PictureDecoder:
         if code == -signal.SIGKILL and len(output) <= most:
             # Neither by us, for there was no more than it may write, nor by its own limits.
             _log.warning("A picture's process was killed")
-            raise PictureKilled
+            raise ImageProcessKilled
         _log.warning("A picture's process crashed", exit_code=code, bytes_of_output=len(output))
         raise ImageUnreadable(field, _CRASHED)
 
-    async def _start(self, start: PictureStart) -> asyncio.subprocess.Process:
+    async def _start(self, start: DecodeStart) -> asyncio.subprocess.Process:
         # The loop's thread is the one that starts it, and the one that it dies with.
         paths = json.dumps([str(Path(entry).absolute()) for entry in sys.path])
         return await asyncio.create_subprocess_exec(

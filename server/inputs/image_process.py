@@ -22,7 +22,7 @@ REFUSED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PictureStart:
+class DecodeStart:
     """What the process is told on its command line, as JSON.
 
     `parent` is the process that has to be alive. `memory_bytes` is the address space that it may
@@ -40,7 +40,7 @@ class PictureStart:
         return json.dumps(dataclasses.asdict(self))
 
 
-def confine(start: PictureStart) -> None:
+def confine(start: DecodeStart) -> None:
     """Give up whatever decoding one picture does not need. To be called before reading it."""
     die_with(start.parent)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -54,7 +54,7 @@ def confine(start: PictureStart) -> None:
 
 def main(values: dict[str, Any]) -> None:
     """A picture process, from its first line to its exit code."""
-    start = PictureStart(**values)
+    start = DecodeStart(**values)
     confine(start)
     try:
         pixels = prepare(sys.stdin.buffer.read(), start.width, start.height, field=start.field)

@@ -24,7 +24,7 @@ from server.db import tables
 from server.db.database import Database
 from server.files.store import ArtifactStore, shared_artifact
 from server.models import JobStatus, StoredArtifact
-from server.tasks import completed
+from server.tasks import log_errors
 
 UNWANTED_LIFETIME_S = 600.0
 """How long a picture stays once no unfinished job refers to it: people send one several times."""
@@ -37,7 +37,7 @@ _BYTES = "application/octet-stream"
 _artifacts = tables.artifacts.c
 
 
-class Pictures:
+class ImageStore:
     """The pictures of one server. Every method blocks but for `run`, and any thread may call."""
 
     def __init__(
@@ -54,13 +54,13 @@ class Pictures:
     async def run(self) -> None:
         """Sweep from time to time until cancelled."""
         while True:
-            await completed("removing pictures", asyncio.to_thread(self.sweep))
+            await log_errors("removing pictures", asyncio.to_thread(self.sweep))
             await asyncio.sleep(SWEEP_EVERY_S)
 
     @contextmanager
-    def in_hand(self) -> Iterator["Hand"]:
+    def in_hand(self) -> Iterator["Lease"]:
         """Keeps pictures; by the end of the block, whatever needs them is to be committed."""
-        hand = Hand(self)
+        hand = Lease(self)
         try:
             yield hand
         finally:
@@ -108,10 +108,10 @@ class Pictures:
                 self._files.remove(artifact_id)
 
 
-class Hand:
+class Lease:
     """Holds the pictures that it keeps."""
 
-    def __init__(self, pictures: Pictures) -> None:
+    def __init__(self, pictures: ImageStore) -> None:
         self._pictures = pictures
         self.held: Counter[str] = Counter()
 

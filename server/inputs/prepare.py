@@ -23,16 +23,16 @@ from server.errors import (
     job_error,
 )
 from server.fal.endpoints import ENDPOINTS, Limits
-from server.fal.views import shown
+from server.fal.views import display_url
 from server.files.public import PublicFiles
 from server.files.store import ArtifactStore
 from server.inputs.data_uri import _too_large
-from server.inputs.image_decoder import PictureDecoder, PictureKilled
-from server.inputs.image_store import Pictures
+from server.inputs.image_decoder import ImageDecoder, ImageProcessKilled
+from server.inputs.image_store import ImageStore
 from server.jobs.store import JobStore
 from server.models import Job, JobError
 from server.outbound.fetch import Fetcher, FetchError, FetchTooLarge, HostRefused
-from server.tasks import Wakes, completed
+from server.tasks import Signals, log_errors
 
 AT_ONCE = 4
 """Jobs whose pictures are taken in at the same time."""
@@ -59,18 +59,18 @@ class PictureLost(Exception):
         super().__init__("The server has lost the picture of this request: send it again.")
 
 
-class Intake:
+class InputPreparer:
     """Takes in the pictures of the jobs that wait, a few at a time, oldest first."""
 
     def __init__(
         self,
         store: JobStore,
         files: ArtifactStore,
-        pictures: Pictures,
+        pictures: ImageStore,
         public_files: PublicFiles,
         fetcher: Fetcher,
         limits: Limits,
-        wakes: Wakes,
+        signals: Signals,
     ) -> None:
         self._store = store
         self._files = files
@@ -78,17 +78,17 @@ class Intake:
         self._public_files = public_files
         self._fetcher = fetcher
         self._limits = limits
-        self._wakes = wakes
-        self._decoder = PictureDecoder()
+        self._wakes = signals
+        self._decoder = ImageDecoder()
         self._decoding = asyncio.Semaphore(DECODES_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Look for jobs without their pictures until cancelled."""
         while True:
-            ticket = self._wakes.submitted.ticket()
-            await completed("taking in pictures", self._begin())
-            await ticket.wait()
+            waiter = self._wakes.submitted.waiter()
+            await log_errors("taking in pictures", self._begin())
+            await waiter.wait()
 
     async def close(self) -> None:
         """Stop what is in hand; the next start takes it up."""
@@ -107,21 +107,21 @@ class Intake:
             self._tasks[job.id] = asyncio.create_task(self._supervise(job))
 
     async def _supervise(self, job: Job) -> None:
-        if not await completed(f"intake of job {job.id}", self._take_in(job)):
+        if not await log_errors(f"intake of job {job.id}", self._prepare_job(job)):
             error = infrastructure_error("The input could not be stored.", "internal_error")
             refusal = asyncio.to_thread(self._store.refuse_inputs, job.id, error)
-            await completed(f"refusing job {job.id}", refusal)
+            await log_errors(f"refusing job {job.id}", refusal)
         del self._tasks[job.id]
         self._wakes.submitted.notify()
 
-    async def _take_in(self, job: Job) -> None:
+    async def _prepare_job(self, job: Job) -> None:
         try:
             media = {name: await self._picture(job, name) for name in job.input["media"]}
             await asyncio.to_thread(self._keep, job, media)
             self._wakes.claimable.notify()
         except InvalidInput as error:
             await self._refuse(job, job_error(error))
-        except (PictureLost, PictureKilled) as error:
+        except (PictureLost, ImageProcessKilled) as error:
             await self._refuse(job, infrastructure_error(str(error), "internal_error"))
         except DiskFull as full:
             # The job waits, and is taken up again.
@@ -143,7 +143,7 @@ class Intake:
         try:
             return await self._prepare(await self._bytes(job, source, field), field)
         except InputError as error:
-            raise InvalidInput.of(error, shown(source)) from error
+            raise InvalidInput.from_error(error, display_url(source)) from error
 
     async def _bytes(self, job: Job, source: Mapping[str, Any], field: str) -> bytes:
         if "artifact" in source:
@@ -188,7 +188,7 @@ class Intake:
             for _ in range(DECODE_TRIES - 1):
                 try:
                     return await self._decode(data, field)
-                except PictureKilled:
+                except ImageProcessKilled:
                     await asyncio.sleep(TRY_AGAIN_S)
             return await self._decode(data, field)
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from server.auth.authenticator import Caller
 from server.errors import InvalidInput, TextTooLarge, job_error
-from server.fal.endpoints import ENDPOINTS, Limits, Order, read_order
+from server.fal.endpoints import ENDPOINTS, Limits, VideoRequest, parse_request
 from server.fal.headers import RequestOptions
 from server.inputs.data_uri import decode_data_uri, is_data_uri
-from server.inputs.image_store import Pictures
+from server.inputs.image_store import ImageStore
 from server.jobs.store import JobStore
 from server.models import CancelAnswer, Job, JobError, NewJob, StoredArtifact
-from server.tasks import Wakes
+from server.tasks import Signals
 
 MAX_TEXT_BYTES = 1024 * 1024
 """Of a body without its pictures."""
@@ -52,16 +52,16 @@ class Submissions:
     def __init__(
         self,
         store: JobStore,
-        pictures: Pictures,
+        pictures: ImageStore,
         limits: Limits,
-        wakes: Wakes,
+        signals: Signals,
         *,
         queue_limit: int,
     ) -> None:
         self._store = store
         self._pictures = pictures
         self._limits = limits
-        self._wakes = wakes
+        self._wakes = signals
         self._queue_limit = queue_limit
 
     async def accept(self, submission: Submission) -> Job:
@@ -114,7 +114,7 @@ class Submissions:
         )
         if known is not None:
             return known
-        order = read_order(submission.endpoint, submission.body, self._limits)
+        order = parse_request(submission.endpoint, submission.body, self._limits)
         pictures = sum(len(url) for url in order.media.values() if is_data_uri(url))
         if len(submission.body) - pictures > MAX_TEXT_BYTES:
             # All of it but the pictures goes into a row, and is read again with every status.
@@ -160,7 +160,7 @@ def _new_job(
     )
 
 
-def _input_of(order: Order, kept: Mapping[str, StoredArtifact]) -> dict[str, Any]:
+def _input_of(order: VideoRequest, kept: Mapping[str, StoredArtifact]) -> dict[str, Any]:
     """What the row says of the input: media are URLs, or artefacts where the bytes were sent."""
     media = {
         name: {"artifact": kept[name].id} if name in kept else {"url": url}

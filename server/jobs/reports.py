@@ -10,7 +10,7 @@ from server.db import tables
 from server.db.database import Database
 from server.db.rows import JOB_COLUMNS, job_of
 from server.files.store import ArtifactStore
-from server.jobs.retention import BATCH, can_go, remove_jobs
+from server.jobs.retention import BATCH, is_removable, remove_jobs
 from server.models import Job, JobError, JobStatus
 
 _jobs = tables.jobs.c
@@ -102,7 +102,7 @@ class JobAdmin:
         return self._purge(_jobs.finished_at <= self._now() - seconds)
 
     def _purge(self, which: ColumnElement[bool]) -> list[str]:
-        query = select(_jobs.id).where(and_(which, can_go())).limit(BATCH)
+        query = select(_jobs.id).where(and_(which, is_removable())).limit(BATCH)
         purged: list[str] = []
         while True:
             with self._database.write() as db:

@@ -18,7 +18,7 @@ from server.db.database import Database
 from server.db.rows import JOB_COLUMNS, job_of
 from server.files.store import ArtifactStore
 from server.models import FETCHED_LIFETIME_S, Job, JobStatus
-from server.tasks import completed
+from server.tasks import log_errors
 
 SWEEP_EVERY_S = 30.0
 
@@ -49,7 +49,7 @@ class Retention:
     async def run(self) -> None:
         """Remove what has had its time, until cancelled."""
         while True:
-            await completed("removing what has expired", asyncio.to_thread(self.sweep))
+            await log_errors("removing what has expired", asyncio.to_thread(self.sweep))
             await asyncio.sleep(SWEEP_EVERY_S)
 
     def fetched(self, job: Job) -> None:
@@ -60,7 +60,7 @@ class Retention:
         if job.is_kept:
             return
         expires_at = self._now() + FETCHED_LIFETIME_S
-        sooner = and_(_jobs.id == job.id, _jobs.expires_at > expires_at, is_told())
+        sooner = and_(_jobs.id == job.id, _jobs.expires_at > expires_at, webhook_is_done())
         with self._database.write() as db:
             db.execute(update(tables.jobs).where(sooner).values(expires_at=expires_at))
 
@@ -76,7 +76,7 @@ class Retention:
         """Remove some of the jobs whose time is over; whether there were any."""
         oldest = self._oldest(now)
         over = or_(_jobs.expires_at <= now, _jobs.finished_at <= oldest)
-        query = select(*JOB_COLUMNS).where(and_(over, can_go())).limit(BATCH)
+        query = select(*JOB_COLUMNS).where(and_(over, is_removable())).limit(BATCH)
         # There is seldom one, and looking holds up no writer.
         with self._database.read() as db:
             if db.execute(query.limit(1)).first() is None:
@@ -125,14 +125,14 @@ BATCH = 500
 _jobs, _artifacts, _webhooks = tables.jobs.c, tables.artifacts.c, tables.webhooks.c
 
 
-def is_told() -> ColumnElement[bool]:
+def webhook_is_done() -> ColumnElement[bool]:
     """Nobody is still to be told of a job: a webhook with a time for its next try is not sent."""
     return ~exists().where(and_(_webhooks.job_id == _jobs.id, _webhooks.not_before.is_not(None)))
 
 
-def can_go() -> ColumnElement[bool]:
+def is_removable() -> ColumnElement[bool]:
     """A job can be removed when it is done, and whoever asked to be told has been."""
-    return and_(_jobs.status == JobStatus.COMPLETED.value, is_told())
+    return and_(_jobs.status == JobStatus.COMPLETED.value, webhook_is_done())
 
 
 def remove_jobs(db: Connection, job_ids: Collection[str], *, with_videos: bool = True) -> list[str]:

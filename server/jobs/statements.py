@@ -223,13 +223,13 @@ def set_progress(
         db.execute(insert(tables.progress).values(job_id=job_id, **row))
 
 
-def untold(message: str) -> ColumnElement[bool]:
+def not_yet_logged(message: str) -> ColumnElement[bool]:
     """The jobs that wait and whose log does not have this line."""
     told = exists().where(and_(tables.logs.c.job_id == jobs.id, tables.logs.c.message == message))
     return and_(QUEUED, ~told)
 
 
-def tell(db: Connection, which: ColumnElement[bool], message: str, now: float) -> None:
+def add_log_lines(db: Connection, which: ColumnElement[bool], message: str, now: float) -> None:
     """Add a line to the logs of these jobs."""
     lines = select(jobs.id, jobs.attempt, literal(now), literal("INFO"), literal(message))
     columns = ["job_id", "attempt", "at", "level", "message"]

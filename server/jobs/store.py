@@ -14,7 +14,7 @@ from sqlalchemy import Connection, and_, func, insert, or_, select
 
 from server.db import tables
 from server.db.database import Database
-from server.db.failpoints import Step
+from server.db.failpoints import CommitPoint
 from server.db.rows import ARTIFACT_COLUMNS, JOB_COLUMNS, job_of, row_of_job, row_of_line
 from server.errors import QueueFull
 from server.jobs.limits import NO_LIMITS, KeyLimits, check_key
@@ -22,6 +22,7 @@ from server.jobs.statements import (
     IN_ORDER,
     QUEUED,
     add_artifacts,
+    add_log_lines,
     announce,
     change,
     claim_of,
@@ -31,14 +32,13 @@ from server.jobs.statements import (
     free_expired_key,
     held,
     jobs,
+    not_yet_logged,
     put_back,
     read_held,
     read_job,
     read_lines,
     read_resubmitted,
     set_progress,
-    tell,
-    untold,
 )
 from server.models import (
     CANCELLED,
@@ -48,10 +48,10 @@ from server.models import (
     Job,
     JobError,
     JobProgress,
+    JobSnapshot,
     JobStatus,
     LogLine,
     NewJob,
-    Standing,
     StoredArtifact,
 )
 
@@ -101,7 +101,7 @@ class JobStore:
             QueueFull: `queue_limit` jobs are waiting already.
             KeyQueueFull, TooManySubmits: the key has all that it may have.
         """
-        with self._write(Step.SUBMIT) as db:
+        with self._write(CommitPoint.SUBMIT) as db:
             now = self._now()
             known = read_resubmitted(db, new.key_id, new.idempotency_key, new.body_sha256, now)
             if known is not None:
@@ -147,7 +147,7 @@ class JobStore:
         with self._database.read() as db:
             return read_job(db, job_id, self._now())
 
-    def standing(self, job_id: str) -> Standing:
+    def standing(self, job_id: str) -> JobSnapshot:
         """Read one job, its place in the queue, and the lines of its runs, oldest first.
 
         Raises:
@@ -156,7 +156,7 @@ class JobStore:
         with self._database.read() as db:
             job = read_job(db, job_id, self._now())
             position = count_ahead(db, job) if job.status is JobStatus.IN_QUEUE else 0
-            return Standing(job=job, position=position, lines=read_lines(db, job_id))
+            return JobSnapshot(job=job, position=position, lines=read_lines(db, job_id))
 
     def progress(self, job_id: str) -> JobProgress | None:
         """How far the latest run of the job has come."""
@@ -172,7 +172,7 @@ class JobStore:
         Raises:
             UnknownJob: there is none of that id.
         """
-        with self._write(Step.CANCEL) as db:
+        with self._write(CommitPoint.CANCEL) as db:
             job = read_job(db, job_id, self._now())
             if job.done:
                 return CancelAnswer.ALREADY_COMPLETED
@@ -202,13 +202,13 @@ class JobStore:
     def set_inputs(self, job_id: str, artifacts: Mapping[str, StoredArtifact]) -> None:
         """Make a job claimable: the prepared media, by name, are here."""
         refs = {name: artifact.id for name, artifact in artifacts.items()}
-        with self._write(Step.INPUT) as db:
+        with self._write(CommitPoint.INPUT) as db:
             add_artifacts(db, artifacts.values(), self._now())
             change(db, and_(jobs.id == job_id, QUEUED), input_refs=refs)
 
     def refuse_inputs(self, job_id: str, error: JobError) -> None:
         """End a job that waits: its media cannot be used."""
-        with self._write(Step.INPUT) as db:
+        with self._write(CommitPoint.INPUT) as db:
             job = read_job(db, job_id, self._now())
             if job.status is JobStatus.IN_QUEUE:
                 end(db, job, self._now(), error=error)
@@ -230,7 +230,7 @@ class JobStore:
         One that was asked to stop is not run again.
         """
         query = select(*JOB_COLUMNS).where(jobs.status == JobStatus.IN_PROGRESS.value)
-        with self._write(Step.RECOVER) as db:
+        with self._write(CommitPoint.RECOVER) as db:
             running = [job_of(row) for row in db.execute(query)]
             for job in running:
                 put_back(db, job, self._now())
@@ -238,7 +238,7 @@ class JobStore:
 
     def claim(self, slot: str) -> Job | None:
         """Take the oldest job of the highest priority whose media are here; None if none is."""
-        with self._write(Step.CLAIM) as db:
+        with self._write(CommitPoint.CLAIM) as db:
             claim = claim_of(slot, self._owner, self._now(), self._key_limits.running)
             claim = claim.returning(*JOB_COLUMNS)
             row = db.execute(claim).one_or_none()
@@ -262,13 +262,13 @@ class JobStore:
                 end(db, job_of(row), self._now(), error=TOO_LATE)
         return 0.0
 
-    def tell_waiting(self, message: str) -> None:
+    def log_to_waiting(self, message: str) -> None:
         """Add a line to the log of every job that waits, unless it is there already."""
         with self._database.read() as db:
-            if db.execute(select(jobs.seq).where(untold(message)).limit(1)).first() is None:
+            if db.execute(select(jobs.seq).where(not_yet_logged(message)).limit(1)).first() is None:
                 return
         with self._write() as db:
-            tell(db, untold(message), message, self._now())
+            add_log_lines(db, not_yet_logged(message), message, self._now())
 
     def cancel_requested(self, job_id: str, attempt: int) -> bool:
         """Whether this run should stop: its caller asked, or the job is no longer its."""
@@ -280,7 +280,7 @@ class JobStore:
         self, job_id: str, attempt: int, lines: Sequence[LogLine], progress: JobProgress | None
     ) -> None:
         """Write what a run has to tell, in one transaction."""
-        with self._write(Step.RECORD, log_of=job_id) as db:
+        with self._write(CommitPoint.RECORD, log_of=job_id) as db:
             if read_held(db, job_id, attempt) is None:
                 return
             if lines:
@@ -303,7 +303,7 @@ class JobStore:
         A cancel that was committed first wins: its caller has been told so. Returns whether
         the result was published; if not, its files belong to nobody.
         """
-        with self._write(Step.END) as db:
+        with self._write(CommitPoint.END) as db:
             job, now = read_held(db, job_id, attempt), self._now()
             if job is None:
                 return False
@@ -320,7 +320,7 @@ class JobStore:
 
         Without `keeps_inputs` its media are prepared anew.
         """
-        with self._write(Step.GIVE_BACK) as db:
+        with self._write(CommitPoint.GIVE_BACK) as db:
             job = read_held(db, job_id, attempt)
             if job is None:
                 return
@@ -333,7 +333,7 @@ class JobStore:
 
         At the first, if its caller wants no second try. Returns whether the job waits again.
         """
-        with self._write(Step.DEATH) as db:
+        with self._write(CommitPoint.DEATH) as db:
             job = read_held(db, job_id, attempt)
             if job is None:
                 return False
@@ -350,7 +350,7 @@ class JobStore:
 
     @contextmanager
     def _write(
-        self, step: Step | None = None, *, log_of: str | None = None
+        self, step: CommitPoint | None = None, *, log_of: str | None = None
     ) -> Iterator[Connection]:
         """A transaction that changes one job's log, or any job."""
         with self._database.write(step) as db:

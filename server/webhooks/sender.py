@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from server.db.failpoints import WEBHOOK_SENT, reach
+from server.db.failpoints import WEBHOOK_SENT, pass_point
 from server.errors import InvalidInput, UnknownJob, error_item
 from server.jobs.store import JobStore
 from server.outbound.fetch import Fetcher, FetchError, FetchRefused
-from server.tasks import Wakes, completed
+from server.tasks import Signals, log_errors
 from server.webhooks.body import WebhookBodies
 from server.webhooks.signing import SigningKey
-from server.webhooks.store import Delivery, WebhookStore
+from server.webhooks.store import WebhookAttempt, WebhookStore
 
 AT_ONCE = 16
 AT_ONCE_FOR_A_RECEIVER = 4
@@ -44,7 +44,7 @@ class Webhooks:
         bodies: WebhookBodies,
         fetcher: Fetcher,
         key: SigningKey,
-        wakes: Wakes,
+        signals: Signals,
         now: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
         tried: Callable[[str], None] = lambda outcome: None,
@@ -54,11 +54,11 @@ class Webhooks:
         self._bodies = bodies
         self._fetcher = fetcher
         self._key = key
-        self._wakes = wakes
+        self._wakes = signals
         self._now = now
         self._jitter = jitter
         self._tried = tried
-        self._sending: dict[asyncio.Task[None], Delivery] = {}
+        self._sending: dict[asyncio.Task[None], WebhookAttempt] = {}
 
     async def recover(self) -> None:
         """Take over the webhooks of a server that is gone. To be called before `run`."""
@@ -67,9 +67,9 @@ class Webhooks:
     async def run(self) -> None:
         """Send what is due, a few at a time, until cancelled."""
         while True:
-            ticket = self._wakes.finished.ticket()
-            await completed("claiming webhooks", self._send_due())
-            await ticket.wait()
+            waiter = self._wakes.finished.waiter()
+            await log_errors("claiming webhooks", self._send_due())
+            await waiter.wait()
 
     async def close(self) -> None:
         """Break off what is being sent; the next start sends it again."""
@@ -106,13 +106,13 @@ class Webhooks:
         counts = Counter(delivery.receiver for delivery in self._sending.values())
         return [name for name, count in counts.items() if count >= AT_ONCE_FOR_A_RECEIVER]
 
-    async def _supervise(self, delivery: Delivery) -> None:
+    async def _supervise(self, delivery: WebhookAttempt) -> None:
         what = f"webhook of job {delivery.job_id}"
-        if not await completed(what, self._send(delivery)):
+        if not await log_errors(what, self._send(delivery)):
             problem = "This server could not make the webhook."
-            await completed(what, asyncio.to_thread(self._record, delivery, problem))
+            await log_errors(what, asyncio.to_thread(self._record, delivery, problem))
 
-    async def _send(self, delivery: Delivery) -> None:
+    async def _send(self, delivery: WebhookAttempt) -> None:
         try:
             job = await asyncio.to_thread(self._jobs.job, delivery.job_id)
         except UnknownJob:
@@ -123,11 +123,11 @@ class Webhooks:
         signed = self._key.headers(body, request_id=job.id, user_id=job.key_id, now=self._now())
         headers = {"Content-Type": "application/json", **signed}
         problem = await self._post(delivery, body, headers)
-        reach(WEBHOOK_SENT)
+        pass_point(WEBHOOK_SENT)
         await asyncio.to_thread(self._record, delivery, problem)
 
     async def _post(
-        self, delivery: Delivery, body: bytes, headers: Mapping[str, str]
+        self, delivery: WebhookAttempt, body: bytes, headers: Mapping[str, str]
     ) -> str | None:
         """Send it once; what is wrong if the receiver has not taken it."""
         try:
@@ -138,7 +138,7 @@ class Webhooks:
             return None
         return f"{delivery.receiver} answers with status {status}; 200 to 299 is wanted."
 
-    def _record(self, delivery: Delivery, problem: str | None) -> None:
+    def _record(self, delivery: WebhookAttempt, problem: str | None) -> None:
         # Neither the URL nor its query, which may hold a secret, enter the log.
         log = _log.bind(job_id=delivery.job_id, receiver=delivery.receiver, tries=delivery.tries)
         if problem is None:

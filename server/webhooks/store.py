@@ -14,14 +14,14 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 
 from server.db import tables
 from server.db.database import Database
-from server.db.failpoints import Step
+from server.db.failpoints import CommitPoint
 
 LEASE_S = 60.0
 """Several times what one try can take."""
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class WebhookAttempt:
     """One try to tell `receiver`, the host and port of `url`, how a job ended; the first is 1."""
 
     id: int
@@ -48,7 +48,7 @@ class WebhookStore:
             free = update(tables.webhooks).where(taken)
             db.execute(free.values(claimed_by=None, lease_until=None))
 
-    def claim(self, *, besides: Collection[str] = ()) -> Delivery | None:
+    def claim(self, *, besides: Collection[str] = ()) -> WebhookAttempt | None:
         """Take the webhook that is due the longest; None if none is, but for these receivers."""
         webhooks = tables.webhooks.c
         now = self._now()
@@ -70,34 +70,34 @@ class WebhookStore:
         with self._database.read() as db:
             if db.execute(first).one_or_none() is None:
                 return None
-        with self._database.write(Step.WEBHOOK_CLAIM) as db:
+        with self._database.write(CommitPoint.WEBHOOK_CLAIM) as db:
             row = db.execute(claim).one_or_none()
-            return None if row is None else Delivery(*row)
+            return None if row is None else WebhookAttempt(*row)
 
-    def delivered(self, delivery: Delivery) -> None:
+    def delivered(self, delivery: WebhookAttempt) -> None:
         """The receiver has it."""
         self._change(delivery, delivered_at=self._now(), not_before=None, last_error=None)
 
-    def failed(self, delivery: Delivery, error: str, *, retry_at: float) -> None:
+    def failed(self, delivery: WebhookAttempt, error: str, *, retry_at: float) -> None:
         """This try came to nothing, and there will be another."""
         self._change(delivery, not_before=retry_at, last_error=error)
 
-    def given_up(self, delivery: Delivery, error: str) -> None:
+    def given_up(self, delivery: WebhookAttempt, error: str) -> None:
         """This try came to nothing, and was the last."""
         self._change(delivery, given_up_at=self._now(), not_before=None, last_error=error)
 
-    def give_back(self, delivery: Delivery) -> None:
+    def give_back(self, delivery: WebhookAttempt) -> None:
         """This try was broken off by ourselves: it is due again at once."""
         self._change(delivery)
 
-    def _change(self, delivery: Delivery, **values: Any) -> None:
+    def _change(self, delivery: WebhookAttempt, **values: Any) -> None:
         """Write what became of a try, unless the row was taken again meanwhile."""
         free = {"claimed_by": None, "lease_until": None}
-        with self._database.write(Step.WEBHOOK_END) as db:
+        with self._database.write(CommitPoint.WEBHOOK_END) as db:
             db.execute(update(tables.webhooks).where(_held(delivery)).values(**free, **values))
 
 
-def _held(delivery: Delivery) -> ColumnElement[bool]:
+def _held(delivery: WebhookAttempt) -> ColumnElement[bool]:
     webhooks = tables.webhooks.c
     return and_(
         webhooks.id == delivery.id,

@@ -69,7 +69,7 @@ def backoff_s(deaths: int, first_s: float) -> float:
     return min(first_s * 2.0**doublings, MAX_BACKOFF_S)
 
 
-class Run:
+class RunEvents:
     """The events of one run, on their way from the slot's thread to whoever iterates."""
 
     def __init__(self, order: WorkOrder, loop: asyncio.AbstractEventLoop) -> None:
@@ -126,8 +126,8 @@ class LocalSlot:
         self._has_worked = False
         # For the event loop: the worker that takes orders, and the run that it was given.
         self._worker: WorkerProcess | None = None
-        self._run: Run | None = None
-        self._deaths = Deaths()
+        self._run: RunEvents | None = None
+        self._deaths = CrashCounter()
         # For whoever ends it: the process, from its start on, and why it has to end.
         self._process: WorkerProcess | None = None
         self._process_lock = threading.Lock()
@@ -135,7 +135,7 @@ class LocalSlot:
 
     def look(self) -> SlotView:
         """The slot as it is now."""
-        return replace(self.view, is_unstable=self._deaths.too_many)
+        return replace(self.view, is_unstable=self._deaths.is_crash_looping)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the thread, and with it the worker."""
@@ -147,7 +147,7 @@ class LocalSlot:
         """See `Pool.run`."""
         if self.view.state is not SlotState.IDLE or self._worker is None:
             raise SlotUnavailable(f"The slot {self.view.name} is {self.view.state}.")
-        self._run = Run(order, self._loop)
+        self._run = RunEvents(order, self._loop)
         self.view = replace(self.view, state=SlotState.BUSY)
         self._worker.post(order)
         return self._events_of(self._run)
@@ -187,7 +187,7 @@ class LocalSlot:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    async def _events_of(self, run: Run) -> AsyncGenerator[RunEvent, None]:
+    async def _events_of(self, run: RunEvents) -> AsyncGenerator[RunEvent, None]:
         try:
             while True:
                 event = await run.take()
@@ -312,7 +312,7 @@ class LocalSlot:
     def _ran_out_of_memory(self) -> None:
         self.view = replace(self.view, memory_shortages=self.view.memory_shortages + 1)
 
-    def _became_idle(self, run: Run, memory: MemoryPlan) -> None:
+    def _became_idle(self, run: RunEvents, memory: MemoryPlan) -> None:
         if self._run is not run:
             return  # it said so twice
         self._run = None
@@ -340,7 +340,7 @@ TOO_MANY = 5
 WITHIN_S = 600.0
 
 
-class Deaths:
+class CrashCounter:
     """When the last workers of one slot ended, since one of them did a whole run."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -355,6 +355,6 @@ class Deaths:
         self._times.clear()
 
     @property
-    def too_many(self) -> bool:
+    def is_crash_looping(self) -> bool:
         """Whether there were five within the last ten minutes."""
         return len(self._times) == TOO_MANY and self._now() - self._times[0] < WITHIN_S

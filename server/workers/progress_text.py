@@ -12,7 +12,7 @@ STAGES = {
 }
 
 
-def narrate(event: Progress) -> str:
+def describe(event: Progress) -> str:
     """One line for the person who waits for the video."""
     match event:
         case Note(message) | Restarted(message):
@@ -24,7 +24,7 @@ def narrate(event: Progress) -> str:
             return f"Step {step} of {num_steps}, {rate}{_left(seconds_left)}"
 
 
-def narrate_loading(loading: Loading) -> str:
+def describe_loading(loading: Loading) -> str:
     """One line for the person whose video cannot begin yet."""
     return f"Loading the model: {loading.text}"
 

@@ -17,7 +17,7 @@ from raw_http import connected
 from servers import data_uri, picture, request_of, serving, settings_in, start_server
 from starlette.types import Message
 
-from server.api.bodies import LARGE_BYTES, MIN_BYTES_PER_S, Bodies
+from server.api.bodies import LARGE_BYTES, MIN_BYTES_PER_S, BodyReader
 from server.errors import BodyTooLarge, RequestTooSlow, TooManyLargeBodies
 from server.inputs.submit import MAX_TEXT_BYTES
 
@@ -67,27 +67,27 @@ async def until_it_rests(sender: Sender) -> None:
         await asyncio.sleep(0.02)
 
 
-async def read(bodies: Bodies, sender: Sender, *, max_bytes: int = MANY) -> bytes:
+async def read(bodies: BodyReader, sender: Sender, *, max_bytes: int = MANY) -> bytes:
     async with bodies.read(sender.request, max_bytes=max_bytes) as body:
         return body
 
 
 async def test_a_body_is_read_whole() -> None:
-    assert await read(Bodies(timeout_s=30), Sender(b"ab", b"", b"c")) == b"abc"
+    assert await read(BodyReader(timeout_s=30), Sender(b"ab", b"", b"c")) == b"abc"
 
 
 async def test_nothing_is_read_beyond_the_limit() -> None:
     sender = Sender(b"1234", b"5", b"6", b"7")
 
     with pytest.raises(BodyTooLarge, match="5 bytes"):
-        await read(Bodies(timeout_s=30), sender, max_bytes=5)
+        await read(BodyReader(timeout_s=30), sender, max_bytes=5)
 
     assert sender.left == 1
-    assert await read(Bodies(timeout_s=30), Sender(b"12345"), max_bytes=5) == b"12345"
+    assert await read(BodyReader(timeout_s=30), Sender(b"12345"), max_bytes=5) == b"12345"
 
 
 async def test_a_large_body_waits_for_its_place_with_little_of_it_read() -> None:
-    bodies, waiting = Bodies(timeout_s=30, large_at_once=1), large()
+    bodies, waiting = BodyReader(timeout_s=30, large_at_once=1), large()
     async with bodies.read(large().request, max_bytes=MANY):
         second = asyncio.create_task(read(bodies, waiting))
         await until_it_rests(waiting)
@@ -99,7 +99,7 @@ async def test_a_large_body_waits_for_its_place_with_little_of_it_read() -> None
 
 
 async def test_a_body_for_which_there_is_no_place_in_time_is_sent_away() -> None:
-    bodies = Bodies(timeout_s=0.05, large_at_once=1)
+    bodies = BodyReader(timeout_s=0.05, large_at_once=1)
     async with bodies.read(large().request, max_bytes=MANY):
         with pytest.raises(TooManyLargeBodies):
             await read(bodies, large())
@@ -108,7 +108,7 @@ async def test_a_body_for_which_there_is_no_place_in_time_is_sent_away() -> None
 
 
 async def test_a_caller_who_pauses_loses_its_place() -> None:
-    bodies = Bodies(timeout_s=0.05, large_at_once=1)
+    bodies = BodyReader(timeout_s=0.05, large_at_once=1)
     chunks = [bytes(LARGE_BYTES)] * 3
     stalled = Sender(*chunks, wait=lambda: never() if stalled.left == 1 else asyncio.sleep(0))
 
@@ -120,7 +120,7 @@ async def test_a_caller_who_pauses_loses_its_place() -> None:
 
 async def test_a_caller_who_drips_is_given_up() -> None:
     with pytest.raises(RequestTooSlow):
-        await read(Bodies(timeout_s=0.2), Sender(*[b"x"] * 1000, wait=after(0.02)))
+        await read(BodyReader(timeout_s=0.2), Sender(*[b"x"] * 1000, wait=after(0.02)))
 
 
 async def test_a_caller_who_is_slow_but_not_too_slow_is_heard_to_the_end() -> None:
@@ -128,12 +128,12 @@ async def test_a_caller_who_is_slow_but_not_too_slow_is_heard_to_the_end() -> No
     chunks = [bytes(MIN_BYTES_PER_S // 2)] * 20
     sender = Sender(*chunks, wait=after(0.05))
 
-    assert await read(Bodies(timeout_s=0.5), sender) == b"".join(chunks)
+    assert await read(BodyReader(timeout_s=0.5), sender) == b"".join(chunks)
 
 
 async def test_time_that_we_take_ourselves_does_not_count() -> None:
     async def chunks() -> AsyncIterator[bytes]:
-        async for chunk in Bodies(timeout_s=0.1).chunks(Sender(b"a", b"b", b"c").request):
+        async for chunk in BodyReader(timeout_s=0.1).chunks(Sender(b"a", b"b", b"c").request):
             yield chunk
             await asyncio.sleep(0.2)
 

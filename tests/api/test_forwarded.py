@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
-from server.api.forwarded import Arrival, arrival_of, client_of, forwarded_header
+from server.api.forwarded import PublicOrigin, client_of, forwarded_header, origin_of_request
 from server.errors import BadRequest
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("::1"))
@@ -26,25 +26,27 @@ def scope(client: tuple[str, int] | None = PROXY, **headers: str) -> dict[str, A
 
 
 def test_a_trusted_proxy_says_how_the_request_came() -> None:
-    assert arrival_of(scope(**TOLD), TRUSTED).base_url == "https://videos.example/cosmos"
+    assert origin_of_request(scope(**TOLD), TRUSTED).base_url == "https://videos.example/cosmos"
 
 
 def test_what_the_proxy_does_not_say_is_as_it_came() -> None:
-    arrival = arrival_of(scope(x_forwarded_proto="https"), TRUSTED)
+    arrival = origin_of_request(scope(x_forwarded_proto="https"), TRUSTED)
 
-    assert arrival == Arrival("https", "backend:8000")
+    assert arrival == PublicOrigin("https", "backend:8000")
 
 
 @pytest.mark.parametrize("client", [("11.0.0.1", 1), ("::2", 1), ("10.1.2.3x", 1), None])
 def test_nobody_else_is_believed(client: tuple[str, int] | None) -> None:
     given = scope(client, **TOLD, x_forwarded_for="203.0.113.9")
 
-    assert arrival_of(given, TRUSTED) == Arrival("http", "backend:8000")
+    assert origin_of_request(given, TRUSTED) == PublicOrigin("http", "backend:8000")
     assert client_of(given, TRUSTED) == client
 
 
 def test_by_default_nobody_is_believed() -> None:
-    assert arrival_of(scope(("127.0.0.1", 1), **TOLD), ()) == Arrival("http", "backend:8000")
+    assert origin_of_request(scope(("127.0.0.1", 1), **TOLD), ()) == PublicOrigin(
+        "http", "backend:8000"
+    )
 
 
 def test_of_several_values_the_last_counts() -> None:
@@ -56,7 +58,7 @@ def test_of_several_values_the_last_counts() -> None:
     )
     given["headers"].append((b"x-forwarded-host", b"other.example"))
 
-    assert arrival_of(given, TRUSTED).base_url == "https://other.example/cosmos"
+    assert origin_of_request(given, TRUSTED).base_url == "https://other.example/cosmos"
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_of_several_values_the_last_counts() -> None:
 )
 def test_what_cannot_be_is_refused(headers: dict[str, Any], sentence: str) -> None:
     with pytest.raises(BadRequest) as refused:
-        arrival_of(scope(**headers), TRUSTED)
+        origin_of_request(scope(**headers), TRUSTED)
 
     assert sentence in str(refused.value)
     assert len(str(refused.value)) < 300
@@ -89,7 +91,7 @@ def test_no_host_is_as_bad_as_two(hosts: list[bytes]) -> None:
     given = scope() | {"headers": [(b"host", host) for host in hosts]}
 
     with pytest.raises(BadRequest):
-        arrival_of(given, ())
+        origin_of_request(given, ())
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_no_host_is_as_bad_as_two(hosts: list[bytes]) -> None:
     ],
 )
 def test_a_host_is_written_in_one_way(scheme: str, host: str, base_url: str) -> None:
-    assert arrival_of(scope(host=host) | {"scheme": scheme}, ()).base_url == base_url
+    assert origin_of_request(scope(host=host) | {"scheme": scheme}, ()).base_url == base_url
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_a_host_is_written_in_one_way(scheme: str, host: str, base_url: str) -> 
     ],
 )
 def test_the_origin_of_a_url_is_as_browsers_write_it(url: str, origin: str) -> None:
-    assert Arrival.of(url).origin == origin
+    assert PublicOrigin.from_url(url).origin == origin
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from api_keys import add_key, by_key, keys_of
 from queue_calls import RUN, SUBMIT
 from servers import APP, ENDPOINT, request_of, serving, settings_in
 
-from server.auth.tokens import Grant, Tokens
+from server.auth.tokens import Tokens, TokenScope
 from server.keys import ApiKey, Scope
 from server.settings import Settings
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TOKENS = "/rest/tokens/"
 WANTED = {"allowed_apps": ["cosmos-predict-2.5"], "token_expiration": 120}
-GRANT = Grant(Scope.RUN, (ENDPOINT,))
+GRANT = TokenScope(Scope.RUN, (ENDPOINT,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ async def test_a_token_opens_nothing_but_the_post(guarded: Guarded) -> None:
 async def test_a_token_of_another_endpoint_is_refused(guarded: Guarded) -> None:
     tokens, key = guarded.tokens_and(guarded.key)
     for endpoint in (f"{APP}/text-to-video", f"{ENDPOINT}-2", f"{ENDPOINT}/fast"):
-        token = tokens.issue(key, Grant(Scope.RUN, (endpoint,)), 60)
+        token = tokens.issue(key, TokenScope(Scope.RUN, (endpoint,)), 60)
         assert (await guarded.submit(token)).status_code == 403
 
 

@@ -17,7 +17,7 @@ from servers import APP, BASE_URL, ENDPOINT, request_of, serving, settings_in
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from server.api.middleware import EntryRules, Front
+from server.api.middleware import AccessRules, EntryMiddleware
 from server.app import create_app
 from server.hosts import HostRule
 
@@ -250,7 +250,7 @@ def test_whatever_is_sent_has_an_answer(
         await Response()(scope, receive, send)
 
     known = HostRule(frozenset({"localhost", "fal.run"}), addresses=False, every_name=False)
-    rules = EntryRules(
+    rules = AccessRules(
         hosts=known,
         origins=frozenset({"https://app.example"}),
         own_origins=frozenset(),
@@ -273,7 +273,7 @@ def test_whatever_is_sent_has_an_answer(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(Front(inner, rules)(scope, never, send))
+    asyncio.run(EntryMiddleware(inner, rules)(scope, never, send))
 
     assert sent[0]["status"] in (200, 204, 400, 403, 404, 405, 421)
     assert b"x-fal-request-id" in dict(sent[0]["headers"])

@@ -15,7 +15,7 @@ from queue_calls import RUN, result_of, submit, until
 from servers import APP, request_of, serving, settings_in
 from starlette.types import Message
 
-from server.api.results import PIECE_BYTES, Delivery, Output
+from server.api.results import PIECE_BYTES, CompletionResponse, Output
 from server.settings import Settings
 
 
@@ -124,7 +124,7 @@ class Ends:
     async def delivered(self) -> None:
         self.said.append("delivered")
 
-    def cut_off(self) -> None:
+    def on_disconnect(self) -> None:
         self.said.append("cut off")
 
 
@@ -148,7 +148,9 @@ async def test_a_delivery_knows_whether_it_arrived(spec_version: str, is_whole: 
         if gone.is_set():
             raise OSError("the connection is closed")
 
-    delivery = Delivery(content(), delivered=ends.delivered, cut_off=ends.cut_off)
+    delivery = CompletionResponse(
+        content(), delivered=ends.delivered, on_disconnect=ends.on_disconnect
+    )
     scope = {"type": "http", "asgi": {"spec_version": spec_version}}
     try:
         await delivery(scope, receive, send)

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from server.api.status_cache import MAX_KEPT, Statuses
+from server.api.status_cache import MAX_KEPT, StatusCache
 from server.errors import UnknownJob
-from server.models import Job, JobStatus, LogLine, Standing
+from server.models import Job, JobSnapshot, JobStatus, LogLine
 
 JOB = Job(
     seq=1,
@@ -42,11 +42,11 @@ class Tables:
     """What would be read of jobs, and how often it was."""
 
     def __init__(self) -> None:
-        self.standing = Standing(job=JOB, position=3, lines=[])
+        self.standing = JobSnapshot(job=JOB, position=3, lines=[])
         self.num_reads = 0
         self.before_answering: Callable[[], None] = lambda: None
 
-    def read(self, job_id: str) -> Standing:
+    def read(self, job_id: str) -> JobSnapshot:
         self.num_reads += 1
         if job_id == "unknown":
             raise UnknownJob
@@ -54,7 +54,9 @@ class Tables:
         self.before_answering()
         return found
 
-    def write(self, statuses: Statuses, standing: Standing, *, log_of: str | None = None) -> None:
+    def write(
+        self, statuses: StatusCache, standing: JobSnapshot, *, log_of: str | None = None
+    ) -> None:
         """Change the tables as a thread of the store does."""
 
         def commit() -> None:
@@ -66,16 +68,16 @@ class Tables:
         thread.join()
 
 
-def moved(tables: Tables, position: int) -> Standing:
+def moved(tables: Tables, position: int) -> JobSnapshot:
     return replace(tables.standing, position=position)
 
 
 async def test_many_who_ask_at_once_cost_one_read() -> None:
     tables = Tables()
-    statuses = Statuses(tables.read)
+    statuses = StatusCache(tables.read)
 
     for _ in range(2):
-        found = await asyncio.gather(*(statuses.of("a") for _ in range(50)))
+        found = await asyncio.gather(*(statuses.get("a") for _ in range(50)))
 
     assert {each.standing.position for each in found} == {3}
     assert tables.num_reads == 1
@@ -83,31 +85,31 @@ async def test_many_who_ask_at_once_cost_one_read() -> None:
 
 async def test_what_was_written_is_seen_at_once() -> None:
     tables = Tables()
-    statuses = Statuses(tables.read)
-    await statuses.of("a")
+    statuses = StatusCache(tables.read)
+    await statuses.get("a")
 
     tables.write(statuses, moved(tables, 2))
-    assert (await statuses.of("a")).standing.position == 2
+    assert (await statuses.get("a")).standing.position == 2
 
     line = LogLine(0.0, "INFO", "Denoising")
     tables.write(statuses, replace(tables.standing, lines=[line]), log_of="a")
-    assert (await statuses.of("a")).standing.lines == [line]
+    assert (await statuses.get("a")).standing.lines == [line]
 
 
 async def test_the_log_of_another_job_changes_nothing() -> None:
     tables = Tables()
-    statuses = Statuses(tables.read)
-    await statuses.of("a")
+    statuses = StatusCache(tables.read)
+    await statuses.get("a")
 
     tables.write(statuses, tables.standing, log_of="b")
-    await statuses.of("a")
+    await statuses.get("a")
 
     assert tables.num_reads == 1
 
 
 async def test_a_read_from_before_a_write_is_neither_kept_nor_given_to_who_asks_after() -> None:
     tables = Tables()
-    statuses = Statuses(tables.read)
+    statuses = StatusCache(tables.read)
     has_read, may_answer = threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -115,27 +117,27 @@ async def test_a_read_from_before_a_write_is_neither_kept_nor_given_to_who_asks_
         may_answer.wait(30)
 
     tables.before_answering = wait
-    early = asyncio.create_task(statuses.of("a"))
+    early = asyncio.create_task(statuses.get("a"))
     await asyncio.to_thread(has_read.wait, 30)
     tables.before_answering = lambda: None
     tables.write(statuses, moved(tables, 2))
 
-    assert (await statuses.of("a")).standing.position == 2
+    assert (await statuses.get("a")).standing.position == 2
     may_answer.set()
     assert (await early).standing.position == 3
-    assert (await statuses.of("a")).standing.position == 2
+    assert (await statuses.get("a")).standing.position == 2
 
 
 async def test_who_goes_away_does_not_take_the_answer_along() -> None:
     tables = Tables()
-    statuses = Statuses(tables.read)
+    statuses = StatusCache(tables.read)
     may_answer = threading.Event()
 
     def wait() -> None:
         may_answer.wait(30)
 
     tables.before_answering = wait
-    first, second = [asyncio.create_task(statuses.of("a")) for _ in range(2)]
+    first, second = [asyncio.create_task(statuses.get("a")) for _ in range(2)]
     await asyncio.sleep(0)
 
     first.cancel()
@@ -147,22 +149,22 @@ async def test_who_goes_away_does_not_take_the_answer_along() -> None:
 
 async def test_an_unknown_job_is_unknown_to_all_who_ask() -> None:
     tables = Tables()
-    statuses = Statuses(tables.read)
+    statuses = StatusCache(tables.read)
 
     answers = await asyncio.gather(
-        *(statuses.of("unknown") for _ in range(3)), return_exceptions=True
+        *(statuses.get("unknown") for _ in range(3)), return_exceptions=True
     )
 
     assert [type(answer) for answer in answers] == [UnknownJob] * 3
     with pytest.raises(UnknownJob):
-        await statuses.of("unknown")
+        await statuses.get("unknown")
 
 
 async def test_only_so_many_jobs_are_kept() -> None:
     tables = Tables()
-    statuses = Statuses(tables.read)
+    statuses = StatusCache(tables.read)
     for number in range(MAX_KEPT + 10):
-        await statuses.of(str(number))
+        await statuses.get(str(number))
 
     assert len(statuses._kept) == MAX_KEPT
     assert str(MAX_KEPT + 9) in statuses._kept
@@ -170,7 +172,7 @@ async def test_only_so_many_jobs_are_kept() -> None:
 
 async def test_a_watcher_sees_every_change_up_to_the_end() -> None:
     tables = Tables()
-    statuses = Statuses(tables.read)
+    statuses = StatusCache(tables.read)
     watched = statuses.watch("a")
 
     seen = [(await anext(watched)).position]
@@ -178,7 +180,7 @@ async def test_a_watcher_sees_every_change_up_to_the_end() -> None:
         tables.write(statuses, moved(tables, position))
         seen.append((await anext(watched)).position)
     done = replace(JOB, status=JobStatus.COMPLETED)
-    tables.write(statuses, Standing(job=done, position=0, lines=[]))
+    tables.write(statuses, JobSnapshot(job=done, position=0, lines=[]))
 
     assert [standing.job.status async for standing in watched] == [JobStatus.COMPLETED]
     assert seen == [3, 2, 1, 0]
@@ -186,7 +188,7 @@ async def test_a_watcher_sees_every_change_up_to_the_end() -> None:
 
 async def test_news_have_each_line_once() -> None:
     tables = Tables()
-    statuses = Statuses(tables.read)
+    statuses = StatusCache(tables.read)
     lines = [LogLine(float(number), "INFO", str(number)) for number in range(4)]
     news = statuses.news("a", with_logs=True)
 
@@ -194,7 +196,7 @@ async def test_news_have_each_line_once() -> None:
     tables.write(statuses, replace(tables.standing, lines=lines[:1]))
     told.append((await anext(news)).lines)
     done = replace(JOB, status=JobStatus.COMPLETED)
-    tables.write(statuses, Standing(job=done, position=0, lines=lines))
+    tables.write(statuses, JobSnapshot(job=done, position=0, lines=lines))
     told += [each.lines async for each in news]
 
     assert told == [[], lines[:1], lines[1:]]

@@ -164,4 +164,4 @@ async def test_where_no_key_is_needed_none_is_looked_at(tmp_path: Path) -> None:
 def test_credentials_do_not_show_when_they_are_printed() -> None:
     credential = Credential.new()
     assert credential.secret not in repr(credential)
-    assert Credential.of(credential.text) == credential
+    assert Credential.parse(credential.text) == credential

@@ -9,9 +9,9 @@ from api_keys import add_key, by_key, keys_of
 from servers import APP, serving, settings_in
 
 from server.auth.first_key import FirstKey, configured_key, make_first_key
-from server.auth.key_store import COPY_LIVES_S, USE_IS_NOTED_EVERY_S, KeyRing, KeyStore, UnknownKey
+from server.auth.key_store import COPY_LIVES_S, USE_IS_NOTED_EVERY_S, KeyCache, KeyStore, UnknownKey
 from server.db.database import Database
-from server.keys import ApiKey, Credential, Scope, opens
+from server.keys import ApiKey, Credential, Scope, secret_matches
 from server.settings import Settings, SettingsError
 
 REVOCATION_WORKS_WITHIN_S = 5
@@ -41,13 +41,13 @@ def store(tmp_path: Path, clock: Clock) -> Iterator[KeyStore]:
 
 
 def a_key(key_id: str = "me", at: float = 0.0) -> ApiKey:
-    return ApiKey.of(Credential(key_id, "s3cret"), "laptop", created_at=at)
+    return ApiKey.from_credential(Credential(key_id, "s3cret"), "laptop", created_at=at)
 
 
 def test_a_key_is_read_as_it_was_written_and_its_secret_is_nowhere(
     store: KeyStore, tmp_path: Path
 ) -> None:
-    key = ApiKey.of(
+    key = ApiKey.from_credential(
         Credential("me", "s3cret-s3cret"),
         "laptop",
         created_at=1.5,
@@ -56,16 +56,16 @@ def test_a_key_is_read_as_it_was_written_and_its_secret_is_nowhere(
     )
     store.add(key)
     assert store.all() == [key]
-    assert opens("s3cret-s3cret", key)
+    assert secret_matches("s3cret-s3cret", key)
     for file in tmp_path.glob("jobs.sqlite3*"):
         assert b"s3cret" not in file.read_bytes()
 
 
 def test_a_secret_opens_its_own_key_alone() -> None:
-    assert opens("s3cret", a_key())
-    assert not opens("s3cret ", a_key())
-    assert not opens("", a_key())
-    assert not opens("s3cret", None)
+    assert secret_matches("s3cret", a_key())
+    assert not secret_matches("s3cret ", a_key())
+    assert not secret_matches("", a_key())
+    assert not secret_matches("s3cret", None)
 
 
 def test_new_secrets_have_256_bits_and_differ() -> None:
@@ -87,7 +87,7 @@ def test_a_key_is_revoked_once(store: KeyStore, clock: Clock) -> None:
 async def test_polls_do_not_read_the_table_but_see_a_revocation_in_time(
     store: KeyStore, clock: Clock
 ) -> None:
-    ring = KeyRing(store, None, clock=clock)
+    ring = KeyCache(store, None, clock=clock)
     store.add(a_key())
     assert await ring.find("me") == a_key()
 
@@ -102,7 +102,7 @@ async def test_polls_do_not_read_the_table_but_see_a_revocation_in_time(
 
 
 async def test_guesses_at_ids_do_not_read_the_table_either(store: KeyStore, clock: Clock) -> None:
-    ring = KeyRing(store, None, clock=clock)
+    ring = KeyCache(store, None, clock=clock)
     assert await ring.find("me") is None
     store.add(a_key())
     assert await ring.find("me") is None
@@ -111,7 +111,7 @@ async def test_guesses_at_ids_do_not_read_the_table_either(store: KeyStore, cloc
 
 
 async def test_the_use_of_a_key_is_noted_once_a_minute(store: KeyStore, clock: Clock) -> None:
-    ring = KeyRing(store, None, clock=clock)
+    ring = KeyCache(store, None, clock=clock)
     store.add(a_key())
     noted = []
     for _ in range(3):

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import ENDPOINT
 
-from server.auth.tokens import Grant, InvalidToken, Tokens, key_id_of
+from server.auth.tokens import InvalidToken, Tokens, TokenScope, key_id_of
 from server.keys import ApiKey, Credential, Scope
 
-GRANT = Grant(Scope.RUN, (ENDPOINT,))
+GRANT = TokenScope(Scope.RUN, (ENDPOINT,))
 
 
 def key_of(secret: str = "s3cret") -> ApiKey:
-    return ApiKey.of(Credential("me", secret), "test", created_at=0)
+    return ApiKey.from_credential(Credential("me", secret), "test", created_at=0)
 
 
 def forgeries() -> dict[str, str]:

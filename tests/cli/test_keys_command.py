@@ -48,7 +48,7 @@ async def test_a_key_that_is_made_and_revoked_beside_a_running_server(
 
 
 def test_a_key_is_shown_once_and_only_its_hash_is_kept(folder: Path, run: Commands) -> None:
-    credential = Credential.of(run("keys", "create", "laptop").strip())
+    credential = Credential.parse(run("keys", "create", "laptop").strip())
     assert credential is not None
     assert credential.key_id in run("keys", "list")
     assert credential.secret not in run("keys", "list") + run("keys", "list", "--json")

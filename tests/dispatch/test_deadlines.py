@@ -20,7 +20,7 @@ from server.fal.endpoints import Limits
 from server.files.store import ArtifactStore, shared_artifact
 from server.jobs.store import JobStore
 from server.models import NewJob
-from server.tasks import Wakes
+from server.tasks import Signals
 from server.workers.local_pool import LocalPool
 from server.workers.loop import WorkerOptions
 from server.workers.messages import Chunk, RunEvent
@@ -215,7 +215,7 @@ async def dispatching(folder: Path, limits: RunLimits) -> AsyncIterator[JobStore
                 store=store,
                 files=ArtifactStore(folder / "files"),
                 limits=Limits(PICTURE.width, PICTURE.height, 9),
-                wakes=Wakes(),
+                signals=Signals(),
                 disk=DiskSpace(folder, 0),
                 deadlines=Deadlines(limits),
             )

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, MAX_SEED, Container, Quality, VideoSpec
 from server.errors import InvalidInput
-from server.fal.endpoints import Limits, Order, read_order
+from server.fal.endpoints import Limits, VideoRequest, parse_request
 from server.fal.schemas import ImageToVideoInput, ImageToVideoOutput
 
 ENDPOINT = "fal-ai/cosmos-predict-2.5/image-to-video"
@@ -15,13 +15,13 @@ LIMITS = Limits(96, 64)
 PLAIN = {"prompt": "a red car", "image_url": "https://example.com/car.jpg"}
 
 
-def read(limits: Limits = LIMITS, **fields: Any) -> Order:
-    return read_order(ENDPOINT, json.dumps(PLAIN | fields).encode(), limits)
+def read(limits: Limits = LIMITS, **fields: Any) -> VideoRequest:
+    return parse_request(ENDPOINT, json.dumps(PLAIN | fields).encode(), limits)
 
 
 def items(body: bytes) -> list[Any]:
     with pytest.raises(InvalidInput) as refused:
-        read_order(ENDPOINT, body, LIMITS)
+        parse_request(ENDPOINT, body, LIMITS)
     # What is refused must be possible to send.
     json.dumps(refused.value.items, allow_nan=False).encode()
     return refused.value.items

@@ -185,7 +185,11 @@ def test_urls_are_written_for_the_host_that_the_caller_used(
     assert url_for(base_url, service, ENDPOINT) == url
 
 
-NAMED_BY_FAL = set(Service) - {Service.PROXY, Service.DISCOVERY, Service.ADMIN}
+NAMED_BY_FAL = [
+    service
+    for service in Service
+    if service not in (Service.PROXY, Service.DISCOVERY, Service.ADMIN)
+]
 """The services that fal has, too, and whose URLs are handed out."""
 
 

@@ -13,11 +13,11 @@ import pytest
 from client_record import REQUESTS, Wish
 from crash_site import CrashSite, Receiver, receiving
 
-from server.db.failpoints import POINTS, Step, after, before
+from server.db.failpoints import POINTS, CommitPoint, after, before
 
-GIVING_BACK = (before(Step.GIVE_BACK), after(Step.GIVE_BACK))
-DYING = (before(Step.DEATH), after(Step.DEATH))
-ONCE = (*GIVING_BACK, before(Step.RECOVER), after(Step.RECOVER))
+GIVING_BACK = (before(CommitPoint.GIVE_BACK), after(CommitPoint.GIVE_BACK))
+DYING = (before(CommitPoint.DEATH), after(CommitPoint.DEATH))
+ONCE = (*GIVING_BACK, before(CommitPoint.RECOVER), after(CommitPoint.RECOVER))
 """A process passes these but once."""
 TIMES = 60
 """How often the client does all that it does before a point must have been passed."""

@@ -10,7 +10,7 @@ from job_fixtures import Place
 
 from server.auth.authenticator import Caller
 from server.errors import FileUrlRefused, UnknownFile
-from server.files.access import EVERYTHING, FileAccess
+from server.files.access import READ_ALL, FileAccess
 from server.files.links import FileLinks, LinkSigner
 from server.files.public import PublicFiles
 from server.files.upload_store import NewUpload, UploadStore
@@ -118,7 +118,7 @@ def test_without_a_choice_all_is_everybodys(place: Place) -> None:
     job = place.submit("b", key_id="yours")
     reading = Reading(place, "public")
 
-    assert reading.access.by_url(video.id, "") == EVERYTHING
+    assert reading.access.by_url(video.id, "") == READ_ALL
     assert reading.is_used(job, reading.links.url(job.base_url, video.id, video.name))
 
 

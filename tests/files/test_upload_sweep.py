@@ -9,7 +9,7 @@ import pytest
 
 from server.db.database import Database
 from server.errors import DiskFull, UnknownFile, UnknownUpload, UploadClosed
-from server.files.access import EVERYTHING, FileAccess
+from server.files.access import READ_ALL, FileAccess
 from server.files.public import PublicFiles
 from server.files.store import ArtifactStore
 from server.files.upload_store import KEPT_AFTERWARDS_S, UPLOAD_LIFETIME_S, NewUpload, UploadStore
@@ -41,7 +41,7 @@ class Disk:
 
     def is_served(self, file: StoredArtifact) -> bool:
         try:
-            return self.public.find(file.id, file.name, EVERYTHING).size == file.size
+            return self.public.find(file.id, file.name, READ_ALL).size == file.size
         except UnknownFile:
             return False
 
@@ -130,7 +130,7 @@ async def test_what_is_finished_is_remembered_no_longer_than_what_is_not(disk: D
 
     with pytest.raises(UnknownUpload):
         await disk.uploads.find(upload.id)
-    assert disk.public.find(upload.file_id, "a.txt", EVERYTHING).size == 1
+    assert disk.public.find(upload.file_id, "a.txt", READ_ALL).size == 1
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError("gone"), asyncio.CancelledError()])
@@ -176,5 +176,5 @@ async def test_the_row_of_a_file_that_is_not_there_is_never_committed(
             await disk.uploads.put(upload, body(b"a file"))
 
     with pytest.raises(UnknownFile):
-        disk.public.find(upload.file_id, "a.txt", EVERYTHING)
+        disk.public.find(upload.file_id, "a.txt", READ_ALL)
     assert disk.is_served(await disk.uploads.put(upload, body(b"a file")))

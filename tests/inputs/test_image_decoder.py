@@ -14,7 +14,7 @@ from servers import picture
 
 from pipeline.errors import FileTooLarge, ImageTooSmall, ImageUnreadable, InputError
 from pipeline.image import MAX_BYTES, prepare
-from server.inputs.image_decoder import PictureDecoder, PictureKilled, PictureLimits
+from server.inputs.image_decoder import DecodeLimits, ImageDecoder, ImageProcessKilled
 
 FIELD = "image_url"
 MISBEHAVING = main.__module__
@@ -26,7 +26,7 @@ def picture_processes() -> list[psutil.Process]:
     return [child for child in children if "image_process" in " ".join(child.cmdline())]
 
 
-async def refusal(decoder: PictureDecoder, data: bytes) -> InputError:
+async def refusal(decoder: ImageDecoder, data: bytes) -> InputError:
     """The error that the caller gets; no process is left by then."""
     with pytest.raises(InputError) as raised:
         await decoder.prepare(data, 96, 64, field=FIELD)
@@ -37,7 +37,7 @@ async def refusal(decoder: PictureDecoder, data: bytes) -> InputError:
 async def test_a_picture_has_the_pixels_that_it_has_in_process() -> None:
     data = picture(333, 100, "red")
 
-    assert await PictureDecoder().prepare(data, 96, 64, field=FIELD) == prepare(data, 96, 64)
+    assert await ImageDecoder().prepare(data, 96, 64, field=FIELD) == prepare(data, 96, 64)
     assert picture_processes() == []
 
 
@@ -46,7 +46,7 @@ async def test_a_refusal_is_the_same_as_in_process(data: bytes) -> None:
     with pytest.raises(InputError) as expected:
         prepare(data, 96, 64, field=FIELD)
 
-    refused = await refusal(PictureDecoder(), data)
+    refused = await refusal(ImageDecoder(), data)
 
     assert type(refused) is type(expected.value)
     assert str(refused) == str(expected.value)
@@ -55,7 +55,7 @@ async def test_a_refusal_is_the_same_as_in_process(data: bytes) -> None:
 
 
 async def test_a_picture_that_needs_too_much_memory_is_the_callers_error() -> None:
-    decoder = PictureDecoder(PictureLimits(memory_bytes=24 * 1024**2))
+    decoder = ImageDecoder(DecodeLimits(memory_bytes=24 * 1024**2))
 
     refused = await refusal(decoder, picture(4000, 4000))
 
@@ -78,7 +78,7 @@ async def test_a_picture_that_needs_too_much_memory_is_the_callers_error() -> No
     ],
 )
 async def test_a_process_that_misbehaves_is_the_callers_error(fault: str) -> None:
-    decoder = PictureDecoder(PictureLimits(memory_bytes=32 * 1024**2), program=MISBEHAVING)
+    decoder = ImageDecoder(DecodeLimits(memory_bytes=32 * 1024**2), program=MISBEHAVING)
 
     refused = await refusal(decoder, fault.encode() + b"\n" + bytes(1024))
 
@@ -87,33 +87,33 @@ async def test_a_process_that_misbehaves_is_the_callers_error(fault: str) -> Non
 
 
 async def test_a_process_that_is_killed_from_outside_is_not_the_callers_error() -> None:
-    with pytest.raises(PictureKilled, match="out of memory"):
-        await PictureDecoder(program=MISBEHAVING).prepare(b"killed\n", 96, 64, field=FIELD)
+    with pytest.raises(ImageProcessKilled, match="out of memory"):
+        await ImageDecoder(program=MISBEHAVING).prepare(b"killed\n", 96, 64, field=FIELD)
 
 
 async def test_a_process_that_cannot_be_started_is_not_the_callers_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("server.inputs.image_decoder._PYTHON", ("/no/such/python",))
-    with pytest.raises(PictureKilled, match="could not be started"):
-        await PictureDecoder().prepare(picture(), 96, 64, field=FIELD)
+    with pytest.raises(ImageProcessKilled, match="could not be started"):
+        await ImageDecoder().prepare(picture(), 96, 64, field=FIELD)
 
 
 @pytest.mark.parametrize(
     ("fault", "limits"),
-    [("spin", PictureLimits(cpu_s=1)), ("sleep", PictureLimits(deadline_s=0.3))],
+    [("spin", DecodeLimits(cpu_s=1)), ("sleep", DecodeLimits(deadline_s=0.3))],
 )
-async def test_a_picture_without_end_is_given_up(fault: str, limits: PictureLimits) -> None:
+async def test_a_picture_without_end_is_given_up(fault: str, limits: DecodeLimits) -> None:
     # More than the pipe holds: the process reads a line of it and no more.
     data = fault.encode() + b"\n" + bytes(1024 * 1024)
 
-    refused = await refusal(PictureDecoder(limits, program=MISBEHAVING), data)
+    refused = await refusal(ImageDecoder(limits, program=MISBEHAVING), data)
 
     assert refused.code == "image_load_error"
 
 
 async def test_a_cancelled_picture_leaves_no_process() -> None:
-    decoder = PictureDecoder(program=MISBEHAVING)
+    decoder = ImageDecoder(program=MISBEHAVING)
     decoding = asyncio.create_task(decoder.prepare(b"sleep\n", 96, 64, field=FIELD))
     while not picture_processes():
         await asyncio.sleep(0.01)

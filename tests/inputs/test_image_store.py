@@ -18,7 +18,7 @@ from pipeline.spec import Pixels
 from server.errors import QueueFull
 from server.files.upload_store import UploadStore
 from server.files.uploads import Uploads
-from server.inputs.image_store import UNWANTED_LIFETIME_S, Pictures
+from server.inputs.image_store import UNWANTED_LIFETIME_S, ImageStore
 from server.jobs.store import JobStore
 from server.models import Job, JobError, NewJob, StoredArtifact
 
@@ -35,7 +35,7 @@ class Place:
         self.database = SteppedDatabase(self.path, self.turns)
         self.files = SteppedFiles(folder / "files", self.turns)
         self.store = JobStore(self.database, owner="test", now=lambda: self.now)
-        self.pictures = Pictures(self.database, self.files, now=lambda: self.now)
+        self.pictures = ImageStore(self.database, self.files, now=lambda: self.now)
         monkeypatch.setattr(self.pictures, "_lock", SteppedLock(self.turns))
 
     def submit(self, job_id: str, data: bytes = b"a picture", *, limit: int = 1000) -> Job:
@@ -54,7 +54,7 @@ class Place:
             return self.store.submit(new, queue_limit=limit, artifacts=[kept])
 
     def prepare(self, job_id: str, rgb: bytes = b"rgb") -> StoredArtifact:
-        """Take its picture in, as `Intake` does."""
+        """Take its picture in, as `InputPreparer` does."""
         with self.pictures.in_hand() as hand:
             kept = hand.keep_pixels(Pixels(1, 1, rgb))
             self.store.set_inputs(job_id, {"image": kept})
@@ -345,7 +345,7 @@ async def test_what_is_not_to_be_kept_leaves_no_picture(
 ) -> None:
     async with serving(settings_in(tmp_path)) as client:
         transport: Any = client._transport  # of an app in this process
-        pictures: Pictures = transport.app.state.services.pictures
+        pictures: ImageStore = transport.app.state.services.pictures
         request = request_of(image_url=data_uri(picture(colour="plum")), **fields)
         path = "/run/fal-ai/cosmos-predict-2.5/image-to-video"
         answer = await client.post(path, json=request, headers=headers)

@@ -15,7 +15,7 @@ from servers import data_uri, picture, serving, settings_in
 from pipeline.image import MAX_BYTES
 from server.errors import InvalidInput
 from server.inputs.data_uri import decode_data_uri, is_data_uri
-from server.inputs.image_decoder import PictureDecoder
+from server.inputs.image_decoder import ImageDecoder
 from server.inputs.prepare import AT_ONCE
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
@@ -71,7 +71,7 @@ def test_the_largest_picture_is_let_in() -> None:
     assert decode_data_uri("data:;base64," + encoded(data), "image_url") == data
 
 
-class Pictures:
+class ImageStore:
     """A server of pictures that answers only when it is told to."""
 
     def __init__(self) -> None:
@@ -94,8 +94,8 @@ class Pictures:
 
 
 @asynccontextmanager
-async def serving_pictures() -> AsyncIterator[tuple[Pictures, str]]:
-    pictures = Pictures()
+async def serving_pictures() -> AsyncIterator[tuple[ImageStore, str]]:
+    pictures = ImageStore()
     server = await asyncio.start_server(pictures.answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server:
@@ -151,7 +151,7 @@ async def test_a_picture_that_was_coming_when_the_server_ended_is_fetched_anew(
 async def test_a_picture_whose_process_is_killed_is_decoded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = PictureDecoder(program=image_processes.__name__)
+    decoder = ImageDecoder(program=image_processes.__name__)
     monkeypatch.setattr("server.inputs.prepare.PictureDecoder", lambda: decoder)
     async with serving(settings_in(tmp_path)) as client:
         once = await submit(client, image_url=f"data:,killed until {tmp_path}/killed")

@@ -141,10 +141,10 @@ def test_a_line_is_told_once_to_each_job_that_waits(place: Place) -> None:
     place.submit("running")
     place.claim()
     place.submit("first")
-    place.store.tell_waiting("Loading the model")
+    place.store.log_to_waiting("Loading the model")
     place.submit("second")
     for _ in range(2):
-        place.store.tell_waiting("Loading the model")
+        place.store.log_to_waiting("Loading the model")
 
     for job, count in (("running", 0), ("first", 1), ("second", 1)):
         lines = place.store.standing(job).lines

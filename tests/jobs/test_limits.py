@@ -22,7 +22,7 @@ from server.errors import (
     QueueFull,
     RequestError,
     TooManySubmits,
-    answer,
+    error_response,
 )
 from server.files.upload_store import MIB, NewUpload, Part, UploadStore
 from server.jobs.limits import MINUTE_S, KeyLimits
@@ -159,7 +159,7 @@ def test_whoever_comes_back_when_told_to_is_let_in(opened: Open, clock: Clock) -
     for job in range(3, 9):
         with pytest.raises(TooManySubmits) as refused:
             submit(store, "refused")
-        seconds = int(answer(refused.value).headers["retry-after"])
+        seconds = int(error_response(refused.value).headers["retry-after"])
         clock.now += seconds - 1
         assert not accepted(lambda: submit(store, "refused")), "a second earlier is too early"
         clock.now += 1

@@ -26,7 +26,7 @@ from server.db.database import Database
 from server.db.rows import AnyRow
 from server.errors import UnknownJob
 from server.files.store import ArtifactStore
-from server.inputs.image_store import Pictures
+from server.inputs.image_store import ImageStore
 from server.jobs.limits import KeyLimits
 from server.jobs.pause import QueueSwitch
 from server.jobs.reports import JobAdmin
@@ -87,7 +87,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.retention = Retention(
             self.database, self.files, gone=lambda: None, keep_s=KEEP_S, now=now
         )
-        self.pictures = Pictures(self.database, self.files, now=now)
+        self.pictures = ImageStore(self.database, self.files, now=now)
         self.admin = JobAdmin(self.database, self.files, now=now)
         self.webhooks = WebhookStore(self.database, owner="test", now=now)
         self.switch = QueueSwitch(self.database, now=now)
@@ -291,7 +291,7 @@ class StoreMachine(RuleBasedStateMachine):
         job_id = self.ids[which % len(self.ids)]
         if is_purge:
             job = self.model.jobs.get(job_id)
-            goes = job is not None and self.model.can_go(job)
+            goes = job is not None and self.model.is_removable(job)
             assert self.admin.purge([job_id]) == ([job_id] if goes else [])
             if job is not None and goes:
                 self.model.remove(job)

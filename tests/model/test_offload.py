@@ -193,7 +193,7 @@ def test_a_model_that_the_gpu_cannot_hold_is_loaded_into_host_memory_as_the_gpu_
     pipeline = load(memory, "cuda")
     assert len(full_gpu) == num_tries
     assert pipeline.placement.plan is MemoryPlan.OFFLOAD
-    assert not pipeline.placement.can_fall
+    assert not pipeline.placement.can_offload
     tensors = tensors_of(*modules_of(pipeline).values())
     assert {tensor.device.type for tensor in tensors} == {"cpu"}
     assert pipeline.transformer.dtype == torch.bfloat16

@@ -17,7 +17,7 @@ from pipeline.generate import VideoPipeline
 from pipeline.load import load_pipeline
 from pipeline.memory_plan import MemoryChoice, MemoryPlan
 from pipeline.progress import Progress, Restarted, Stage, StageStarted, StepDone
-from pipeline.shortage import Shortage, attempt, out_of_memory
+from pipeline.shortage import MemoryShortage, out_of_memory, run_or_shortage
 from pipeline.spec import Pixels
 from weights.store import WeightStore
 
@@ -244,16 +244,16 @@ def test_what_was_needed_is_read_from_torchs_words_and_what_was_free_from_the_gp
     monkeypatch: pytest.MonkeyPatch, error: Exception, needed: int | None
 ) -> None:
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (2**29, 2**34))
-    shortage = Shortage.of(error, GPU)
-    assert shortage == Shortage(is_on_device=True, needed=needed, free=2**29, total=2**34)
+    shortage = MemoryShortage.from_error(error, GPU)
+    assert shortage == MemoryShortage(is_on_device=True, needed=needed, free=2**29, total=2**34)
 
 
 def test_the_cpu_allocators_own_words_are_known() -> None:
     def work() -> torch.Tensor:
         return torch.empty(10**15)
 
-    shortage = attempt(work, CPU)
-    assert shortage == Shortage(is_on_device=False, needed=4 * 10**15)
+    shortage = run_or_shortage(work, CPU)
+    assert shortage == MemoryShortage(is_on_device=False, needed=4 * 10**15)
 
 
 def test_even_what_holds_itself_is_freed() -> None:
@@ -270,7 +270,7 @@ def test_even_what_holds_itself_is_freed() -> None:
 
     gc.disable()
     try:
-        assert isinstance(attempt(work, CPU), Shortage)
+        assert isinstance(run_or_shortage(work, CPU), MemoryShortage)
         assert made[0]() is None
     finally:
         gc.enable()
@@ -280,7 +280,7 @@ def test_even_what_holds_itself_is_freed() -> None:
     ("shortage", "plan", "num_frames", "sentence"),
     [
         (
-            Shortage(is_on_device=True, needed=3 * 2**29, free=2**29, total=2**34),
+            MemoryShortage(is_on_device=True, needed=3 * 2**29, free=2**29, total=2**34),
             MemoryPlan.RESIDENT,
             93,
             "The GPU has too little memory for 93 frames: 1.50 GiB more were needed, and 0.50 of "
@@ -288,7 +288,7 @@ def test_even_what_holds_itself_is_freed() -> None:
             "start with --memory auto.",
         ),
         (
-            Shortage(is_on_device=True, free=2**29, total=2**34),
+            MemoryShortage(is_on_device=True, free=2**29, total=2**34),
             MemoryPlan.OFFLOAD,
             None,
             "The GPU has too little memory for the model, though the model waits in host memory: "
@@ -296,7 +296,7 @@ def test_even_what_holds_itself_is_freed() -> None:
             "that nothing else uses.",
         ),
         (
-            Shortage(is_on_device=False, needed=2**30),
+            MemoryShortage(is_on_device=False, needed=2**30),
             MemoryPlan.RESIDENT,
             None,
             "The machine has too little memory for the model: 1.00 GiB more were needed. Use a "
@@ -305,6 +305,6 @@ def test_even_what_holds_itself_is_freed() -> None:
     ],
 )
 def test_the_sentence_says_what_was_needed_and_what_to_do(
-    shortage: Shortage, plan: MemoryPlan, num_frames: int | None, sentence: str
+    shortage: MemoryShortage, plan: MemoryPlan, num_frames: int | None, sentence: str
 ) -> None:
     assert str(out_of_memory(shortage, plan, num_frames)) == sentence

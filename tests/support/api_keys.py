@@ -26,7 +26,7 @@ def add_key(settings: Settings, **fields: Any) -> str:
     """A new key, as its owner has it."""
     credential = Credential.new()
     with keys_of(settings) as store:
-        store.add(ApiKey.of(credential, "test", created_at=time.time(), **fields))
+        store.add(ApiKey.from_credential(credential, "test", created_at=time.time(), **fields))
     return credential.text
 
 

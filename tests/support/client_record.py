@@ -20,7 +20,7 @@ from servers import APP, ENDPOINT, HEIGHT, MAX_FRAMES, WIDTH, data_uri, picture,
 from workers import BYTES, Script, file_of
 
 from pipeline.spec import Pixels
-from server.fal.endpoints import Limits, read_order
+from server.fal.endpoints import Limits, parse_request
 from server.workers.messages import WorkOrder
 
 REQUESTS = f"/queue/{APP}/requests"
@@ -48,7 +48,7 @@ class Wish:
     def video(self) -> bytes:
         """What the worker makes of it."""
         body = json.dumps(self.body("x:")).encode()
-        spec = read_order(ENDPOINT, body, _LIMITS).spec
+        spec = parse_request(ENDPOINT, body, _LIMITS).spec
         rgb = Image.open(io.BytesIO(self.picture)).convert("RGB").tobytes()
         media = {"image": Pixels(WIDTH, HEIGHT, rgb)}
         order = WorkOrder(job_id="", attempt=1, spec=spec, media=media)

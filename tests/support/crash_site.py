@@ -17,7 +17,7 @@ from typing import Any, Self
 import httpx
 import psutil
 from client_record import Findings, Ledger, by_job
-from fork_server import Failpoint, Fosterling, Nursery
+from fork_server import Failpoint, ForkedServer, Nursery
 from servers import SCRIPTED, command_line, launch
 
 
@@ -76,7 +76,7 @@ class CrashSite:
         self._environment = environment
         self._port = _free_port()
         self._nursery = Nursery()
-        self.process: subprocess.Popen[str] | Fosterling | None = None
+        self.process: subprocess.Popen[str] | ForkedServer | None = None
 
     def __enter__(self) -> Self:
         return self

@@ -55,7 +55,7 @@ class TwoMemories(TorchDispatchMode):
             tensor.untyped_storage().data_ptr()
             for tensor in tensors_of(*modules_of(pipeline).values())
         }
-        self._lent: list[tuple[Any, int]] = []
+        self._copied_to_device: list[tuple[Any, int]] = []
         self._made: list[Any] = []
         self._is_lending = False
 
@@ -65,18 +65,18 @@ class TwoMemories(TorchDispatchMode):
         self._is_lending = True
         copy = tensor.clone()
         self._is_lending = False
-        self._lent.append((_Reference(copy.untyped_storage()), copy.nbytes))
+        self._copied_to_device.append((_Reference(copy.untyped_storage()), copy.nbytes))
         return copy
 
     @property
     def lent(self) -> int:
         """The bytes that are lent to the device now."""
-        return sum(size for storage, size in self._lent if not storage.expired())
+        return sum(size for storage, size in self._copied_to_device if not storage.expired())
 
     @property
     def ever_lent(self) -> int:
         """The bytes that were lent since the beginning."""
-        return sum(size for _, size in self._lent)
+        return sum(size for _, size in self._copied_to_device)
 
     @property
     def held(self) -> int:

@@ -48,11 +48,11 @@ class Nursery:
 
     def start(
         self, failpoint: Failpoint, arguments: Sequence[str], environment: Mapping[str, str]
-    ) -> "Fosterling":
+    ) -> "ForkedServer":
         """Start a server that is killed at the failpoint."""
         assert self._process.stdin is not None
         print(json.dumps([failpoint, arguments, environment]), file=self._process.stdin, flush=True)
-        return Fosterling(self, int(self.read_line()))
+        return ForkedServer(self, int(self.read_line()))
 
     def read_line(self, timeout_s: float | None = None) -> str:
         assert self._process.stdout is not None
@@ -63,13 +63,13 @@ class Nursery:
         return self._process.stdout.readline()
 
 
-class Fosterling:
+class ForkedServer:
     """A server of the nursery, with the methods that a `subprocess.Popen` has."""
 
-    def __init__(self, nursery: Nursery, pid: int) -> None:
+    def __init__(self, fork_server: Nursery, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        self._nursery = nursery
+        self._nursery = fork_server
 
     def poll(self) -> int | None:
         try:

@@ -1,6 +1,6 @@
 """Picture processes that misbehave: the picture's bytes say how, and `until FILE` if only once.
 
-`PictureDecoder` starts them as it starts the real one.
+`ImageDecoder` starts them as it starts the real one.
 """
 
 import ctypes
@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from server.inputs.image_process import REFUSED, PictureStart, confine
+from server.inputs.image_process import REFUSED, DecodeStart, confine
 
 
 def main(values: dict[str, Any]) -> None:
-    start = PictureStart(**values)
+    start = DecodeStart(**values)
     confine(start)
     fault, _, path = sys.stdin.buffer.readline().decode().strip().partition(" until ")
     if path and Path(path).exists():

@@ -199,7 +199,7 @@ class Model:
         if job.expires_at is not None and not job.is_untold:
             job.expires_at = min(job.expires_at, self.now + FETCHED_LIFETIME_S)
 
-    def can_go(self, job: ModelJob) -> bool:
+    def is_removable(self, job: ModelJob) -> bool:
         return job.status is DONE and not job.is_untold
 
     def remove(self, job: ModelJob, *, with_videos: bool = True) -> None:
@@ -214,7 +214,7 @@ class Model:
         oldest = self.now - KEEP_S
         for job in list(self.jobs.values()):
             is_old = job.finished_at <= oldest
-            if self.can_go(job) and (is_old or self._is_expired(job)):
+            if self.is_removable(job) and (is_old or self._is_expired(job)):
                 self.remove(job, with_videos=is_old or job.sync_mode)
         for video, (of_job, at) in list(self.videos.items()):
             if of_job is None and at <= oldest:

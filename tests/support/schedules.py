@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import Connection, event
 
 from server.db.database import Database
-from server.db.failpoints import Step
+from server.db.failpoints import CommitPoint
 from server.files.store import ArtifactStore, IncomingFile
 from server.models import StoredArtifact
 
@@ -149,7 +149,7 @@ class SteppedDatabase(Database):
             yield connection
 
     @contextmanager
-    def write(self, step: Step | None = None) -> Iterator[Connection]:
+    def write(self, step: CommitPoint | None = None) -> Iterator[Connection]:
         self._turns.step()
         with super().write(step) as connection:
             yield connection

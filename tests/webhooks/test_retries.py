@@ -20,11 +20,11 @@ from server.files.store import ArtifactStore
 from server.jobs.store import JobStore
 from server.models import JobError, NewJob, StoredArtifact
 from server.outbound.fetch import Fetcher
-from server.tasks import Wakes
+from server.tasks import Signals
 from server.webhooks.body import MAX_INLINE_BYTES, WebhookBodies
 from server.webhooks.sender import AT_ONCE, MAX_TRIES, TRY_S, Webhooks, wait_s
 from server.webhooks.signing import SigningKey
-from server.webhooks.store import LEASE_S, Delivery, WebhookStore
+from server.webhooks.store import LEASE_S, WebhookAttempt, WebhookStore
 
 START = 1_700_000_000.0
 OK, DOWN = answer(), answer(b"a long story", status="500 Internal Server Error")
@@ -46,7 +46,7 @@ class Outbox:
         self.jobs = JobStore(self.database, owner="a server", now=lambda: self.now)
         self.files = ArtifactStore(self.folder / "files")
         self.key = SigningKey.in_folder(self.folder)
-        self.wakes = Wakes()
+        self.signals = Signals()
 
     def store(self, owner: str = "a server") -> WebhookStore:
         return WebhookStore(self.database, owner=owner, now=lambda: self.now)
@@ -64,12 +64,12 @@ class Outbox:
             error=INVALID,
         )
         self.jobs.submit(new, queue_limit=1)
-        self.wakes.finished.notify()
+        self.signals.finished.notify()
 
     def wait(self, seconds: float) -> None:
         """Let the time pass."""
         self.now += seconds
-        self.wakes.finished.notify()
+        self.signals.finished.notify()
 
     def rows(self, columns: str) -> list[tuple[Any, ...]]:
         return webhook_rows(self.folder, columns)
@@ -87,7 +87,7 @@ class Outbox:
             bodies=WebhookBodies(self.jobs, self.files, FileLinks()),
             fetcher=through or fetcher(),
             key=self.key,
-            wakes=self.wakes,
+            signals=self.signals,
             now=lambda: self.now,
             jitter=lambda: 0.5,
         )
@@ -251,7 +251,7 @@ async def test_all_are_sent_when_there_are_more_than_are_sent_at_once(
 
     async with outbox.sending():
         while outbox.rows("delivered_at").count((START,)) < count:
-            outbox.wakes.finished.notify()
+            outbox.signals.finished.notify()
             await asyncio.sleep(0.01)
 
     told = {hook.json()["request_id"] for hook in hooks_at(receiver)}
@@ -316,8 +316,8 @@ def test_the_longest_due_is_taken_first_and_by_one_alone(outbox: Outbox) -> None
     outbox.end_job("b", "https://b.example/2")
     mine, other = outbox.store("a server"), outbox.store("another")
 
-    assert mine.claim() == Delivery(1, "a", "https://a.example/1", "a.example", 1)
-    assert other.claim() == Delivery(2, "b", "https://b.example/2", "b.example", 1)
+    assert mine.claim() == WebhookAttempt(1, "a", "https://a.example/1", "a.example", 1)
+    assert other.claim() == WebhookAttempt(2, "b", "https://b.example/2", "b.example", 1)
     assert mine.claim() is None
     assert outbox.rows("claimed_by") == [("a server",), ("another",)]
 

@@ -7,7 +7,7 @@ from pools import Watched, local_pool, order, running
 from queue_calls import RUN
 from servers import request_of, serving, settings_in
 
-from server.workers.local_slot import TOO_MANY, WITHIN_S, Deaths
+from server.workers.local_slot import TOO_MANY, WITHIN_S, CrashCounter
 from server.workers.loop import is_device_fault
 from server.workers.messages import Done
 from server.workers.pool import SlotUp
@@ -68,7 +68,7 @@ async def test_a_slot_whose_workers_keep_ending_cannot_work_until_one_does() -> 
 
 
 @pytest.mark.parametrize(
-    ("times", "now", "too_many"),
+    ("times", "now", "is_crash_looping"),
     [
         ([0.0] * (TOO_MANY - 1), 1.0, False),
         ([0.0] * TOO_MANY, WITHIN_S - 1, True),
@@ -77,10 +77,12 @@ async def test_a_slot_whose_workers_keep_ending_cannot_work_until_one_does() -> 
         ([0.0, 0.0] + [500.0] * (TOO_MANY - 2) + [WITHIN_S], WITHIN_S, False),
     ],
 )
-def test_deaths_count_for_ten_minutes(times: list[float], now: float, too_many: bool) -> None:
+def test_deaths_count_for_ten_minutes(
+    times: list[float], now: float, is_crash_looping: bool
+) -> None:
     clock = iter([*times, now])
-    deaths = Deaths(lambda: next(clock))
+    deaths = CrashCounter(lambda: next(clock))
     for _ in times:
         deaths.add()
 
-    assert deaths.too_many is too_many
+    assert deaths.is_crash_looping is is_crash_looping

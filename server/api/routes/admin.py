@@ -28,7 +28,7 @@ async def pause(services: ServicesDep, _: AdminDep) -> Response:
 async def resume(services: ServicesDep, _: AdminDep) -> Response:
     """Start jobs again."""
     await asyncio.to_thread(services.queue_switch.resume)
-    services.wakes.claimable.notify()
+    services.signals.claimable.notify()
     return await _state(services)
 
 

@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse
 
 from server.api.dependencies import ServicesDep, caller_of
 from server.errors import UnknownFile
-from server.files.access import Permit
+from server.files.access import ReadPermission
 from server.files.content_types import HEAD_BYTES, is_shown
 from server.files.public import PublicFile
 
@@ -24,7 +24,7 @@ MAX_CACHE_S = 365 * 24 * 3600
 router = APIRouter(prefix="/files")
 
 
-async def _permit_of(request: Request, file_id: str, services: ServicesDep) -> Permit:
+async def _permit_of(request: Request, file_id: str, services: ServicesDep) -> ReadPermission:
     """What the request may read, by its key or by its URL; before anything is looked for.
 
     Raises:
@@ -41,7 +41,7 @@ async def file(
     file_id: str,
     name: str,
     services: ServicesDep,
-    permit: Annotated[Permit, Depends(_permit_of)],
+    permit: Annotated[ReadPermission, Depends(_permit_of)],
 ) -> Response:
     """A file, or the parts that a Range header names."""
     found = await asyncio.to_thread(services.public_files.find, file_id, name, permit)
@@ -65,7 +65,7 @@ def _look_at(path: Path) -> tuple[bytes, os.stat_result]:
         raise UnknownFile from error
 
 
-def _headers(file: PublicFile, permit: Permit) -> dict[str, str]:
+def _headers(file: PublicFile, permit: ReadPermission) -> dict[str, str]:
     return {
         # As it was given: no charset is made up for a text.
         "content-type": file.content_type,
@@ -79,7 +79,7 @@ def _headers(file: PublicFile, permit: Permit) -> dict[str, str]:
     }
 
 
-def _caching(file: PublicFile, permit: Permit) -> str:
+def _caching(file: PublicFile, permit: ReadPermission) -> str:
     if permit.owners is not None:
         # The next to ask for it in this browser may have another key.
         return "private, no-cache"

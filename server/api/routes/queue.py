@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from server.api import sse
 from server.api.dependencies import CallerDep, IncomingDep, Services, ServicesDep
-from server.api.status_cache import Status
+from server.api.status_cache import StatusResponse
 from server.errors import StillInProgress
 from server.fal.views import as_json, status_view
 from server.models import CancelAnswer, Job
@@ -24,14 +24,14 @@ _REQUEST = "/{app:path}/requests/{request_id}"
 
 async def _found(
     request: Request, app: str, request_id: str, services: ServicesDep, caller: CallerDep
-) -> Status:
+) -> StatusResponse:
     """The caller's request that the path names; the answer is numbered as the request is."""
     found = await services.find(app, request_id, caller)
     request.state.request_id = found.standing.job.id
     return found
 
 
-_FoundDep = Annotated[Status, Depends(_found)]
+_FoundDep = Annotated[StatusResponse, Depends(_found)]
 
 
 @router.get(_REQUEST + "/status")
@@ -59,7 +59,7 @@ async def result(found: _FoundDep, services: ServicesDep) -> Response:
     job = found.standing.job
     if not job.done:
         raise StillInProgress
-    return await services.outputs.answer(job)
+    return await services.results.answer(job)
 
 
 @router.put(_REQUEST + "/cancel")
@@ -79,7 +79,7 @@ async def submit(request: Request, services: ServicesDep, incoming: IncomingDep)
     accept = services.submissions.accept_even_if_invalid
     job = await incoming.accepted(accept, webhook_url=webhook_url)
     request.state.request_id = job.id
-    standing = (await services.statuses.of(job.id)).standing
+    standing = (await services.statuses.get(job.id)).standing
     # fal answers so to every submit, also to one whose input will turn out to be invalid.
     queued = {"status": "IN_QUEUE", "queue_position": standing.position}
     return JSONResponse(status_view(standing, with_logs=False) | queued)

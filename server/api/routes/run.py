@@ -19,10 +19,10 @@ async def run(request: Request, services: ServicesDep, incoming: IncomingDep) ->
     request.state.request_id = job.id
     done = await _finished_or_gone(request, services, job)
     if done is None:
-        services.runs.leave(job)
+        services.runs.disconnect(job)
         await services.auth.check_key(job.key_id)
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return await services.outputs.answer(done, cut_off=lambda: services.runs.leave(job))
+    return await services.results.answer(done, on_disconnect=lambda: services.runs.disconnect(job))
 
 
 async def _finished_or_gone(request: Request, services: Services, job: Job) -> Job | None:

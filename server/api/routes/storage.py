@@ -19,7 +19,7 @@ from server.api.dependencies import (
     has_room,
 )
 from server.api.routes.uploads import lifetime_asked
-from server.auth.tokens import MAX_TOKEN_SECONDS, Grant
+from server.auth.tokens import MAX_TOKEN_SECONDS, TokenScope
 from server.fal.schemas import read_as
 from server.fal.urls import Service, url_for
 from server.files.content_types import content_type_of, file_name_of
@@ -43,7 +43,7 @@ async def token(services: ServicesDep, caller: UploaderDep, base_url: BaseUrlDep
     """Lend the caller's key to uploads, for an hour."""
     # Clients use a token until then: a minute early, so that none ends on its way.
     expires_at = datetime.now(UTC) + timedelta(seconds=MAX_TOKEN_SECONDS - 60)
-    text = await services.auth.lend(caller, Grant(Scope.FILES), MAX_TOKEN_SECONDS)
+    text = await services.auth.issue_token(caller, TokenScope(Scope.FILES), MAX_TOKEN_SECONDS)
     body = {
         "token": text,
         "token_type": "Bearer",

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from server.api import sse
 from server.api.dependencies import IncomingDep, Services, ServicesDep
-from server.api.results import Delivery
+from server.api.results import CompletionResponse
 from server.fal.views import as_json, status_view
 from server.models import Job
 
@@ -23,12 +23,12 @@ async def stream(request: Request, services: ServicesDep, incoming: IncomingDep)
     """
     job = await incoming.accepted(services.runs.begin)
     request.state.request_id = job.id
-    return Delivery(
+    return CompletionResponse(
         _events(services, job),
         headers=sse.HEADERS,
         media_type=sse.MEDIA_TYPE,
-        delivered=lambda: services.outputs.fetched(job),
-        cut_off=lambda: services.runs.leave(job),
+        delivered=lambda: services.results.fetched(job),
+        on_disconnect=lambda: services.runs.disconnect(job),
     )
 
 
@@ -38,9 +38,9 @@ async def _events(services: Services, job: Job) -> AsyncGenerator[bytes, None]:
         yield event
     done = await services.finished(job.id)
     if done is None:
-        services.runs.leave(job)
+        services.runs.disconnect(job)
         return
-    output = await services.outputs.of(done)
+    output = await services.results.of(done)
     async for piece in sse.event_in_pieces(output.pieces()):
         yield piece
 

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.api.dependencies import CallerDep, JsonDep, ServicesDep
-from server.auth.tokens import MAX_TOKEN_SECONDS, Grant
+from server.auth.tokens import MAX_TOKEN_SECONDS, TokenScope
 from server.errors import InvalidInput, error_item
 from server.fal.endpoints import ENDPOINTS, app_of
 from server.fal.schemas import read_as
@@ -34,8 +34,8 @@ async def token(services: ServicesDep, caller: CallerDep, body: JsonDep) -> Resp
         for index, name in enumerate(wanted.allowed_apps)
         for endpoint in _endpoints_of(index, name)
     }
-    grant = Grant(Scope.RUN, tuple(sorted(endpoints)))
-    text = await services.auth.lend(caller, grant, wanted.token_expiration)
+    grant = TokenScope(Scope.RUN, tuple(sorted(endpoints)))
+    text = await services.auth.issue_token(caller, grant, wanted.token_expiration)
     return JSONResponse(text, headers={"cache-control": "no-store"})
 
 
