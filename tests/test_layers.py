@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,44 @@ from paths import ROOT
 LAYERS = ["weights", "pipeline", "server"]
 """Each may import itself and those before it."""
 
+VALUES = {"models", "keys", "hosts", "errors", "settings", "data_folder", "disk", "tasks"}
+"""The modules at the root of `server/` that every package may import."""
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "models": set(),
+    "keys": set(),
+    "hosts": set(),
+    "data_folder": set(),
+    "errors": {"models"},
+    "settings": {"hosts", "keys"},
+    "disk": {"errors"},
+    "tasks": {"errors"},
+    "http_protocol": {"errors"},
+    "outbound": VALUES,
+    "workers": VALUES,
+    "fal": VALUES,
+    "db": VALUES,
+    "auth": {"db", *VALUES},
+    "files": {"auth", "db", "fal", "workers", *VALUES},
+    "jobs": {"db", "files", *VALUES},
+    "inputs": {"auth", "db", "fal", "files", "jobs", "outbound", "workers", *VALUES},
+    "dispatch": {"fal", "files", "jobs", "workers", *VALUES},
+    "webhooks": {"db", "fal", "files", "jobs", "outbound", *VALUES},
+    "api": {
+        *{"auth", "db", "dispatch", "fal", "files", "inputs", "jobs", "outbound", "webhooks"},
+        *{"workers", *VALUES},
+    },
+    "app": {
+        *{"api", "auth", "db", "dispatch", "fal", "files", "inputs", "jobs", "outbound"},
+        *{"webhooks", "workers", *VALUES},
+    },
+    "serve": {"app", "dispatch", "http_protocol", *VALUES},
+    "cli": {"auth", "db", "files", "jobs", "serve", "workers", *VALUES},
+}
+"""What each package of `server/`, and each module at its root, may import of the others. `inputs`,
+`dispatch` and `webhooks` do not know each other: they meet in the rows of jobs."""
+
+MAX_ROOT_MODULES = 14
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
@@ -126,6 +165,37 @@ def test_imports_point_one_way(layer: str) -> None:
         if module.layer == layer and packages(imported(module.tree)) & above
     }
     assert wrong == {}
+
+
+def parts_of_the_server() -> set[str]:
+    """The packages of `server/`, and the modules at its root."""
+    return {name.split(".")[1] for name in modules() if name.startswith("server.")} - {"__init__"}
+
+
+def test_every_part_of_the_server_says_what_it_may_import() -> None:
+    assert MAY_IMPORT.keys() == parts_of_the_server()
+
+
+@pytest.mark.parametrize("part", sorted(MAY_IMPORT))
+def test_the_server_s_parts_import_only_what_they_may(part: str) -> None:
+    wrong = {
+        module.name: sorted(others)
+        for module in modules().values()
+        if module.name.split(".")[:2] == ["server", part]
+        if (others := _parts_imported(module.tree) - MAY_IMPORT[part] - {part})
+    }
+    assert wrong == {}
+
+
+def test_no_part_of_the_server_is_above_itself() -> None:
+    """Sorting fails with the circle, if there is one."""
+    order = list(TopologicalSorter(MAY_IMPORT).static_order())
+    assert order.index("jobs") < order.index("inputs") < order.index("api") < order.index("cli")
+
+
+def test_the_root_of_the_server_stays_small() -> None:
+    at_root = [name for name, module in modules().items() if module.path.parent == ROOT / "server"]
+    assert len(at_root) <= MAX_ROOT_MODULES, at_root
 
 
 def test_imports_are_absolute() -> None:
@@ -237,6 +307,15 @@ def test_the_pipeline_knows_neither_http_nor_a_database() -> None:
     assert {name for name in users if not name.startswith("server.")} == set()
 
 
+def test_only_the_api_uses_fastapi() -> None:
+    users = {
+        ".".join(name.split(".")[:2])
+        for name, module in modules().items()
+        if "fastapi" in packages(imported(module.tree))
+    }
+    assert users == {"server.api", "server.app", "server.serve"}
+
+
 def test_no_module_is_named_after_one_of_the_standard_library() -> None:
     """Python puts a script's own folder first on its path, where it would win over the library."""
     in_the_folders = [name.split(".")[1] for name in modules() if name.count(".") == 1]
@@ -275,6 +354,11 @@ def test_torchvision_is_not_installed() -> None:
     """Beside a CPU build of torch its import fails, and takes transformers' along."""
     with pytest.raises(importlib.metadata.PackageNotFoundError):
         importlib.metadata.version("torchvision")
+
+
+def _parts_imported(tree: ast.AST) -> set[str]:
+    names = (name.split(".") for name in imported(tree))
+    return {name[1] for name in names if name[0] == "server" and len(name) > 1}
 
 
 def _called(node: ast.AST) -> set[str]:

@@ -1,7 +1,9 @@
 """The documents say what the code does."""
 
+import re
+
 import pytest
-from paths import ROOT
+from paths import DOCS, ROOT
 
 from server.settings import PREFIX, Settings
 
@@ -31,3 +33,29 @@ def test_the_readme_lists_no_other_setting() -> None:
 def test_the_make_targets_that_the_readme_names_are_there(target: str) -> None:
     assert f"make {target}" in README
     assert f"\n{target}:" in (ROOT / "Makefile").read_text()
+
+
+STRUCTURE = (DOCS / "structure.md").read_text()
+PACKAGES = [
+    ".".join(path.parent.relative_to(ROOT).parts)
+    for top in ("server", "pipeline", "weights")
+    for path in sorted((ROOT / top).rglob("__init__.py"))
+]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_page_on_structure_has_every_package(package: str) -> None:
+    inner = ("server.api.routes", "server.db.migrations", "pipeline.network.kernels")
+    if not package.startswith(inner):
+        assert f"\n| `{package}` | " in STRUCTURE
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`([\w/]+\.py)`", STRUCTURE))))
+def test_the_page_on_structure_names_files_that_are_there(path: str) -> None:
+    assert any((ROOT / folder / path).is_file() for folder in ("", "server"))
+
+
+@pytest.mark.parametrize("module", sorted(set(re.findall(r"`(server\.[a-z_.]+)`", STRUCTURE))))
+def test_the_page_on_structure_names_modules_that_are_there(module: str) -> None:
+    path = ROOT / module.replace(".", "/")
+    assert path.is_dir() or path.with_suffix(".py").is_file()
