@@ -18,9 +18,9 @@ from benchmarks import full_size
 from benchmarks.full_size import Scale
 from benchmarks.timing import peak, reset_peak, synchronize
 from pipeline.denoise import denoise
+from pipeline.memory import Placement
 from pipeline.memory_plan import MemoryPlan
 from pipeline.network.attention import Attend
-from pipeline.placement import Placement
 from pipeline.progress import Stage
 from pipeline.spec import Pixels, VideoSpec
 from pipeline.text import MAX_TOKENS
@@ -43,7 +43,7 @@ class PlanBenchmark:
         self.vae = full_size.random_vae(scale, device, dtype)
         lay_channels_last(self.vae)
         modules = (self.text, self.network, self.vae)
-        self.placement = Placement(device, modules, MemoryPlan.RESIDENT, can_offload=True)
+        self.placement = Placement(device, modules, MemoryPlan.RESIDENT, may_offload=True)
         self._stages: dict[str, dict[str, float]] = {}
 
     def measure(self) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from typing import Any
 
 from benchmarks.full_size import FULL, Scale
 from benchmarks.timing import Report
-from pipeline.estimate import StepCost
 from pipeline.text import MAX_TOKENS
+from pipeline.timing import StepCost
 
 NVIDIA_PUBLISHED_S = 221.7
 """Predict2-2B, the same shapes, 93 frames at 720p on one H200 SXM, by NVIDIA's own table."""
@@ -49,7 +49,7 @@ def ratios(report: Report, scale: Scale) -> dict[str, Any]:
 def step_operations(scale: Scale) -> dict[str, float]:
     """Of one guided step: two evaluations, less the first self-attention, which they share."""
     config, tokens = scale.config, scale.tokens
-    cost = StepCost.of(
+    cost = StepCost.from_shape(
         width=config.width,
         mlp_ratio=config.mlp_ratio,
         layers=config.num_layers,

@@ -9,19 +9,18 @@ from typing import Any
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from pipeline.clock import StepClock
 from pipeline.denoise import denoise
 from pipeline.encode import EncodedVideo, encode_video
 from pipeline.errors import InvalidSpec
-from pipeline.estimate import Estimator
 from pipeline.guardrail import Frame, Guardrail
+from pipeline.memory import Placement, RanOutOfMemory, run_or_free
+from pipeline.memory_plan import MemoryPlan
 from pipeline.network.attention import Choice
 from pipeline.network.transformer import CosmosTransformer
-from pipeline.placement import Placement
 from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone, Watcher
-from pipeline.shortage import MemoryShortage, out_of_memory, run_or_shortage
 from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, FirstFrame, Pixels, VideoSpec
 from pipeline.text import MAX_TOKENS, TextEncoder
+from pipeline.timing import Estimator, StepClock
 from pipeline.vae import decode, encode_first_frame
 
 
@@ -52,13 +51,26 @@ class VideoPipeline:
             OutOfMemory: there is too little memory for this video; what was made of it is freed.
             EncodingFailed: ffmpeg failed.
         """
-        made = run_or_shortage(
-            lambda: self._make(spec, pixels, out, watcher), self.placement.device
+        device = self.placement.device
+
+        def make() -> EncodedVideo:
+            return self._make(spec, pixels, out, watcher)
+
+        try:
+            return run_or_free(make, device, self.placement.plan, spec.num_frames)
+        except RanOutOfMemory as error:
+            if not (error.shortage.is_on_device and self.placement.can_offload):
+                raise
+            shortage = error.shortage
+        watcher.check()
+        run_or_free(self.placement.offload, device, MemoryPlan.OFFLOAD, spec.num_frames)
+        watcher.tell(
+            Restarted(
+                f"The GPU ran out of memory ({shortage}), so from now on the model waits in host "
+                "memory, and the video is begun again."
+            )
         )
-        if isinstance(made, EncodedVideo):
-            return made
-        self._offload_after(made, spec, watcher)
-        return self.generate(spec, pixels, out, watcher)
+        return run_or_free(make, device, MemoryPlan.OFFLOAD, spec.num_frames)
 
     def _make(self, spec: VideoSpec, pixels: Pixels, out: Path, watcher: Watcher) -> EncodedVideo:
         self.guardrail.check_prompt(spec.prompt)
@@ -111,7 +123,7 @@ class VideoPipeline:
     ) -> Tensor:
         self._start(Stage.DENOISE, spec, watcher)
         with self.placement.on_device(self.transformer):
-            clock = StepClock.on(self.placement.device)
+            clock = StepClock(self.placement.device)
 
             def on_step(steps_done: int) -> None:
                 if steps_done > 0:
@@ -162,25 +174,5 @@ class VideoPipeline:
                     steps_left, spec.num_latent_frames, num_branches
                 )
                 or 0.0,
-            )
-        )
-
-    def _offload_after(self, shortage: MemoryShortage, spec: VideoSpec, watcher: Watcher) -> None:
-        """Make room for another try, and say so.
-
-        Raises:
-            OutOfMemory: there is nothing left to try.
-            Cancelled: the watcher asked to stop.
-        """
-        if not (shortage.is_on_device and self.placement.can_offload):
-            raise out_of_memory(shortage, self.placement.plan, spec.num_frames)
-        watcher.check()
-        moved = run_or_shortage(self.placement.offload, self.placement.device)
-        if isinstance(moved, MemoryShortage):
-            raise out_of_memory(moved, self.placement.plan, spec.num_frames)
-        watcher.tell(
-            Restarted(
-                f"The GPU ran out of memory ({shortage}), so from now on the model waits in host "
-                "memory, and the video is begun again."
             )
         )

@@ -22,16 +22,15 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import (
 )
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
-from pipeline.estimate import Estimator, StepCost
 from pipeline.generate import VideoPipeline
 from pipeline.guardrail import Guardrail, GuardrailChoice, choose_guardrail
+from pipeline.memory import HOST, Placement, RanOutOfMemory, run_or_free
 from pipeline.memory_plan import MemoryChoice, MemoryPlan
 from pipeline.network.attention import Choice, choose_attention
 from pipeline.network.transformer import CosmosTransformer, TransformerConfig
-from pipeline.placement import HOST, Placement
-from pipeline.shortage import MemoryShortage, out_of_memory, run_or_shortage
 from pipeline.spec import latent_frames
 from pipeline.text import MAX_TOKENS, TextEncoder, Tokenizer
+from pipeline.timing import Estimator, StepCost
 from pipeline.vae import lay_channels_last
 from weights.store import TensorInfo, WeightStore
 
@@ -78,29 +77,29 @@ def load_pipeline(
     )
     target = torch.device(device)
 
-    def load(plan: MemoryPlan) -> VideoPipeline | MemoryShortage:
+    def load(plan: MemoryPlan) -> VideoPipeline:
         loader = _Loader(store, target, dtype or default_dtype(target), report, plan)
-        return run_or_shortage(
+        return run_or_free(
             lambda: _assemble(
-                loader, chosen_guardrail, attention, compiled, can_offload=memory == "auto"
+                loader, chosen_guardrail, attention, compiled, may_offload=memory == "auto"
             ),
             target,
+            plan,
         )
 
-    plan = MemoryPlan.OFFLOAD if memory == "offload" else MemoryPlan.RESIDENT
-    loaded = load(plan)
-    if isinstance(loaded, MemoryShortage) and loaded.is_on_device and memory == "auto":
+    try:
+        pipeline = load(MemoryPlan.OFFLOAD if memory == "offload" else MemoryPlan.RESIDENT)
+    except RanOutOfMemory as error:
+        if not (error.shortage.is_on_device and memory == "auto"):
+            raise
         report("Loading the model into host memory, because the GPU has too little", 0.0)
-        plan = MemoryPlan.OFFLOAD
-        loaded = load(plan)
-    if isinstance(loaded, MemoryShortage):
-        raise out_of_memory(loaded, plan)
+        pipeline = load(MemoryPlan.OFFLOAD)
     report("The model is loaded.", 1.0)
-    return loaded
+    return pipeline
 
 
 def _assemble(
-    loader: "_Loader", guardrail: Guardrail, attention: str, compiled: bool, *, can_offload: bool
+    loader: "_Loader", guardrail: Guardrail, attention: str, compiled: bool, *, may_offload: bool
 ) -> VideoPipeline:
     store, device = loader.store, loader.device
     transformer = loader.transformer()
@@ -120,7 +119,7 @@ def _assemble(
         transformer=transformer,
         vae=vae,
         placement=Placement(
-            device, (language_model, transformer, vae), loader.plan, can_offload=can_offload
+            device, (language_model, transformer, vae), loader.plan, may_offload=may_offload
         ),
         scheduler_config=store.config("scheduler"),
         guardrail=guardrail,
@@ -168,7 +167,7 @@ def choose_for(
 
 def step_cost(config: TransformerConfig, store: WeightStore) -> StepCost:
     """What one network evaluation costs at the checkpoint's frame size."""
-    return StepCost.of(
+    return StepCost.from_shape(
         width=config.width,
         mlp_ratio=config.mlp_ratio,
         layers=config.num_layers,

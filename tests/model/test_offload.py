@@ -144,7 +144,7 @@ def test_compiled_blocks_are_not_compiled_again_when_they_are_lent_again(
     pipeline = load("offload")
     pipeline.transformer.compile_blocks(counting)
     # The watching mode would keep torch from compiling, so here copies are made without it.
-    monkeypatch.setattr("pipeline.placement.copied", lambda tensor, _device: tensor.clone())
+    monkeypatch.setattr("pipeline.memory.copied", lambda tensor, _device: tensor.clone())
     counts = []
     for _ in range(2):
         pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", Listener().watcher)

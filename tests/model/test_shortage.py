@@ -15,9 +15,9 @@ from torch import nn
 from pipeline.errors import Cancelled, OutOfMemory
 from pipeline.generate import VideoPipeline
 from pipeline.load import load_pipeline
+from pipeline.memory import MemoryShortage, RanOutOfMemory, run_or_free
 from pipeline.memory_plan import MemoryChoice, MemoryPlan
 from pipeline.progress import Progress, Restarted, Stage, StageStarted, StepDone
-from pipeline.shortage import MemoryShortage, out_of_memory, run_or_shortage
 from pipeline.spec import Pixels
 from weights.store import WeightStore
 
@@ -252,8 +252,9 @@ def test_the_cpu_allocators_own_words_are_known() -> None:
     def work() -> torch.Tensor:
         return torch.empty(10**15)
 
-    shortage = run_or_shortage(work, CPU)
-    assert shortage == MemoryShortage(is_on_device=False, needed=4 * 10**15)
+    with pytest.raises(RanOutOfMemory) as failure:
+        run_or_free(work, CPU, MemoryPlan.RESIDENT)
+    assert failure.value.shortage == MemoryShortage(is_on_device=False, needed=4 * 10**15)
 
 
 def test_even_what_holds_itself_is_freed() -> None:
@@ -270,7 +271,8 @@ def test_even_what_holds_itself_is_freed() -> None:
 
     gc.disable()
     try:
-        assert isinstance(run_or_shortage(work, CPU), MemoryShortage)
+        with pytest.raises(RanOutOfMemory):
+            run_or_free(work, CPU, MemoryPlan.RESIDENT)
         assert made[0]() is None
     finally:
         gc.enable()
@@ -307,4 +309,4 @@ def test_even_what_holds_itself_is_freed() -> None:
 def test_the_sentence_says_what_was_needed_and_what_to_do(
     shortage: MemoryShortage, plan: MemoryPlan, num_frames: int | None, sentence: str
 ) -> None:
-    assert str(out_of_memory(shortage, plan, num_frames)) == sentence
+    assert str(RanOutOfMemory(shortage, plan, num_frames)) == sentence

@@ -60,7 +60,7 @@ class TwoMemories(TorchDispatchMode):
         self._is_lending = False
 
     def lend(self, tensor: Tensor, device: torch.device) -> Tensor:
-        """A copy with the same layout, in place of `pipeline.placement.copied`."""
+        """A copy with the same layout, in place of `pipeline.memory.copied`."""
         assert device == self._pipeline.placement.device
         self._is_lending = True
         copy = tensor.clone()
@@ -108,6 +108,6 @@ def _tensors(values: Any) -> list[Tensor]:
 def two_memories(pipeline: VideoPipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoMemories]:
     """Watch the pipeline for as long as the context lasts."""
     memories = TwoMemories(pipeline)
-    monkeypatch.setattr("pipeline.placement.copied", memories.lend)
+    monkeypatch.setattr("pipeline.memory.copied", memories.lend)
     with memories:
         yield memories

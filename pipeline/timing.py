@@ -1,16 +1,55 @@
-"""How long what is left of a video will take, from what this process has measured so far.
+"""How long a denoising step took, and how long what is left of a video will take.
 
-A denoising step costs a * T + b * T**2 operations for T latent frames: matrix products grow with
-the tokens, self-attention with their square. The two constants follow from the network's shape, so
-one measured step predicts any other frame count. No torch here.
+A step costs a * T + b * T**2 operations for T latent frames: matrix products grow with the tokens,
+self-attention with their square. The two constants follow from the network's shape, so one
+measured step predicts any other frame count.
 """
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
+import torch
+
 _NUM_MEASUREMENTS = 9
 """The newest measurements, whose median is the rate: a first step that warms up does not count."""
+
+
+class StepClock:
+    """The seconds of one step after the other, begun when it is made, without holding a GPU up.
+
+    Work on a GPU is queued: the host is ahead of it. An event is put into the queue after each
+    step, and before a step is reported the host waits for the event of the step before it. So it
+    is never more than one step ahead, which also bounds how late a cancel is noticed, and the GPU
+    never waits for it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._is_queued = device.type == "cuda"
+        self._events = deque([_queued_event()] if self._is_queued else [], maxlen=3)
+        self._last = time.perf_counter()
+
+    def step(self) -> float:
+        """A step has been queued: the seconds of the newest step that is certainly done.
+
+        That is the one before, on a GPU; after the first step it is the first, so that there is a
+        rate from the start.
+        """
+        if not self._is_queued:
+            last, self._last = self._last, time.perf_counter()
+            return self._last - last
+        self._events.append(_queued_event())
+        before, done, *_ = self._events
+        done.synchronize()
+        milliseconds: float = before.elapsed_time(done)
+        return milliseconds / 1000
+
+
+def _queued_event() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's
+    event.record()
+    return event
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +60,7 @@ class StepCost:
     quadratic: float
 
     @classmethod
-    def of(
+    def from_shape(
         cls, *, width: int, mlp_ratio: float, layers: int, text_tokens: int, frame_tokens: int
     ) -> "StepCost":
         """The cost for a transformer of this shape (two operations a multiply-add)."""

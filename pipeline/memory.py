@@ -1,0 +1,189 @@
+"""The memory that a pipeline's modules wait in, and what happens when memory runs out.
+
+A module that waits in host memory is copied to the device for its stage, and the copy is dropped
+afterwards: weights do not change, so nothing is copied back, and the bits are those of the host's.
+"""
+
+import gc
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import OutOfMemory
+from pipeline.memory_plan import MemoryPlan
+
+HOST = torch.device("cpu")
+
+_BYTES = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_NEEDED = re.compile(r"[Tt]ried to allocate (\d+(?:\.\d+)?) (bytes|KiB|MiB|GiB)")
+_HOST_ALLOCATOR = "DefaultCPUAllocator"
+
+Result = TypeVar("Result")
+
+
+class Placement:
+    """Follows one pipeline's memory plan, which can change from resident to offload, not back.
+
+    On a CPU, whose memory is the host's, both plans are the same.
+
+    Args:
+        device: the device that computes.
+        modules: all modules of the pipeline, placed by `plan`.
+        may_offload: whether a resident pipeline may be offloaded.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        modules: Sequence[nn.Module],
+        plan: MemoryPlan,
+        *,
+        may_offload: bool,
+    ) -> None:
+        self.device = device
+        self._modules = tuple(modules)
+        self._plan = plan
+        self._may_offload = may_offload
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """The plan that is followed now."""
+        return self._plan
+
+    @property
+    def can_offload(self) -> bool:
+        """Whether there is a plan that takes less of the device, and it may be followed."""
+        return self._may_offload and self._plan is MemoryPlan.RESIDENT
+
+    @contextmanager
+    def on_device(self, *modules: nn.Module) -> Iterator[None]:
+        """Have these modules on the device for as long as the context lasts."""
+        with ExitStack() as copies:
+            if self._plan is MemoryPlan.OFFLOAD:
+                for module in modules:
+                    copies.enter_context(_copied_to_device(module, self.device))
+            yield
+
+    def offload(self) -> None:
+        """Move every module to host memory, and follow that plan from now on.
+
+        Raises:
+            RuntimeError: the host has too little memory; what was moved stays there.
+        """
+        self._plan = MemoryPlan.OFFLOAD
+        for module in self._modules:
+            module.to(HOST)
+
+
+@contextmanager
+def _copied_to_device(module: nn.Module, device: torch.device) -> Iterator[None]:
+    tensors = [*module.parameters(), *module.buffers()]
+    kept = [tensor.data for tensor in tensors]
+    try:
+        for tensor, data in zip(tensors, kept, strict=True):
+            tensor.data = copied(data, device)
+        yield
+    finally:
+        for tensor, data in zip(tensors, kept, strict=True):
+            tensor.data = data
+
+
+def copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device, laid out as it is; itself, if it is there."""
+    return tensor.to(device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryShortage:
+    """Memory that could not be had, in bytes; `free` and `total` are known of a GPU only."""
+
+    is_on_device: bool
+    needed: int | None = None
+    free: int | None = None
+    total: int | None = None
+
+    @classmethod
+    def from_error(cls, error: Exception, device: torch.device) -> "MemoryShortage | None":
+        """What was lacking when this error was raised, just now; None if it was something else."""
+        is_on_device = isinstance(error, torch.OutOfMemoryError)
+        # The allocator of a CPU has no error of its own.
+        is_on_host = isinstance(error, MemoryError) or _HOST_ALLOCATOR in str(error)
+        if not (is_on_device or is_on_host):
+            return None
+        free = total = None
+        if is_on_device and device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(device)
+        found = _NEEDED.search(str(error))
+        needed = int(float(found[1]) * _BYTES[found[2]]) if found else None
+        return cls(is_on_device=is_on_device, needed=needed, free=free, total=total)
+
+    def __str__(self) -> str:
+        """`1.50 GiB more were needed, and 0.61 of 23.69 GiB were free`, as far as it is known."""
+        needed = f"{_gib(self.needed)} GiB more were" if self.needed is not None else "more was"
+        if self.free is None or self.total is None:
+            return f"{needed} needed"
+        return f"{needed} needed, and {_gib(self.free)} of {_gib(self.total)} GiB were free"
+
+
+class RanOutOfMemory(OutOfMemory):
+    """Work ran out of memory, and what it had made is freed.
+
+    The message is for the caller who asked for a video of `num_frames` frames, or, without them,
+    for the model.
+    """
+
+    def __init__(
+        self, shortage: MemoryShortage, plan: MemoryPlan, num_frames: int | None = None
+    ) -> None:
+        where = "The GPU" if shortage.is_on_device else "The machine"
+        wanted = "the model" if num_frames is None else f"{num_frames} frames"
+        ways = [] if num_frames is None else ["Ask for fewer frames"]
+        though = ""
+        if not shortage.is_on_device:
+            ways.append("use a machine with more memory")
+        elif plan is MemoryPlan.RESIDENT:
+            ways.append("let the model wait in host memory: start with --memory auto")
+        else:
+            though = ", though the model waits in host memory"
+            ways.append("use a GPU with more memory, or one that nothing else uses")
+        advice = ", or ".join(ways)
+        super().__init__(
+            f"{where} has too little memory for {wanted}{though}: {shortage}. "
+            f"{advice[0].upper()}{advice[1:]}."
+        )
+        self.shortage = shortage
+
+
+def run_or_free(
+    work: Callable[[], Result],
+    device: torch.device,
+    plan: MemoryPlan,
+    num_frames: int | None = None,
+) -> Result:
+    """What `work` returns.
+
+    Raises:
+        RanOutOfMemory: there was too little memory. Nothing is held of what `work` had made, so
+            that it can be tried again.
+        Exception: whatever else `work` raises.
+    """
+    try:
+        return work()
+    except (RuntimeError, MemoryError) as error:
+        shortage = MemoryShortage.from_error(error, device)
+        if shortage is None:
+            raise
+    # By now the error is gone, and with its traceback the frames that held tensors.
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    raise RanOutOfMemory(shortage, plan, num_frames)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f}"
