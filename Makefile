@@ -40,8 +40,9 @@ test-slow: $(READY) $(ORACLE_READY) $(NODE_READY) $(OLD_CLIENTS) ## Run the test
 	$(BIN)/python -m pytest -rs -m slow
 	$(MAKE) test-floor
 
-test-floor: $(FLOOR_READY) ## Run the model's tests with the oldest transformers that we allow
+test-floor: $(FLOOR_READY) ## Run the tests of transformers and uvicorn with the oldest that we allow
 	$(FLOOR)/bin/python -m pytest tests/model/test_text.py tests/model/test_load.py tests/model/test_generate.py
+	$(FLOOR)/bin/python -m pytest tests/api/test_uvicorn_members.py tests/api/test_http_bounds.py
 
 client-table: $(READY) $(NODE_READY) $(OLD_CLIENTS) ## Write docs/client-table.md from a run of all the clients
 	$(BIN)/python -m pytest -rs -m clients --client-table docs/client-table.md
@@ -79,11 +80,11 @@ $(ORACLE_READY): constraints.txt
 	$(ORACLE)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch diffusers transformers accelerate pillow safetensors torchvision
 	@touch $@
 
-# The tested set but for transformers and what goes with it.
+# The tested set but for uvicorn, transformers and what goes with it.
 $(FLOOR_READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(FLOOR)
-	grep -vE '^(transformers|tokenizers|huggingface_hub)==' constraints.txt > $(FLOOR)/constraints.txt
-	$(FLOOR)/bin/pip install --quiet --disable-pip-version-check -c $(FLOOR)/constraints.txt transformers==5.17.0 -e '.[dev]'
+	grep -vE '^(uvicorn|transformers|tokenizers|huggingface_hub)==' constraints.txt > $(FLOOR)/constraints.txt
+	$(FLOOR)/bin/pip install --quiet --disable-pip-version-check -c $(FLOOR)/constraints.txt uvicorn==0.54.0 transformers==5.17.0 -e '.[dev]'
 	@touch $@
 
 $(NODE_MODULES)/.ready: tests/clients/package-lock.json
