@@ -119,7 +119,7 @@ class Chaos:
         self.unexpected: list[str] = []
 
     def start(self, failpoint: Failpoint | None = None) -> None:
-        """Start the server anew, if it has ended."""
+        """Start the server again, if it has ended."""
         if not self.site.is_alive():
             self.site.wait()
             self.site.start(failpoint)
@@ -246,7 +246,7 @@ def _at_random(chaos: Chaos, *, seconds: float) -> None:
 
 
 def _at_failpoints(chaos: Chaos, *, rounds: int) -> None:
-    """The server is killed at every failpoint, in an order that each round draws anew."""
+    """The server is killed at every failpoint, in an order drawn for each round."""
     chaos.end(_END, signal.SIGTERM)
     for _ in range(rounds):
         for point in chaos.random.sample(POINTS, len(POINTS)):

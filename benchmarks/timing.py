@@ -32,7 +32,7 @@ def timed(work: Callable[[], Any], device: torch.device, *, runs: int) -> dict[s
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begin anew to note the most that a GPU is asked for."""
+    """Start again to note the most that a GPU is asked for."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

@@ -198,10 +198,10 @@ def _filters(container: Container, quality: Quality, width: int, height: int) ->
 def _gif_filters(palette: _Palette, width: int, height: int) -> str:
     sample_width, sample_height = _fit(_PALETTE_WIDTH, width, height)
     return (
-        "split[sample][picture];"
+        "split[sample][frames];"
         f"[sample]fps={_PALETTE_FPS},scale={sample_width}:{sample_height},"
         f"palettegen=max_colors={palette.num_colours}[colours];"
-        f"[picture]scale={width}:{height}:flags=lanczos[scaled];"
+        f"[frames]scale={width}:{height}:flags=lanczos[scaled];"
         f"[scaled][colours]paletteuse=dither={palette.dither}:diff_mode=rectangle"
     )
 

@@ -103,8 +103,9 @@ class VideoPipeline:
                 )
         texts = (spec.prompt, spec.negative_prompt) if spec.guided else (spec.prompt,)
         with self.placement.on_device(*self.text.modules_for(texts)):
-            prompt, *negative = [self.text.encode(text) for text in texts]
-        return prompt, negative[0] if negative else None
+            prompt = self.text.encode(spec.prompt)
+            negative_prompt = self.text.encode(spec.negative_prompt) if spec.guided else None
+        return prompt, negative_prompt
 
     def _encode_image(self, spec: VideoSpec, pixels: Pixels, watcher: Watcher) -> Tensor:
         if not isinstance(spec.conditioning, FirstFrame):
@@ -154,25 +155,20 @@ class VideoPipeline:
     def _start(self, stage: Stage, spec: VideoSpec, watcher: Watcher) -> None:
         watcher.check()
         steps_left = 0 if stage is Stage.DECODE else spec.num_inference_steps
-        seconds_left = self.estimator.seconds_left(
-            steps_left, spec.num_latent_frames, 1 + spec.guided
-        )
-        watcher.tell(StageStarted(stage, seconds_left))
+        watcher.tell(StageStarted(stage, self._seconds_left(spec, steps_left)))
 
     def _report_step(
         self, spec: VideoSpec, steps_done: int, seconds: float, watcher: Watcher
     ) -> None:
-        num_branches = 1 + spec.guided
-        self.estimator.measured_step(seconds, spec.num_latent_frames, num_branches)
-        steps_left = spec.num_inference_steps - steps_done
+        self.estimator.measured_step(seconds, spec.num_latent_frames, spec.num_branches)
         watcher.tell(
             StepDone(
                 step=steps_done,
                 num_steps=spec.num_inference_steps,
                 seconds_per_step=seconds,
-                seconds_left=self.estimator.seconds_left(
-                    steps_left, spec.num_latent_frames, num_branches
-                )
-                or 0.0,
+                seconds_left=self._seconds_left(spec, spec.num_inference_steps - steps_done) or 0.0,
             )
         )
+
+    def _seconds_left(self, spec: VideoSpec, steps_left: int) -> float | None:
+        return self.estimator.seconds_left(steps_left, spec.num_latent_frames, spec.num_branches)

@@ -8,7 +8,6 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from PIL import ExifTags, Image, ImageCms
 
@@ -54,27 +53,6 @@ _TOO_LITTLE_MEMORY = (
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a picture says of itself: its format, and its size as stored (before orientation)."""
-
-    format: str
-    width: int
-    height: int
-
-
-def probe(data: bytes, *, field: str = "image_url") -> Header:
-    """Read a picture's header and check every limit that needs no decoding.
-
-    Raises:
-        FileTooLarge: more than 20 MiB.
-        ImageUnreadable: no JPEG, PNG, WebP or GIF header.
-        ImageTooLarge: more than 50 megapixels.
-        ImageTooSmall: a side of less than 64 pixels.
-    """
-    return _header(_open(data, field))
-
-
 def prepare(data: bytes, width: int, height: int, *, field: str = "image_url") -> Pixels:
     """Decode a picture into `width` x `height` pixels of sRGB.
 
@@ -86,14 +64,16 @@ def prepare(data: bytes, width: int, height: int, *, field: str = "image_url") -
     Metadata that cannot be read does not lose the picture: it counts as upright and as sRGB.
 
     Raises:
-        FileTooLarge, ImageTooLarge, ImageTooSmall: as `probe`; nothing was decoded.
+        FileTooLarge: more than 20 MiB; nothing was decoded, as with the next two.
+        ImageTooLarge: more than 50 megapixels.
+        ImageTooSmall: a side of less than 64 pixels.
         ImageUnreadable: the file is broken, cut short, or not a picture.
     """
     image = _open(data, field)
     with _decoding(field):
-        picture = _upright_and_scaled(image, width, height)
-        picture = _flat_srgb(picture, image.info.get("icc_profile"))
-        return Pixels(width, height, picture.tobytes())
+        frame = _upright_and_scaled(image, width, height)
+        frame = _flat_srgb(frame, image.info.get("icc_profile"))
+        return Pixels(width, height, frame.tobytes())
 
 
 def _open(data: bytes, field: str) -> Image.Image:
@@ -150,13 +130,6 @@ def _too_large(field: str, subject: str) -> ImageTooLarge:
         f"{subject} has more than {MAX_PIXELS // 1_000_000} megapixels. Send a smaller one.",
         {"max_height": side, "max_width": side},
     )
-
-
-def _header(image: Image.Image) -> Header:
-    assert image.format is not None  # Pillow sets it on whatever it opens.
-    # A JPEG with further pictures after the first (phones add previews) is "MPO" to Pillow.
-    name = "JPEG" if image.format == "MPO" else image.format
-    return Header(name, image.width, image.height)
 
 
 def _upright_and_scaled(image: Image.Image, width: int, height: int) -> Image.Image:

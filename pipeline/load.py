@@ -6,7 +6,7 @@ computed as the module is built.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +32,8 @@ from pipeline.spec import latent_frames
 from pipeline.text import MAX_TOKENS, TextEncoder, Tokenizer
 from pipeline.timing import Estimator, StepCost
 from pipeline.vae import lay_channels_last
-from weights.store import TensorInfo, WeightStore
+from weights.header import TensorInfo
+from weights.store import WeightStore
 
 Report = Callable[[str, float], None]
 """Hears what is being loaded and the fraction of the checkpoint's bytes read, 0 to 1."""
@@ -55,7 +56,7 @@ def load_pipeline(
     attention: str = "auto",
     compiled: bool = False,
     memory: MemoryChoice = "auto",
-    report: Report = lambda text, fraction: None,
+    report: Report = lambda _text, _fraction: None,
 ) -> VideoPipeline:
     """Load a checkpoint for a device.
 
@@ -78,7 +79,7 @@ def load_pipeline(
     target = torch.device(device)
 
     def load(plan: MemoryPlan) -> VideoPipeline:
-        loader = _Loader(store, target, dtype or default_dtype(target), report, plan)
+        loader = Loader(store, target, dtype or default_dtype(target), report, plan)
         return run_or_free(
             lambda: _assemble(
                 loader, chosen_guardrail, attention, compiled, may_offload=memory == "auto"
@@ -99,7 +100,12 @@ def load_pipeline(
 
 
 def _assemble(
-    loader: "_Loader", guardrail: Guardrail, attention: str, compiled: bool, *, may_offload: bool
+    loader: "Loader",
+    guardrail: Guardrail,
+    attention: str,
+    compiled: bool,
+    *,
+    may_offload: bool,
 ) -> VideoPipeline:
     store, device = loader.store, loader.device
     transformer = loader.transformer()
@@ -126,29 +132,6 @@ def _assemble(
         estimator=Estimator(step_cost(transformer.config, store)),
         attention=choice,
     )
-
-
-def load_transformer(
-    store: WeightStore,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    qk_norm_eps: float = 1e-6,
-    rope_exponent_dtype: torch.dtype = torch.bfloat16,
-    residual_dtype: torch.dtype = torch.float32,
-) -> CosmosTransformer:
-    """The transformer alone, with its choices open; see `CosmosTransformer`."""
-    loader = _Loader(store, device, dtype)
-    return loader.transformer(
-        qk_norm_eps=qk_norm_eps,
-        rope_exponent_dtype=rope_exponent_dtype,
-        residual_dtype=residual_dtype,
-    )
-
-
-def load_vae(store: WeightStore, device: torch.device, dtype: torch.dtype) -> AutoencoderKLWan:
-    """The VAE alone."""
-    return _Loader(store, device, dtype).vae()
 
 
 def choose_for(
@@ -181,7 +164,7 @@ def _frame_tokens(store: WeightStore) -> int:
     return (profile.width // _PIXELS_PER_TOKEN) * (profile.height // _PIXELS_PER_TOKEN)
 
 
-class _Loader:
+class Loader:
     """Reads one checkpoint and counts the bytes as it goes.
 
     What a module is like follows from `device`, which computes, wherever `plan` lets it wait.
@@ -192,8 +175,8 @@ class _Loader:
         store: WeightStore,
         device: torch.device,
         dtype: torch.dtype,
-        report: Report = lambda text, fraction: None,
-        plan: MemoryPlan = MemoryPlan.RESIDENT,
+        report: Report,
+        plan: MemoryPlan,
     ) -> None:
         self.store = store
         self.device = device
@@ -245,27 +228,20 @@ class _Loader:
         self,
         module: nn.Module,
         component: str,
-        parameter_dtype: Callable[[str, torch.dtype], torch.dtype] = lambda name, dtype: dtype,
+        parameter_dtype: Callable[[str, torch.dtype], torch.dtype] = lambda _name, dtype: dtype,
         published_names: Callable[[str], tuple[str, ...]] = lambda name: (name,),
     ) -> None:
         """Put every tensor of the component's files into the module, and nothing else."""
-        shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-        expected = {
-            part: (shape[0] // len(parts), *shape[1:])
-            for name, shape in shapes.items()
-            for parts in [published_names(name)]
-            for part in parts
-        }
-        infos = self.store.match(component, expected)
+        empty: dict[str, Tensor] = module.state_dict()
+        expected = _by_published_name(empty, published_names)
+        infos = self.store.match(component, {name: t.shape for name, t in expected.items()})
         filled = {
-            name: torch.empty(shape, dtype=parameter_dtype(name, self.dtype), device=self._home)
-            for name, shape in shapes.items()
+            name: torch.empty(
+                tensor.shape, dtype=parameter_dtype(name, self.dtype), device=self._home
+            )
+            for name, tensor in empty.items()
         }
-        places: dict[str, Tensor] = {}
-        for name, tensor in filled.items():
-            parts = published_names(name)
-            places |= zip(parts, tensor.chunk(len(parts)), strict=True)
-        self._read(infos, places, component)
+        self._read(infos, _by_published_name(filled, published_names), component)
         module.load_state_dict(filled, assign=True)
         module.to(self._home)  # the buffers, which no file holds
         module.requires_grad_(False).eval()
@@ -285,6 +261,17 @@ class _Loader:
                     self._bytes_read += tensor.nbytes
                     places[name].copy_(tensor)
             self.report(f"Loading {component}", min(1.0, self._bytes_read / self._bytes_total))
+
+
+def _by_published_name(
+    tensors: Mapping[str, Tensor], published_names: Callable[[str], tuple[str, ...]]
+) -> dict[str, Tensor]:
+    """Views of the tensors, split into the published ones that they are made of."""
+    parts: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        names = published_names(name)
+        parts |= zip(names, tensor.chunk(len(names)), strict=True)
+    return parts
 
 
 def _assert_complete(module: nn.Module) -> None:

@@ -24,9 +24,6 @@ MAX_SEED = 2**53 - 1
 FRAMES_PER_LATENT = 4
 """The VAE is causal: one frame for the first latent frame, four for each later one."""
 
-PIXELS_PER_LATENT = 8
-"""Height and width of a latent cell, in pixels."""
-
 # The string that fal's page, NVIDIA's configuration and diffusers all give as the default.
 DEFAULT_NEGATIVE_PROMPT = (
     "The video captures a series of frames showing ugly scenes, static with no motion, motion "
@@ -92,18 +89,13 @@ def latent_frames(num_frames: int) -> int:
     return -(-(num_frames - 1) // FRAMES_PER_LATENT) + 1
 
 
-def decoded_frames(num_latent_frames: int) -> int:
-    """The frames that a latent of so many frames decodes to."""
-    return FRAMES_PER_LATENT * (num_latent_frames - 1) + 1
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoSpec:
     """One video to make. Every value is checked when the spec is made.
 
     `num_inference_steps` counts model evaluations per guidance branch. `guidance_scale` is g in
-    `cond + g * (cond - uncond)`; 1 switches guidance off. The seed is always given: whoever
-    draws one does so before the spec exists.
+    `cond + g * (cond - uncond)`; 1 switches guidance off. The seed is always given: one that
+    is drawn is drawn before the spec exists.
 
     Raises:
         InvalidSpec: a value is out of range; the message names it, the value and the range.
@@ -134,6 +126,11 @@ class VideoSpec:
     def guided(self) -> bool:
         """Whether the unconditional branch is evaluated at all."""
         return self.guidance_scale != 1.0
+
+    @property
+    def num_branches(self) -> int:
+        """Network evaluations a step: conditional, and unconditional if it is guided."""
+        return 2 if self.guided else 1
 
     def to_json(self) -> dict[str, Any]:
         """The spec as plain JSON values; `from_json` reads it back."""

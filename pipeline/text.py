@@ -77,7 +77,7 @@ class TextEncoder:
         return () if all(map(self._keeps, prompts)) else self._modules
 
     def forget(self) -> None:
-        """Encode every prompt anew from here on."""
+        """Drop all encodings that are kept."""
         self._recent.clear()
         self._default_negative = None
 

@@ -11,25 +11,10 @@ from typing import Any
 
 from weights.checkpoint_profile import PROFILE_FILE, CheckpointProfile, read_profile
 from weights.digest import fingerprint
-from weights.errors import (
-    CheckpointDamaged,
-    CheckpointError,
-    CheckpointIncomplete,
-    CheckpointMismatch,
-)
+from weights.errors import CheckpointDamaged, CheckpointIncomplete, CheckpointMismatch
 from weights.files import ComponentFiles, find_files, read_json_object
 from weights.header import TensorInfo, read_header
 from weights.manifest import MODEL_INDEX, Component, load_manifest
-
-__all__ = [
-    "CheckpointDamaged",
-    "CheckpointError",
-    "CheckpointIncomplete",
-    "CheckpointMismatch",
-    "CheckpointProfile",
-    "TensorInfo",
-    "WeightStore",
-]
 
 LOADABLE_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 NAMED_AT_MOST = 5

@@ -26,7 +26,8 @@ from server.workers.messages import (
     RunEvent,
     WorkOrder,
 )
-from weights.store import CheckpointError, WeightStore
+from weights.errors import CheckpointError
+from weights.store import WeightStore
 
 if TYPE_CHECKING:
     from pipeline.encode import EncodedVideo

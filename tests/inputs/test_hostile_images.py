@@ -16,7 +16,7 @@ from servers import data_uri, request_of, serving, settings_in
 from upload_calls import upload
 
 from pipeline.errors import ImageUnreadable, InputError
-from pipeline.image import prepare, probe
+from pipeline.image import prepare
 
 SCRIPT = b"<html><script>alert(document.domain)</script></html>"
 MIB = 1024 * 1024
@@ -185,10 +185,15 @@ ABSURD = [
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("data", [pytest.param(data, id=name) for data, name in ABSURD])
-def test_absurd_dimensions_are_refused_by_the_header_alone(data: bytes) -> None:
-    """`probe` decodes no pixel, and `prepare` goes no further where it refuses."""
+def test_absurd_dimensions_are_refused_by_the_header_alone(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(*_: object) -> None:
+        pytest.fail("the image was decoded")
+
+    monkeypatch.setattr("pipeline.image._upright_and_scaled", decode)
     with pytest.raises(InputError) as refused:
-        probe(data)
+        prepare(data, 96, 64)
 
     assert refused.value.code in {"image_too_large", "image_too_small", "image_load_error"}
 

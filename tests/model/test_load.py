@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from modules import load_transformer
 from safetensors.torch import load_file, save_file
 from stand_ins import stand_in
 from torch import Tensor
 
 from pipeline.guardrail import GuardrailMissing
-from pipeline.load import load_pipeline, load_transformer
+from pipeline.load import load_pipeline
 from weights.errors import CheckpointError
 from weights.stand_in import Layout
 from weights.store import WeightStore
@@ -45,7 +46,7 @@ def test_a_bfloat16_checkpoint_gives_the_same_model_rounded(expected: Tensor) ->
 
 
 def test_islands_stay_in_float32_and_the_rest_is_bfloat16() -> None:
-    network = load_transformer(WeightStore(stand_in()), torch.device("cpu"), torch.bfloat16)
+    network = load_transformer(WeightStore(stand_in()), torch.bfloat16)
     wide, narrow = (
         {n.split(".", 2)[-1] for n, p in network.named_parameters() if p.dtype == dtype}
         for dtype in (torch.float32, torch.bfloat16)

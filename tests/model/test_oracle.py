@@ -13,13 +13,14 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from modules import load_transformer
 from stand_ins import stand_in
 from torch import Tensor
 
 from pipeline import denoise as denoise_module
 from pipeline.denoise import Conditions, denoise
 from pipeline.generate import VideoPipeline
-from pipeline.load import load_pipeline, load_transformer
+from pipeline.load import load_pipeline
 from pipeline.network import layers
 from pipeline.network.transformer import CosmosTransformer, SharedState
 from pipeline.progress import Watcher
@@ -84,7 +85,7 @@ def _our_pipeline(store: WeightStore, dtype: torch.dtype) -> VideoPipeline:
     """Ours, with the two constants in which diffusers differs from NVIDIA set to diffusers'."""
     ours = load_pipeline(store, "cpu", dtype=dtype)
     transformer = load_transformer(
-        store, torch.device("cpu"), dtype, qk_norm_eps=1e-5, rope_exponent_dtype=torch.float32
+        store, dtype, qk_norm_eps=1e-5, rope_exponent_dtype=torch.float32
     )
     return replace(ours, transformer=transformer)
 

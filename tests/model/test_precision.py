@@ -4,11 +4,11 @@ from statistics import mean
 
 import pytest
 import torch
+from modules import load_transformer
 from nvidia_recipe import Recipe
 from stand_ins import stand_in
 from torch import Tensor
 
-from pipeline.load import load_transformer
 from pipeline.network.kernels.residual import Residual, modulate
 from pipeline.network.layers import Block
 from pipeline.network.transformer import CosmosTransformer, TransformerConfig
@@ -133,14 +133,14 @@ def _ratio(rounded: CosmosTransformer, exact: CosmosTransformer) -> float:
 
 
 def test_the_reference_recipe_is_the_same_function_in_float64(store: WeightStore) -> None:
-    exact = load_transformer(store, CPU, torch.float64)
+    exact = load_transformer(store, torch.float64)
     recipe = _recipe_velocity(exact, torch.float64, seed=0)
     assert _error(_velocity(exact, seed=0), recipe) < 1e-13
 
 
 def test_bfloat16_errs_less_than_nvidias_recipe_on_the_stand_in(store: WeightStore) -> None:
-    rounded = load_transformer(store, CPU, torch.bfloat16)
-    assert _ratio(rounded, load_transformer(store, CPU, torch.float64)) <= BOUND
+    rounded = load_transformer(store, torch.bfloat16)
+    assert _ratio(rounded, load_transformer(store, torch.float64)) <= BOUND
 
 
 @pytest.mark.parametrize("residual_dtype", [torch.float32, torch.bfloat16])
@@ -165,4 +165,4 @@ def test_each_block_errs_less_than_nvidias_recipe(index: int) -> None:
 
 
 def test_the_velocity_is_float32_whatever_the_products_are(store: WeightStore) -> None:
-    assert _velocity(load_transformer(store, CPU, torch.bfloat16), seed=0).dtype == torch.float32
+    assert _velocity(load_transformer(store, torch.bfloat16), seed=0).dtype == torch.float32

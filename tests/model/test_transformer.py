@@ -5,12 +5,12 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from modules import load_transformer
 from stand_ins import stand_in
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.load import load_transformer
 from pipeline.network import layers
 from pipeline.network.kernels.heads import rotate
 from pipeline.network.kernels.residual import add_gated_modulate
@@ -28,7 +28,7 @@ def store() -> WeightStore:
 
 @pytest.fixture(scope="module")
 def network(store: WeightStore) -> CosmosTransformer:
-    return load_transformer(store, torch.device("cpu"), torch.float32)
+    return load_transformer(store, torch.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -200,11 +200,9 @@ def test_rotation_keeps_the_length_of_every_head() -> None:
 def test_rotary_exponents_are_rounded_to_bfloat16_unless_asked_otherwise(
     store: WeightStore,
 ) -> None:
-    cpu = torch.device("cpu")
-    rounded = load_transformer(store, cpu, torch.float32).rotary_tables(24, 44, 80)
-    exact = load_transformer(
-        store, cpu, torch.float32, rope_exponent_dtype=torch.float32
-    ).rotary_tables(24, 44, 80)
+    rounded = load_transformer(store, torch.float32).rotary_tables(24, 44, 80)
+    network = load_transformer(store, torch.float32, rope_exponent_dtype=torch.float32)
+    exact = network.rotary_tables(24, 44, 80)
     # The largest change of an angle is some hundredths of a radian.
     assert 1e-3 < float((rounded.cos - exact.cos).abs().max()) < 0.1
 

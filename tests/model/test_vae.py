@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from modules import load_vae
 from stand_ins import stand_in
 from torch import Tensor
 
-from pipeline.load import load_vae
 from pipeline.spec import Pixels
 from pipeline.vae import decode, encode_first_frame, lay_channels_last, to_frames
 from weights.store import WeightStore
@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 96, 64
 
 @pytest.fixture(scope="module")
 def vae() -> AutoencoderKLWan:
-    return load_vae(WeightStore(stand_in()), torch.device("cpu"), torch.float32)
+    return load_vae(WeightStore(stand_in()))
 
 
 def _pixels(seed: int = 0) -> Pixels:
@@ -106,7 +106,7 @@ def test_decoded_frames_stay_in_range(vae: AutoencoderKLWan) -> None:
 
 
 def test_channels_last_changes_the_layout_and_not_the_frames(vae: AutoencoderKLWan) -> None:
-    laid_out = load_vae(WeightStore(stand_in()), torch.device("cpu"), torch.float32)
+    laid_out = load_vae(WeightStore(stand_in()))
     lay_channels_last(laid_out)
     kernel = laid_out.decoder.conv_in.weight
     assert kernel.is_contiguous(memory_format=torch.channels_last_3d)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 import torch
+from modules import load_vae
 
 from pipeline.encode import encode_video
 from pipeline.guardrail import Frame
-from pipeline.load import load_vae
 from pipeline.spec import Container, Quality, latent_frames
 from pipeline.vae import decode
 from weights.store import WeightStore
@@ -35,7 +35,7 @@ def main() -> None:
     checkpoint, num_frames, out = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     store = WeightStore(checkpoint)
     width, height = store.profile.width, store.profile.height
-    vae = load_vae(store, torch.device("cpu"), torch.float32)
+    vae = load_vae(store)
     shape = (1, 16, latent_frames(num_frames), height // 8, width // 8)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     this = psutil.Process()

@@ -16,8 +16,9 @@ from checkpoint_files import (
 )
 
 from weights.digest import NUM_SAMPLES, SAMPLE_BYTES, WHOLE_FILE_BYTES, fingerprint
+from weights.errors import CheckpointDamaged, CheckpointIncomplete
 from weights.header import read_header
-from weights.store import CheckpointDamaged, CheckpointIncomplete, WeightStore
+from weights.store import WeightStore
 
 STEM = "diffusion_pytorch_model"
 WEIGHT = {"quant_conv.weight": VAE_TENSORS["quant_conv.weight"]}

@@ -17,13 +17,9 @@ from checkpoint_files import (
 )
 from paths import ROOT
 
-from weights.store import (
-    CheckpointDamaged,
-    CheckpointIncomplete,
-    CheckpointMismatch,
-    CheckpointProfile,
-    WeightStore,
-)
+from weights.checkpoint_profile import CheckpointProfile
+from weights.errors import CheckpointDamaged, CheckpointIncomplete, CheckpointMismatch
+from weights.store import WeightStore
 
 TEXT_NAMES = {"embed_tokens.weight", "layers.0.self_attn.q_proj.weight", "norm.weight"}
 
