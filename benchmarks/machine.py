@@ -35,7 +35,7 @@ def describe(packages: Sequence[str] = MODEL_PACKAGES) -> dict[str, Any]:
         },
         "versions": {
             "python": platform.python_version(),
-            **{package: version(package) for package in packages},
+            **{package: _version(package) for package in packages},
         },
         "commit": _commit(),
     }
