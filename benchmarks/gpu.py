@@ -210,7 +210,7 @@ class GpuBenchmark:
         watch = _Stopwatch(self.device)
         given = encode_first_frame(vae, pixels)
         watch.lap("encode_s")
-        latents = denoise(network, full_size.SCHEDULER, given, *prompts, spec, lambda step: None)
+        latents = denoise(network, full_size.SCHEDULER, given, *prompts, spec, lambda _step: None)
         watch.lap("denoise_s")
         made = self._sink(decode(vae, latents))
         watch.lap("decode_s")

@@ -231,5 +231,5 @@ def load_fa3() -> None:
         return result
 
     @fa3.register_fake
-    def _(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _(query: Tensor, _key: Tensor, _value: Tensor) -> Tensor:
         return torch.empty_like(query, memory_format=torch.contiguous_format)
