@@ -32,7 +32,7 @@ class CheckpointProfile:
 
 
 def read_profile(root: Path) -> CheckpointProfile:
-    """The profile of the checkpoint in `root`; the defaults where it has no file of ours.
+    """The profile of the checkpoint in `root`; the defaults where it has no such file.
 
     Raises:
         CheckpointDamaged: the file is not a JSON object.

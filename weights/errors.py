@@ -1,4 +1,4 @@
-"""What can be wrong with a checkpoint: each message is a sentence for whoever installs it."""
+"""What can be wrong with a checkpoint: each message is a sentence for its installer."""
 
 
 class CheckpointError(Exception):

@@ -43,12 +43,6 @@ class Manifest:
     pipeline: str
     components: tuple[Component, ...]
 
-    def component(self, name: str) -> Component:
-        """The component of that name. A name that is not in the manifest is our own mistake."""
-        found = [component for component in self.components if component.name == name]
-        assert found, f"no component {name!r} in manifest.toml"
-        return found[0]
-
     def download_command(self, root: Path, includes: Sequence[str] = ()) -> str:
         """The shell command that downloads the checkpoint, or the files that match, to `root`."""
         words = ["hf", "download", self.repository, "--revision", self.revision]

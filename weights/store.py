@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from weights.checkpoint_profile import PROFILE_FILE, CheckpointProfile, read_profile
+from weights.checkpoint_profile import PROFILE_FILE, read_profile
 from weights.digest import fingerprint
 from weights.errors import CheckpointDamaged, CheckpointIncomplete, CheckpointMismatch
 from weights.files import ComponentFiles, find_files, read_json_object
@@ -26,6 +26,14 @@ class WeightStore:
 
     Components are named as their folders: text_encoder, tokenizer, transformer, vae, scheduler.
 
+    Attributes:
+        root: the folder.
+        profile: the videos that the checkpoint makes, and its licence.
+        tensors: of each component, every tensor that is loaded, by the name that it has in our
+            modules. The text encoder's vision tower and output head are left out, and its names
+            begin at the language model (`layers.0.self_attn.q_proj.weight`), whichever way the
+            file spells them.
+
     Raises:
         CheckpointIncomplete: files are missing; all are listed, with the command that gets them.
         CheckpointDamaged: a file is truncated, is not what its name says, or an index and its
@@ -33,9 +41,6 @@ class WeightStore:
         CheckpointMismatch: the files belong to another pipeline, or `cosmos_serve.json` has a
             value that we do not understand.
     """
-
-    root: Path
-    profile: CheckpointProfile
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -50,7 +55,7 @@ class WeightStore:
         self._refuse_if_another_pipeline()
         self.profile = read_profile(root)
         self._configs = {name: read_json_object(f.config) for name, f in self._files.items()}
-        self._tensors = {
+        self.tensors = {
             c.name: _rename(c, _read_tensors(self._files[c.name]))
             for c in self._manifest.components
         }
@@ -75,14 +80,6 @@ class WeightStore:
         """The component's folder."""
         return self._files[component].folder
 
-    def tensors(self, component: str) -> dict[str, TensorInfo]:
-        """Every tensor that is loaded, by the name that it has in our modules.
-
-        The text encoder's vision tower and output head are left out, and its names begin at the
-        language model (`layers.0.self_attn.q_proj.weight`), whichever way the file spells them.
-        """
-        return dict(self._tensors[component])
-
     def match(
         self, component: str, expected: Mapping[str, tuple[int, ...]]
     ) -> dict[str, TensorInfo]:
@@ -92,7 +89,7 @@ class WeightStore:
             CheckpointMismatch: a tensor is missing, unexpected, of another shape, or not of
                 floating point; the message names it.
         """
-        found = self._tensors[component]
+        found = self.tensors[component]
         complaints = [
             _complaint("missing", [name for name in expected if name not in found]),
             _complaint("unexpected", [found[name].key for name in found if name not in expected]),
@@ -120,7 +117,7 @@ class WeightStore:
         """Bytes that loading this component reads."""
         files = self._files[component]
         small = [file for file in files.all() if file not in files.weights]
-        tensors = sum(info.size for info in self._tensors[component].values())
+        tensors = sum(info.size for info in self.tensors[component].values())
         return tensors + sum(file.stat().st_size for file in small)
 
     def _refuse_if_incomplete(self) -> None:

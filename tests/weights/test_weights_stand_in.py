@@ -51,7 +51,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 def read(store: WeightStore, component: str) -> dict[str, Tensor]:
     """The component's tensors by canonical name."""
     tensors = {}
-    for name, info in store.tensors(component).items():
+    for name, info in store.tensors[component].items():
         with safe_open(info.file, framework="pt") as file:
             tensors[name] = file.get_tensor(info.key)
     return tensors
@@ -96,7 +96,7 @@ def test_the_file_has_the_spelling_of_the_layout(
 def test_shards_are_several_and_named_in_an_index(build: Build) -> None:
     store = build(Layout(sharded=True))
     for component in ("text_encoder", "transformer"):
-        assert len({info.file for info in store.tensors(component).values()}) > 2
+        assert len({info.file for info in store.tensors[component].values()}) > 2
         assert len(list(store.folder(component).glob("*.safetensors.index.json"))) == 1
 
 

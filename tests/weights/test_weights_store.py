@@ -35,10 +35,10 @@ def test_a_complete_checkpoint_gives_configs_folders_and_tensors(root: Path) -> 
     assert store.config("scheduler") == {"sigma_max": 200.0}
     assert store.config("transformer") == {"num_layers": 1}
     assert store.folder("tokenizer") == root / "tokenizer"
-    info = store.tensors("vae")["quant_conv.weight"]
+    info = store.tensors["vae"]["quant_conv.weight"]
     assert info.file == root / "vae" / "diffusion_pytorch_model.safetensors"
     assert (info.key, info.shape, info.dtype) == ("quant_conv.weight", (2, 2, 1, 1, 1), "F32")
-    assert store.tensors("tokenizer") == {}
+    assert store.tensors["tokenizer"] == {}
 
 
 def test_an_empty_folder_lacks_everything_and_the_message_has_the_whole_command(
@@ -151,7 +151,7 @@ def test_both_spellings_lead_to_the_same_names(
     }
     write_tensors(root / "text_encoder" / "model.safetensors", tensors)
 
-    found = WeightStore(root).tensors("text_encoder")
+    found = WeightStore(root).tensors["text_encoder"]
 
     assert set(found) == TEXT_NAMES
     assert found["norm.weight"].key == f"{language_model}norm.weight"
@@ -168,7 +168,7 @@ def test_a_tensor_in_both_spellings_is_a_duplicate(root: Path) -> None:
 def test_size_counts_what_is_loaded_and_no_more(root: Path) -> None:
     store = WeightStore(root)
 
-    loaded = sum(info.size for info in store.tensors("text_encoder").values())
+    loaded = sum(info.size for info in store.tensors["text_encoder"].values())
     assert loaded == 4 * (6 * 4 + 4 * 4 + 4)
     config = root / "text_encoder" / "config.json"
     assert store.size("text_encoder") == loaded + config.stat().st_size
@@ -178,7 +178,7 @@ def test_size_counts_what_is_loaded_and_no_more(root: Path) -> None:
 def test_the_expected_tensors_match(root: Path) -> None:
     store = WeightStore(root)
 
-    assert store.match("vae", VAE_TENSORS) == store.tensors("vae")
+    assert store.match("vae", VAE_TENSORS) == store.tensors["vae"]
 
 
 @pytest.mark.parametrize(
@@ -303,8 +303,8 @@ def test_a_checkpoint_in_shards_gives_the_same_tensors(root: Path) -> None:
 
     sharded = WeightStore(root)
 
-    assert set(sharded.tensors("text_encoder")) == TEXT_NAMES
-    assert sharded.tensors("text_encoder")["norm.weight"].file.name == (
+    assert set(sharded.tensors["text_encoder"]) == TEXT_NAMES
+    assert sharded.tensors["text_encoder"]["norm.weight"].file.name == (
         "model-00002-of-00002.safetensors"
     )
     assert sharded.digest != digest_of_one_file
