@@ -50,6 +50,12 @@ class JobError:
         kind = self.body.get("error_type")
         return None if kind is None else str(kind)
 
+    @property
+    def message(self) -> str:
+        """What went wrong, in sentences."""
+        detail = self.body["detail"]
+        return detail if isinstance(detail, str) else "; ".join(item["msg"] for item in detail)
+
 
 CANCELLED = JobError(
     499, {"detail": "Request cancelled by the client.", "error_type": "client_cancelled"}

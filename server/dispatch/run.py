@@ -217,7 +217,7 @@ class JobRun:
     async def _commit(self, ending: _Ending) -> None:
         match ending:
             case JobError():
-                self._log.say(_why(ending), "ERROR")
+                self._log.say(ending.message, "ERROR")
             case _Died(reason):
                 self._log.say(reason, "ERROR")
         await self._log.flush()
@@ -275,8 +275,3 @@ def _result(done: Done, artifacts: Mapping[str, StoredArtifact], spec: VideoSpec
         "tier": done.tier,
         "stage_seconds": done.stage_seconds,
     }
-
-
-def _why(error: JobError) -> str:
-    detail = error.body["detail"]
-    return detail if isinstance(detail, str) else "; ".join(item["msg"] for item in detail)
