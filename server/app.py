@@ -40,7 +40,7 @@ from server.auth.key_store import KeyCache, KeyStore
 from server.auth.tokens import SECRET_BYTES, Tokens
 from server.data_folder import database_in, owned, read_or_make, scratch_in
 from server.db.database import Database
-from server.disk import DiskSpace
+from server.disk import MIB, DiskSpace
 from server.dispatch.deadlines import Deadlines, RunLimits
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.drain import Drain
@@ -51,7 +51,7 @@ from server.files.access import FileAccess
 from server.files.links import FileLinks, LinkSigner
 from server.files.public import PublicFiles, base_urls_of
 from server.files.store import ArtifactStore
-from server.files.upload_store import MIB, UploadStore
+from server.files.upload_store import UploadStore
 from server.files.uploads import Uploads
 from server.inputs.disconnects import DisconnectedRuns
 from server.inputs.image_store import ImageStore

@@ -18,8 +18,6 @@ from server.db.rows import row_of_artifact
 from server.errors import KeyStorageFull, StorageFull, UnknownUpload, UploadClosed, UploadTooLarge
 from server.models import StoredArtifact
 
-MIB = 1024 * 1024
-
 UPLOAD_LIFETIME_S = 3600
 """How long the URL of an upload can be used."""
 

@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from server.disk import MIB
 from server.errors import BadRequest, UploadClosed, UploadTooLarge
 from server.files.store import ArtifactStore, IncomingFile
-from server.files.upload_store import MIB, NewUpload, Part, Upload, UploadStore
+from server.files.upload_store import NewUpload, Part, Upload, UploadStore
 from server.models import StoredArtifact
 from server.tasks import log_errors
 

@@ -16,6 +16,7 @@ from servers import APP, request_of, serving, settings_in
 from upload_calls import UPLOAD, kept, upload
 
 from server.db.database import Database
+from server.disk import MIB
 from server.errors import (
     KeyQueueFull,
     KeyStorageFull,
@@ -24,7 +25,7 @@ from server.errors import (
     TooManySubmits,
     error_response,
 )
-from server.files.upload_store import MIB, NewUpload, Part, UploadStore
+from server.files.upload_store import NewUpload, Part, UploadStore
 from server.jobs.limits import MINUTE_S, KeyLimits
 from server.jobs.reports import JobStats
 from server.jobs.store import JobStore
