@@ -5,14 +5,22 @@ the one other name. A `.env` file is not read.
 """
 
 import difflib
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.memory_plan import MemoryChoice
@@ -22,12 +30,59 @@ from server.keys import Credential
 PREFIX = "COSMOS_"
 DAY_S = 86_400.0
 
-Network = IPv4Network | IPv6Network
-FilesAuth = Literal["public", "signed", "key"]
+DEFAULT_WORKER = "server.workers.gpu:GpuWorker"
+_FORMER_DEFAULT_WORKER = "server.worker:GpuWorker"
 
 
 class SettingsError(Exception):
     """A setting is unknown, malformed or at odds with another; the message is a sentence."""
+
+
+def _each(read: Callable[[str], Any]) -> BeforeValidator:
+    """Read each item of a comma-separated text, or of a sequence."""
+
+    def read_all(value: Any) -> tuple[Any, ...]:
+        if isinstance(value, str):
+            value = [item.strip() for item in value.split(",") if item.strip()]
+        return tuple(read(item) for item in value)
+
+    return BeforeValidator(read_all)
+
+
+def _check_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("expected a URL such as https://videos.example.com")
+    if parts.query or parts.fragment or parts.username is not None:
+        raise ValueError("expected a URL without credentials, query or fragment")
+    return value.rstrip("/")
+
+
+def _check_key(value: SecretStr) -> SecretStr:
+    if Credential.parse(value.get_secret_value()) is None:
+        raise ValueError("expected a key of the form id:secret")
+    return value
+
+
+def _current_worker(value: str) -> str:
+    if value != _FORMER_DEFAULT_WORKER:
+        return value
+    # structlog is not set up yet. The standard library writes to stderr without any setup.
+    logging.getLogger(__name__).warning(
+        "COSMOS_WORKER=%s is now called %s: set that, or leave it unset.", value, DEFAULT_WORKER
+    )
+    return DEFAULT_WORKER
+
+
+Network = IPv4Network | IPv6Network
+FilesAuth = Literal["public", "signed", "key"]
+HostNames = Annotated[tuple[str, ...], NoDecode, _each(read_name)]
+LowerNames = Annotated[tuple[str, ...], NoDecode, _each(str.lower)]
+Origins = Annotated[tuple[str, ...], NoDecode, _each(read_origin)]
+Networks = Annotated[tuple[Network, ...], NoDecode, _each(ip_network)]
+Url = Annotated[str, AfterValidator(_check_url)]
+Key = Annotated[SecretStr, AfterValidator(_check_key)]
+WorkerPath = Annotated[str, AfterValidator(_current_worker)]
 
 
 class Settings(BaseSettings):
@@ -42,13 +97,21 @@ class Settings(BaseSettings):
     tls_cert: Path | None = Field(default=None, description="PEM file of the TLS certificate")
     tls_key: Path | None = Field(default=None, description="PEM file of the TLS key")
     tls_port: int | None = Field(default=None, ge=0, le=65535, description="port for HTTPS")
-    public_url: str | None = Field(
-        default=None, description="how callers reach the server; every URL handed out begins so"
+    public_url: Url | None = Field(
+        default=None,
+        description="how callers reach the server, and how every URL handed out begins; as each "
+        "caller did, if unset",
     )
-    devices: str = Field(default="", description="all, cpu, or device numbers such as 0,2")
-    worker: str = Field(default="server.workers.gpu:GpuWorker", description="class of the workers")
+    devices: str = Field(
+        default="",
+        description="devices to work on: all, cpu, or numbers such as 0,2; every GPU that "
+        "CUDA_VISIBLE_DEVICES shows, or the CPU where there is none, if unset",
+    )
+    worker: WorkerPath = Field(default=DEFAULT_WORKER, description="class of the workers")
     guardrail: Literal["required", "off"] = Field(
-        default="required", description="off serves a checkpoint that requires one without it"
+        default="required",
+        description="whether a guardrail that the checkpoint requires must be there; off works "
+        "without it",
     )
     attention: str = Field(
         default="auto",
@@ -112,7 +175,7 @@ class Settings(BaseSettings):
         default="auto",
         description="whether callers need a key; auto is off on loopback, if none is set here",
     )
-    key: SecretStr | None = Field(
+    key: Key | None = Field(
         default=None, description="a key as id:secret, valid as long as it is set"
     )
     key_file: Path | None = Field(default=None, description="file that holds it instead")
@@ -126,23 +189,25 @@ class Settings(BaseSettings):
         ge=60,
         description="seconds that a signed URL is good at most; half of them are left in an answer",
     )
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    allowed_hosts: HostNames = Field(
         default=(), description="further names that the server is reached by, comma-separated"
     )
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    cors_origins: Origins = Field(
         default=(), description="origins whose pages may use the server, comma-separated"
     )
-    forwarded_allow_ips: Annotated[tuple[Network, ...], NoDecode] = Field(
-        default=(), description="addresses and networks of trusted proxies, comma-separated"
+    forwarded_allow_ips: Networks = Field(
+        default=(),
+        description="addresses and networks of proxies whose X-Forwarded headers are believed, "
+        "comma-separated",
     )
     fetch: Literal["on", "off"] = Field(
         default="on", description="off fetches no picture and sends no webhook, to nobody"
     )
-    fetch_allow_nets: Annotated[tuple[Network, ...], NoDecode] = Field(
+    fetch_allow_nets: Networks = Field(
         default=(),
         description="private networks to fetch pictures from and send webhooks to, comma-separated",
     )
-    fetch_allow_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    fetch_allow_hosts: LowerNames = Field(
         default=(),
         description="private names to fetch pictures from and send webhooks to, comma-separated",
     )
@@ -169,45 +234,6 @@ class Settings(BaseSettings):
             return cls(**given)
         except ValidationError as error:
             raise SettingsError("\n".join(map(_sentence, error.errors()))) from error
-
-    @field_validator("allowed_hosts", mode="before")
-    @classmethod
-    def _split_names(cls, value: Any) -> Any:
-        return tuple(read_name(item) for item in _split(value))
-
-    @field_validator("cors_origins", mode="before")
-    @classmethod
-    def _split_origins(cls, value: Any) -> Any:
-        return tuple(read_origin(item) for item in _split(value))
-
-    @field_validator("fetch_allow_nets", "forwarded_allow_ips", mode="before")
-    @classmethod
-    def _split_nets(cls, value: Any) -> Any:
-        return tuple(ip_network(item) for item in _split(value))
-
-    @field_validator("fetch_allow_hosts", mode="before")
-    @classmethod
-    def _split_hosts(cls, value: Any) -> Any:
-        return tuple(item.lower() for item in _split(value))
-
-    @field_validator("public_url")
-    @classmethod
-    def _check_public_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("expected a URL such as https://videos.example.com")
-        if parts.query or parts.fragment or parts.username is not None:
-            raise ValueError("expected a URL without credentials, query or fragment")
-        return value.rstrip("/")
-
-    @field_validator("key")
-    @classmethod
-    def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and Credential.parse(value.get_secret_value()) is None:
-            raise ValueError("expected a key of the form id:secret")
-        return value
 
     @property
     def keep_s(self) -> float | None:
@@ -301,12 +327,6 @@ def _refuse_unknown_names(environment: Mapping[str, str], known: set[str]) -> No
             continue
         closest = difflib.get_close_matches(upper, known, n=1, cutoff=0.0)[0]
         raise SettingsError(f"{name} is not a setting. Did you mean {closest}?")
-
-
-def _split(value: Any) -> list[Any]:
-    if isinstance(value, str):
-        return [item.strip() for item in value.split(",") if item.strip()]
-    return list(value)
 
 
 def _is_loopback(host: str) -> bool:

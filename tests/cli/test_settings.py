@@ -1,5 +1,7 @@
 """What the server is told, and what it says to a setting that it cannot use."""
 
+import subprocess
+import sys
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -55,6 +57,21 @@ def test_a_dotenv_file_is_not_read(environment: pytest.MonkeyPatch, tmp_path: Pa
     environment.chdir(tmp_path)
 
     assert Settings.load().port == 8000
+
+
+def test_the_former_name_of_the_worker_works_and_one_line_names_the_new_one(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setenv("COSMOS_WORKER", "server.worker:GpuWorker")
+    program = "from server.settings import Settings; print(Settings.load().worker)"
+
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert ran.stdout == f"{Settings.model_fields['worker'].default}\n"
+    assert ran.stderr == (
+        "COSMOS_WORKER=server.worker:GpuWorker is now called server.workers.gpu:GpuWorker: set "
+        "that, or leave it unset.\n"
+    )
 
 
 @pytest.mark.parametrize(
