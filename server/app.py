@@ -38,7 +38,7 @@ from server.auth.authenticator import Authenticator
 from server.auth.first_key import configured_key, make_first_key
 from server.auth.key_store import KeyCache, KeyStore
 from server.auth.tokens import SECRET_BYTES, Tokens
-from server.data_folder import database_in, owned, read_or_make, scratch_in
+from server.data_folder import database_in, owned, read_or_make
 from server.db.database import Database
 from server.disk import MIB, DiskSpace
 from server.dispatch.deadlines import Deadlines, RunLimits
@@ -70,10 +70,8 @@ from server.webhooks.body import WebhookBodies
 from server.webhooks.sender import Webhooks
 from server.webhooks.signing import SigningKey
 from server.webhooks.store import WebhookStore
-from server.workers.devices import devices_from
 from server.workers.local_pool import LocalPool
-from server.workers.loop import WorkerOptions
-from server.workers.pool import LOAD_S, Pool
+from server.workers.pool import Pool
 from weights.checkpoint_profile import PROFILE_FILE
 from weights.store import WeightStore
 
@@ -91,7 +89,7 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
     """
     key = configured_key(settings)
     limits = _limits(settings)
-    pool = pool or _local_pool(settings)
+    pool = pool or LocalPool.from_settings(settings, data=settings.data)
     app = FastAPI(
         title="cosmos-serve",
         lifespan=lambda app: _lifespan(app, settings, key, limits, pool),
@@ -284,21 +282,6 @@ def _limits(settings: Settings) -> Limits:
     profile = store.profile
     choose_guardrail(profile.guardrail, settings.guardrail, str(store.root / PROFILE_FILE))
     return Limits(profile.width, profile.height, profile.max_frames)
-
-
-def _local_pool(settings: Settings) -> Pool:
-    options = WorkerOptions(
-        weights=str(settings.weights),
-        guardrail=settings.guardrail,
-        attention=settings.attention,
-        memory=settings.memory,
-        compiled=settings.compile,
-        compile_cache=str(settings.data / "compiled"),
-        scratch=str(scratch_in(settings.data)),
-    )
-    devices = devices_from(settings.devices, settings.cuda_visible_devices)
-    load_limit_s = LOAD_S * settings.patience
-    return LocalPool(settings.worker, options, devices, load_limit_s=load_limit_s)
 
 
 def _fetcher(settings: Settings, ports: Set[int]) -> Fetcher:

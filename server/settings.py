@@ -310,10 +310,8 @@ class Settings(BaseSettings):
             raise ValueError("COSMOS_AUTH=off leaves the key that is set without a use: unset one")
 
 
-def data_folder(given: Path | None) -> Path:
-    """The data folder of a command that needs no other setting: the one given, or the server's."""
-    if given is not None:
-        return given
+def data_folder() -> Path:
+    """The setting `data`, for a command that needs no other."""
     named = os.environ.get(f"{PREFIX}DATA")
     default: Path = Settings.model_fields["data"].default
     return default if named is None else Path(named)

@@ -3,21 +3,26 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from sqlalchemy.exc import DatabaseError
+from typing import TYPE_CHECKING
 
 from server.cli.errors import CommandFailed
-from server.data_folder import database_in
-from server.db.database import Database
+
+if TYPE_CHECKING:
+    from server.db.database import Database
 
 
 @contextmanager
-def open_database(folder: Path) -> Iterator[Database]:
+def open_database(folder: Path) -> Iterator["Database"]:
     """Open the database that a server made in the folder.
 
     Raises:
         CommandFailed: there is none, or it cannot be used.
     """
+    from sqlalchemy.exc import DatabaseError
+
+    from server.data_folder import database_in
+    from server.db.database import Database
+
     path = database_in(folder)
     if not path.is_file():
         raise CommandFailed(

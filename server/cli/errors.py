@@ -1,15 +1,14 @@
 """What a command says when it fails: one line, and an exit code."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
 
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted."
+
 
 class CommandFailed(Exception):
-    """The command cannot do what it was asked; the message is for whoever typed it."""
+    """The command cannot do what it was asked; the message is for the person who typed it."""
 
     exit_code = FAILED
 
@@ -20,9 +19,8 @@ class WrongUsage(CommandFailed):
     exit_code = USAGE
 
 
-@contextmanager
-def expected_errors() -> Iterator[None]:
-    """Turn every error that a user can cause into a `CommandFailed`."""
+def as_failure(error: Exception) -> CommandFailed | None:
+    """The failure that an error means, if it is one that a user can cause."""
     from pipeline.errors import PipelineError
     from server.data_folder import DataFolderInUse, DataFolderShared
     from server.db.upgrade import UnknownSchema
@@ -32,20 +30,22 @@ def expected_errors() -> Iterator[None]:
     from server.workers.pool import WorkerDied
     from weights.errors import CheckpointError
 
-    try:
-        yield
-    except (SettingsError, DeviceError) as error:
-        raise WrongUsage(str(error)) from error
-    except (
-        PipelineError,
-        WorkerDied,
-        CheckpointError,
-        DataFolderInUse,
-        DataFolderShared,
-        DiskFull,
-        UnknownSchema,
-    ) as error:
-        raise CommandFailed(str(error)) from error
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise CommandFailed(f"{where}{error.strerror or error}.") from error
+    match error:
+        case CommandFailed():
+            return error
+        case SettingsError() | DeviceError():
+            return WrongUsage(str(error))
+        case (
+            PipelineError()
+            | WorkerDied()
+            | CheckpointError()
+            | DataFolderInUse()
+            | DataFolderShared()
+            | DiskFull()
+            | UnknownSchema()
+        ):
+            return CommandFailed(str(error))
+        case OSError():
+            where = f"{error.filename}: " if error.filename else ""
+            return CommandFailed(f"{where}{error.strerror or error}.")
+    return None

@@ -1,105 +1,140 @@
-"""`cosmos-serve jobs`: what became of the requests of a data folder, and how to be rid of them."""
+"""`cosmos-serve jobs`: what became of the requests of a data folder, and how to be rid of them.
 
-from collections.abc import Collection
+It works on the database itself, with no need of a key or of a running server.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from server.cli.database import open_database
-from server.cli.errors import CommandFailed
-from server.cli.printing import NOTHING, columns, json_text, time_text
-from server.db.database import Database
-from server.errors import UnknownJob
-from server.files.store import ArtifactStore
-from server.jobs.reports import JobAdmin
-from server.jobs.store import JobStore
-from server.models import CancelAnswer, Job, JobError, JobProgress, JobSnapshot, JobStatus
+from server.cli.errors import CommandFailed, WrongUsage
+from server.cli.options import Data
+from server.cli.printing import NOTHING, AsJson, print_columns, print_json, time_text
+from server.models import CancelAnswer, Job, JobProgress, JobSnapshot, JobStatus
 from server.settings import DAY_S
 
-_OWNER = "cosmos-serve jobs"
+if TYPE_CHECKING:
+    from server.jobs.reports import JobAdmin
+    from server.jobs.store import JobStore
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The id that the submit answered with.")]
+
+app = typer.Typer(
+    help="List, show, cancel and remove the requests of a server, running or not.",
+    epilog="\b\nExample:\n"
+    "  cosmos-serve jobs list --data data --status IN_QUEUE\n"
+    "  cosmos-serve jobs cancel 0b6f3c1e-8f5d-4a53-9f0e-6d1f7a2c9b10\n"
+    "  cosmos-serve jobs purge --older-than-days 30",
+)
 
 
+@app.command("list")
 def list_jobs(
-    data: Path, *, statuses: Collection[JobStatus] = (), limit: int, as_json: bool
-) -> str:
-    """The latest jobs, the last one first."""
-    with open_database(data) as database:
-        jobs = _admin(database, data).latest(limit, statuses)
+    data: Data,
+    status: Annotated[
+        list[JobStatus] | None,
+        typer.Option(help="Only those; may be given several times.", case_sensitive=False),
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="How many at most.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List the latest jobs, the last one first."""
+    with _admin(data) as admin:
+        jobs = admin.latest(limit, status or ())
     if as_json:
-        return json_text([_view(job) for job in jobs])
-    header = ["ID", "STATE", "SUBMITTED", "SECONDS", "KEY", "PROBLEM"]
-    return columns(header, [_row(job) for job in jobs])
+        print_json([_view(job) for job in jobs])
+    else:
+        header = ["ID", "STATE", "SUBMITTED", "SECONDS", "KEY", "PROBLEM"]
+        print_columns(header, [_row(job) for job in jobs])
 
 
-def show_job(data: Path, job_id: str, *, as_json: bool) -> str:
-    """All that is known of a job, the log of its runs included.
-
-    Raises:
-        CommandFailed: there is none of that id.
-    """
-    with open_database(data) as database:
-        store = JobStore(database, owner=_OWNER)
-        try:
-            standing = store.standing(job_id)
-        except UnknownJob as error:
-            raise _unknown(job_id) from error
-        progress = store.progress(job_id)
+@app.command()
+def show(job_id: JobId, data: Data, as_json: AsJson = False) -> None:
+    """Show a job with its log; as JSON with its input and result, too."""
+    with _store_of(job_id, data) as store:
+        snapshot, progress = store.standing(job_id), store.progress(job_id)
     if as_json:
-        return json_text(_full_view(standing))
-    lines = [f"{name:10} {value}" for name, value in _facts(standing, progress)]
-    log = [f"{time_text(line.at)} {line.level:5} {line.message}" for line in standing.lines]
-    return "\n".join([*lines, *([""] if log else []), *log])
+        print_json(_full_view(snapshot))
+        return
+    for name, value in _facts(snapshot, progress):
+        print(f"{name:10} {value}")
+    if snapshot.lines:
+        print()
+    for line in snapshot.lines:
+        print(f"{time_text(line.at)} {line.level:5} {line.message}")
 
 
-def cancel_job(data: Path, job_id: str) -> str:
-    """Stop a job.
-
-    Raises:
-        CommandFailed: there is none of that id, or it is done.
-    """
-    with open_database(data) as database:
-        store = JobStore(database, owner=_OWNER)
-        try:
-            answer = store.request_cancel(job_id)
-        except UnknownJob as error:
-            raise _unknown(job_id) from error
+@app.command()
+def cancel(job_id: JobId, data: Data) -> None:
+    """Cancel a job that waits at once; stop a running one within a step or two."""
+    with _store_of(job_id, data) as store:
+        answer = store.request_cancel(job_id)
         is_over = store.job(job_id).done
     if answer is CancelAnswer.ALREADY_COMPLETED:
         raise CommandFailed(f"The job {job_id} is done already.")
     if is_over:
-        return f"The job {job_id} is cancelled."
-    return f"The job {job_id} is asked to stop; its run ends within a step or two."
+        print(f"The job {job_id} is cancelled.")
+    else:
+        print(f"The job {job_id} is asked to stop; its run ends within a step or two.")
 
 
-def purge_jobs(data: Path, job_ids: Collection[str]) -> str:
-    """Remove these jobs and their videos.
-
-    Raises:
-        CommandFailed: some of them are not there, or cannot be removed.
-    """
-    with open_database(data) as database:
-        purged = _admin(database, data).purge(job_ids)
+@app.command()
+def purge(
+    data: Data,
+    job_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="The jobs to remove.")
+    ] = None,
+    older_than_days: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N", min=0, help="Remove all that ended so long ago instead; 0 is all."
+        ),
+    ] = None,
+) -> None:
+    """Remove jobs that are done, with their videos. Pictures stay, which other jobs may share."""
+    job_ids = job_ids or []
+    if bool(job_ids) == (older_than_days is not None):
+        raise WrongUsage("Say what to remove: either the ids of jobs, or --older-than-days.")
+    with _admin(data) as admin:
+        if older_than_days is None:
+            purged = admin.purge(job_ids)
+        else:
+            purged = admin.purge_older_than(older_than_days * DAY_S)
     kept = [job_id for job_id in job_ids if job_id not in purged]
     if kept:
         raise CommandFailed(
             f"Removed {len(purged)}. Not removed, because they are unknown, not done, or have a "
             f"webhook still to be sent: {', '.join(kept)}."
         )
-    return f"Removed {len(purged)}."
+    print(f"Removed {len(purged)}.")
 
 
-def purge_old_jobs(data: Path, days: float) -> str:
-    """Remove the jobs that ended so long ago, and their videos."""
+@contextmanager
+def _admin(data: Path) -> Iterator["JobAdmin"]:
+    from server.files.store import ArtifactStore
+    from server.jobs.reports import JobAdmin
+
     with open_database(data) as database:
-        purged = _admin(database, data).purge_older_than(days * DAY_S)
-    return f"Removed {len(purged)}."
+        yield JobAdmin(database, ArtifactStore(data / "files"))
 
 
-def _admin(database: Database, data: Path) -> JobAdmin:
-    return JobAdmin(database, ArtifactStore(data / "files"))
+@contextmanager
+def _store_of(job_id: str, data: Path) -> Iterator["JobStore"]:
+    """The store that should have the job; `CommandFailed` where it turns out not to."""
+    from server.errors import UnknownJob
+    from server.jobs.store import JobStore
 
-
-def _unknown(job_id: str) -> CommandFailed:
-    return CommandFailed(f"There is no job {job_id!r}. `cosmos-serve jobs list` shows the latest.")
+    with open_database(data) as database:
+        try:
+            yield JobStore(database, owner="cosmos-serve jobs")
+        except UnknownJob as error:
+            raise CommandFailed(
+                f"There is no job {job_id!r}. `cosmos-serve jobs list` shows the latest."
+            ) from error
 
 
 def _state(job: Job) -> str:
@@ -114,22 +149,16 @@ def _state(job: Job) -> str:
     return words[job.status]
 
 
-def _problem(error: JobError | None) -> str:
-    if error is None:
-        return NOTHING
-    detail = error.body["detail"]
-    return detail if isinstance(detail, str) else "; ".join(item["msg"] for item in detail)
-
-
 def _row(job: Job) -> list[str]:
     seconds = job.inference_seconds
     spent = NOTHING if seconds is None else f"{seconds:.1f}"
-    state, key_id = _state(job), job.key_id or NOTHING
-    return [job.id, state, time_text(job.submitted_at), spent, key_id, _problem(job.error)]
+    problem = NOTHING if job.error is None else job.error.message
+    key_id = job.key_id or NOTHING
+    return [job.id, _state(job), time_text(job.submitted_at), spent, key_id, problem]
 
 
-def _facts(standing: JobSnapshot, progress: JobProgress | None) -> list[tuple[str, str]]:
-    job = standing.job
+def _facts(snapshot: JobSnapshot, progress: JobProgress | None) -> list[tuple[str, str]]:
+    job = snapshot.job
     facts = [
         ("id", job.id),
         ("endpoint", job.endpoint),
@@ -142,11 +171,11 @@ def _facts(standing: JobSnapshot, progress: JobProgress | None) -> list[tuple[st
         ("finished", time_text(job.finished_at)),
     ]
     if job.status is JobStatus.IN_QUEUE:
-        facts.append(("ahead", str(standing.position)))
+        facts.append(("ahead", str(snapshot.position)))
     if job.status is JobStatus.IN_PROGRESS and progress is not None:
         facts.append(("stage", _progress_text(progress)))
     if job.error is not None:
-        facts.append(("problem", _problem(job.error)))
+        facts.append(("problem", job.error.message))
     return facts
 
 
@@ -173,10 +202,10 @@ def _view(job: Job) -> dict[str, Any]:
     }
 
 
-def _full_view(standing: JobSnapshot) -> dict[str, Any]:
+def _full_view(snapshot: JobSnapshot) -> dict[str, Any]:
     logs = [
-        {"at": line.at, "level": line.level, "message": line.message} for line in standing.lines
+        {"at": line.at, "level": line.level, "message": line.message} for line in snapshot.lines
     ]
-    job = standing.job
-    known = {"input": job.input, "result": job.result, "position": standing.position, "logs": logs}
+    job = snapshot.job
+    known = {"input": job.input, "result": job.result, "position": snapshot.position, "logs": logs}
     return _view(job) | known

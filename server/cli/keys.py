@@ -1,68 +1,94 @@
-"""`cosmos-serve keys`: make, list and revoke the keys of a data folder."""
+"""`cosmos-serve keys`: make, list and revoke the keys of a data folder.
+
+It works on the database itself, with no need of a key or of a running server.
+"""
 
 import time
-from collections.abc import Collection
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from server.auth.key_store import KeyStore, UnknownKey
+import typer
+
 from server.cli.database import open_database
 from server.cli.errors import CommandFailed
-from server.cli.printing import NOTHING, columns, json_text, time_text
+from server.cli.options import Data
+from server.cli.printing import NOTHING, AsJson, print_columns, print_json, time_text
 from server.keys import CALLER_SCOPES, ApiKey, Credential, Scope
 from server.settings import DAY_S
 
+app = typer.Typer(
+    help="Make, list and revoke the keys by which callers prove who they are.\n\n"
+    "A running server knows of a change within seconds.",
+    epilog="\b\nExample:\n"
+    "  cosmos-serve keys create laptop --data data\n"
+    "  cosmos-serve keys list\n"
+    "  cosmos-serve keys revoke 3f9c2a7b81d04e65",
+)
 
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """A key that somebody asks for."""
 
-    label: str
-    scopes: Collection[Scope] = ()
-    expires_in_days: int | None = None
+@app.command()
+def create(
+    label: Annotated[str, typer.Argument(metavar="LABEL", help="What you will know it by.")],
+    data: Data,
+    scope: Annotated[
+        list[Scope] | None,
+        typer.Option(
+            help="What the key is for; may be given several times. By default run and files, "
+            "which is what a client needs. admin is for operators.",
+        ),
+    ] = None,
+    expires_in_days: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="End the key by itself; by default it stays."),
+    ] = None,
+) -> None:
+    """Make a key and print it, this once: only its hash is kept. Clients call it FAL_KEY."""
+    from server.auth.key_store import KeyStore
 
-
-def create_key(data: Path, wish: NewKey) -> str:
-    """Make a key; what its owner gets, which is shown here and never again."""
     credential, now = Credential.new(), time.time()
-    lifetime = wish.expires_in_days
     key = ApiKey.from_credential(
         credential,
-        wish.label,
+        label,
         created_at=now,
-        scopes=wish.scopes or CALLER_SCOPES,
-        expires_at=None if lifetime is None else now + lifetime * DAY_S,
+        scopes=scope or CALLER_SCOPES,
+        expires_at=None if expires_in_days is None else now + expires_in_days * DAY_S,
     )
     with open_database(data) as database:
         KeyStore(database).add(key)
-    return credential.text
+    print(credential.text)
 
 
-def list_keys(data: Path, *, as_json: bool) -> str:
-    """Every key that there ever was; secrets are not kept, so none is shown."""
+@app.command("list")
+def list_keys(data: Data, as_json: AsJson = False) -> None:
+    """List every key that there ever was, without its secret."""
+    from server.auth.key_store import KeyStore
+
     with open_database(data) as database:
         keys = KeyStore(database).all()
     if as_json:
-        return json_text([_view(key) for key in keys])
-    header = ["ID", "LABEL", "SCOPES", "CREATED", "LAST USED", "STATE"]
-    return columns(header, [_row(key) for key in keys])
+        print_json([_view(key) for key in keys])
+    else:
+        header = ["ID", "LABEL", "SCOPES", "CREATED", "LAST USED", "STATE"]
+        print_columns(header, [_row(key) for key in keys])
 
 
-def revoke_key(data: Path, key_id: str) -> str:
-    """Make a key worthless.
+@app.command()
+def revoke(
+    key_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The part of the key before the colon.")
+    ],
+    data: Data,
+) -> None:
+    """Make a key, and the tokens that it issued, worthless for ever."""
+    from server.auth.key_store import KeyStore, UnknownKey
 
-    Raises:
-        CommandFailed: there is none of that id.
-    """
-    # People paste the whole key, of which the id is the part before the colon.
+    # People paste the whole key.
     key_id = key_id.partition(":")[0]
     with open_database(data) as database:
         try:
             KeyStore(database).revoke(key_id)
         except UnknownKey as error:
             raise CommandFailed(f"{error} `cosmos-serve keys list` shows them.") from error
-    return f"The key {key_id} is revoked: running servers refuse it within seconds."
+    print(f"The key {key_id} is revoked: running servers refuse it within seconds.")
 
 
 def _state(key: ApiKey) -> str:

@@ -2,17 +2,12 @@
 
 import importlib.metadata
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, Quality
-from server.cli import options
-from server.cli.errors import INTERRUPTED, USAGE, CommandFailed, WrongUsage, expected_errors
-from server.cli.operators import jobs_app, keys_app, queue_app
-
-EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted."
+from server.cli import certs, generate, jobs, keys, queue, serve, weights
+from server.cli.errors import EXIT_CODES, INTERRUPTED, USAGE, as_failure
 
 app = typer.Typer(
     name="cosmos-serve",
@@ -27,11 +22,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-weights_app = typer.Typer(help="Look at a checkpoint, or make a stand-in for one.")
-app.add_typer(weights_app, name="weights")
-app.add_typer(keys_app, name="keys")
-app.add_typer(jobs_app, name="jobs")
-app.add_typer(queue_app, name="queue")
+for module in (generate, serve, certs):
+    app.add_typer(module.app)
+app.add_typer(weights.app, name="weights")
+app.add_typer(keys.app, name="keys")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(queue.app, name="queue")
 
 
 def main() -> None:
@@ -39,16 +35,22 @@ def main() -> None:
     try:
         code = app(prog_name="cosmos-serve", standalone_mode=False)
     except typer.TyperException as error:
-        print(f"cosmos-serve: {error.format_message()}", file=sys.stderr)
-        code = error.exit_code
-    except CommandFailed as error:
-        print(f"cosmos-serve: {error}", file=sys.stderr)
-        code = error.exit_code
+        code = _say(error.format_message(), error.exit_code)
     except typer.Abort:
         code = INTERRUPTED
+    except Exception as error:
+        failure = as_failure(error)
+        if failure is None:
+            raise
+        code = _say(str(failure), failure.exit_code)
     if code == INTERRUPTED:
-        print("cosmos-serve: interrupted.", file=sys.stderr)
+        _say("interrupted.", code)
     sys.exit(code)
+
+
+def _say(message: str, code: int) -> int:
+    print(f"cosmos-serve: {message}", file=sys.stderr)
+    return code
 
 
 @app.callback(invoke_without_command=True)
@@ -64,145 +66,3 @@ def about(
     if context.invoked_subcommand is None:
         print(context.get_help(), file=sys.stderr)
         raise typer.Exit(USAGE)
-
-
-@app.command(
-    epilog="\b\nExample:\n"
-    "  cosmos-serve generate photo.jpg 'Waves roll in.' -o sea.mp4 --frames 25\n\n"
-    f"{EXIT_CODES}"
-)
-def generate(
-    image: options.Image,
-    prompt: options.Prompt,
-    out: options.Out,
-    weights: options.Weights = None,
-    negative_prompt: options.NegativePrompt = DEFAULT_NEGATIVE_PROMPT,
-    frames: options.Frames = None,
-    steps: options.Steps = 35,
-    guidance: options.Guidance = 7.0,
-    seed: options.Seed = None,
-    output_type: options.VideoOutputType = None,
-    quality: options.VideoQuality = Quality.HIGH,
-    devices: options.Devices = None,
-    guardrail: options.Guardrail = None,
-    attention: options.Attention = None,
-    compile: options.Compile = None,
-    memory: options.Memory = None,
-) -> None:
-    """Make one video on this machine, on the first of the devices."""
-    with expected_errors():
-        from server.cli.generate import GenerateArguments, generate_video
-        from server.settings import Settings
-
-        settings = Settings.load(
-            weights=weights,
-            devices=devices,
-            guardrail=guardrail,
-            attention=attention,
-            compile=compile,
-            memory=memory,
-        )
-        wish = GenerateArguments(
-            image=image,
-            prompt=prompt,
-            out=out,
-            negative_prompt=negative_prompt,
-            frames=frames,
-            steps=steps,
-            guidance=guidance,
-            seed=seed,
-            output_type=output_type,
-            quality=quality,
-        )
-        print(generate_video(wish, settings))
-
-
-@app.command(
-    epilog="\b\nExample:\n"
-    "  cosmos-serve serve --weights weights --data data --port 8000\n\n"
-    "Every option can be set as COSMOS_ and its name instead, such as COSMOS_PORT; there are "
-    f"more settings than options.\n\n{EXIT_CODES}"
-)
-def serve(
-    weights: options.Weights = None,
-    data: options.Data = None,
-    host: options.Host = None,
-    port: options.Port = None,
-    tls_cert: options.TlsCert = None,
-    tls_key: options.TlsKey = None,
-    tls_port: options.TlsPort = None,
-    public_url: options.PublicUrl = None,
-    forwarded_allow_ips: options.ForwardedAllowIps = None,
-    devices: options.Devices = None,
-    guardrail: options.Guardrail = None,
-    attention: options.Attention = None,
-    compile: options.Compile = None,
-    memory: options.Memory = None,
-) -> None:
-    """Serve videos over HTTP until Ctrl-C."""
-    with expected_errors():
-        from server.serve import serve as listen
-        from server.settings import Settings
-
-        settings = Settings.load(
-            weights=weights,
-            data=data,
-            host=host,
-            port=port,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-            tls_port=tls_port,
-            public_url=public_url,
-            forwarded_allow_ips=forwarded_allow_ips,
-            devices=devices,
-            guardrail=guardrail,
-            attention=attention,
-            compile=compile,
-            memory=memory,
-        )
-        listen(settings)
-
-
-@app.command(
-    epilog="\b\nExample:\n"
-    "  cosmos-serve certs certs --host gpu.example.com --host 192.168.1.20\n\n"
-    f"{EXIT_CODES}"
-)
-def certs(
-    folder: options.CertsFolder, host: options.CertHosts = None, renew: options.Renew = False
-) -> None:
-    """Make a CA and a TLS certificate for fal's names and this server's; say how to use them."""
-    with expected_errors():
-        from server.cli.certs import make_certs, renew_certs
-
-        print((renew_certs if renew else make_certs)(folder, host or []))
-
-
-@weights_app.command("stand-in")
-def stand_in(folder: options.StandInFolder, size: options.Size = "320x176") -> None:
-    """Make a tiny checkpoint of random numbers: everything works with it but the picture."""
-    width, _, height = size.partition("x")
-    if not (width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
-        raise WrongUsage(f"--size is {size!r}; give width and height such as 320x176.")
-    with expected_errors():
-        from weights.stand_in import write_stand_in
-        from weights.store import WeightStore
-
-        write_stand_in(folder, width=int(width), height=int(height))
-        print(f"{folder}: a stand-in checkpoint for videos of {size}")
-        print(WeightStore(folder).profile.licence)
-
-
-@weights_app.command()
-def check(folder: options.CheckpointFolder) -> None:
-    """Say what a checkpoint is, or all that is missing or wrong."""
-    with expected_errors():
-        from weights.store import WeightStore
-
-        store = WeightStore(Path(folder))
-        profile = store.profile
-        print(f"{folder} is complete.")
-        print(f"videos     {profile.width}x{profile.height}, up to {profile.max_frames} frames")
-        print(f"guardrail  {profile.guardrail}")
-        print(f"licence    {profile.licence}")
-        print(f"digest     {store.digest}")

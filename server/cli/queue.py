@@ -1,20 +1,31 @@
 """`cosmos-serve queue`: pause the queue of a data folder, and resume it."""
 
-from pathlib import Path
+import typer
 
 from server.cli.database import open_database
-from server.jobs.pause import QueueSwitch
+from server.cli.options import Data
+
+app = typer.Typer(
+    help="Pause the queue, as before maintenance, and resume it. A pause outlives the server.",
+    epilog="\b\nExample:\n  cosmos-serve queue pause --data data",
+)
 
 
-def pause_queue(data: Path) -> str:
-    """Start no more jobs."""
+@app.command()
+def pause(data: Data) -> None:
+    """Start no more jobs; those that run go on, and requests are still accepted."""
+    from server.jobs.pause import QueueSwitch
+
     with open_database(data) as database:
         QueueSwitch(database).pause()
-    return "The queue is paused: jobs that run go on, and no other is started until it is resumed."
+    print("The queue is paused: jobs that run go on, and no other is started until it is resumed.")
 
 
-def resume_queue(data: Path) -> str:
+@app.command()
+def resume(data: Data) -> None:
     """Start jobs again."""
+    from server.jobs.pause import QueueSwitch
+
     with open_database(data) as database:
         QueueSwitch(database).resume()
-    return "The queue goes on."
+    print("The queue goes on.")

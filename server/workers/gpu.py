@@ -76,7 +76,7 @@ class GpuWorker:
                 self._device,
                 guardrail=self._options.guardrail,
                 attention=self._options.attention,
-                compiled=self._options.compiled,
+                compiled=self._options.compile,
                 memory=self._options.memory,
                 report=lambda text, fraction: report(Loading(text, fraction)),
             )

@@ -4,7 +4,13 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Self
 
+from server.data_folder import scratch_in
+from server.settings import Settings
+from server.workers.devices import devices_from
 from server.workers.local_slot import LocalSlot, SlotPlan
 from server.workers.loop import WorkerOptions
 from server.workers.messages import RunEvent, WorkOrder
@@ -50,6 +56,37 @@ class LocalPool:
             )
             for name, device in _named(devices)
         }
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: Settings,
+        *,
+        data: Path | None = None,
+        max_devices: int | None = None,
+        ending_grace_s: float = 5.0,
+    ) -> Self:
+        """A pool of the workers that the settings name, on all of their devices or the first few.
+
+        In the folder `data` workers keep what they compile, and the files of their runs.
+
+        Raises:
+            DeviceError: the settings name a device that is not there.
+        """
+        names = {field.name for field in fields(WorkerOptions)}
+        options = WorkerOptions(
+            # The settings of workers are called as their options are.
+            **settings.model_dump(mode="json", include=names),
+            compile_cache=None if data is None else str(data / "compiled"),
+            scratch=None if data is None else str(scratch_in(data)),
+        )
+        return cls(
+            settings.worker,
+            options,
+            devices_from(settings.devices, settings.cuda_visible_devices)[:max_devices],
+            load_limit_s=LOAD_S * settings.patience,
+            ending_grace_s=ending_grace_s,
+        )
 
     async def start(self) -> None:
         """See `Pool.start`."""

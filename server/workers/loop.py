@@ -49,7 +49,7 @@ class WorkerOptions:
     """What every worker of a pool is started with; plain values, because they travel as JSON.
 
     `weights` is the checkpoint's folder. `guardrail` is `required` or `off`. `attention` is a
-    backend or `auto`. `compiled` is whether torch compiles the model, and `compile_cache` the
+    backend or `auto`. `compile` is whether torch compiles the model, and `compile_cache` the
     folder where it keeps what it made for the next start. `memory` is where the model waits.
     `scratch` is a folder for the files of a run: within it, or else where the system keeps such
     files, the pool gives each process its own and removes it with the process.
@@ -58,7 +58,7 @@ class WorkerOptions:
     weights: str
     guardrail: Literal["required", "off"] = "required"
     attention: str = "auto"
-    compiled: bool = False
+    compile: bool = False
     compile_cache: str | None = None
     memory: MemoryChoice = "auto"
     scratch: str | None = None

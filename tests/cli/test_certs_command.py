@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID
 from paths import DOCS
 from servers import RunningServer, start_server
 
+from server.cli.certificate_files import HOSTS_LINES, make_certs, renew_certs
 from server.cli.certificates import (
     AUTHORITY_LIFE,
     CERTIFICATE_LIFE,
@@ -37,7 +38,6 @@ from server.cli.certificates import (
     parse_host,
     read_authority,
 )
-from server.cli.certs import HOSTS_LINES, make_certs, renew_certs
 from server.cli.errors import CommandFailed, WrongUsage
 
 NOW = datetime.now(UTC)

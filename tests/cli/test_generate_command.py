@@ -19,9 +19,8 @@ from workers import file_of
 
 from pipeline.image import prepare
 from pipeline.spec import Container, Quality, VideoSpec
-from server.cli.generate import container_of
+from server.cli.generate import OutputType, container_of
 from server.cli.main import main
-from server.cli.options import OutputType
 from server.workers.messages import WorkOrder
 
 COMMAND = str(Path(sys.executable).with_name("cosmos-serve"))

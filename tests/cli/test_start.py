@@ -99,10 +99,23 @@ def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path, certificates
     assert f"The certificate {cert} cannot be used" in refused_start(tmp_path, *options)
 
 
-def test_the_server_imports_no_torch() -> None:
-    code = "import sys, server.serve, server.app; print(sorted(sys.modules))"
+@pytest.mark.parametrize(
+    ("module", "present", "absent"),
+    [
+        (
+            "server.serve",
+            "server.dispatch.dispatcher",
+            {"torch", "diffusers", "transformers", "numpy"},
+        ),
+        ("server.cli.main", "server.settings", {"torch", "numpy", "sqlalchemy", "fastapi", "PIL"}),
+    ],
+)
+def test_a_start_imports_nothing_that_it_does_not_need(
+    module: str, present: str, absent: set[str]
+) -> None:
+    code = f"import sys, {module}; print(sorted(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     modules = ast.literal_eval(ran.stdout)
 
-    assert "server.dispatch.dispatcher" in modules
-    assert not {"torch", "diffusers", "transformers", "numpy"} & set(modules)
+    assert present in modules
+    assert not absent & set(modules)

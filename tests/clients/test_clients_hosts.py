@@ -17,7 +17,7 @@ from page_samples import CURL, JAVASCRIPT, PYTHON, printed
 from paths import CLIENTS
 from servers import request_of
 
-from server.cli.certs import HOSTS_LINES
+from server.cli.certificate_files import HOSTS_LINES
 
 pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(300)]
 

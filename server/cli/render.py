@@ -1,0 +1,94 @@
+"""One order through a worker of this machine, into a file.
+
+The video comes from the worker as it does in the server: a work order goes out, chunks and their
+Artifact come back. No HTTP and no tables.
+"""
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline.spec import Pixels, VideoSpec
+from server.cli.errors import CommandFailed
+from server.cli.output_file import NewFile, new_file
+from server.cli.progress_bar import Display, open_display
+from server.settings import Settings
+from server.workers.local_pool import LocalPool
+from server.workers.messages import Artifact, CancelledEvent, Chunk, Done, Failed, WorkOrder
+from server.workers.pool import Pool, SlotDown, SlotLoading, SlotUp
+
+ENDING_GRACE_S = 1.0
+"""How long the worker may take to end: with a video made or given up, it has nothing to lose."""
+
+
+def render(
+    spec: VideoSpec, pixels: Pixels, out: Path, settings: Settings
+) -> tuple[Artifact, float]:
+    """Make the video on the first device; its Artifact, and the seconds without loading the model.
+
+    Raises:
+        CommandFailed: the worker could not load or failed.
+        DeviceError: there is no such device.
+        WorkerDied: the worker died while it made the video.
+        OSError: the file cannot be written.
+        KeyboardInterrupt: Ctrl-C was pressed; neither file nor process is left behind.
+    """
+    order = WorkOrder(job_id="generate", attempt=1, spec=spec, media={"image": pixels})
+    pool = LocalPool.from_settings(settings, max_devices=1, ending_grace_s=ENDING_GRACE_S)
+    with open_display(Console(stderr=True)) as display, new_file(out) as file:
+        return asyncio.run(_render(pool, order, file, display))
+
+
+async def _render(
+    pool: LocalPool, order: WorkOrder, file: NewFile, display: Display
+) -> tuple[Artifact, float]:
+    # A terminal that closes and a service manager that stops us mean what Ctrl-C means.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.getsignal(signal.SIGINT))
+    try:
+        slot = await _load(pool, display)
+        started = time.monotonic()
+        artifact = await _run(pool, slot, order, file, display)
+        return artifact, time.monotonic() - started
+    finally:
+        await pool.close()
+
+
+async def _load(pool: Pool, display: Display) -> str:
+    """Start the pool and wait for the name of a slot that is ready."""
+    changes = pool.changes()
+    await pool.start()
+    async for change in changes:
+        match change:
+            case SlotLoading(_, loading):
+                display.load(loading)
+            case SlotUp(slot):
+                return slot
+            case SlotDown(_, reason):
+                raise CommandFailed(reason)
+    raise AssertionError("the pool was closed while it loaded")
+
+
+async def _run(
+    pool: Pool, slot: str, order: WorkOrder, file: NewFile, display: Display
+) -> Artifact:
+    artifact: Artifact | None = None
+    async for event in pool.run(slot, order):
+        match event:
+            case Chunk(data):
+                file.write(data)
+            case Artifact():
+                file.check(event)
+                artifact = event
+            case Failed():
+                raise CommandFailed(event.message)
+            case Done() | CancelledEvent():
+                pass
+            case _:
+                display.tell(event)
+    if artifact is None:
+        raise CommandFailed("The worker ended without a video.")
+    return artifact

@@ -1,0 +1,28 @@
+"""`cosmos-serve serve`: the server."""
+
+import typer
+
+from server.cli.errors import EXIT_CODES
+from server.cli.options import WORKER_SETTINGS, takes_settings
+from server.settings import Settings
+
+LISTENER_SETTINGS = (
+    *("data", "host", "port", "tls_cert", "tls_key", "tls_port", "public_url"),
+    "forwarded_allow_ips",
+)
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="\b\nExample:\n"
+    "  cosmos-serve serve --weights weights --data data --port 8000\n\n"
+    "Every option can be set as COSMOS_ and its name instead, such as COSMOS_PORT; there are "
+    f"more settings than options.\n\n{EXIT_CODES}"
+)
+@takes_settings(*LISTENER_SETTINGS, *WORKER_SETTINGS)
+def serve(settings: Settings) -> None:
+    """Serve videos over HTTP until Ctrl-C."""
+    from server.serve import serve
+
+    serve(settings)
