@@ -17,10 +17,6 @@ import httpx
 import pytest
 import trustme
 from client_programs import needed_program
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.x509.oid import NameOID
 from paths import DOCS
 from servers import RunningServer, start_server
 
@@ -29,14 +25,12 @@ from server.cli.certificates import (
     AUTHORITY_LIFE,
     CERTIFICATE_LIFE,
     FAL_DOMAINS,
-    KeyPair,
     UnusableAuthority,
     UnusableHost,
     hosts_of,
     issue,
     new_authority,
     parse_host,
-    read_authority,
 )
 from server.cli.errors import CommandFailed, WrongUsage
 
@@ -77,39 +71,17 @@ def shake_hands(folder: Path, name: str, trusted: Path) -> None:
             waiting.append(side)
 
 
-def signed_by(
-    issuer: KeyPair, folder: Path, *names: x509.GeneralName, is_authority: bool = False
-) -> KeyPair:
-    """Somebody else's certificate for these names, signed with the issuer's key, in `folder`."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
-    builder = (
-        x509.CertificateBuilder()
-        .issuer_name(issuer.certificate.subject)
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody else")]))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - timedelta(days=1))
-        .not_valid_after(NOW + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(issuer_id, critical=False)
-    )
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    if is_authority:
-        usage = issuer.certificate.extensions.get_extension_for_class(x509.KeyUsage)
-        builder = builder.add_extension(usage.value, critical=True)
-    pair = KeyPair(builder.sign(issuer.key, SHA256()), key)
-    folder.mkdir(exist_ok=True)
-    (folder / "cert.pem").write_bytes(pair.certificate_pem)
-    (folder / "key.pem").write_bytes(pair.key_pem)
-    return pair
+def put(leaf: trustme.LeafCert, folder: Path) -> None:
+    """Give a server this certificate, and its key."""
+    (folder / "cert.pem").write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
+    leaf.private_key_pem.write_to_path(folder / "key.pem")
 
 
 @pytest.fixture(scope="module")
-def authority(folder: Path) -> KeyPair:
-    return read_authority((folder / "ca.pem").read_bytes(), (folder / "ca-key.pem").read_bytes())
+def stolen(folder: Path) -> trustme.CA:
+    """The CA in the hands of somebody who has its key."""
+    files = [(folder / name).read_bytes() for name in ("ca.pem", "ca-key.pem")]
+    return trustme.CA.from_pem(*files)
 
 
 # For which names.
@@ -128,21 +100,15 @@ def test_the_certificate_is_for_no_other_name(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["example.com", "notfal.run", "run", "192.168.1.21", "::2"])
 def test_the_ca_cannot_vouch_for_another_name_even_with_its_key(
-    folder: Path, authority: KeyPair, tmp_path: Path, name: str
+    folder: Path, stolen: trustme.CA, tmp_path: Path, name: str
 ) -> None:
-    host = parse_host(name)
-    wanted = x509.DNSName(host) if isinstance(host, str) else x509.IPAddress(host)
-    signed_by(authority, tmp_path, wanted)
-
+    put(stolen.issue_cert(name), tmp_path)
     with pytest.raises(ssl.SSLCertVerificationError, match="permitted subtree violation"):
         shake_hands(tmp_path, name, folder / "ca.pem")
 
 
-def test_the_ca_cannot_make_another_ca(folder: Path, authority: KeyPair, tmp_path: Path) -> None:
-    between = signed_by(authority, tmp_path, is_authority=True)
-    leaf = signed_by(between, tmp_path, x509.DNSName("localhost"))
-    (tmp_path / "cert.pem").write_bytes(leaf.certificate_pem + between.certificate_pem)
-
+def test_the_ca_cannot_make_another_ca(folder: Path, stolen: trustme.CA, tmp_path: Path) -> None:
+    put(stolen.create_child_ca().issue_cert("localhost"), tmp_path)
     with pytest.raises(ssl.SSLCertVerificationError, match="path length constraint exceeded"):
         shake_hands(tmp_path, "localhost", folder / "ca.pem")
 
@@ -159,8 +125,8 @@ def test_the_bundle_has_the_public_roots_too(folder: Path) -> None:
     assert ours.cert_store_stats()["x509"] == public.cert_store_stats()["x509"] + 1
 
 
-def test_apple_accepts_how_long_the_certificate_lives(authority: KeyPair) -> None:
-    leaf = issue(authority, NOW).certificate
+def test_apple_accepts_how_long_the_certificate_lives() -> None:
+    leaf = issue(new_authority([], NOW), NOW).certificate
     assert leaf.not_valid_after_utc - leaf.not_valid_before_utc <= timedelta(days=825)
 
 
@@ -270,12 +236,14 @@ def test_only_a_ca_of_ours_is_renewed_from(folder: Path, tmp_path: Path) -> None
     ours, ours_key = [(folder / name).read_bytes() for name in ("ca.pem", "ca-key.pem")]
     foreign = trustme.CA()
     rsa = trustme.CA(key_type=trustme.KeyType.RSA).private_key_pem.bytes()
+    expired = new_authority([], NOW - AUTHORITY_LIFE - timedelta(days=1))
     pairs = [
         (b"no certificate", ours_key, "not PEM files"),
         (ours, b"no key", "not PEM files"),
         (ours, new_authority([], NOW).key_pem, "does not belong"),
         (foreign.cert_pem.bytes(), foreign.private_key_pem.bytes(), "which names it may vouch"),
         (ours, rsa, "not one that"),
+        (expired.certificate_pem, expired.key_pem, "It expired on "),
     ]
     for certificate, key, message in pairs:
         (tmp_path / "ca.pem").write_bytes(certificate)
@@ -284,14 +252,6 @@ def test_only_a_ca_of_ours_is_renewed_from(folder: Path, tmp_path: Path) -> None
         with pytest.raises(CommandFailed, match=message):
             renew_certs(tmp_path, [])
         assert contents(tmp_path) == before
-
-
-def test_an_expired_ca_is_not_renewed_from(tmp_path: Path) -> None:
-    expired = new_authority([], NOW - AUTHORITY_LIFE - timedelta(days=1))
-    (tmp_path / "ca.pem").write_bytes(expired.certificate_pem)
-    (tmp_path / "ca-key.pem").write_bytes(expired.key_pem)
-    with pytest.raises(CommandFailed, match="It expired on "):
-        renew_certs(tmp_path, [])
 
 
 def test_the_hosts_of_a_ca_are_those_that_it_was_made_for() -> None:

@@ -20,7 +20,6 @@ from workers import file_of
 from pipeline.image import prepare
 from pipeline.spec import Container, Quality, VideoSpec
 from server.cli.generate import OutputType, container_of
-from server.cli.main import main
 from server.workers.messages import WorkOrder
 
 COMMAND = str(Path(sys.executable).with_name("cosmos-serve"))
@@ -209,150 +208,15 @@ def read_all(terminal: int) -> str:
     return data.decode()
 
 
-# What the command line refuses, in this process: no worker is started.
-
-
-@pytest.fixture
-def here(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.chdir(place.folder)
-    monkeypatch.setenv("COSMOS_WORKER", "workers:ScriptedWorker")
-    return place
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of `cosmos-serve` with these arguments."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ending:
-        patch.setattr(sys, "argv", ["cosmos-serve", *arguments])
-        main()
-    code = ending.value.code
-    assert code is None or isinstance(code, int)
-    out, err = capsys.readouterr()
-    return code or 0, out, err
-
-
-PLAIN = ["generate", "photo.png", "A calm sea", "--weights", "weights", "--devices", "cpu"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nonsense"], "No such command 'nonsense'."),
-        (["generate"], "Missing argument"),
-        ([*PLAIN], "Missing option '--out'"),
-        ([*PLAIN, "-o", "a.mp4", "--wings"], "No such option: --wings"),
-        (["generate", "no.png", "A sea", "-o", "a.mp4"], "file 'no.png' does not exist"),
-        ([*PLAIN, "-o", "a.mp4", "--frames", "8"], "'--frames'"),
-        ([*PLAIN, "-o", "a.mp4", "--frames", "46"], "--frames is 46; this checkpoint makes at"),
-        ([*PLAIN, "-o", "a.mp4", "--steps", "51"], "'--steps'"),
-        ([*PLAIN, "-o", "a.mp4", "--guidance", "nan"], "'--guidance'"),
-        ([*PLAIN, "-o", "a.mp4", "--seed", "-1"], "'--seed'"),
-        ([*PLAIN, "-o", "a.mp4", "--quality", "best"], "'--quality'"),
-        ([*PLAIN, "-o", "a.avi"], "a.avi ends in none of .mp4, .webm, .mov, .gif"),
-        ([*PLAIN, "-o", "a"], "a ends in none of"),
-        ([*PLAIN, "-o", "a.mp4", "--output-type", "gif"], "ends in .mp4, but --output-type gif"),
-        ([*PLAIN, "-o", "weights"], "weights is a folder"),
-        ([*PLAIN, "-o", "no/a.mp4"], "There is no folder no to put a.mp4 in."),
-        ([*PLAIN, "-o", "a.mp4", "--devices", "tpu"], "'tpu' is no device"),
-        ([*PLAIN, "-o", "a.mp4", "--guardrail", "on"], "'--guardrail'"),
-        ([*PLAIN, "-o", "a.mp4", "--memory", "some"], "'--memory'"),
-        (["serve", "--weights", "weights", "--tls-port", "1"], "COSMOS_TLS_CERT"),
-        (["weights", "stand-in", "new", "--size", "wide"], "--size is 'wide'; give width and"),
-    ],
-)
-def test_wrong_usage_is_one_line_and_exit_code_2(
-    here: Place, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    code, out, err = call(capsys, *arguments)
-    assert (code, out) == (2, "")
-    assert message in err
-    assert err.startswith("cosmos-serve: ")
-    assert err.count("\n") == 1
-    assert here.files == set()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["generate", "photo.png", "x", "-o", "a.mp4", "--weights", "no"], "hf download nvidia/"),
-        (["generate", "text", "x", "-o", "a.mp4", "--weights", "weights"], "cannot be read"),
-        (["serve", "--weights", "strict"], "--guardrail off"),
-        (["generate", "photo.png", "x", "-o", "a.mp4", "--weights", "strict"], "--guardrail off"),
-        (["weights", "check", "no"], "There is no folder no"),
-        (["weights", "stand-in", "strict"], "strict is not empty"),
-        (["weights", "stand-in", "new", "--size", "96x65"], "height is 65"),
-    ],
-)
-def test_what_cannot_be_done_is_one_line_and_exit_code_1(
-    here: Place, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    (here.folder / "text").write_text("no picture")
-    write_small_checkpoint(here.folder / "strict", guardrail="required")
-    code, out, err = call(capsys, *arguments)
-    assert (code, out) == (1, "")
-    assert message in err
-    assert err.startswith("cosmos-serve: ")
-    assert err.count("\n") == 1
-
-
 def test_guardrail_off_uses_a_checkpoint_that_requires_one(place: Place) -> None:
     write_small_checkpoint(place.folder / "weights", guardrail="required")
     assert place.run("A calm sea", "-o", "sea.mp4", "--guardrail", "off")[0] == 0
 
 
-def test_a_prompt_that_is_no_text_is_refused(
-    here: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, _, err = call(capsys, *PLAIN[:2], "\udcff", "-o", "a.mp4", "--weights", "weights")
-    assert (code, err) == (2, "cosmos-serve: the prompt is not UTF-8 text.\n")
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".MP4", ".webm", ".mov", ".gif"])
-def test_the_ending_of_the_file_chooses_the_container(suffix: str) -> None:
-    found = container_of(Path(f"sea{suffix}"), None)
-    assert found.suffix == suffix.lower()
-
-
-@pytest.mark.parametrize("output_type", get_args(OutputType))
-def test_an_output_type_needs_no_ending(output_type: str) -> None:
-    assert container_of(Path("sea.part1"), output_type).name == output_type.upper()
-
-
-def test_there_is_an_output_type_for_every_container() -> None:
+def test_the_ending_of_the_file_or_the_output_type_chooses_the_container() -> None:
     assert {name.upper() for name in get_args(OutputType)} == {each.name for each in Container}
-
-
-# The rest.
-
-
-def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = call(capsys)
-    assert code == 2
-    assert "cosmos-serve generate photo.jpg" in err
-
-
-@pytest.mark.parametrize("command", [[], ["generate"], ["serve"]])
-def test_help_has_examples_and_exit_codes(
-    capsys: pytest.CaptureFixture[str], command: list[str]
-) -> None:
-    code, out, err = call(capsys, *command, "--help")
-    assert (code, err) == (0, "")
-    assert out.startswith(" ".join(["Usage: cosmos-serve", *command]))
-    assert "\n    cosmos-serve " in out
-    assert "Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted." in out
-
-
-def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(capsys, "--version") == (0, "cosmos-serve 0.1.0\n", "")
-
-
-def test_a_stand_in_that_was_made_is_a_checkpoint_that_checks_out(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    folder = str(tmp_path / "tiny")
-    code, out, _ = call(capsys, "weights", "stand-in", folder, "--size", "96x64")
-    assert code == 0
-    assert f"{folder}: a stand-in checkpoint for videos of 96x64" in out
-    code, out, _ = call(capsys, "weights", "check", folder)
-    assert code == 0
-    assert "videos     96x64, up to 93 frames" in out
-    assert "Random numbers" in out
+    for name in get_args(OutputType):
+        container = Container[name.upper()]
+        assert container_of(Path("sea.part1"), name) is container
+        for suffix in (container.suffix, container.suffix.upper()):
+            assert container_of(Path(f"sea{suffix}"), None) is container

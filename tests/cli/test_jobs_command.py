@@ -6,13 +6,12 @@ from typing import Any
 
 import httpx
 import pytest
-from command_line import Commands, call
+from command_line import Commands
+from job_fixtures import Place
 from queue_calls import result_of, status_of, submit, until
-from servers import request_of, serving, settings_in
+from servers import serving, settings_in
 
 from server.db.database import Database
-from server.jobs.store import JobStore
-from server.models import NewJob
 
 
 @pytest.fixture
@@ -115,20 +114,7 @@ async def test_a_job_that_is_purged_leaves_the_picture_that_another_shares(
 def test_a_job_whose_webhook_is_still_to_be_sent_is_not_purged(
     tmp_path: Path, run: Commands
 ) -> None:
-    database = Database(tmp_path / "data" / "jobs.sqlite3")
-    store = JobStore(database, owner="test")
-    new = NewJob(
-        id="told-later",
-        endpoint="e",
-        base_url="http://localhost",
-        key_id=None,
-        input=request_of(),
-        tier=None,
-        webhook_url="https://example.com/hook",
-    )
-    store.submit(new, queue_limit=9)
-    store.request_cancel("told-later")
-    database.close()
+    Place(tmp_path / "data").made("told-later", webhook_url="https://example.com/hook")
     assert run("jobs", "purge", "--older-than-days", "0") == "Removed 0.\n"
     assert list(listed(run)) == ["told-later"]
 
@@ -137,15 +123,3 @@ def test_what_cannot_be_done_is_said(tmp_path: Path, run: Commands) -> None:
     Database(tmp_path / "data" / "jobs.sqlite3").close()
     for command in ("show", "cancel"):
         assert "There is no job 'nobody'" in run.fails("jobs", command, "nobody")
-    assert run.fails("jobs", "purge", code=2).startswith("Say what to remove")
-    assert run.fails("jobs", "purge", "x", "--older-than-days", "1", code=2).startswith("Say what")
-    assert "'--status'" in run.fails("jobs", "list", "--status", "LATE", code=2)
-
-
-@pytest.mark.parametrize("command", [[], ["list"], ["show"], ["cancel"], ["purge"]])
-def test_help_says_what_a_newcomer_needs(
-    capsys: pytest.CaptureFixture[str], command: list[str]
-) -> None:
-    code, out, err = call(capsys, "jobs", *command, "--help")
-    assert (code, err) == (0, "")
-    assert out.startswith(" ".join(["Usage: cosmos-serve jobs", *command]))

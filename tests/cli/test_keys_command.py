@@ -79,19 +79,6 @@ def test_the_list_says_which_keys_are_still_good(tmp_path: Path, run: Commands) 
 
 def test_what_cannot_be_done_is_said(run: Commands) -> None:
     assert "There is no key 'nobody'" in run.fails("keys", "revoke", "nobody")
-    assert "'--expires-in-days'" in run.fails(
-        "keys", "create", "x", "--expires-in-days", "0", code=2
-    )
-    assert "'--scope'" in run.fails("keys", "create", "x", "--scope", "root", code=2)
-
-
-def test_a_folder_without_a_database_is_none_of_a_server(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    empty = tmp_path / "empty"
-    message = Commands(capsys, str(empty)).fails("keys", "create", "x")
-    assert message.startswith(f"There is no database in {empty}")
-    assert not empty.exists()
 
 
 def test_a_file_that_is_no_database_is_named(folder: Path, run: Commands) -> None:
@@ -108,12 +95,3 @@ def test_the_folder_may_be_named_in_the_environment(
     monkeypatch.setenv("COSMOS_DATA", str(folder))
     assert call(capsys, "keys", "create", "laptop")[0] == 0
     assert "laptop" in call(capsys, "keys", "list")[1]
-
-
-@pytest.mark.parametrize("command", [[], ["create"], ["list"], ["revoke"]])
-def test_help_says_what_a_newcomer_needs(
-    capsys: pytest.CaptureFixture[str], command: list[str]
-) -> None:
-    code, out, err = call(capsys, "keys", *command, "--help")
-    assert (code, err) == (0, "")
-    assert out.startswith(" ".join(["Usage: cosmos-serve keys", *command]))

@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 from client_servers import KEY, ClientServer
-from servers import ENDPOINT, request_of, start_server, write_small_checkpoint
+from servers import ENDPOINT, request_of, start_server
 
 AUTHORIZED = {"authorization": f"Key {KEY}"}
 SEVERAL_S = 20.0
@@ -68,35 +68,6 @@ def test_a_killed_server_loses_no_job(tmp_path: Path) -> None:
     wait_for(f"{request}/status", "COMPLETED")
     assert httpx.get(request).json()["seed"] == 11
     assert second.end() == 0
-
-
-def refused_start(folder: Path, *options: str) -> str:
-    """What a server that cannot start says: one line, and no traceback."""
-    weights = write_small_checkpoint(folder / "checkpoint")
-    command = Path(sys.executable).with_name("cosmos-serve")
-    folders = ["--weights", str(weights), "--data", str(folder / "data")]
-    ran: subprocess.CompletedProcess[str] = subprocess.run(
-        [command, "serve", "--devices", "cpu", *folders, *options],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert ran.returncode == 2
-    assert ran.stderr.count("\n") == 1
-    return ran.stderr
-
-
-def test_a_port_that_is_taken_is_named(tmp_path: Path, client_server: ClientServer) -> None:
-    port = client_server.http.rpartition(":")[2]
-
-    assert f"Cannot listen on 127.0.0.1 port {port}" in refused_start(tmp_path, "--port", port)
-
-
-def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path, certificates: Path) -> None:
-    cert, key = str(certificates / "ca.pem"), str(certificates / "key.pem")
-    options = ["--port", "0", "--tls-cert", cert, "--tls-key", key, "--tls-port", "0"]
-
-    assert f"The certificate {cert} cannot be used" in refused_start(tmp_path, *options)
 
 
 @pytest.mark.parametrize(

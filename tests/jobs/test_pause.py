@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 from api_keys import add_key, by_key
-from command_line import Commands, call
+from command_line import Commands
 from queue_calls import result_of, status_of, submit, until
 from servers import serving, settings_in
 
@@ -80,12 +80,3 @@ async def test_it_takes_the_scope_admin(tmp_path: Path) -> None:
             assert (await client.request(method, url)).status_code == 401
             assert (await client.request(method, url, headers=plain)).status_code == 403
             assert (await client.request(method, url, headers=admin)).status_code == 200
-
-
-@pytest.mark.parametrize("command", [[], ["pause"], ["resume"]])
-def test_help_says_what_a_newcomer_needs(
-    capsys: pytest.CaptureFixture[str], command: list[str]
-) -> None:
-    code, out, err = call(capsys, "queue", *command, "--help")
-    assert (code, err) == (0, "")
-    assert out.startswith(" ".join(["Usage: cosmos-serve queue", *command]))
