@@ -112,21 +112,12 @@ def _parse_name(name: str, text: str) -> str:
 def new_authority(hosts: Iterable[Host], now: datetime) -> KeyPair:
     """An authority for fal's names, this machine's own, and the hosts given with all below them."""
     key = ec.generate_private_key(ec.SECP256R1())
-    permitted = dict.fromkeys([*FAL_DOMAINS, *LOOPBACK, *hosts])
-    serial = x509.random_serial_number()
     # Several may be trusted by one client, and a name is what its person sees of each.
-    name = x509.Name(
-        [x509.NameAttribute(NameOID.COMMON_NAME, f"cosmos-serve authority {serial:x}"[:40])]
-    )
-    builder = (
-        _builder(name, name, key.public_key(), now, AUTHORITY_LIFE)
-        .serial_number(serial)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
-        .add_extension(
-            x509.NameConstraints([_subtree(host) for host in permitted], None), critical=True
-        )
-    )
+    name = _name(f"cosmos-serve authority {x509.random_serial_number():x}"[:40])
+    permitted = dict.fromkeys([*FAL_DOMAINS, *LOOPBACK, *hosts])
+    constraints = x509.NameConstraints([_subtree(host) for host in permitted], None)
+    builder = _builder(key.public_key(), now, AUTHORITY_LIFE, is_authority=True)
+    builder = builder.issuer_name(name).subject_name(name).add_extension(constraints, critical=True)
     return KeyPair(builder.sign(key, SHA256()), key)
 
 
@@ -142,22 +133,15 @@ def issue(authority: KeyPair, now: datetime) -> KeyPair:
             f"It expired on {authority.certificate.not_valid_after_utc:%Y-%m-%d}: make a new one "
             "in another folder, and give it to the clients."
         )
-    life = min(left, CERTIFICATE_LIFE)
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cosmos-serve")])
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
+    names = x509.SubjectAlternativeName([_general_name(name) for name in _names(authority)])
     builder = (
-        _builder(authority.certificate.subject, name, key.public_key(), now, life)
-        .serial_number(x509.random_serial_number())
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(signs_certificates=False), critical=True)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()),
-            critical=False,
-        )
-        .add_extension(
-            x509.SubjectAlternativeName([_general_name(name) for name in _names(authority)]),
-            critical=False,
-        )
+        _builder(key.public_key(), now, min(left, CERTIFICATE_LIFE), is_authority=False)
+        .issuer_name(authority.certificate.subject)
+        .subject_name(_name("cosmos-serve"))
+        .add_extension(issuer, critical=False)
+        .add_extension(names, critical=False)
     )
     return KeyPair(builder.sign(authority.key, SHA256()), key)
 
@@ -220,34 +204,34 @@ def _general_name(host: Host) -> x509.GeneralName:
     return x509.DNSName(host) if isinstance(host, str) else x509.IPAddress(host)
 
 
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
 def _builder(
-    issuer: x509.Name,
-    subject: x509.Name,
-    key: ec.EllipticCurvePublicKey,
-    now: datetime,
-    life: timedelta,
+    key: ec.EllipticCurvePublicKey, now: datetime, life: timedelta, *, is_authority: bool
 ) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .issuer_name(issuer)
-        .subject_name(subject)
-        .public_key(key)
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + life)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-    )
-
-
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
+    """What the certificates of authorities and of servers have in common."""
+    usage = x509.KeyUsage(
+        digital_signature=not is_authority,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
         content_commitment=False,
         key_encipherment=False,
         data_encipherment=False,
         key_agreement=False,
         encipher_only=False,
         decipher_only=False,
+    )
+    constraints = x509.BasicConstraints(is_authority, path_length=0 if is_authority else None)
+    return (
+        x509.CertificateBuilder()
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + life)
+        .add_extension(constraints, critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     )

@@ -10,7 +10,7 @@ import typer
 from server.settings import Settings, data_folder
 
 WORKER_SETTINGS = ("weights", "devices", "guardrail", "attention", "compile", "memory")
-"""What every command that starts workers takes."""
+"""The options of every command that starts workers."""
 
 _TYPES = get_type_hints(Settings)
 
