@@ -13,9 +13,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from weights.errors import CheckpointError
 from weights.header import read_header
 from weights.stand_in import Layout, Weights, write_stand_in
-from weights.store import CheckpointError, WeightStore
+from weights.store import WeightStore
 
 Build = Callable[..., WeightStore]
 
