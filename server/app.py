@@ -44,7 +44,7 @@ from server.disk import MIB, DiskSpace
 from server.dispatch.deadlines import Deadlines, RunLimits
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.drain import Drain
-from server.errors import MethodNotAllowed, RequestError, UnknownPath, error_response
+from server.errors import InternalError, MethodNotAllowed, RequestError, UnknownPath
 from server.fal.endpoints import ENDPOINTS, Limits
 from server.fal.urls import Service
 from server.files.access import FileAccess
@@ -294,10 +294,10 @@ def _fetcher(settings: Settings, ports: Set[int]) -> Fetcher:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    given = error_response(error)
+    answer = error if isinstance(error, RequestError) else InternalError()
     # The answer to an unforeseen error does not pass through Front.
-    headers = {**response_headers(request.scope["state"]), **given.headers}
-    return JSONResponse(given.body, given.status, headers=headers)
+    headers = {**response_headers(request.scope["state"]), **answer.headers}
+    return JSONResponse(answer.body, answer.status, headers=headers)
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:

@@ -22,7 +22,6 @@ from server.errors import (
     RequestError,
     RequestTooSlow,
     TooManyConnections,
-    error_response,
 )
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -179,14 +178,13 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 def _rendered(error: RequestError) -> bytes:
-    given = error_response(error)
-    body = json.dumps(given.body, ensure_ascii=False, separators=(",", ":")).encode()
+    body = json.dumps(error.body, ensure_ascii=False, separators=(",", ":")).encode()
     headers = {
         "content-type": "application/json",
         "content-length": str(len(body)),
         "connection": "close",
         "x-fal-request-id": str(uuid.uuid4()),
-        **given.headers,
+        **error.headers,
     }
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return STATUS_LINE[given.status] + lines.encode("latin-1") + b"\r\n" + body
+    return STATUS_LINE[error.status] + lines.encode("latin-1") + b"\r\n" + body

@@ -57,6 +57,11 @@ class JobError:
         return detail if isinstance(detail, str) else "; ".join(item["msg"] for item in detail)
 
 
+def infrastructure_error(message: str, error_type: str) -> JobError:
+    """The failure of a run for which the caller's input is not to blame."""
+    return JobError(500, {"detail": message, "error_type": error_type})
+
+
 CANCELLED = JobError(
     499, {"detail": "Request cancelled by the client.", "error_type": "client_cancelled"}
 )

@@ -19,7 +19,6 @@ from server.errors import (
     MisdirectedRequest,
     RequestError,
     UnknownPath,
-    error_response,
     truncated,
 )
 from server.fal.urls import FAL_HOSTS, Address, Service, resolve
@@ -151,8 +150,7 @@ class EntryMiddleware:
                 return self._through_proxy(scope, headers)
             _set_path(scope, address)
         except RequestError as error:
-            given = error_response(error)
-            return JSONResponse(given.body, given.status, headers=dict(given.headers))
+            return JSONResponse(error.body, error.status, headers=error.headers)
         return self._app
 
     def _through_proxy(self, scope: Scope, headers: Headers) -> ASGIApp:

@@ -14,13 +14,13 @@ from fastapi import Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from server.errors import OutputExpired, job_error_headers
+from server.errors import OutputExpired
 from server.fal.views import as_json, data_uri, output_view
 from server.files.links import FileLinks
 from server.files.store import ArtifactStore
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
-from server.models import Job, JobError
+from server.models import TOO_LATE, Job, JobError
 from server.tasks import log_errors
 
 PIECE_BYTES = 3 * 2**18
@@ -161,9 +161,19 @@ class CompletionResponse(StreamingResponse):
 
 
 def _of_error(error: JobError) -> Output:
-    return Output(
-        status=error.http_status, headers=job_error_headers(error), head=as_json(error.body)
-    )
+    may_be_retried = "true" if error.http_status >= 500 else "false"
+    headers = {
+        "x-fal-billable-units": "0",
+        # fal's documents have both names.
+        "x-fal-retryable": may_be_retried,
+        "x-fal-needs-retry": may_be_retried,
+    }
+    if error.error_type is not None:
+        headers["x-fal-error-type"] = error.error_type
+    if error == TOO_LATE:
+        # The time was the caller's own: clients do not send such a request again.
+        headers["x-fal-request-timeout-type"] = "user"
+    return Output(status=error.http_status, headers=headers, head=as_json(error.body))
 
 
 def _encoded(file: BinaryIO) -> bytes:

@@ -8,11 +8,10 @@ from server.disk import DiskSpace, retry_until_written
 from server.dispatch.deadlines import Deadlines
 from server.dispatch.drain import Drain
 from server.dispatch.run import JobRun
-from server.errors import infrastructure_error
 from server.fal.endpoints import Limits
 from server.files.store import ArtifactStore
 from server.jobs.store import JobStore
-from server.models import Job
+from server.models import Job, infrastructure_error
 from server.tasks import LOOK_AGAIN_S, Signals, log_errors
 from server.workers.pool import Pool, SlotDown, SlotState, SlotUp
 from server.workers.progress_text import describe_loading

@@ -11,12 +11,12 @@ from pipeline.spec import FPS, Pixels, VideoSpec
 from server.disk import retry_until_written
 from server.dispatch.deadlines import Deadlines, RunDeadline
 from server.dispatch.log import JobLog
-from server.errors import DiskFull, InvalidInput, error_item, infrastructure_error, job_error
+from server.errors import DiskFull, InvalidInput, error_item
 from server.fal.endpoints import ENDPOINTS, Limits
 from server.fal.views import display_url
 from server.files.store import ArtifactMismatch, ArtifactStore, IncomingFile
 from server.jobs.store import JobStore
-from server.models import Job, JobError, StoredArtifact
+from server.models import Job, JobError, StoredArtifact, infrastructure_error
 from server.tasks import Signals
 from server.workers.messages import (
     Artifact,
@@ -203,9 +203,9 @@ class JobRun:
             return infrastructure_error(failed.message, kind)
         given = self._given(failed.field)
         loc = ("body", failed.field)
-        return job_error(
-            InvalidInput([error_item(loc, failed.message, failed.code, given, failed.context)])
-        )
+        item = error_item(loc, failed.message, failed.code, given, failed.context)
+        invalid = InvalidInput([item])
+        return JobError(invalid.status, invalid.body)
 
     def _given(self, field: str) -> Any:
         """What the caller gave for a field, as far as it is kept."""

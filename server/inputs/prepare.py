@@ -19,8 +19,6 @@ from server.errors import (
     FileUrlRefused,
     InvalidInput,
     UnknownFile,
-    infrastructure_error,
-    job_error,
 )
 from server.fal.endpoints import ENDPOINTS, Limits
 from server.fal.views import display_url
@@ -30,7 +28,7 @@ from server.inputs.data_uri import _too_large
 from server.inputs.image_decoder import ImageDecoder, ImageProcessKilled
 from server.inputs.image_store import ImageStore
 from server.jobs.store import JobStore
-from server.models import Job, JobError
+from server.models import Job, JobError, infrastructure_error
 from server.outbound.fetch import Fetcher, FetchError, FetchTooLarge, HostRefused
 from server.tasks import Signals, log_errors
 
@@ -120,7 +118,7 @@ class InputPreparer:
             await asyncio.to_thread(self._keep, job, media)
             self._wakes.claimable.notify()
         except InvalidInput as error:
-            await self._refuse(job, job_error(error))
+            await self._refuse(job, JobError(error.status, error.body))
         except (PictureLost, ImageProcessKilled) as error:
             await self._refuse(job, infrastructure_error(str(error), "internal_error"))
         except DiskFull as full:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from server.auth.authenticator import Caller
-from server.errors import InvalidInput, TextTooLarge, job_error
+from server.errors import InvalidInput, TextTooLarge
 from server.fal.endpoints import ENDPOINTS, Limits, VideoRequest, parse_request
 from server.fal.headers import RequestOptions
 from server.inputs.data_uri import decode_data_uri, is_data_uri
@@ -90,7 +90,8 @@ class Submissions:
         try:
             return await self.accept(submission)
         except InvalidInput as error:
-            failed = _new_job(submission, input={}, tier=None, error=job_error(error))
+            refusal = JobError(error.status, error.body)
+            failed = _new_job(submission, input={}, tier=None, error=refusal)
             job = await asyncio.to_thread(self._store.submit, failed, queue_limit=self._queue_limit)
             self._wakes.finished.notify()
             return job

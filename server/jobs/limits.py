@@ -4,6 +4,7 @@ Everything is counted from the rows of jobs, in the transaction that writes: so 
 however many requests come at once, and a restart does not forget the last minute.
 """
 
+import math
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, func, select
@@ -76,4 +77,5 @@ def _check_minute(db: Connection, key_id: str, limit: int, now: float) -> None:
     latest = came.order_by(_jobs.submitted_at.desc()).limit(limit)
     times = list(db.execute(latest).scalars())
     if len(times) == limit:
-        raise TooManySubmits(key_id, limit, times[-1] + MINUTE_S - now)
+        # Rounded up: a caller that comes back then is let in.
+        raise TooManySubmits(key_id, limit, math.ceil(times[-1] + MINUTE_S - now))

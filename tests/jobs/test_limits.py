@@ -23,7 +23,6 @@ from server.errors import (
     QueueFull,
     RequestError,
     TooManySubmits,
-    error_response,
 )
 from server.files.upload_store import NewUpload, Part, UploadStore
 from server.jobs.limits import MINUTE_S, KeyLimits
@@ -160,7 +159,7 @@ def test_whoever_comes_back_when_told_to_is_let_in(opened: Open, clock: Clock) -
     for job in range(3, 9):
         with pytest.raises(TooManySubmits) as refused:
             submit(store, "refused")
-        seconds = int(error_response(refused.value).headers["retry-after"])
+        seconds = int(refused.value.headers["retry-after"])
         clock.now += seconds - 1
         assert not accepted(lambda: submit(store, "refused")), "a second earlier is too early"
         clock.now += 1
@@ -197,7 +196,7 @@ def test_a_clock_that_is_put_back_locks_nobody_out(opened: Open, clock: Clock) -
 
     with pytest.raises(TooManySubmits) as refused:
         submit(store, "again")
-    assert refused.value.retry_after_s == MINUTE_S
+    assert float(refused.value.headers["retry-after"]) == MINUTE_S
 
 
 def test_a_request_that_is_sent_again_is_never_refused(opened: Open) -> None:
