@@ -31,12 +31,12 @@ import psutil
 import typer
 from client_record import Record, Wish
 from crash_site import CrashSite, Receiver, receiving, workers_of
+from failpoints import POINTS, around
 from fork_server import Failpoint
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import SERVER_PACKAGES, describe
-from server.db.failpoints import POINTS, CommitPoint, after, before
 
 CLIENTS = 4
 JOBS_OF_A_CLIENT = 3
@@ -274,9 +274,9 @@ def _kill_at(chaos: Chaos, point: str) -> None:
 
 
 _RUNNING = "SELECT 1 FROM jobs WHERE status = 'IN_PROGRESS'"
-_AT_ITS_END = {before(CommitPoint.GIVE_BACK), after(CommitPoint.GIVE_BACK)}
-_AT_A_DEATH = {before(CommitPoint.DEATH), after(CommitPoint.DEATH)}
-_ONCE = _AT_ITS_END | _AT_A_DEATH | {before(CommitPoint.RECOVER), after(CommitPoint.RECOVER)}
+_AT_ITS_END = around("give back")
+_AT_A_DEATH = around("death")
+_ONCE = (*_AT_ITS_END, *_AT_A_DEATH, *around("recover"))
 
 
 # What is reported.

@@ -8,7 +8,6 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from server.db import tables
-from server.db.failpoints import CommitPoint, after, before, pass_point
 from server.db.upgrade import prepare
 from server.disk import disk_full_errors
 
@@ -35,7 +34,7 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self, step: CommitPoint | None = None) -> Iterator[Connection]:
+    def write(self) -> Iterator[Connection]:
         """One transaction that no other writer overlaps; committed at the end, or not at all.
 
         Raises:
@@ -45,10 +44,6 @@ class Database:
         # SQLite makes writers of one process poll for their turn; the lock makes them queue.
         with self._writing, disk_full_errors(), immediate.begin() as connection:
             yield connection
-            if step is not None:
-                pass_point(before(step))
-        if step is not None:
-            pass_point(after(step))
 
     def close(self) -> None:
         self._engine.dispose()

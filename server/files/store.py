@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from server.db.failpoints import FILE_NAMED, FILE_WRITTEN, pass_point
 from server.disk import disk_full_errors
 from server.errors import DiskFull
 from server.models import StoredArtifact
@@ -147,13 +146,11 @@ class IncomingFile:
         self.flush()
         self._file.close()
         final = self._store.path(artifact_id)
-        pass_point(FILE_WRITTEN)
         with self._writing():
             final.parent.mkdir(exist_ok=True)
             self._part.replace(final)
             _sync_folder(final.parent)
             _sync_folder(final.parent.parent)
-        pass_point(FILE_NAMED)
 
     def discard(self) -> None:
         """Give the file up."""

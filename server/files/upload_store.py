@@ -13,7 +13,6 @@ from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
 from server.db import tables
 from server.db.database import Database
-from server.db.failpoints import CommitPoint
 from server.db.rows import row_of_artifact
 from server.errors import KeyStorageFull, StorageFull, UnknownUpload, UploadClosed, UploadTooLarge
 from server.models import StoredArtifact
@@ -131,7 +130,7 @@ class UploadStore:
         Raises:
             StorageFull, KeyStorageFull: there is no room for it.
         """
-        with self._database.write(CommitPoint.UPLOAD) as db:
+        with self._database.write() as db:
             self._add_file(db, file, new, place)
 
     def finish(self, upload: Upload, file: StoredArtifact, *, place: MoveIntoPlace) -> None:
@@ -141,7 +140,7 @@ class UploadStore:
             UploadClosed: the upload is over.
             StorageFull, KeyStorageFull: there is no room for the file.
         """
-        with self._database.write(CommitPoint.UPLOAD) as db:
+        with self._database.write() as db:
             _check_open(db, upload.id)
             _forget_parts(db, [upload.id])
             self._add_file(db, file, upload, place)
@@ -157,7 +156,7 @@ class UploadStore:
             StorageFull, KeyStorageFull: there is no room for the part.
         """
         parts = tables.upload_parts
-        with self._database.write(CommitPoint.UPLOAD) as db:
+        with self._database.write() as db:
             _check_open(db, upload.id)
             same = (parts.c.upload_id == upload.id) & (parts.c.number == part.number)
             replaced = db.execute(

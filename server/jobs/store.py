@@ -14,7 +14,6 @@ from sqlalchemy import Connection, and_, func, insert, or_, select
 
 from server.db import tables
 from server.db.database import Database
-from server.db.failpoints import CommitPoint
 from server.db.rows import ARTIFACT_COLUMNS, JOB_COLUMNS, job_of, row_of_job, row_of_line
 from server.errors import QueueFull
 from server.jobs.limits import NO_LIMITS, KeyLimits, check_key
@@ -101,7 +100,7 @@ class JobStore:
             QueueFull: `queue_limit` jobs are waiting already.
             KeyQueueFull, TooManySubmits: the key has all that it may have.
         """
-        with self._write(CommitPoint.SUBMIT) as db:
+        with self._write() as db:
             now = self._now()
             known = read_resubmitted(db, new.key_id, new.idempotency_key, new.body_sha256, now)
             if known is not None:
@@ -172,7 +171,7 @@ class JobStore:
         Raises:
             UnknownJob: there is none of that id.
         """
-        with self._write(CommitPoint.CANCEL) as db:
+        with self._write() as db:
             job = read_job(db, job_id, self._now())
             if job.done:
                 return CancelAnswer.ALREADY_COMPLETED
@@ -202,13 +201,13 @@ class JobStore:
     def set_inputs(self, job_id: str, artifacts: Mapping[str, StoredArtifact]) -> None:
         """Make a job claimable: the prepared media, by name, are here."""
         refs = {name: artifact.id for name, artifact in artifacts.items()}
-        with self._write(CommitPoint.INPUT) as db:
+        with self._write() as db:
             add_artifacts(db, artifacts.values(), self._now())
             change(db, and_(jobs.id == job_id, QUEUED), input_refs=refs)
 
     def refuse_inputs(self, job_id: str, error: JobError) -> None:
         """End a job that waits: its media cannot be used."""
-        with self._write(CommitPoint.INPUT) as db:
+        with self._write() as db:
             job = read_job(db, job_id, self._now())
             if job.status is JobStatus.IN_QUEUE:
                 end(db, job, self._now(), error=error)
@@ -230,7 +229,7 @@ class JobStore:
         One that was asked to stop is not run again.
         """
         query = select(*JOB_COLUMNS).where(jobs.status == JobStatus.IN_PROGRESS.value)
-        with self._write(CommitPoint.RECOVER) as db:
+        with self._write() as db:
             running = [job_of(row) for row in db.execute(query)]
             for job in running:
                 put_back(db, job, self._now())
@@ -238,7 +237,7 @@ class JobStore:
 
     def claim(self, slot: str) -> Job | None:
         """Take the oldest job of the highest priority whose media are here; None if none is."""
-        with self._write(CommitPoint.CLAIM) as db:
+        with self._write() as db:
             claim = claim_of(slot, self._owner, self._now(), self._key_limits.running)
             claim = claim.returning(*JOB_COLUMNS)
             row = db.execute(claim).one_or_none()
@@ -280,7 +279,7 @@ class JobStore:
         self, job_id: str, attempt: int, lines: Sequence[LogLine], progress: JobProgress | None
     ) -> None:
         """Write what a run has to tell, in one transaction."""
-        with self._write(CommitPoint.RECORD, log_of=job_id) as db:
+        with self._write(log_of=job_id) as db:
             if read_held(db, job_id, attempt) is None:
                 return
             if lines:
@@ -303,7 +302,7 @@ class JobStore:
         A cancel that was committed first wins: its caller has been told so. Returns whether
         the result was published; if not, its files belong to nobody.
         """
-        with self._write(CommitPoint.END) as db:
+        with self._write() as db:
             job, now = read_held(db, job_id, attempt), self._now()
             if job is None:
                 return False
@@ -320,7 +319,7 @@ class JobStore:
 
         Without `keeps_inputs` its media are prepared anew.
         """
-        with self._write(CommitPoint.GIVE_BACK) as db:
+        with self._write() as db:
             job = read_held(db, job_id, attempt)
             if job is None:
                 return
@@ -333,7 +332,7 @@ class JobStore:
 
         At the first, if its caller wants no second try. Returns whether the job waits again.
         """
-        with self._write(CommitPoint.DEATH) as db:
+        with self._write() as db:
             job = read_held(db, job_id, attempt)
             if job is None:
                 return False
@@ -349,11 +348,9 @@ class JobStore:
     # The parts of a transaction.
 
     @contextmanager
-    def _write(
-        self, step: CommitPoint | None = None, *, log_of: str | None = None
-    ) -> Iterator[Connection]:
+    def _write(self, *, log_of: str | None = None) -> Iterator[Connection]:
         """A transaction that changes one job's log, or any job."""
-        with self._database.write(step) as db:
+        with self._database.write() as db:
             yield db
         for listener in self._listeners:
             listener(log_of)

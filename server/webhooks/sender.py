@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from server.db.failpoints import WEBHOOK_SENT, pass_point
 from server.errors import InvalidInput, UnknownJob, error_item
 from server.jobs.store import JobStore
 from server.outbound.fetch import Fetcher, FetchError, FetchRefused
@@ -123,7 +122,6 @@ class Webhooks:
         signed = self._key.headers(body, request_id=job.id, user_id=job.key_id, now=self._now())
         headers = {"Content-Type": "application/json", **signed}
         problem = await self._post(delivery, body, headers)
-        pass_point(WEBHOOK_SENT)
         await asyncio.to_thread(self._record, delivery, problem)
 
     async def _post(

@@ -14,7 +14,6 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 
 from server.db import tables
 from server.db.database import Database
-from server.db.failpoints import CommitPoint
 
 LEASE_S = 60.0
 """Several times what one try can take."""
@@ -70,7 +69,7 @@ class WebhookStore:
         with self._database.read() as db:
             if db.execute(first).one_or_none() is None:
                 return None
-        with self._database.write(CommitPoint.WEBHOOK_CLAIM) as db:
+        with self._database.write() as db:
             row = db.execute(claim).one_or_none()
             return None if row is None else WebhookAttempt(*row)
 
@@ -93,7 +92,7 @@ class WebhookStore:
     def _change(self, delivery: WebhookAttempt, **values: Any) -> None:
         """Write what became of a try, unless the row was taken again meanwhile."""
         free = {"claimed_by": None, "lease_until": None}
-        with self._database.write(CommitPoint.WEBHOOK_END) as db:
+        with self._database.write() as db:
             db.execute(update(tables.webhooks).where(_held(delivery)).values(**free, **values))
 
 

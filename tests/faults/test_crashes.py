@@ -12,12 +12,11 @@ import httpx
 import pytest
 from client_record import REQUESTS, Wish
 from crash_site import CrashSite, Receiver, receiving
+from failpoints import POINTS, around
 
-from server.db.failpoints import POINTS, CommitPoint, after, before
-
-GIVING_BACK = (before(CommitPoint.GIVE_BACK), after(CommitPoint.GIVE_BACK))
-DYING = (before(CommitPoint.DEATH), after(CommitPoint.DEATH))
-ONCE = (*GIVING_BACK, before(CommitPoint.RECOVER), after(CommitPoint.RECOVER))
+GIVING_BACK = around("give back")
+DYING = around("death")
+ONCE = (*GIVING_BACK, *around("recover"))
 """A process passes these but once."""
 TIMES = 60
 """How often the client does all that it does before a point must have been passed."""

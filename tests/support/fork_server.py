@@ -18,10 +18,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Self
 
+from failpoints import arm
 from paths import SUPPORT
 
 from server.cli.main import main
-from server.db.failpoints import arm
 
 Failpoint = tuple[str, int]
 """A point, and the number of the passing at which the server is killed."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from sqlalchemy import Connection, event
 
 from server.db.database import Database
-from server.db.failpoints import CommitPoint
 from server.files.store import ArtifactStore, IncomingFile
 from server.models import StoredArtifact
 
@@ -149,9 +148,9 @@ class SteppedDatabase(Database):
             yield connection
 
     @contextmanager
-    def write(self, step: CommitPoint | None = None) -> Iterator[Connection]:
+    def write(self) -> Iterator[Connection]:
         self._turns.step()
-        with super().write(step) as connection:
+        with super().write() as connection:
             yield connection
 
 
