@@ -71,13 +71,29 @@ TOO_LATE = JobError(504, {"detail": "Request timed out", "error_type": "request_
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
+class RequestOptions:
+    """How a caller wants a request to be handled.
+
+    `start_timeout_s` is how long it may wait to be started, `file_lifetime_s` how long its output
+    files are kept. Without `store_io` neither input nor output stay in the tables.
+    """
+
+    priority: int = 0
+    start_timeout_s: float | None = None
+    store_io: bool = True
+    no_retry: bool = False
+    file_lifetime_s: float | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob(RequestOptions):
     """A request that is not in the table yet.
 
     `input` holds the spec, the sources of its media and how the caller wants the output; a
     source is a URL or `{"artifact": id}`, never the bytes. `error` is set when the input is
     invalid: such a job is terminal from the start. `is_run` says that its caller waits on a
-    connection. See `RequestOptions` for what callers may ask for besides.
+    connection.
     """
 
     id: str
@@ -86,49 +102,62 @@ class NewJob:
     key_id: str | None
     input: Mapping[str, Any]
     tier: str | None
-    priority: int = 0
     webhook_url: str | None = None
     error: JobError | None = None
-    idempotency_key: str | None = None
     body_sha256: str | None = None
-    start_timeout_s: float | None = None
-    store_io: bool = True
-    no_retry: bool = False
-    file_lifetime_s: float | None = None
     is_run: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A row of the table of jobs, as it was when it was read. Times are Unix seconds.
-
-    `input_refs` maps the name of each medium to the artefact of its prepared pixels, None until
-    they are here. `result` maps each output to its artefact.
-    """
+    """A row of the table of jobs, as it was when it was read. Times are Unix seconds."""
 
     seq: int
+    """Its place in the order in which jobs came; never used twice."""
     id: str
+    """The request id that the caller was given."""
     endpoint: str
+    """The endpoint's id, such as `fal-ai/cosmos-predict-2.5/image-to-video`."""
     base_url: str
+    """What every URL in its answers begins with: the address by which its caller reached us."""
     key_id: str | None
+    """The key that it was submitted with; None where the server asks for no key."""
     status: JobStatus
+    """Where it is in its life; see `TRANSITIONS`."""
     priority: int
+    """Jobs of a higher priority are claimed first."""
     attempt: int
+    """How many runs were begun; the number of the run that may write to it."""
     worker_deaths: int
+    """How many workers died on it; see `MAX_WORKER_DEATHS`."""
     cancel_requested: bool
+    """Whether its caller asked for it to be stopped."""
     input: Mapping[str, Any]
+    """The spec, the sources of its media and how the caller wants the output."""
     input_refs: Mapping[str, str] | None
+    """The artefact of each medium's prepared pixels, by name; None until they are here."""
     slot: str | None
+    """The slot that runs it or ran it last; None while it waits."""
     submitted_at: float
+    """When it was committed."""
     started_at: float | None
+    """When its last run was claimed; None while it waits."""
     finished_at: float | None
+    """When it was completed."""
     result: Mapping[str, Any] | None
+    """The artefact of each output, the seed and the seconds of each stage; None without a video."""
     error: JobError | None
+    """Why it failed or was cancelled."""
     webhook_url: str | None
+    """Where its end is told."""
     body_sha256: str | None
+    """The hash of the endpoint and the request's body, which tells a repeated submit."""
     store_io: bool
+    """Whether input and output stay in the tables after its end."""
     no_retry: bool
+    """Whether it fails at the first worker that dies on it."""
     file_lifetime_s: float | None
+    """How long its output files are kept, in seconds; None is without limit."""
 
     @property
     def sync_mode(self) -> bool:
@@ -177,7 +206,6 @@ class JobProgress:
     stage: str
     step: int | None = None
     num_steps: int | None = None
-    seconds_left: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from server.disk import DiskSpace
 from server.dispatch.drain import Drain
 from server.errors import UnknownJob, UnknownPath
 from server.fal.endpoints import ENDPOINTS, Limits, app_of
-from server.fal.headers import RequestOptions, read_options
+from server.fal.headers import read_options
 from server.files.access import FileAccess
 from server.files.links import FileLinks
 from server.files.public import PublicFiles
@@ -30,7 +30,7 @@ from server.jobs.pause import QueueSwitch
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.keys import Scope
-from server.models import Job
+from server.models import Job, RequestOptions
 from server.settings import Settings
 from server.tasks import Signals
 from server.webhooks.sender import Webhooks

@@ -172,12 +172,9 @@ progress = Table(
     "progress",
     metadata,
     Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    Column("attempt", Integer, nullable=False),
     Column("stage", String(16), nullable=False),
     Column("step", Integer),
     Column("num_steps", Integer),
-    Column("seconds_left", Float),
-    Column("updated_at", Float, nullable=False),
 )
 
 

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Engine, inspect, text
 from server.db import tables
 
 FIRST = "0001"
-LATEST = "0002"
-"""The last step in `server/migrations/versions`."""
+LATEST = "0003"
+"""The last step in `server/db/migrations/versions`."""
 
 _STEPS = Path(__file__).parent / "migrations"
 _VERSION_TABLE = "alembic_version"

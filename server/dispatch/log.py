@@ -51,10 +51,10 @@ class JobLog:
         """Put an event of the run into words."""
         self.say(describe(event))
         match event:
-            case StageStarted(stage, seconds_left):
-                self._progress = JobProgress(stage, seconds_left=seconds_left)
-            case StepDone(step, num_steps, _, seconds_left):
-                self._progress = JobProgress(Stage.DENOISE, step, num_steps, seconds_left)
+            case StageStarted(stage):
+                self._progress = JobProgress(stage)
+            case StepDone(step, num_steps):
+                self._progress = JobProgress(Stage.DENOISE, step, num_steps)
 
     async def keep_writing(self) -> None:
         """Write what is new, and again, until cancelled."""

@@ -7,10 +7,10 @@ Some of fal's headers need nothing here: `X-Fal-Runner-Hint` names a runner to p
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from server.errors import BadRequest
+from server.models import RequestOptions
 
 NORMAL, LOW = 0, -1
 """Priorities; a job of a higher one goes first."""
@@ -23,22 +23,6 @@ MAX_FILE_LIFETIME_S = 10.0**10
 _PRIORITIES = {"normal": NORMAL, "low": LOW}
 _SWITCHES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 _SECONDS = re.compile(r"\d{1,9}(\.\d*)?", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestOptions:
-    """How a caller wants a request to be handled.
-
-    `start_timeout_s` is how long it may wait to be started, `file_lifetime_s` how long its output
-    files are kept. Without `store_io` neither input nor output stay in the tables.
-    """
-
-    priority: int = NORMAL
-    start_timeout_s: float | None = None
-    store_io: bool = True
-    no_retry: bool = False
-    file_lifetime_s: float | None = None
-    idempotency_key: str | None = None
 
 
 def read_options(headers: Mapping[str, str]) -> RequestOptions:

@@ -173,7 +173,7 @@ class InputPreparer:
 
     async def _fetch(self, url: str, field: str) -> bytes:
         try:
-            return (await self._fetcher.fetch(url, max_bytes=MAX_BYTES)).data
+            return await self._fetcher.fetch(url, max_bytes=MAX_BYTES)
         except FetchTooLarge as error:
             raise _too_large(field) from error
         except HostRefused as error:

@@ -4,18 +4,24 @@ import asyncio
 import hashlib
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from server.auth.authenticator import Caller
 from server.errors import InvalidInput, TextTooLarge
 from server.fal.endpoints import ENDPOINTS, Limits, VideoRequest, parse_request
-from server.fal.headers import RequestOptions
 from server.inputs.data_uri import decode_data_uri, is_data_uri
 from server.inputs.image_store import ImageStore
 from server.jobs.store import JobStore
-from server.models import CancelAnswer, Job, JobError, NewJob, StoredArtifact
+from server.models import (
+    CancelAnswer,
+    Job,
+    JobError,
+    NewJob,
+    RequestOptions,
+    StoredArtifact,
+)
 from server.tasks import Signals
 
 MAX_TEXT_BYTES = 1024 * 1024
@@ -140,23 +146,17 @@ def _new_job(
     tier: str | None,
     error: JobError | None = None,
 ) -> NewJob:
-    options = submission.options
     return NewJob(
+        **asdict(submission.options),
         id=str(uuid.uuid4()),
         endpoint=submission.endpoint,
         base_url=submission.base_url,
         key_id=submission.caller.key_id,
         input=input,
         tier=tier,
-        priority=options.priority,
         webhook_url=submission.webhook_url,
         error=error,
-        idempotency_key=options.idempotency_key,
         body_sha256=submission.body_sha256,
-        start_timeout_s=options.start_timeout_s,
-        store_io=options.store_io,
-        no_retry=options.no_retry,
-        file_lifetime_s=options.file_lifetime_s,
         is_run=submission.is_run,
     )
 

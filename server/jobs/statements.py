@@ -1,6 +1,7 @@
 """What the transactions of the job store are made of: conditions, reads, and steps of a write."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import (
@@ -207,17 +208,8 @@ def add_artifacts(
             db.execute(wanted.values(expires_at=None))
 
 
-def set_progress(
-    db: Connection, job_id: str, attempt: int, progress: JobProgress, now: float
-) -> None:
-    row = {
-        "attempt": attempt,
-        "stage": progress.stage,
-        "step": progress.step,
-        "num_steps": progress.num_steps,
-        "seconds_left": progress.seconds_left,
-        "updated_at": now,
-    }
+def set_progress(db: Connection, job_id: str, progress: JobProgress) -> None:
+    row = asdict(progress)
     of_job = tables.progress.c.job_id == job_id
     if db.execute(update(tables.progress).where(of_job).values(row)).rowcount == 0:
         db.execute(insert(tables.progress).values(job_id=job_id, **row))

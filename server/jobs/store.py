@@ -8,13 +8,14 @@ another run, or none, has the job.
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, and_, func, insert, or_, select
 
 from server.db import tables
 from server.db.database import Database
-from server.db.rows import ARTIFACT_COLUMNS, JOB_COLUMNS, job_of, row_of_job, row_of_line
+from server.db.rows import ARTIFACT_COLUMNS, JOB_COLUMNS, job_of, row_of_job
 from server.errors import QueueFull
 from server.jobs.limits import NO_LIMITS, KeyLimits, check_key
 from server.jobs.statements import (
@@ -77,10 +78,6 @@ class JobStore:
         self._key_limits = key_limits
         self._now = now
         self._listeners: list[Written] = []
-
-    def close(self) -> None:
-        """Close the database, which other stores may share."""
-        self._database.close()
 
     def on_write(self, listener: Written) -> None:
         """Have every commit told from now on, in the thread that made it."""
@@ -160,7 +157,7 @@ class JobStore:
     def progress(self, job_id: str) -> JobProgress | None:
         """How far the latest run of the job has come."""
         columns = tables.progress.c
-        query = select(columns.stage, columns.step, columns.num_steps, columns.seconds_left)
+        query = select(columns.stage, columns.step, columns.num_steps)
         with self._database.read() as db:
             row = db.execute(query.where(columns.job_id == job_id)).one_or_none()
             return None if row is None else JobProgress(*row)
@@ -283,10 +280,10 @@ class JobStore:
             if read_held(db, job_id, attempt) is None:
                 return
             if lines:
-                rows = [row_of_line(job_id, attempt, line) for line in lines]
-                db.execute(insert(tables.logs), rows)
+                of_run = {"job_id": job_id, "attempt": attempt}
+                db.execute(insert(tables.logs), [of_run | asdict(line) for line in lines])
             if progress is not None:
-                set_progress(db, job_id, attempt, progress, self._now())
+                set_progress(db, job_id, progress)
 
     def finish(
         self,

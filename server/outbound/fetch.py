@@ -81,15 +81,6 @@ class FetchTooLarge(FetchError):
     """The file has more bytes than the caller takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """A file as it was sent; `content_type` is what its server claims, `url` where it was."""
-
-    data: bytes
-    content_type: str | None
-    url: str
-
-
 async def resolve_by_system(host: str, port: int) -> list[str]:
     """The addresses that the operating system finds for a name or a literal."""
     look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
@@ -131,8 +122,8 @@ class Fetcher:
     resolve: Resolver = resolve_by_system
     ssl_context: ssl.SSLContext = field(default_factory=trusted_roots, repr=False)
 
-    async def fetch(self, url: str, *, max_bytes: int) -> Fetched:
-        """Fetch one http or https URL, following redirects. The deadline covers everything.
+    async def fetch(self, url: str, *, max_bytes: int) -> bytes:
+        """The bytes at one http or https URL, redirects followed. The deadline covers everything.
 
         Raises:
             FetchRefused: the URL, or one it redirects to, is malformed or not allowed.
@@ -213,7 +204,7 @@ class Fetcher:
             return False
         return not any(names(network, address) for network in self.allow_nets)
 
-    async def _follow(self, url: httpx.URL, max_bytes: int) -> Fetched:
+    async def _follow(self, url: httpx.URL, max_bytes: int) -> bytes:
         for _ in range(self.max_redirects + 1):
             async with self._send("GET", url, _FILE_WANTED) as response:
                 if response.status not in _REDIRECTS:
@@ -321,7 +312,7 @@ def _next_url(response: httpcore.Response, url: httpx.URL) -> httpx.URL:
     return _checked(str(joined))
 
 
-async def _read(response: httpcore.Response, url: httpx.URL, max_bytes: int) -> Fetched:
+async def _read(response: httpcore.Response, url: httpx.URL, max_bytes: int) -> bytes:
     """The body of a plain 200; reading stops where it exceeds `max_bytes`."""
     headers = httpx.Headers(response.headers)
     if response.status != 200:
@@ -336,4 +327,4 @@ async def _read(response: httpcore.Response, url: httpx.URL, max_bytes: int) -> 
         data += chunk
         if len(data) > max_bytes:
             raise too_large
-    return Fetched(bytes(data), headers.get("content-type"), str(url))
+    return bytes(data)

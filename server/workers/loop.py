@@ -163,7 +163,7 @@ def _outcome(
 ) -> Result | CancelledEvent | Failed:
     """What `work` returns, or the event that says why it does not.
 
-    This is the project's one broad `except`: what nobody foresaw goes to the log in full, the
+    This is the worker's one broad `except`: what nobody foresaw goes to the log in full, the
     person who asked for the video gets a plain sentence, and the worker lives on, unless its
     device is the cause.
     """

@@ -20,7 +20,7 @@ from server.db import tables, upgrade
 from server.db.database import Database
 from server.db.upgrade import LATEST, UnknownSchema
 from server.jobs.store import JobStore
-from server.models import JobStatus
+from server.models import JobProgress, JobStatus
 
 FIRST_RELEASE = (SUPPORT / "first_release.sql").read_text()
 
@@ -58,6 +58,7 @@ def test_a_database_of_the_first_release_opens_with_all_that_it_held(path: Path)
         assert done.job.result is not None
         assert done.job.result["video"] == {"artifact": "0123"}
         assert [line.message for line in done.lines] == ["Started on cpu"]
+        assert store.progress("done") == JobProgress("denoise", 1, 2)
         assert store.artifact("0123") is not None
         assert [key.id for key in KeyStore(database).all()] == ["alice"]
         assert waiting.status is JobStatus.IN_QUEUE

@@ -206,8 +206,8 @@ async def test_a_deadline_that_comes_nearer_is_noticed() -> None:
 @asynccontextmanager
 async def dispatching(folder: Path, limits: RunLimits) -> AsyncIterator[JobStore]:
     """Run the jobs of a store, within these limits, on one scripted worker."""
-    store = JobStore(Database(folder / "jobs.sqlite3"), owner="this server")
-    with closing(store):
+    with closing(Database(folder / "jobs.sqlite3")) as database:
+        store = JobStore(database, owner="this server")
         async with running(local_pool()) as watched:
             await watched.until(SlotUp)
             dispatcher = Dispatcher(

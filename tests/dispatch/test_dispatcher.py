@@ -1,7 +1,8 @@
 """Which job runs where, and what becomes of a run that does not end as it should."""
 
 import asyncio
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from queue_calls import RUN, cancel, submit, until_prepared
@@ -13,9 +14,11 @@ from server.models import CancelAnswer, JobStatus
 from server.settings import Settings
 
 
-def second_connection(settings: Settings) -> closing[JobStore]:
+@contextmanager
+def second_connection(settings: Settings) -> Iterator[JobStore]:
     """The tables as another process sees them: what it writes, nobody here is told of."""
-    return closing(JobStore(Database(settings.data / "jobs.sqlite3"), owner="another process"))
+    with closing(Database(settings.data / "jobs.sqlite3")) as database:
+        yield JobStore(database, owner="another process")
 
 
 async def until(store: JobStore, job_id: str, status: JobStatus) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 
@@ -51,11 +51,9 @@ def is_ready(client: httpx.Client) -> bool:
 
 
 def jobs_in(folder: Path, *ids: str) -> list[Job]:
-    store = JobStore(Database(settings_in(folder).data / "jobs.sqlite3"), owner="the test")
-    try:
+    with closing(Database(settings_in(folder).data / "jobs.sqlite3")) as database:
+        store = JobStore(database, owner="the test")
         return [store.job(job) for job in ids]
-    finally:
-        store.close()
 
 
 def test_a_run_may_end_and_no_other_begins(tmp_path: Path) -> None:

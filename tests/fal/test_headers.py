@@ -6,7 +6,8 @@ import pytest
 from starlette.datastructures import Headers
 
 from server.errors import BadRequest
-from server.fal.headers import LOW, RequestOptions, file_lifetime_s, read_options
+from server.fal.headers import LOW, file_lifetime_s, read_options
+from server.models import RequestOptions
 
 
 def options_of(**headers: str) -> RequestOptions:

@@ -55,9 +55,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def store(path: Path, clock: Clock) -> Iterator[JobStore]:
-    store = JobStore(Database(path), owner="this server", now=clock)
-    yield store
-    store.close()
+    with closing(Database(path)) as database:
+        yield JobStore(database, owner="this server", now=clock)
 
 
 def submit(
@@ -164,9 +163,10 @@ def test_two_claims_never_get_the_same_job(store: JobStore) -> None:
 
 def test_processes_that_write_at_once_wait_for_each_other(store: JobStore, path: Path) -> None:
     with (
-        closing(JobStore(Database(path), owner="another server")) as other,
+        closing(Database(path)) as database,
         ThreadPoolExecutor(2) as threads,
     ):
+        other = JobStore(database, owner="another server")
         for _ in range(2):
             numbers = range(queued(path), queued(path) + 40)
             stores = [store, other] * 20
@@ -340,15 +340,17 @@ def test_a_job_whose_cancel_was_asked_for_is_not_run_again(store: JobStore, end:
     assert store.claim("cpu") is None
 
 
-def test_jobs_outlive_the_server(store: JobStore, path: Path, clock: Clock) -> None:
-    submit(store, "running")
-    submit(store, "waiting")
-    submit(store, "failed")
-    store.refuse_inputs("failed", INVALID)
-    old = claim(store)
-    store.close()
+def test_jobs_outlive_the_server(path: Path, clock: Clock) -> None:
+    with closing(Database(path)) as database:
+        store = JobStore(database, owner="this server", now=clock)
+        submit(store, "running")
+        submit(store, "waiting")
+        submit(store, "failed")
+        store.refuse_inputs("failed", INVALID)
+        old = claim(store)
 
-    with closing(JobStore(Database(path), owner="the next server", now=clock)) as restarted:
+    with closing(Database(path)) as database:
+        restarted = JobStore(database, owner="the next server", now=clock)
         assert restarted.recover() == 1
         assert restarted.job("failed").error == INVALID
         again = claim(restarted)
@@ -362,11 +364,11 @@ def test_log_lines_and_progress_are_those_of_the_run(store: JobStore) -> None:
     run = claim(store)
     first, second = LogLine(1.0, "INFO", "Reading the prompt"), LogLine(2.0, "INFO", "Denoising")
     store.record("a", run.attempt, [first], JobProgress("text"))
-    store.record("a", run.attempt, [second], JobProgress("denoise", 2, 35, 60.5))
+    store.record("a", run.attempt, [second], JobProgress("denoise", 2, 35))
     store.record("a", run.attempt, [], None)
 
     assert list(store.standing("a").lines) == [first, second]
-    assert store.progress("a") == JobProgress("denoise", 2, 35, 60.5)
+    assert store.progress("a") == JobProgress("denoise", 2, 35)
 
 
 def test_an_unknown_id_is_said_to_be_unknown(store: JobStore) -> None:
