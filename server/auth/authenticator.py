@@ -57,13 +57,13 @@ class Authenticator:
 
     def __init__(
         self,
-        ring: KeyCache,
+        keys: KeyCache,
         tokens: Tokens,
         *,
         needs_key: bool,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._ring = ring
+        self._keys = keys
         self._tokens = tokens
         self._needs_key = needs_key
         self._now = now
@@ -103,7 +103,7 @@ class Authenticator:
         """
         if not self._needs_key:
             return
-        key = None if key_id is None else await self._ring.find(key_id)
+        key = None if key_id is None else await self._keys.find(key_id)
         if key is None:
             raise Unauthorized(_NOT_OURS)
         self._check_valid(key)
@@ -122,17 +122,17 @@ class Authenticator:
         if caller.key_id is None:
             # Clients ask for tokens even where everything is open. Nobody will read this one.
             return ApiKey.from_credential(Credential.new(), "nobody", created_at=self._now())
-        key = await self._ring.find(caller.key_id)
+        key = await self._keys.find(caller.key_id)
         assert key is not None, "a key vanished after its owner was let in"
         return key
 
     async def _by_key(self, credential: Credential) -> Caller:
-        key = await self._ring.find(credential.key_id)
-        is_open = secret_matches(credential.secret, key)
-        if key is None or not is_open:
+        key = await self._keys.find(credential.key_id)
+        # The secret comes first, so that an unknown key takes the time of a known one.
+        if not secret_matches(credential.secret, key) or key is None:
             raise Unauthorized(_NOT_OURS)
         self._check_valid(key)
-        await self._ring.note_use(key)
+        await self._keys.note_use(key)
         return Caller(key.id, key.scopes)
 
     async def _by_token(self, token: str | None) -> Caller:
@@ -141,7 +141,7 @@ class Authenticator:
                 'This server needs a key: send the header "Authorization: Key <id>:<secret>".'
             )
         key_id = key_id_of(token)
-        key = None if key_id is None else await self._ring.find(key_id)
+        key = None if key_id is None else await self._keys.find(key_id)
         if key is None:
             raise Unauthorized("The token is not one of this server's.")
         try:
@@ -149,7 +149,7 @@ class Authenticator:
         except InvalidToken as error:
             raise Unauthorized(str(error)) from error
         self._check_valid(key)
-        await self._ring.note_use(key)
+        await self._keys.note_use(key)
         return Caller(key.id, key.scopes & {grant.scope}, grant)
 
     def _check_valid(self, key: ApiKey) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 from sqlalchemy import insert, select, update
 
@@ -16,17 +17,6 @@ from server.tasks import log_errors
 COPY_LIVES_S = 1.0
 """How long a new or revoked key may go unnoticed. Many callers poll ten times a second."""
 USE_IS_NOTED_EVERY_S = 60.0
-
-_COLUMNS = (
-    tables.keys.c.id,
-    tables.keys.c.secret_sha256,
-    tables.keys.c.name,
-    tables.keys.c.scopes,
-    tables.keys.c.created_at,
-    tables.keys.c.expires_at,
-    tables.keys.c.revoked_at,
-    tables.keys.c.last_used_at,
-)
 
 
 class UnknownKey(Exception):
@@ -42,14 +32,13 @@ class KeyStore:
 
     def add(self, key: ApiKey) -> None:
         """Keep a new key."""
-        row = {column.name: getattr(key, column.name) for column in _COLUMNS}
-        row["scopes"] = sorted(key.scopes)
+        row = asdict(key) | {"scopes": sorted(key.scopes)}
         with self._database.write() as db:
             db.execute(insert(tables.keys).values(row))
 
     def all(self) -> list[ApiKey]:
         """Every key that there ever was, oldest first."""
-        query = select(*_COLUMNS).order_by(tables.keys.c.created_at, tables.keys.c.id)
+        query = select(tables.keys).order_by(tables.keys.c.created_at, tables.keys.c.id)
         with self._database.read() as db:
             return [_key_of(row) for row in db.execute(query)]
 
@@ -98,7 +87,7 @@ class KeyCache:
         self._noted_at: dict[str, float] = {}
 
     async def find(self, key_id: str) -> ApiKey | None:
-        """The key of that id, be it valid or not."""
+        """The key of that id, whether it is valid or not."""
         if self._configured is not None and self._configured.id == key_id:
             return self._configured
         if self._is_stale():
@@ -130,6 +119,4 @@ class KeyCache:
 
 
 def _key_of(row: AnyRow) -> ApiKey:
-    values = dict(row._mapping)
-    values["scopes"] = frozenset(map(Scope, values["scopes"]))
-    return ApiKey(**values)
+    return ApiKey(**{**row._mapping, "scopes": frozenset(map(Scope, row.scopes))})

@@ -6,14 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row
 
 from server.db import tables
-from server.models import (
-    UNFETCHED_LIFETIME_S,
-    Job,
-    JobError,
-    JobStatus,
-    NewJob,
-    StoredArtifact,
-)
+from server.models import UNFETCHED_LIFETIME_S, Job, JobError, JobStatus, NewJob, StoredArtifact
 
 AnyRow = Row[*tuple[Any, ...]]
 
@@ -47,8 +40,8 @@ def row_of_job(new: NewJob, now: float) -> dict[str, Any]:
 def job_of(row: AnyRow) -> Job:
     values = dict(row._mapping)
     http_status, body = values.pop("http_status"), values.pop("error")
-    values["status"] = JobStatus(values["status"])
-    return Job(**values, error=None if body is None else JobError(http_status, body))
+    error = None if body is None else JobError(http_status, body)
+    return Job(**values | {"status": JobStatus(row.status), "error": error})
 
 
 def row_of_webhook(job_id: str, url: str, now: float) -> dict[str, Any]:

@@ -14,12 +14,7 @@ from pipeline.errors import InputError
 from pipeline.image import MAX_BYTES
 from pipeline.spec import Pixels
 from server.disk import TRY_AGAIN_S
-from server.errors import (
-    DiskFull,
-    FileUrlRefused,
-    InvalidInput,
-    UnknownFile,
-)
+from server.errors import DiskFull, FileUrlRefused, InvalidInput, UnknownFile
 from server.fal.endpoints import ENDPOINTS, Limits
 from server.fal.views import display_url
 from server.files.public import PublicFiles

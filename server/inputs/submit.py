@@ -14,14 +14,7 @@ from server.fal.endpoints import ENDPOINTS, Limits, VideoRequest, parse_request
 from server.inputs.data_uri import decode_data_uri, is_data_uri
 from server.inputs.image_store import ImageStore
 from server.jobs.store import JobStore
-from server.models import (
-    CancelAnswer,
-    Job,
-    JobError,
-    NewJob,
-    RequestOptions,
-    StoredArtifact,
-)
+from server.models import CancelAnswer, Job, JobError, NewJob, RequestOptions, StoredArtifact
 from server.tasks import Signals
 
 MAX_TEXT_BYTES = 1024 * 1024

@@ -17,13 +17,7 @@ from upload_calls import UPLOAD, kept, upload
 
 from server.db.database import Database
 from server.disk import MIB
-from server.errors import (
-    KeyQueueFull,
-    KeyStorageFull,
-    QueueFull,
-    RequestError,
-    TooManySubmits,
-)
+from server.errors import KeyQueueFull, KeyStorageFull, QueueFull, RequestError, TooManySubmits
 from server.files.upload_store import NewUpload, Part, UploadStore
 from server.jobs.limits import MINUTE_S, KeyLimits
 from server.jobs.reports import JobStats
