@@ -1,7 +1,7 @@
 """Keep the server's own tasks alive when one piece of their work fails unforeseen."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -26,6 +26,21 @@ async def log_errors(what: str, work: Awaitable[object]) -> bool:
         _log.exception("Unexpected error", during=what)
         return False
     return True
+
+
+async def every(seconds: float, what: str, work: Callable[[], Awaitable[object]]) -> None:
+    """Do `work` now, and again after so many seconds each time, until cancelled."""
+    while True:
+        await log_errors(what, work())
+        await asyncio.sleep(seconds)
+
+
+async def on(signal: "Signal", what: str, work: Callable[[], Awaitable[object]]) -> None:
+    """Do `work` now, and again after each hint or a second without one, until cancelled."""
+    while True:
+        waiter = signal.waiter()
+        await log_errors(what, work())
+        await waiter.wait()
 
 
 LOOK_AGAIN_S = 1.0

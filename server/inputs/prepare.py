@@ -25,7 +25,7 @@ from server.inputs.image_store import ImageStore
 from server.jobs.store import JobStore
 from server.models import Job, JobError, infrastructure_error
 from server.outbound.fetch import Fetcher, FetchError, FetchTooLarge, HostRefused
-from server.tasks import Signals, log_errors
+from server.tasks import Signals, log_errors, on
 
 AT_ONCE = 4
 """Jobs whose pictures are taken in at the same time."""
@@ -78,10 +78,7 @@ class InputPreparer:
 
     async def run(self) -> None:
         """Look for jobs without their pictures until cancelled."""
-        while True:
-            waiter = self._wakes.submitted.waiter()
-            await log_errors("taking in pictures", self._begin())
-            await waiter.wait()
+        await on(self._wakes.submitted, "taking in pictures", self._begin)
 
     async def close(self) -> None:
         """Stop what is in hand; the next start takes it up."""

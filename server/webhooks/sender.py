@@ -15,7 +15,7 @@ import structlog
 from server.errors import InvalidInput, UnknownJob, error_item
 from server.jobs.store import JobStore
 from server.outbound.fetch import Fetcher, FetchError, FetchRefused
-from server.tasks import Signals, log_errors
+from server.tasks import Signals, log_errors, on
 from server.webhooks.body import WebhookBodies
 from server.webhooks.signing import SigningKey
 from server.webhooks.store import WebhookAttempt, WebhookStore
@@ -65,10 +65,7 @@ class Webhooks:
 
     async def run(self) -> None:
         """Send what is due, a few at a time, until cancelled."""
-        while True:
-            waiter = self._wakes.finished.waiter()
-            await log_errors("claiming webhooks", self._send_due())
-            await waiter.wait()
+        await on(self._wakes.finished, "claiming webhooks", self._send_due)
 
     async def close(self) -> None:
         """Break off what is being sent; the next start sends it again."""
