@@ -1,6 +1,7 @@
 """Keep the server's own tasks alive when one piece of their work fails unforeseen."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -45,6 +46,11 @@ async def on(signal: "Signal", what: str, work: Callable[[], Awaitable[object]])
 
 LOOK_AGAIN_S = 1.0
 """Hints may be lost, and other processes send none: waiters look at the tables this often."""
+
+
+def backoff_s(failures: int, first_s: float, max_s: float = math.inf) -> float:
+    """Seconds to wait after so many failures in a row: `first_s`, then twice that, and so on."""
+    return min(first_s * 2.0 ** min(failures - 1, 64), max_s)
 
 
 class Signal:

@@ -7,6 +7,7 @@ Artifact come back. No HTTP and no tables.
 import asyncio
 import signal
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +18,15 @@ from server.cli.output_file import NewFile, new_file
 from server.cli.progress_bar import Display, open_display
 from server.settings import Settings
 from server.workers.local_pool import LocalPool
-from server.workers.messages import Artifact, CancelledEvent, Chunk, Done, Failed, WorkOrder
+from server.workers.messages import (
+    Artifact,
+    CancelledEvent,
+    Chunk,
+    Done,
+    Failed,
+    RunEvent,
+    WorkOrder,
+)
 from server.workers.pool import Pool, SlotDown, SlotLoading, SlotUp
 
 ENDING_GRACE_S = 1.0
@@ -51,7 +60,8 @@ async def _render(
     try:
         slot = await _load(pool, display)
         started = time.monotonic()
-        artifact = await _run(pool, slot, order, file, display)
+        async with pool.run(slot, order) as events:
+            artifact = await _run(events, file, display)
         return artifact, time.monotonic() - started
     finally:
         await pool.close()
@@ -72,11 +82,9 @@ async def _load(pool: Pool, display: Display) -> str:
     raise AssertionError("the pool was closed while it loaded")
 
 
-async def _run(
-    pool: Pool, slot: str, order: WorkOrder, file: NewFile, display: Display
-) -> Artifact:
+async def _run(events: AsyncIterator[RunEvent], file: NewFile, display: Display) -> Artifact:
     artifact: Artifact | None = None
-    async for event in pool.run(slot, order):
+    async for event in events:
         match event:
             case Chunk(data):
                 file.write(data)

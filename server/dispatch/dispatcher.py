@@ -143,5 +143,4 @@ class Dispatcher:
                 f"the failure of job {job.id}",
                 lambda: self._store.finish(job.id, job.attempt, error=error),
             )
-            await self._pool.cancel(slot, job.id, job.attempt)
             self._wakes.finished.notify()

@@ -114,24 +114,24 @@ class JobRun:
             return _Stopped(keeps_inputs=False)
         job = self._job
         order = WorkOrder(job_id=job.id, attempt=job.attempt, spec=self._spec, media=media)
-        self._log.say(f"Started on {self._slot}" + (f", try {job.attempt}" * (job.attempt > 1)))
+        again = f", try {job.attempt}" if job.attempt > 1 else ""
+        self._log.say(f"Started on {self._slot}{again}")
         deadline = self._deadlines.begin(self._slot, self._spec.num_frames)
         watching = asyncio.create_task(self._enforce(deadline))
         try:
-            async for event in self._pool.run(self._slot, order):
-                deadline.hear(event)
-                ending = await self._take(event)
-                if ending is not None:
-                    return ending
+            async with self._pool.run(self._slot, order) as events:
+                async for event in events:
+                    deadline.hear(event)
+                    ending = await self._take(event)
+                    if ending is not None:
+                        return ending
         except WorkerDied as died:
             return _Died(str(died))
         except SlotUnavailable:
             return _Stopped()
         except ArtifactMismatch as mismatch:
-            await self._pool.cancel(self._slot, job.id, job.attempt)
             return infrastructure_error(str(mismatch), "runner_incomplete_response")
         except DiskFull:
-            await self._pool.cancel(self._slot, job.id, job.attempt)
             return infrastructure_error(_NO_ROOM, "internal_error")
         finally:
             watching.cancel()

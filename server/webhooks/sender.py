@@ -15,7 +15,7 @@ import structlog
 from server.errors import InvalidInput, UnknownJob, error_item
 from server.jobs.store import JobStore
 from server.outbound.fetch import Fetcher, FetchError, FetchRefused
-from server.tasks import Signals, log_errors, on
+from server.tasks import Signals, backoff_s, log_errors, on
 from server.webhooks.body import WebhookBodies
 from server.webhooks.signing import SigningKey
 from server.webhooks.store import WebhookAttempt, WebhookStore
@@ -155,4 +155,4 @@ def wait_s(tries: int, jitter: Callable[[], float]) -> float:
 
     `jitter` gives a number from 0 to 1: webhooks that failed together shall not return together.
     """
-    return FIRST_WAIT_S * 2.0 ** (tries - 1) * (0.75 + 0.5 * jitter())
+    return backoff_s(tries, FIRST_WAIT_S) * (0.75 + 0.5 * jitter())

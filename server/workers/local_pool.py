@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import fields
 from pathlib import Path
 from typing import Self
@@ -11,10 +12,12 @@ from typing import Self
 from server.data_folder import scratch_in
 from server.settings import Settings
 from server.workers.devices import devices_from
-from server.workers.local_slot import LocalSlot, SlotPlan
+from server.workers.local_slot import LocalSlot
 from server.workers.loop import WorkerOptions
 from server.workers.messages import RunEvent, WorkOrder
-from server.workers.pool import CLOSED, KILLED, LOAD_S, SlotChange, SlotView
+from server.workers.pool import KILLED, LOAD_S, SlotChange, SlotView
+from server.workers.streams import Changes
+from server.workers.supervisor import SlotPlan
 
 _REAPING_S = 30.0
 """How long a killed worker may take to be gone; a driver that hangs can hold one for ever."""
@@ -36,12 +39,12 @@ class LocalPool:
         """Prepare a slot for each device, as `devices_from` names them.
 
         `worker` is `module:Class`. A worker that ends is started again after `first_backoff_s`,
-        twice that, and so on to a minute; a run that ends properly starts the count anew. One that
-        has not loaded after `load_limit_s` is ended. When the pool is closed, workers have
+        twice that, and so on to a minute; a run that ends properly resets the count. One that has
+        not loaded after `load_limit_s` is ended. When the pool is closed, workers have
         `ending_grace_s` to end by themselves.
         """
         self._ending_grace_s = ending_grace_s
-        self._watchers: list[asyncio.Queue[SlotChange | None]] = []
+        self._changes = Changes()
         self._slots = {
             name: LocalSlot(
                 SlotPlan(
@@ -52,9 +55,9 @@ class LocalPool:
                     first_backoff_s=first_backoff_s,
                     load_limit_s=load_limit_s,
                 ),
-                self._publish,
+                self._changes.publish,
             )
-            for name, device in _named(devices)
+            for name, device in named(devices)
         }
 
     @classmethod
@@ -99,8 +102,7 @@ class LocalPool:
         for slot in self._slots.values():
             slot.ask_to_end()
         await asyncio.to_thread(self._join)
-        for watcher in self._watchers:
-            watcher.put_nowait(None)
+        self._changes.publish(None)
 
     def slots(self) -> Sequence[SlotView]:
         """See `Pool.slots`."""
@@ -108,11 +110,11 @@ class LocalPool:
 
     def changes(self) -> AsyncGenerator[SlotChange, None]:
         """See `Pool.changes`."""
-        watcher: asyncio.Queue[SlotChange | None] = asyncio.Queue()
-        self._watchers.append(watcher)
-        return self._changes_for(watcher)
+        return self._changes.read()
 
-    def run(self, slot: str, order: WorkOrder) -> AsyncGenerator[RunEvent, None]:
+    def run(
+        self, slot: str, order: WorkOrder
+    ) -> AbstractAsyncContextManager[AsyncIterator[RunEvent]]:
         """See `Pool.run`."""
         return self._slots[slot].run(order)
 
@@ -124,30 +126,17 @@ class LocalPool:
         """See `Pool.kill`."""
         self._slots[slot].kill(reason)
 
-    async def _changes_for(
-        self, watcher: asyncio.Queue[SlotChange | None]
-    ) -> AsyncGenerator[SlotChange, None]:
-        try:
-            while (change := await watcher.get()) is not None:
-                yield change
-        finally:
-            self._watchers.remove(watcher)
-
-    def _publish(self, change: SlotChange) -> None:
-        for watcher in self._watchers:
-            watcher.put_nowait(change)
-
     def _join(self) -> None:
         deadline = time.monotonic() + self._ending_grace_s
         for slot in self._slots.values():
             slot.join(max(0.0, deadline - time.monotonic()))
         for slot in self._slots.values():
-            slot.kill_process(CLOSED)
+            slot.kill_process()
         for slot in self._slots.values():
             slot.join(_REAPING_S)
 
 
-def _named(devices: Sequence[str]) -> Iterator[tuple[str, str]]:
+def named(devices: Sequence[str]) -> Iterator[tuple[str, str]]:
     """A name for each device: its own, or with a number where there are several of it."""
     seen: Counter[str] = Counter()
     for device in devices:

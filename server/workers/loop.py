@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 from pipeline.errors import Cancelled, InputError, PipelineError
 from pipeline.memory_plan import MemoryChoice, MemoryPlan
@@ -106,9 +106,11 @@ class Cancel:
     attempt: int
 
 
-Result = TypeVar("Result")
-
 _ORDER, _CANCEL = b"O", b"C"
+
+_INTERNAL_ERROR = (
+    "The video could not be made: an error inside the worker, which its log describes."
+)
 
 
 def encode_request(request: WorkOrder | Cancel) -> bytes:
@@ -130,88 +132,71 @@ def serve_worker(pipe: Pipe, make: Callable[[], Worker]) -> bool:
 
     Returns False when there was nothing to serve with: the server was told why.
     """
-    sender, inbox = _Sender(pipe), _Inbox(pipe)
 
-    def start() -> tuple[Worker, Ready]:
+    def send(event: WorkerEvent) -> None:
+        pipe.send(encode_event(event))
+
+    inbox = _Inbox(pipe)
+    try:
         worker = make()
-        return worker, worker.load(sender.send)
-
-    started = _outcome(start, unexpected=_load_failed)
-    if not isinstance(started, tuple):
-        sender.send(started)
+        ready = worker.load(send)
+    except PipelineError as error:
+        send(Failed(code=error.code, message=str(error)))
         return False
-    worker, ready = started
-    sender.send(ready)
+    except Exception as error:
+        traceback.print_exc()
+        send(Failed(code=CannotLoad.code, message=f"{type(error).__name__}: {error}"))
+        return False
+    send(ready)
     while (order := inbox.next_order()) is not None:
-        sender.send(_run(worker, order, sender, inbox.cancelled))
-        sender.send(Idle(worker.memory))
+        send(run_order(worker, order, send, inbox.cancelled))
+        send(Idle(worker.memory))
     return True
 
 
-def _run(
-    worker: Worker, order: WorkOrder, sender: "_Sender", cancelled: Callable[[], bool]
+def run_order(
+    worker: Worker,
+    order: WorkOrder,
+    send: Callable[[RunEvent], None],
+    cancelled: Callable[[], bool],
 ) -> Done | CancelledEvent | Failed:
-    sender.stage = None
-    last = _outcome(lambda: worker.run(order, sender.send, cancelled), unexpected=_internal_error)
-    if isinstance(last, CancelledEvent):
-        return CancelledEvent(sender.stage)
-    return last
+    """Have the worker do one order, and return the last event of the run.
 
-
-def _outcome(
-    work: Callable[[], Result], *, unexpected: Callable[[Exception], Failed]
-) -> Result | CancelledEvent | Failed:
-    """What `work` returns, or the event that says why it does not.
-
-    This is the worker's one broad `except`: what nobody foresaw goes to the log in full, the
-    person who asked for the video gets a plain sentence, and the worker lives on, unless its
-    device is the cause.
+    An error that the pipeline does not know goes to the log in full, the caller gets a plain
+    sentence, and the worker lives on, unless its device is the cause.
     """
+    stage: Stage | None = None
+
+    def send_noting_stage(event: RunEvent) -> None:
+        nonlocal stage
+        if isinstance(event, StageStarted):
+            stage = event.stage
+        send(event)
+
     try:
-        return work()
+        return worker.run(order, send_noting_stage, cancelled)
     except Cancelled:
-        return CancelledEvent()
+        return CancelledEvent(stage)
     except InputError as error:
         return Failed(code=error.code, message=str(error), field=error.field, context=error.context)
     except PipelineError as error:
         return Failed(code=error.code, message=str(error))
     except Exception as error:
         traceback.print_exc()
-        return unexpected(error)
-
-
-def _internal_error(error: Exception) -> Failed:
-    if is_device_fault(error):
-        os._exit(EXIT_CODE)  # at once: tidying up would call the device again
-    return Failed(
-        code="internal_error",
-        message="The video could not be made: an error inside the worker, which its log describes.",
-    )
-
-
-def _load_failed(error: Exception) -> Failed:
-    return Failed(code=CannotLoad.code, message=f"{type(error).__name__}: {error}")
-
-
-class _Sender:
-    """Sends events from any thread, and knows the stage that the run has reached."""
-
-    def __init__(self, pipe: Pipe) -> None:
-        self._pipe = pipe
-        self.stage: Stage | None = None
-
-    def send(self, event: WorkerEvent) -> None:
-        if isinstance(event, StageStarted):
-            self.stage = event.stage
-        self._pipe.send(encode_event(event))
+        if is_device_fault(error):
+            os._exit(EXIT_CODE)  # at once: tidying up would call the device again
+        message = (
+            "The video could not be made: an error inside the worker, which its log describes."
+        )
+        return Failed(code="internal_error", message=message)
 
 
 class _Inbox:
     """Reads requests while the worker works, so that a cancel is heard in the middle of a run.
 
-    A closed pipe means that the server wants no more of us, or is gone. The run is cancelled, and
-    if it does not heed that, the process and all that it started end here: a hung kernel must not
-    hold the device.
+    A closed pipe means that the server has ended or wants no more of this worker. The run is
+    cancelled, and if it goes on all the same, the process and all that it started are killed: a
+    hung kernel must not hold the device.
     """
 
     def __init__(self, pipe: Pipe) -> None:

@@ -5,7 +5,8 @@ one that failed, is the dispatcher's business. `server.workers.local_pool` is th
 machine.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -113,15 +114,16 @@ class Pool(Protocol):
     def changes(self) -> AsyncGenerator[SlotChange, None]:
         """Every change from this call on; ends when the pool is closed."""
 
-    def run(self, slot: str, order: WorkOrder) -> AsyncGenerator[RunEvent, None]:
-        """Start the order now, and iterate over its events.
+    def run(
+        self, slot: str, order: WorkOrder
+    ) -> AbstractAsyncContextManager[AsyncIterator[RunEvent]]:
+        """A block in which the order runs, with an iterator over the run's events.
 
         The last event is Done, CancelledEvent or Failed; the slot is free only with its own
-        `SlotIdle`. Who reads slowly slows the worker down. Leaving the iterator early cancels the
-        run.
+        `SlotIdle`. A slow reader slows the worker down. Leaving the block early cancels the run.
 
         Raises:
-            SlotUnavailable: at once, when the slot is not idle.
+            SlotUnavailable: when the block is entered and the slot is not idle.
             WorkerDied: while iterating, when the worker ends before the run does.
         """
 

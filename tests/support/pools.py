@@ -13,7 +13,7 @@ from pipeline.spec import Pixels, VideoSpec
 from server.workers.local_pool import LocalPool
 from server.workers.loop import WorkerOptions
 from server.workers.messages import RunEvent, WorkOrder
-from server.workers.pool import SlotChange, SlotIdle, WorkerDied
+from server.workers.pool import Pool, SlotChange, SlotIdle, WorkerDied
 
 SLOT = "cpu"
 PICTURE = Pixels(96, 64, bytes(range(256)) * 72)
@@ -38,7 +38,7 @@ def local_pool(
 class Watched:
     """A running pool, with its changes."""
 
-    def __init__(self, pool: LocalPool) -> None:
+    def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.changes = pool.changes()
 
@@ -51,20 +51,21 @@ class Watched:
 
     async def run(self, work: WorkOrder) -> list[RunEvent]:
         """Every event of a run, once the slot is idle again."""
-        events = [event async for event in self.pool.run(SLOT, work)]
+        async with self.pool.run(SLOT, work) as running:
+            events = [event async for event in running]
         await self.until(SlotIdle)
         return events
 
     async def fails(self, work: WorkOrder) -> str:
         """What is said when the worker dies of this order."""
         with pytest.raises(WorkerDied) as death:
-            async for _ in self.pool.run(SLOT, work):
-                pass
+            async with self.pool.run(SLOT, work) as events:
+                [_ async for _ in events]
         return str(death.value)
 
 
 @asynccontextmanager
-async def running(pool: LocalPool) -> AsyncIterator[Watched]:
+async def running(pool: Pool) -> AsyncIterator[Watched]:
     """Start a pool, and close it at the end of the block."""
     watched = Watched(pool)
     await pool.start()

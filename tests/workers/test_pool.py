@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from pathlib import Path
 
 import psutil
@@ -14,7 +13,6 @@ from workers import CONTENT_TYPES, DIGEST, file_of
 
 from pipeline.progress import Stage, StageStarted, StepDone
 from pipeline.spec import Container
-from server.workers.local_slot import MAX_WAITING_EVENTS
 from server.workers.messages import (
     MAX_CHUNK_BYTES,
     Artifact,
@@ -26,6 +24,7 @@ from server.workers.messages import (
     is_terminal,
 )
 from server.workers.pool import SlotIdle, SlotLoading, SlotState, SlotUnavailable, SlotUp
+from server.workers.streams import MAX_WAITING_EVENTS
 
 
 @pytest.fixture
@@ -54,10 +53,11 @@ async def keeps_the_contract(watched: Watched, long: WorkOrder) -> None:
 
 
 async def cancelled_after_a_step(watched: Watched, work: WorkOrder) -> AsyncIterator[RunEvent]:
-    async for event in watched.pool.run(SLOT, work):
-        yield event
-        if isinstance(event, StepDone) and event.step == 1:
-            await watched.pool.cancel(SLOT, work.job_id, work.attempt)
+    async with watched.pool.run(SLOT, work) as events:
+        async for event in events:
+            yield event
+            if isinstance(event, StepDone) and event.step == 1:
+                await watched.pool.cancel(SLOT, work.job_id, work.attempt)
 
 
 def assert_is_whole_run(events: list[RunEvent]) -> None:
@@ -108,7 +108,7 @@ async def test_a_slot_tells_of_its_loading_and_then_that_it_is_up(tmp_path: Path
         assert view.loading is not None
         assert view.loading.fraction == 0.25
         with pytest.raises(SlotUnavailable, match="loading"):
-            watched.pool.run(SLOT, order())
+            await watched.run(order())
         (tmp_path / "loading").unlink()
         assert await watched.until(SlotUp) == SlotUp(SLOT, DIGEST)
         (view,) = watched.pool.slots()
@@ -116,12 +116,12 @@ async def test_a_slot_tells_of_its_loading_and_then_that_it_is_up(tmp_path: Path
         assert (view.device, view.device_name) == ("cpu", "scripted cpu")
 
 
-async def test_a_slot_is_busy_from_the_call_on_until_its_worker_is_idle(pool: Watched) -> None:
-    events = pool.pool.run(SLOT, order())
-    assert pool.pool.slots()[0].state is SlotState.BUSY
-    with pytest.raises(SlotUnavailable, match="busy"):
-        pool.pool.run(SLOT, order())
-    assert isinstance([event async for event in events][-1], Done)
+async def test_a_slot_is_busy_until_its_worker_is_idle(pool: Watched) -> None:
+    async with pool.pool.run(SLOT, order()) as events:
+        assert pool.pool.slots()[0].state is SlotState.BUSY
+        with pytest.raises(SlotUnavailable, match="busy"):
+            await pool.run(order())
+        assert isinstance([event async for event in events][-1], Done)
     await pool.until(SlotIdle)
     assert pool.pool.slots()[0].state is SlotState.IDLE
 
@@ -144,10 +144,11 @@ async def test_two_slots_run_side_by_side() -> None:
         names = [view.name for view in watched.pool.slots()]
         assert names == ["cpu", "cpu-2"]
         assert {(await watched.until(SlotUp)).slot for _ in names} == set(names)
-        runs = [watched.pool.run(name, order()) for name in names]
-        assert [view.state for view in watched.pool.slots()] == [SlotState.BUSY] * 2
-        for events in runs:
-            assert isinstance([event async for event in events][-1], Done)
+        first, second = [watched.pool.run(name, order()) for name in names]
+        async with first as one, second as other:
+            assert [view.state for view in watched.pool.slots()] == [SlotState.BUSY] * 2
+            for events in (one, other):
+                assert isinstance([event async for event in events][-1], Done)
 
 
 @pytest.mark.parametrize("container", Container)
@@ -160,14 +161,15 @@ def test_every_container_has_a_suffix_that_the_test_workers_know(container: Cont
 
 async def test_a_late_cancel_does_not_hit_the_next_run(pool: Watched) -> None:
     await pool.run(order(job_id="first"))
-    events = pool.pool.run(SLOT, order("sleep 0.01", steps=5, job_id="second"))
-    await pool.pool.cancel(SLOT, "first", 1)
-    await pool.pool.cancel(SLOT, "second", 2)
-    assert isinstance([event async for event in events][-1], Done)
+    second = order("sleep 0.01", steps=5, job_id="second")
+    async with pool.pool.run(SLOT, second) as events:
+        await pool.pool.cancel(SLOT, "first", 1)
+        await pool.pool.cancel(SLOT, "second", 2)
+        assert isinstance([event async for event in events][-1], Done)
 
 
 async def test_leaving_a_run_early_cancels_it(pool: Watched) -> None:
-    async with aclosing(pool.pool.run(SLOT, order("sleep 3600"))) as events:
+    async with pool.pool.run(SLOT, order("sleep 3600")) as events:
         async for event in events:
             if isinstance(event, StageStarted) and event.stage is Stage.DENOISE:
                 break
@@ -177,7 +179,7 @@ async def test_leaving_a_run_early_cancels_it(pool: Watched) -> None:
 
 async def test_a_flood_of_chunks_waits_in_the_worker_and_not_in_our_memory(pool: Watched) -> None:
     worker, ours = worker_process(), psutil.Process()
-    async with aclosing(pool.pool.run(SLOT, order("flood"))) as events:
+    async with pool.pool.run(SLOT, order("flood")) as events:
         await step(events, 2)
         before, spent = ours.memory_info().rss, [-1.0, 0.0]
         while spent[-1] != spent[-2]:  # until the worker works no more, because it waits for us

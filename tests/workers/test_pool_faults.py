@@ -8,7 +8,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import psutil
@@ -17,12 +17,13 @@ from paths import SUPPORT
 from pools import SLOT, Watched, local_pool, order, running, step, worker_process
 
 from pipeline.progress import StepDone
+from server.tasks import backoff_s
 from server.workers.local_pool import LocalPool
-from server.workers.local_slot import backoff_s
 from server.workers.loop import WorkerOptions
 from server.workers.messages import Done, Failed
 from server.workers.pool import SlotDown, SlotUp, WorkerDied
 from server.workers.process import exit_sentence
+from server.workers.supervisor import MAX_BACKOFF_S
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ async def test_what_a_worker_prints_goes_to_the_log(capfd: pytest.CaptureFixture
         ("exit", "The worker ended with exit code 3."),
         ("garbage", "Something wrote to its pipe that is no message"),
         ("nonsense", "the unknown type 'Boo'. The worker was stopped."),
-        ("idle", "it is idle before its run was over. The worker was stopped."),
+        ("idle", "A worker sent Idle while its slot was busy. The worker was stopped."),
     ],
 )
 async def test_a_worker_that_dies_is_explained_and_replaced(
@@ -103,9 +104,10 @@ async def test_a_worker_that_dies_is_explained_and_replaced(
 @pytest.mark.parametrize("fault", ["stopped", "hang", "half"])
 async def test_a_worker_that_says_nothing_more_can_be_killed(pool: Watched, fault: str) -> None:
     with pytest.raises(WorkerDied, match=r"^It took too long\.$"):
-        async for event in pool.pool.run(SLOT, order(fault)):
-            if isinstance(event, StepDone):
-                await pool.pool.kill(SLOT, "It took too long.")
+        async with pool.pool.run(SLOT, order(fault)) as events:
+            async for event in events:
+                if isinstance(event, StepDone):
+                    await pool.pool.kill(SLOT, "It took too long.")
     await pool.until(SlotUp)
     assert isinstance((await pool.run(order()))[-1], Done)
 
@@ -113,20 +115,20 @@ async def test_a_worker_that_says_nothing_more_can_be_killed(pool: Watched, faul
 async def test_a_slot_can_be_killed_while_nobody_takes_the_events_of_its_run(
     pool: Watched,
 ) -> None:
-    async with aclosing(pool.pool.run(SLOT, order("flood"))) as events:
+    async with pool.pool.run(SLOT, order("flood")) as events:
         await step(events, 2)
         await pool.pool.kill(SLOT)
         await pool.until(SlotUp)
 
 
 async def test_what_a_worker_started_ends_with_it(pool: Watched) -> None:
-    events = pool.pool.run(SLOT, order("child; hang 2"))
-    await step(events, 2)
-    worker = worker_process()
-    (child,) = worker.children()
-    worker.kill()
-    with pytest.raises(WorkerDied):
-        await anext(events)
+    async with pool.pool.run(SLOT, order("child; hang 2")) as events:
+        await step(events, 2)
+        worker = worker_process()
+        (child,) = worker.children()
+        worker.kill()
+        with pytest.raises(WorkerDied):
+            await anext(events)
     await asyncio.to_thread(child.wait)
 
 
@@ -180,9 +182,9 @@ async def test_a_worker_that_cannot_even_be_started_is_tried_again(
 
 
 def test_the_wait_before_another_start_doubles_up_to_a_minute() -> None:
-    waits = [backoff_s(deaths, 1.0) for deaths in range(1, 9)]
+    waits = [backoff_s(deaths, 1.0, MAX_BACKOFF_S) for deaths in range(1, 9)]
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert backoff_s(1_000_000, 1.0) == 60
+    assert backoff_s(1_000_000, 1.0, MAX_BACKOFF_S) == 60
 
 
 @pytest.mark.parametrize(
@@ -206,16 +208,17 @@ def test_exit_codes_become_sentences(code: int, sentence: str) -> None:
 
 @pytest.mark.parametrize("prompt", ["sleep 3600", "hang", "stopped", "flood"])
 async def test_closing_the_pool_ends_a_run_and_leaves_no_process(prompt: str) -> None:
-    async with running(local_pool()) as watched:
-        await watched.until(SlotUp)
-        events = watched.pool.run(SLOT, order(prompt, steps=1))
-        if prompt != "sleep 3600":
-            await step(events)
-        worker = worker_process()
-    assert not worker.is_running()
-    with pytest.raises(WorkerDied, match="The server is stopping"):
-        async for _ in events:
-            pass
+    async with AsyncExitStack() as stack:
+        async with running(local_pool()) as watched:
+            await watched.until(SlotUp)
+            run = watched.pool.run(SLOT, order(prompt, steps=1))
+            events = await stack.enter_async_context(run)
+            if prompt != "sleep 3600":
+                await step(events)
+            worker = worker_process()
+        assert not worker.is_running()
+        with pytest.raises(WorkerDied, match="The server is stopping"):
+            [_ async for _ in events]
     assert [change async for change in watched.changes][-1] == SlotDown(
         SLOT, "The server is stopping."
     )
@@ -248,10 +251,10 @@ def test_no_worker_outlives_a_server_that_is_killed(prompt: str) -> None:
         async def main():
             async with running(local_pool()) as watched:
                 await watched.until(SlotUp)
-                events = watched.pool.run(SLOT, order(sys.argv[1]))
-                await step(events)
-                print(worker_process().pid, flush=True)
-                await asyncio.sleep(3600)
+                async with watched.pool.run(SLOT, order(sys.argv[1])) as events:
+                    await step(events)
+                    print(worker_process().pid, flush=True)
+                    await asyncio.sleep(3600)
 
         asyncio.run(main())
     """

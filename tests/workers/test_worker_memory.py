@@ -15,7 +15,7 @@ from stand_ins import stand_in
 from pipeline.memory_plan import MemoryPlan
 from pipeline.progress import Restarted
 from server.workers.messages import CancelledEvent, Done, RunEvent
-from server.workers.pool import SlotUp, WorkerDied
+from server.workers.pool import SlotUp
 
 
 async def slot_of(client: httpx.AsyncClient) -> dict[str, Any]:
@@ -42,8 +42,7 @@ async def test_a_slot_knows_the_plan_that_its_worker_follows_after_each_run() ->
             assert isinstance(events[-1], Done)
             (after,) = watched.pool.slots()
             assert (after.memory, after.memory_shortages) == (MemoryPlan.OFFLOAD, 1)
-        with pytest.raises(WorkerDied):
-            [_ async for _ in watched.pool.run(SLOT, order("killed"))]
+        await watched.fails(order("killed"))
         await watched.until(SlotUp)
         (new,) = watched.pool.slots()
     assert (before.memory, new.memory) == (MemoryPlan.RESIDENT, MemoryPlan.RESIDENT)
@@ -102,10 +101,11 @@ async def test_a_cancel_is_heard_in_a_run_that_began_again() -> None:
         await watched.until(SlotUp)
         work = order("offload 1; sleep 0.05", steps=50)
         events: list[RunEvent] = []
-        async for event in watched.pool.run(SLOT, work):
-            events.append(event)
-            if isinstance(event, Restarted):
-                await watched.pool.cancel(SLOT, work.job_id, work.attempt)
+        async with watched.pool.run(SLOT, work) as running_events:
+            async for event in running_events:
+                events.append(event)
+                if isinstance(event, Restarted):
+                    await watched.pool.cancel(SLOT, work.job_id, work.attempt)
         assert isinstance(events[-1], CancelledEvent)
 
 

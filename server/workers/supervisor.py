@@ -1,0 +1,199 @@
+"""The thread of one slot: it starts a worker, reads what it sends, and replaces it when it ends.
+
+The thread lives as long as the pool, because a worker dies with the thread that started it. Each
+slot has a thread of its own, because reading waits: for a worker that stopped in the middle of a
+message, and for a run whose events are not taken.
+"""
+
+import asyncio
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from pipeline.errors import OutOfMemory
+from pipeline.progress import Restarted
+from server.tasks import backoff_s
+from server.workers.loop import Cancel, WorkerOptions
+from server.workers.messages import (
+    BadMessage,
+    Failed,
+    Idle,
+    Loading,
+    Ready,
+    WorkerEvent,
+    WorkOrder,
+)
+from server.workers.pool import CLOSED, SlotState, SlotUnavailable
+from server.workers.process import WorkerProcess, exit_sentence
+from server.workers.streams import RunEvents
+
+MAX_BACKOFF_S = 60.0
+"""The longest wait before a worker that keeps ending is started again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotPlan:
+    """What a slot runs: see `LocalPool`."""
+
+    name: str
+    device: str
+    worker: str
+    options: WorkerOptions
+    first_backoff_s: float
+    load_limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RanOutOfMemory:
+    """A run has run out of memory; it is started again, or has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The slot's worker has ended, for this reason."""
+
+    reason: str
+
+
+Report = Loading | Ready | RanOutOfMemory | Idle | Ended
+"""What the thread tells the slot."""
+
+
+class Supervisor:
+    """Keeps a worker alive. Its methods may be called from any thread, and do not wait."""
+
+    def __init__(self, plan: SlotPlan, report: Callable[[Report], None]) -> None:
+        """`report` is called on the event loop."""
+        self._plan = plan
+        self._report = report
+        self._thread = threading.Thread(target=self._supervise, name=plan.name, daemon=True)
+        self._closing = threading.Event()
+        self._failures = 0
+        """How many workers have ended since one did a whole run."""
+
+        self._lock = threading.Lock()
+        """Held while other threads use the worker that lives now:"""
+        self._process: WorkerProcess | None = None
+        self._state = SlotState.DOWN
+        self._run: RunEvents | None = None
+        self._reason: str | None = None
+        """Why it ends; the first reason counts."""
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the thread, and with it the worker."""
+        self._loop = loop
+        self._thread.start()
+
+    def begin(self, order: WorkOrder, run: RunEvents) -> None:
+        """Give the idle worker an order.
+
+        Raises:
+            SlotUnavailable: the worker has just ended.
+        """
+        with self._lock:
+            if self._state is not SlotState.IDLE or self._process is None:
+                raise SlotUnavailable(f"The worker of the slot {self._plan.name} has just ended.")
+            self._state, self._run = SlotState.BUSY, run
+            self._process.post(order)
+
+    def post(self, request: Cancel) -> None:
+        """Ask the worker to cancel; it ignores what is not its run."""
+        with self._lock:
+            if self._process is not None:
+                self._process.post(request)
+
+    def kill(self, reason: str) -> bool:
+        """Kill the worker; False if it has ended already, for its own reason."""
+        with self._lock:
+            if self._process is None or not self._process.kill():
+                return False
+            self._reason = self._reason or reason
+            return True
+
+    def ask_to_end(self) -> None:
+        """Have the worker end by itself, and start no other."""
+        with self._lock:
+            self._closing.set()
+            if self._process is not None:
+                self._reason = self._reason or CLOSED
+                self._process.ask_to_end()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until the thread has ended, and its worker with it, or the time is over."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    # What the thread does.
+
+    def _supervise(self) -> None:
+        while not self._closing.is_set():
+            self._tell(Loading("Starting the worker", 0.0))
+            reason = self._live()
+            self._failures += 1
+            self._tell(Ended(reason))
+            first_s = self._plan.first_backoff_s
+            self._closing.wait(backoff_s(self._failures, first_s, MAX_BACKOFF_S))
+
+    def _live(self) -> str:
+        """Start a worker, hear it to its end, and return how it ended."""
+        plan = self._plan
+        try:
+            with tempfile.TemporaryDirectory(
+                prefix="cosmos-", dir=plan.options.scratch, ignore_cleanup_errors=True
+            ) as own:
+                options = replace(plan.options, scratch=own)
+                return self._attend(WorkerProcess(plan.worker, plan.device, options))
+        except OSError as error:
+            return f"The worker could not be started: {error}."
+
+    def _attend(self, process: WorkerProcess) -> str:
+        with self._lock:
+            self._process, self._state, self._reason = process, SlotState.LOADING, None
+            if self._closing.is_set():
+                self._reason = CLOSED
+                process.ask_to_end()
+        try:
+            while (event := process.receive()) is not None:
+                self._hear(event)
+        except BadMessage as error:
+            self.kill(f"{error} The worker was stopped.")
+        code = process.reap()
+        with self._lock:
+            self._state, self._run = SlotState.DOWN, None
+            return self._reason or exit_sentence(code)
+
+    def _hear(self, event: WorkerEvent) -> None:
+        """Take the worker's next message, which has to be one that its state allows."""
+        match event, self._state:
+            case Loading(), SlotState.LOADING:
+                self._tell(event)
+            case Ready(), SlotState.LOADING:
+                self._state = SlotState.IDLE
+                self._tell(event)
+            case Failed(message=message), SlotState.LOADING:
+                self._reason = self._reason or message
+            case Idle(), SlotState.BUSY if self._run is not None and self._run.is_over:
+                self._state, self._run, self._failures = SlotState.IDLE, None, 0
+                self._tell(event)
+            case ((Loading() | Ready() | Idle()), _):
+                raise self._unexpected(event)
+            case _ if self._run is not None and not self._run.is_over:
+                if _is_shortage(event):
+                    self._tell(RanOutOfMemory())
+                self._run.deliver(event)
+            case _:
+                raise self._unexpected(event)
+
+    def _unexpected(self, event: WorkerEvent) -> BadMessage:
+        return BadMessage(f"A worker sent {type(event).__name__} while its slot was {self._state}.")
+
+    def _tell(self, report: Report) -> None:
+        self._loop.call_soon_threadsafe(self._report, report)
+
+
+def _is_shortage(event: WorkerEvent) -> bool:
+    """Whether a run has run out of memory, and is started again or has failed."""
+    return isinstance(event, Restarted) or (
+        isinstance(event, Failed) and event.code == OutOfMemory.code
+    )
