@@ -1,28 +1,30 @@
 """What callers are told when a worker fails them."""
 
+from pathlib import Path
+
 import httpx
 import pytest
 from queue_calls import RUN, result_of, status_of, submit, until
-from servers import request_of
+from servers import request_of, serving, settings_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_a_job_whose_worker_died_is_run_again(client: httpx.AsyncClient) -> None:
-    job = await submit(client, "killed 1 once")
+async def test_a_job_whose_worker_died_is_run_again(tmp_path: Path) -> None:
+    async with serving(settings_in(tmp_path), worker_process=True) as client:
+        job = await submit(client, "killed 1 once")
 
-    assert (await result_of(client, job)).status_code == 200
-    logs = (await status_of(client, job, logs="1")).json()["logs"]
+        assert (await result_of(client, job)).status_code == 200
+        logs = (await status_of(client, job, logs="1")).json()["logs"]
     assert any(line["level"] == "ERROR" for line in logs)
     assert any(line["message"] == "Started on cpu, try 2" for line in logs)
 
 
-async def test_a_job_that_two_workers_died_on_fails_with_the_reason(
-    client: httpx.AsyncClient,
-) -> None:
-    job = await submit(client, "killed 1")
-    status = await until(client, job, "COMPLETED")
-    result = await result_of(client, job)
+async def test_a_job_that_two_workers_died_on_fails_with_the_reason(tmp_path: Path) -> None:
+    async with serving(settings_in(tmp_path), worker_process=True) as client:
+        job = await submit(client, "killed 1")
+        status = await until(client, job, "COMPLETED")
+        result = await result_of(client, job)
 
     assert status["error_type"] == "runner_server_error"
     assert "killed" in status["error"]

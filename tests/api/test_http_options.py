@@ -77,7 +77,7 @@ async def test_a_request_of_low_priority_lets_the_others_go_first(tmp_path: Path
 
 
 async def test_a_caller_who_wants_no_second_try_gets_none(tmp_path: Path) -> None:
-    async with serving(settings_in(tmp_path)) as client:
+    async with serving(settings_in(tmp_path), worker_process=True) as client:
         job = await submit_with(client, {"x-fal-no-retry": "1"}, "killed 1 once")
 
         result = await result_of(client, job)

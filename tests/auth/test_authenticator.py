@@ -150,6 +150,7 @@ async def test_a_request_does_not_exist_for_another_key(tmp_path: Path, app: str
             if moment == "it waits":
                 assert (await client.put(f"{request}/cancel", headers=mine)).status_code == 202
         assert (await client.get(f"{request}/status", headers=mine)).json()["status"] == "COMPLETED"
+        (settings.weights / "loading").unlink()
 
 
 async def test_where_no_key_is_needed_none_is_looked_at(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ async def test_progress_is_in_the_table_while_the_job_runs(tmp_path: Path) -> No
     settings = settings_in(tmp_path)
     async with serving(settings) as client:
         with second_connection(settings) as store:
-            job = await submit(client, "hang 1")
+            job = await submit(client, "wait 1")
             while (progress := store.progress(job)) is None or progress.step is None:
                 await asyncio.sleep(0.02)
 

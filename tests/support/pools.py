@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import psutil
 import pytest
+from in_process_pool import InProcessPool
 
 from pipeline.progress import StepDone
 from pipeline.spec import Pixels, VideoSpec
@@ -33,6 +34,12 @@ def local_pool(
 ) -> LocalPool:
     options = WorkerOptions(weights=str(weights))
     return LocalPool(worker, options, ["cpu"] * num_slots, first_backoff_s=0.01, ending_grace_s=0.5)
+
+
+def in_process_pool(
+    worker: str = "workers:ScriptedWorker", weights: Path = Path(), num_slots: int = 1
+) -> InProcessPool:
+    return InProcessPool(worker, WorkerOptions(weights=str(weights)), ["cpu"] * num_slots)
 
 
 class Watched:

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 from checkpoint_files import write_checkpoint, write_json
+from in_process_pool import InProcessPool
 from paths import SUPPORT
 from PIL import Image
 
@@ -51,9 +52,14 @@ def settings_in(folder: Path, **changes: Any) -> Settings:
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """Run the app in this process; the client speaks to it without a socket."""
-    app = create_app(settings)
+async def serving(
+    settings: Settings, *, worker_process: bool = False
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Run the app in this process; the client speaks to it without a socket.
+
+    The worker is a thread, or with `worker_process` a process as users have it, which can die.
+    """
+    app = create_app(settings, None if worker_process else InProcessPool.from_settings(settings))
     # An unforeseen error is answered as the server answers it, and not raised here.
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (

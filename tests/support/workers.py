@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import current_thread, main_thread
 
 from pipeline.errors import Cancelled, ImageTooSmall, OutOfMemory
 from pipeline.memory_plan import MemoryPlan
@@ -123,6 +124,7 @@ class ScriptedWorker:
         | {"hang", "wait", "print", "garbage", "nonsense", "idle", "half", "child"}
     )
     COMMANDS = SETTINGS | FAULTS
+    NEEDS_PROCESS = FAULTS - {"refuse", "memory", "offload", "raise", "wait"}
 
     def __init__(self, device: str, options: WorkerOptions) -> None:
         self._device = device
@@ -171,6 +173,8 @@ class ScriptedWorker:
 
     def _pass(self, script: Script, moment: int | Stage, cancelled: Callable[[], bool]) -> None:
         for fault in script.faults(moment):
+            if fault in self.NEEDS_PROCESS and current_thread() is not main_thread():
+                raise AssertionError(f"{fault} needs a worker process: see servers.serving")
             if fault == "wait":
                 _sleep(3600, cancelled)
             elif fault != "offload" or self.memory is MemoryPlan.RESIDENT:

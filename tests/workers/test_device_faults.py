@@ -35,7 +35,7 @@ def test_other_errors_are_none_of_the_device() -> None:
 
 
 async def test_a_device_that_fails_once_costs_a_worker_and_no_job(tmp_path: Path) -> None:
-    async with serving(settings_in(tmp_path)) as client:
+    async with serving(settings_in(tmp_path), worker_process=True) as client:
         again = await client.post(RUN, json=request_of("cuda 1 once"))
         lost = await client.post(RUN, json=request_of("cuda 1"))
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import psutil
 import pytest
-from pools import SLOT, Watched, local_pool, order, running, step, worker_process
+from pools import SLOT, Watched, in_process_pool, local_pool, order, running, step, worker_process
 from stand_ins import stand_in
 from workers import CONTENT_TYPES, DIGEST, file_of
 
@@ -19,17 +20,31 @@ from server.workers.messages import (
     CancelledEvent,
     Chunk,
     Done,
+    Failed,
     RunEvent,
     WorkOrder,
     is_terminal,
 )
-from server.workers.pool import SlotIdle, SlotLoading, SlotState, SlotUnavailable, SlotUp
+from server.workers.pool import (
+    Pool,
+    SlotDown,
+    SlotIdle,
+    SlotLoading,
+    SlotState,
+    SlotUnavailable,
+    SlotUp,
+    WorkerDied,
+)
 from server.workers.streams import MAX_WAITING_EVENTS
 
+MakePool = Callable[..., Pool]
 
-@pytest.fixture
-async def pool() -> AsyncIterator[Watched]:
-    async with running(local_pool()) as watched:
+each_pool = pytest.mark.parametrize("make", [local_pool, in_process_pool])
+
+
+@pytest.fixture(params=[local_pool, in_process_pool])
+async def pool(request: pytest.FixtureRequest) -> AsyncIterator[Watched]:
+    async with running(request.param()) as watched:
         await watched.until(SlotUp)
         yield watched
 
@@ -98,9 +113,12 @@ async def test_the_real_worker_keeps_the_contract() -> None:
 # What a good worker does.
 
 
-async def test_a_slot_tells_of_its_loading_and_then_that_it_is_up(tmp_path: Path) -> None:
+@each_pool
+async def test_a_slot_tells_of_its_loading_and_then_that_it_is_up(
+    tmp_path: Path, make: MakePool
+) -> None:
     (tmp_path / "loading").touch()
-    async with running(local_pool("workers:SlowLoad", tmp_path)) as watched:
+    async with running(make("workers:SlowLoad", tmp_path)) as watched:
         assert watched.pool.slots()[0].state is SlotState.LOADING
         while (await watched.until(SlotLoading)).loading.text != "Waiting for the file to go":
             pass
@@ -139,8 +157,9 @@ async def test_the_file_depends_on_the_seed(pool: Watched) -> None:
     assert first != second
 
 
-async def test_two_slots_run_side_by_side() -> None:
-    async with running(local_pool(num_slots=2)) as watched:
+@each_pool
+async def test_two_slots_run_side_by_side(make: MakePool) -> None:
+    async with running(make(num_slots=2)) as watched:
         names = [view.name for view in watched.pool.slots()]
         assert names == ["cpu", "cpu-2"]
         assert {(await watched.until(SlotUp)).slot for _ in names} == set(names)
@@ -149,6 +168,30 @@ async def test_two_slots_run_side_by_side() -> None:
             assert [view.state for view in watched.pool.slots()] == [SlotState.BUSY] * 2
             for events in (one, other):
                 assert isinstance([event async for event in events][-1], Done)
+
+
+async def test_an_input_error_names_the_field_and_the_limit(pool: Watched) -> None:
+    events = await pool.run(order("refuse"))
+    assert events[-1] == Failed(
+        code="image_too_small",
+        message="The picture is too small.",
+        field="image_url",
+        context={"min_width": 64},
+    )
+
+
+async def test_too_little_memory_ends_a_run_and_not_its_worker(pool: Watched) -> None:
+    failed = (await pool.run(order("memory")))[-1]
+    assert isinstance(failed, Failed)
+    assert failed.code == "out_of_memory"
+    assert isinstance((await pool.run(order()))[-1], Done)
+
+
+@each_pool
+async def test_a_worker_that_cannot_load_says_why(make: MakePool) -> None:
+    async with running(make("workers:LoadFails")) as watched:
+        down = await watched.until(SlotDown)
+    assert "ValueError: The transformer lacks the tensor 'proj_out.weight'." in down.reason
 
 
 @pytest.mark.parametrize("container", Container)
@@ -177,15 +220,30 @@ async def test_leaving_a_run_early_cancels_it(pool: Watched) -> None:
     assert isinstance((await pool.run(order()))[-1], Done)
 
 
-async def test_a_flood_of_chunks_waits_in_the_worker_and_not_in_our_memory(pool: Watched) -> None:
-    worker, ours = worker_process(), psutil.Process()
-    async with pool.pool.run(SLOT, order("flood")) as events:
-        await step(events, 2)
-        before, spent = ours.memory_info().rss, [-1.0, 0.0]
-        while spent[-1] != spent[-2]:  # until the worker works no more, because it waits for us
-            grown = ours.memory_info().rss - before
-            assert grown < 4 * MAX_WAITING_EVENTS * MAX_CHUNK_BYTES
-            await asyncio.sleep(0.2)
-            times = worker.cpu_times()
-            spent.append(times.user + times.system)
-    await pool.until(SlotIdle)
+async def test_a_flood_of_chunks_waits_in_the_worker_and_not_in_our_memory() -> None:
+    async with running(local_pool()) as pool:
+        await pool.until(SlotUp)
+        worker, ours = worker_process(), psutil.Process()
+        async with pool.pool.run(SLOT, order("flood")) as events:
+            await step(events, 2)
+            before, spent = ours.memory_info().rss, [-1.0, 0.0]
+            while spent[-1] != spent[-2]:  # until the worker waits for us
+                grown = ours.memory_info().rss - before
+                assert grown < 4 * MAX_WAITING_EVENTS * MAX_CHUNK_BYTES
+                await asyncio.sleep(0.2)
+                times = worker.cpu_times()
+                spent.append(times.user + times.system)
+        await pool.until(SlotIdle)
+
+
+@each_pool
+@pytest.mark.parametrize("prompt", ["sleep 3600", "flood"])
+async def test_closing_the_pool_ends_a_run(make: MakePool, prompt: str) -> None:
+    async with AsyncExitStack() as stack:
+        async with running(make()) as watched:
+            await watched.until(SlotUp)
+            events = await stack.enter_async_context(watched.pool.run(SLOT, order(prompt)))
+        with pytest.raises(WorkerDied, match="The server is stopping"):
+            [_ async for _ in events]
+    changes = [change async for change in watched.changes]
+    assert changes[-1] == SlotDown(SLOT, "The server is stopping.")

@@ -36,23 +36,6 @@ async def pool() -> AsyncIterator[Watched]:
 # Workers that fail, and live on.
 
 
-async def test_an_input_error_names_the_field_and_the_limit(pool: Watched) -> None:
-    events = await pool.run(order("refuse"))
-    assert events[-1] == Failed(
-        code="image_too_small",
-        message="The picture is too small.",
-        field="image_url",
-        context={"min_width": 64},
-    )
-
-
-async def test_too_little_memory_ends_a_run_and_not_its_worker(pool: Watched) -> None:
-    failed = (await pool.run(order("memory")))[-1]
-    assert isinstance(failed, Failed)
-    assert failed.code == "out_of_memory"
-    assert isinstance((await pool.run(order()))[-1], Done)
-
-
 async def test_an_unforeseen_error_tells_the_client_nothing_of_its_inside(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

@@ -50,7 +50,7 @@ async def test_a_slot_knows_the_plan_that_its_worker_follows_after_each_run() ->
 
 
 async def test_a_job_that_is_begun_again_succeeds_and_its_log_says_so(tmp_path: Path) -> None:
-    async with serving(settings_in(tmp_path)) as client:
+    async with serving(settings_in(tmp_path), worker_process=True) as client:
         job = await submit(client, "offload 2", num_inference_steps=3)
         status = await until(client, job, "COMPLETED")
         assert (await result_of(client, job)).status_code == 200
@@ -71,7 +71,7 @@ async def test_a_job_that_is_begun_again_succeeds_and_its_log_says_so(tmp_path: 
 async def test_a_job_that_runs_out_of_memory_for_good_fails_at_once_with_the_reason(
     tmp_path: Path,
 ) -> None:
-    async with serving(settings_in(tmp_path)) as client:
+    async with serving(settings_in(tmp_path), worker_process=True) as client:
         job = await submit(client, "memory")
         status = await until(client, job, "COMPLETED")
         answer = await result_of(client, job)
@@ -91,7 +91,7 @@ async def test_a_job_that_runs_out_of_memory_for_good_fails_at_once_with_the_rea
 
 @pytest.mark.parametrize("memory", ["resident", "offload"])
 async def test_the_setting_reaches_the_worker(tmp_path: Path, memory: str) -> None:
-    async with serving(settings_in(tmp_path, memory=memory)) as client:
+    async with serving(settings_in(tmp_path, memory=memory), worker_process=True) as client:
         await result_of(client, await submit(client))
         assert (await slot_of(client))["memory"] == memory
 
@@ -111,7 +111,7 @@ async def test_a_cancel_is_heard_in_a_run_that_began_again() -> None:
 
 async def test_the_real_worker_begins_again_and_stays_offloaded(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, weights=stand_in(), worker="gpu_workers:RunsOutOnce")
-    async with serving(settings) as client:
+    async with serving(settings, worker_process=True) as client:
         restarts, files = [], []
         for _ in range(2):
             job = await submit(client, num_frames=9, seed=1)
