@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
@@ -19,6 +18,7 @@ import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.child_process import program_command
 from pipeline.errors import EncodingFailed
 
 LOOK_AHEAD = 4
@@ -143,10 +143,14 @@ def _find_ffmpeg() -> str:
 
 
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
-    """Start ffmpeg in a session of its own, so that a Ctrl-C is ours to handle."""
+    """Start ffmpeg in a session of its own, so that a Ctrl-C does not reach it.
+
+    For Linux the thread that starts it is its parent. It waits for ffmpeg, so it ends first only
+    if the whole process dies.
+    """
     try:
         return subprocess.Popen(
-            _tied_to_this_thread(command),
+            program_command(command),
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -165,27 +169,3 @@ def _killed_at_the_end(process: subprocess.Popen[bytes]) -> Iterator[None]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-# The child asks to be killed when its parent ends, and then becomes the program. It does so in an
-# interpreter of its own, and not in `preexec_fn`: Python between fork and exec can deadlock where
-# there are threads, and forking is slow once a model is mapped.
-_DIE_WITH_PARENT = """
-import ctypes, os, signal, sys
-PR_SET_PDEATHSIG = 1
-ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-def _tied_to_this_thread(command: list[str]) -> list[str]:
-    """The command, made to be killed when the thread that starts it ends; on Linux only.
-
-    For Linux it is the thread that is the parent. Ours waits for ffmpeg, so it ends first only if
-    the whole process dies.
-    """
-    if sys.platform != "linux":
-        return command
-    interpreter = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT]
-    return [*interpreter, str(os.getpid()), *command]

@@ -66,6 +66,7 @@ TORCH_FREE = {
     "pipeline.errors",
     "pipeline.progress",
     "pipeline.image",
+    "pipeline.child_process",
     "pipeline.encode",
     "pipeline.ffmpeg",
 }

@@ -7,15 +7,13 @@ caller is told so. See `server.inputs.image_process` for the process's own side.
 
 import asyncio
 import json
-import os
 import signal
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
 
+from pipeline.child_process import WITHOUT_SITE, python_command
 from pipeline.errors import (
     FileTooLarge,
     ImageTooLarge,
@@ -24,7 +22,7 @@ from pipeline.errors import (
     InputError,
 )
 from pipeline.spec import Pixels
-from server.inputs.image_process import REFUSED, DecodeStart
+from server.inputs.image_process import REFUSED
 
 MAX_REFUSAL_BYTES = 16 * 1024
 
@@ -32,15 +30,6 @@ _ERRORS = {
     error.code: error for error in (FileTooLarge, ImageTooLarge, ImageTooSmall, ImageUnreadable)
 }
 """The errors that a picture process may name: what `pipeline.image.prepare` raises."""
-
-# Without site, whose search for packages takes longer than the import of Pillow.
-_PYTHON = (sys.executable, "-I", "-S", "-c")
-
-_BOOT = """
-import importlib, json, sys
-sys.path[:] = json.loads(sys.argv[1])
-importlib.import_module(sys.argv[2]).main(json.loads(sys.argv[3]))
-"""
 
 _CRASHED = (
     "The image cannot be read: decoding it failed. Send it again as an ordinary JPEG, PNG, WebP "
@@ -93,18 +82,10 @@ class ImageDecoder:
                 the last also if the process crashed or took too long.
             PictureKilled: the machine, and not the picture, is at fault.
         """
-        start = DecodeStart(
-            parent=os.getpid(),
-            width=width,
-            height=height,
-            field=field,
-            memory_bytes=self._limits.memory_bytes,
-            cpu_s=self._limits.cpu_s,
-        )
         size = width * height * 3
         most = max(size, MAX_REFUSAL_BYTES)
         try:
-            process = await self._start(start)
+            process = await self._start(width, height, field)
         except OSError as error:
             _log.warning("No process could be started for a picture", why=str(error))
             raise ImageProcessKilled from error
@@ -128,11 +109,17 @@ class ImageDecoder:
         _log.warning("A picture's process crashed", exit_code=code, bytes_of_output=len(output))
         raise ImageUnreadable(field, _CRASHED)
 
-    async def _start(self, start: DecodeStart) -> asyncio.subprocess.Process:
+    async def _start(self, width: int, height: int, field: str) -> asyncio.subprocess.Process:
+        values = {
+            "width": width,
+            "height": height,
+            "field": field,
+            "memory_bytes": self._limits.memory_bytes,
+            "cpu_s": self._limits.cpu_s,
+        }
         # The loop's thread is the one that starts it, and the one that it dies with.
-        paths = json.dumps([str(Path(entry).absolute()) for entry in sys.path])
         return await asyncio.create_subprocess_exec(
-            *(*_PYTHON, _BOOT, paths, self._program, start.to_json()),
+            *python_command(self._program, values, *WITHOUT_SITE),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -37,7 +37,6 @@ from server.workers.messages import (
     encode_event,
     encode_work_order,
 )
-from server.workers.parent_death import die_with
 from server.workers.pipe import Pipe
 
 ENDING_GRACE_S = 3.0
@@ -248,36 +247,16 @@ def worker_class(path: str) -> Callable[[str, WorkerOptions], Worker]:
     return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerStart:
-    """What a worker process is told on its command line, as JSON.
+def main(pipe: int, worker: str, device: str, options: dict[str, Any]) -> None:
+    """A worker process, from its first line to its exit code.
 
-    `pipe` is the descriptor of its end; `parent` the process that has to be alive; `worker` is
-    `module:Class`, found on `sys_path`; `device` is `cpu` or `cuda`.
+    `pipe` is the descriptor of its end; `worker` is `module:Class`; `device` is `cpu` or `cuda`;
+    `options` are those of `WorkerOptions`.
     """
-
-    sys_path: list[str]
-    parent: int
-    pipe: int
-    worker: str
-    device: str
-    options: WorkerOptions
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "WorkerStart":
-        return cls(**{**values, "options": WorkerOptions(**values["options"])})
-
-
-def main(start: WorkerStart) -> None:
-    """A worker process, from its first line to its exit code."""
-    die_with(start.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
     served = serve_worker(
-        Pipe.at(start.pipe), lambda: worker_class(start.worker)(start.device, start.options)
+        Pipe.at(pipe), lambda: worker_class(worker)(device, WorkerOptions(**options))
     )
     sys.exit(0 if served else 1)
 

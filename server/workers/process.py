@@ -7,17 +7,17 @@ survive a fork. The two sides share a socket that carries the messages of `serve
 """
 
 import contextlib
+import dataclasses
 import os
 import queue
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
-from server.workers.loop import EXIT_CODE, Cancel, WorkerOptions, WorkerStart, encode_request
+from pipeline.child_process import python_command
+from server.workers.loop import EXIT_CODE, Cancel, WorkerOptions, encode_request
 from server.workers.messages import WorkerEvent, WorkOrder, decode_event
 from server.workers.pipe import MAX_EVENT_BYTES, Pipe
 
@@ -30,14 +30,6 @@ _CPU_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }
-
-_BOOT = """
-import json, sys
-start = json.loads(sys.argv[1])
-sys.path[:] = start["sys_path"]
-from server.workers.loop import WorkerStart, main
-main(WorkerStart.from_json(start))
-"""
 
 _STDERR = 2
 """Where a worker's stdout goes too: whatever it prints is for the server's log."""
@@ -139,19 +131,17 @@ def _spawn(
     worker: str, device: str, options: WorkerOptions, pipe: socket.socket
 ) -> subprocess.Popen[bytes]:
     kind, _, index = device.partition(":")
-    start = WorkerStart(
-        sys_path=[str(Path(entry).absolute()) for entry in sys.path],
-        parent=os.getpid(),
-        pipe=pipe.fileno(),
-        worker=worker,
-        device=kind,
-        options=options,
-    )
+    values = {
+        "pipe": pipe.fileno(),
+        "worker": worker,
+        "device": kind,
+        "options": dataclasses.asdict(options),
+    }
     extra = {"CUDA_VISIBLE_DEVICES": index} if kind == "cuda" else dict(_CPU_ENVIRONMENT)
     if options.compile_cache is not None:
         extra["TORCHINDUCTOR_CACHE_DIR"] = options.compile_cache
     return subprocess.Popen(
-        [sys.executable, "-c", _BOOT, start.to_json()],
+        python_command("server.workers.loop", values),
         # Our environment is handed on as it is; only `server.settings` reads settings from it.
         env={**os.environ, **extra},
         stdin=subprocess.DEVNULL,

@@ -94,7 +94,7 @@ async def test_a_process_that_is_killed_from_outside_is_not_the_callers_error() 
 async def test_a_process_that_cannot_be_started_is_not_the_callers_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("server.inputs.image_decoder._PYTHON", ("/no/such/python",))
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
     with pytest.raises(ImageProcessKilled, match="could not be started"):
         await ImageDecoder().prepare(picture(), 96, 64, field=FIELD)
 
@@ -128,10 +128,10 @@ async def test_a_cancelled_picture_leaves_no_process() -> None:
 def test_a_picture_process_dies_with_a_server_that_is_killed() -> None:
     server = """
         import asyncio, psutil
-        from server.inputs.image_decoder import PictureDecoder
+        from server.inputs.image_decoder import ImageDecoder
 
         async def main():
-            decoder = PictureDecoder(program="image_processes")
+            decoder = ImageDecoder(program="image_processes")
             asyncio.create_task(decoder.prepare(b"sleep\\n", 96, 64, field="image_url"))
             while not (children := psutil.Process().children()):
                 await asyncio.sleep(0.01)
@@ -161,4 +161,4 @@ def test_a_picture_process_imports_neither_torch_nor_the_server() -> None:
         "sorted({'structlog', 'pydantic', 'asyncio', 'sqlalchemy'} & sys.modules.keys()))"
     )
     listed = subprocess.check_output([sys.executable, "-c", program], text=True)
-    assert listed.strip() == "['server.workers.parent_death', 'server.inputs.image_process'] []"
+    assert listed.strip() == "['server.inputs', 'server.inputs.image_process'] []"

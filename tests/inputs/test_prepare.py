@@ -152,7 +152,7 @@ async def test_a_picture_whose_process_is_killed_is_decoded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = ImageDecoder(program=image_processes.__name__)
-    monkeypatch.setattr("server.inputs.prepare.PictureDecoder", lambda: decoder)
+    monkeypatch.setattr("server.inputs.prepare.ImageDecoder", lambda: decoder)
     async with serving(settings_in(tmp_path)) as client:
         once = await submit(client, image_url=f"data:,killed until {tmp_path}/killed")
         always = await submit(client, image_url="data:,killed")

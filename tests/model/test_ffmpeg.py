@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import pytest
-from paths import ROOT, TESTS
+from paths import ROOT, SUPPORT, TESTS
 
 from pipeline.encode import encode_video
 from pipeline.errors import Cancelled, EncodingFailed
@@ -259,7 +259,7 @@ def test_ffmpeg_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
     parent = subprocess.run(
         [sys.executable, "-c", DIES_WHILE_FFMPEG_IS_STUCK, str(tmp_path / "clip.mp4")],
         cwd=TESTS / "model",
-        env={"PYTHONPATH": f"{ROOT}"},
+        env={"PYTHONPATH": f"{ROOT}:{SUPPORT}"},
         stdout=subprocess.PIPE,
         check=False,
     )

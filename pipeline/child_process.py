@@ -1,0 +1,60 @@
+"""Child processes that end with the thread that started them, however that ends."""
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+
+WITHOUT_SITE = ("-I", "-S")
+"""Options for a quick start: site's search for packages takes longer than the import of Pillow."""
+
+# The child asks to be killed in an interpreter of its own, and not in `preexec_fn`: Python between
+# fork and exec can deadlock where there are threads, and forking is slow once a model is mapped.
+_BOOT = """
+import json, sys
+parent, sys.path[:], module, values = json.loads(sys.argv[1])
+from pipeline.child_process import boot
+boot(parent, module, values)
+"""
+
+
+def python_command(module: str, values: Mapping[str, Any], *options: str) -> list[str]:
+    """The command of a child that finds modules as this process does and calls `module.main`.
+
+    On Linux the child is killed when the thread that starts it ends.
+
+    Args:
+        values: keyword arguments of `main`; they travel as JSON on the command line.
+        options: options of the Python interpreter.
+    """
+    paths = [str(Path(entry).absolute()) for entry in sys.path]
+    start = json.dumps([os.getpid(), paths, module, values])
+    return [sys.executable, *options, "-c", _BOOT, start]
+
+
+def program_command(command: list[str]) -> list[str]:
+    """The command of a child that becomes another program, which is killed likewise."""
+    return [*python_command(__name__, {}, *WITHOUT_SITE), *command]
+
+
+def boot(parent: int, module: str, values: Mapping[str, Any]) -> None:
+    """What a child does first."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:
+        sys.exit("The process that started this one has ended.")
+    importlib.import_module(module).main(**values)
+
+
+def main() -> None:
+    """Become the program of `program_command`."""
+    os.execv(sys.argv[2], sys.argv[2:])
