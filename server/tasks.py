@@ -1,6 +1,7 @@
 """Keep the server's own tasks alive when one piece of their work fails unforeseen."""
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Awaitable, Callable
 
@@ -14,9 +15,8 @@ _log = structlog.get_logger("server")
 async def log_errors(what: str, work: Awaitable[object]) -> bool:
     """Await `work` and say whether it came to its end.
 
-    This is the API process's one broad `except`: without it a full disk, or an error of ours, on
-    one job would stop the loop that serves all of them. The traceback goes to the log, but for
-    that of a full disk, which takes a sentence.
+    Without it a full disk, or a bug, on one job would stop the loop that serves all of them. The
+    traceback goes to the log; of a full disk, a sentence does.
     """
     try:
         await work
@@ -39,9 +39,9 @@ async def every(seconds: float, what: str, work: Callable[[], Awaitable[object]]
 async def on(signal: "Signal", what: str, work: Callable[[], Awaitable[object]]) -> None:
     """Do `work` now, and again after each hint or a second without one, until cancelled."""
     while True:
-        waiter = signal.waiter()
+        seen = signal.count
         await log_errors(what, work())
-        await waiter.wait()
+        await signal.wait(seen)
 
 
 LOOK_AGAIN_S = 1.0
@@ -57,31 +57,22 @@ class Signal:
     """A hint that any number of tasks wait for. It carries no news: those are in the tables."""
 
     def __init__(self) -> None:
+        self.count = 0
+        """The hints so far: read it before looking at the tables, and give it to `wait`."""
         self._next = asyncio.Event()
 
     def notify(self) -> None:
-        """Wake every task that waits, and every one that holds a ticket."""
+        """Wake every task that waits, and every one that has yet to wait for this hint."""
+        self.count += 1
         self._next.set()
         self._next = asyncio.Event()
 
-    def waiter(self) -> "Waiter":
-        """Take one before looking at the tables, so that no hint from then on is missed."""
-        return Waiter(self._next)
-
-
-class Waiter:
-    """One task's place among those that wait."""
-
-    def __init__(self, hint: asyncio.Event) -> None:
-        self._hint = hint
-
-    async def wait(self, at_most_s: float = LOOK_AGAIN_S) -> None:
-        """Return at the first hint since the ticket was taken, or after a second without one."""
-        try:
-            async with asyncio.timeout(min(at_most_s, LOOK_AGAIN_S)):
-                await self._hint.wait()
-        except TimeoutError:
-            return
+    async def wait(self, seen: int, at_most_s: float = LOOK_AGAIN_S) -> None:
+        """Return when there are more hints than were `seen`, or after a second without one."""
+        if self.count == seen:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(at_most_s, LOOK_AGAIN_S)):
+                    await self._next.wait()
 
 
 class Signals:

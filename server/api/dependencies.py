@@ -89,13 +89,13 @@ class Services:
     async def finished(self, job_id: str) -> Job | None:
         """Wait until the job is done; None if its key ends before."""
         while True:
-            waiter = self.signals.finished.waiter()
+            seen = self.signals.finished.count
             job = (await self.statuses.get(job_id)).standing.job
             if not await self.auth.is_good(job.key_id):
                 return None
             if job.done:
                 return job
-            await waiter.wait()
+            await self.signals.finished.wait(seen)
 
 
 async def services_of(request: Request) -> Services:

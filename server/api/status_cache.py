@@ -92,13 +92,13 @@ class StatusCache:
         """Where the job stands: now, and at every change until it is done."""
         last: JobSnapshot | None = None
         while last is None or not last.job.done:
-            waiter = self._changed.waiter()
+            seen = self._changed.count
             standing = (await self.get(job_id)).standing
             if standing != last:
                 yield standing
                 last = standing
             else:
-                await waiter.wait()
+                await self._changed.wait(seen)
 
     async def news(self, job_id: str, *, with_logs: bool) -> AsyncGenerator[JobSnapshot, None]:
         """What a stream tells of the job: each change, with the lines since the one before."""

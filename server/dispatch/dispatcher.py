@@ -12,7 +12,7 @@ from server.fal.endpoints import Limits
 from server.files.store import ArtifactStore
 from server.jobs.store import JobStore
 from server.models import Job, infrastructure_error
-from server.tasks import LOOK_AGAIN_S, Signals, log_errors
+from server.tasks import LOOK_AGAIN_S, Signals, log_errors, on
 from server.workers.pool import Pool, SlotDown, SlotState, SlotUp
 from server.workers.progress_text import describe_loading
 
@@ -40,7 +40,7 @@ class Dispatcher:
         self._store = store
         self._files = files
         self._limits = limits
-        self._wakes = signals
+        self._signals = signals
         self._disk = disk
         self._drain = drain or Drain()
         self._deadlines = deadlines or Deadlines()
@@ -49,18 +49,17 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Claim jobs for free slots until cancelled."""
-        while True:
-            waiter = self._wakes.claimable.waiter()
-            await log_errors("claiming jobs", self._fill_slots())
-            await log_errors("telling why jobs wait", self._tell_why())
-            await waiter.wait()
+        async with asyncio.TaskGroup() as tasks:
+            claimable = self._signals.claimable
+            tasks.create_task(on(claimable, "claiming jobs", self._fill_slots))
+            tasks.create_task(on(claimable, "telling why jobs wait", self._tell_why))
 
     async def end_late(self) -> None:
         """End the jobs that were not started in time, until cancelled."""
         while True:
-            waiter = self._wakes.submitted.waiter()
+            seen = self._signals.submitted.count
             await log_errors("ending late jobs", self._end_late())
-            await waiter.wait(self._next_is_late_in_s)
+            await self._signals.submitted.wait(seen, self._next_is_late_in_s)
 
     async def watch_pool(self) -> None:
         """Pass on that a slot is free, until the pool is closed."""
@@ -71,7 +70,7 @@ class Dispatcher:
                     self._deadlines.forget(slot)
                 case SlotUp(slot):
                     _log.info("A worker is ready", slot=slot)
-            self._wakes.claimable.notify()
+            self._signals.claimable.notify()
 
     async def close(self) -> None:
         """Stop every run, and put its job back at its old place."""
@@ -89,7 +88,7 @@ class Dispatcher:
         seconds = await asyncio.to_thread(self._store.end_late)
         if seconds is not None:
             self._next_is_late_in_s = seconds
-            self._wakes.finished.notify()
+            self._signals.finished.notify()
 
     async def _fill_slots(self) -> None:
         if self._disk.problem() is not None:
@@ -126,13 +125,13 @@ class Dispatcher:
             store=self._store,
             files=self._files,
             limits=self._limits,
-            signals=self._wakes,
+            signals=self._signals,
             deadlines=self._deadlines,
         )
         with self._drain.run():
             await self._run_to_end(job, slot, run)
         del self._running[slot]
-        self._wakes.claimable.notify()
+        self._signals.claimable.notify()
 
     async def _run_to_end(self, job: Job, slot: str, run: JobRun) -> None:
         if not await log_errors(f"run of job {job.id}", run.run()):
@@ -143,4 +142,4 @@ class Dispatcher:
                 f"the failure of job {job.id}",
                 lambda: self._store.finish(job.id, job.attempt, error=error),
             )
-            self._wakes.finished.notify()
+            self._signals.finished.notify()

@@ -84,7 +84,7 @@ class JobRun:
         self._store = store
         self._files = files
         self._limits = limits
-        self._wakes = signals
+        self._signals = signals
         self._deadlines = deadlines
         self._log = JobLog(store, job)
         self._spec = VideoSpec.from_json(job.input["spec"])
@@ -227,10 +227,10 @@ class JobRun:
         if not published:
             for artifact in self._kept.values():
                 await asyncio.to_thread(self._files.remove, artifact.id)
-        self._wakes.finished.notify()
-        self._wakes.claimable.notify()
+        self._signals.finished.notify()
+        self._signals.claimable.notify()
         if isinstance(ending, _Stopped) and not ending.keeps_inputs:
-            self._wakes.submitted.notify()
+            self._signals.submitted.notify()
 
     def _end(self, ending: _Ending) -> bool:
         """Write the ending to the job's row; whether its files are now the job's."""
@@ -250,12 +250,12 @@ class JobRun:
 
     async def _watch_for_cancel(self) -> None:
         while True:
-            waiter = self._wakes.cancelled.waiter()
+            seen = self._signals.cancelled.count
             job = self._job
             if await asyncio.to_thread(self._store.cancel_requested, job.id, job.attempt):
                 await self._pool.cancel(self._slot, job.id, job.attempt)
                 return
-            await waiter.wait()
+            await self._signals.cancelled.wait(seen)
 
 
 def _is_video(described: Artifact, limits: Limits) -> bool:
