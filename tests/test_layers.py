@@ -19,14 +19,18 @@ from paths import ROOT
 LAYERS = ["weights", "pipeline", "server"]
 """Each may import itself and those before it."""
 
-VALUES = {"models", "keys", "hosts", "errors", "settings", "data_folder", "disk", "tasks"}
+VALUES = {
+    *{"models", "keys", "hosts", "errors", "settings"},
+    *{"data_folder", "disk", "part_file", "tasks"},
+}
 """The modules at the root of `server/` that every package may import."""
 
 MAY_IMPORT: dict[str, set[str]] = {
     "models": set(),
     "keys": set(),
     "hosts": set(),
-    "data_folder": set(),
+    "part_file": set(),
+    "data_folder": {"part_file"},
     "errors": {"models"},
     "settings": {"hosts", "keys"},
     "disk": {"errors"},

@@ -4,7 +4,6 @@ A CA that clients trust is never replaced: a second run issues a new certificate
 or does nothing.
 """
 
-import os
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from server.cli.certificates import (
     read_authority,
 )
 from server.cli.errors import CommandFailed, WrongUsage
+from server.part_file import write_file
 
 AUTHORITY = "ca.pem"
 AUTHORITY_KEY = "ca-key.pem"
@@ -90,8 +90,8 @@ def make_certs(folder: Path, hosts: Sequence[str]) -> str:
     now = datetime.now(UTC)
     authority = new_authority(wanted, now)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / AUTHORITY_KEY, authority.key_pem, _PRIVATE)
-    _write(folder / AUTHORITY, authority.certificate_pem, _PUBLIC)
+    write_file(folder / AUTHORITY_KEY, authority.key_pem, mode=_PRIVATE)
+    write_file(folder / AUTHORITY, authority.certificate_pem, mode=_PUBLIC)
     certificate = _issue_into(folder, authority, now)
     return _account(folder, authority, certificate)
 
@@ -126,23 +126,11 @@ def renew_certs(folder: Path, hosts: Sequence[str]) -> str:
 
 def _issue_into(folder: Path, authority: KeyPair, now: datetime) -> KeyPair:
     issued = issue(authority, now)
-    _write(folder / KEY, issued.key_pem, _PRIVATE)
-    _write(folder / CERTIFICATE, issued.certificate_pem, _PUBLIC)
+    write_file(folder / KEY, issued.key_pem, mode=_PRIVATE)
+    write_file(folder / CERTIFICATE, issued.certificate_pem, mode=_PUBLIC)
     bundle = authority.certificate_pem + Path(certifi.where()).read_bytes()
-    _write(folder / BUNDLE, bundle, _PUBLIC)
+    write_file(folder / BUNDLE, bundle, mode=_PUBLIC)
     return issued
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    """Write a file that nobody ever sees half of, nor with other permissions than these."""
-    part = path.with_name(f"{path.name}.part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def _account(folder: Path, authority: KeyPair, issued: KeyPair) -> str:

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from pipeline.spec import Pixels, VideoSpec
 from server.cli.errors import CommandFailed
-from server.cli.output_file import NewFile, new_file
 from server.cli.progress_bar import Display, open_display
+from server.part_file import PartFile
 from server.settings import Settings
 from server.workers.local_pool import LocalPool
 from server.workers.messages import (
@@ -47,12 +47,15 @@ def render(
     """
     order = WorkOrder(job_id="generate", attempt=1, spec=spec, media={"image": pixels})
     pool = LocalPool.from_settings(settings, max_devices=1, ending_grace_s=ENDING_GRACE_S)
-    with open_display(Console(stderr=True)) as display, new_file(out) as file:
-        return asyncio.run(_render(pool, order, file, display))
+    part = out.with_name(f"{out.name}.part")
+    with open_display(Console(stderr=True)) as display, PartFile(part) as file:
+        made = asyncio.run(_render(pool, order, file, display))
+        file.move_to(out)
+    return made
 
 
 async def _render(
-    pool: LocalPool, order: WorkOrder, file: NewFile, display: Display
+    pool: LocalPool, order: WorkOrder, file: PartFile, display: Display
 ) -> tuple[Artifact, float]:
     # A terminal that closes and a service manager that stops us mean what Ctrl-C means.
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -82,14 +85,14 @@ async def _load(pool: Pool, display: Display) -> str:
     raise AssertionError("the pool was closed while it loaded")
 
 
-async def _run(events: AsyncIterator[RunEvent], file: NewFile, display: Display) -> Artifact:
+async def _run(events: AsyncIterator[RunEvent], file: PartFile, display: Display) -> Artifact:
     artifact: Artifact | None = None
     async for event in events:
         match event:
             case Chunk(data):
                 file.write(data)
             case Artifact():
-                file.check(event)
+                _check(file, event)
                 artifact = event
             case Failed():
                 raise CommandFailed(event.message)
@@ -100,3 +103,11 @@ async def _run(events: AsyncIterator[RunEvent], file: NewFile, display: Display)
     if artifact is None:
         raise CommandFailed("The worker ended without a video.")
     return artifact
+
+
+def _check(file: PartFile, artifact: Artifact) -> None:
+    if (file.size, file.sha256) != (artifact.size, artifact.sha256):
+        raise CommandFailed(
+            f"The worker sent {file.size:,} bytes that are not the {artifact.size:,} bytes "
+            "of the video it made. Nothing was kept."
+        )

@@ -14,7 +14,7 @@ from server.dispatch.log import JobLog
 from server.errors import DiskFull, InvalidInput, error_item
 from server.fal.endpoints import ENDPOINTS, Limits
 from server.fal.views import display_url
-from server.files.store import ArtifactMismatch, ArtifactStore, IncomingFile
+from server.files.store import ArtifactStore, IncomingFile
 from server.jobs.store import JobStore
 from server.models import Job, JobError, StoredArtifact, infrastructure_error
 from server.tasks import Signals
@@ -36,6 +36,10 @@ _NO_ROOM = "The video was made, but the server's disk is full, so it could not b
 
 _NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 _CONTENT_TYPE = re.compile(r"(video|image)/[a-z0-9.+-]+")
+
+
+class ArtifactMismatch(Exception):
+    """What a worker sent is not the file that it described; the message says how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +191,9 @@ class JobRun:
     def _keep(self, described: Artifact) -> None:
         if not _is_video(described, self._limits):
             raise ArtifactMismatch("The worker described a file that is no video.")
-        incoming = self._incoming or self._files.receive()
+        incoming = self._incoming = self._incoming or self._files.receive()
+        self._kept[described.kind] = keep(incoming, described)
         self._incoming = None
-        self._kept[described.kind] = incoming.keep(described, fps=FPS)
 
     def _done(self, done: Done) -> _Ending:
         if "video" not in self._kept:
@@ -256,6 +260,33 @@ class JobRun:
                 await self._pool.cancel(self._slot, job.id, job.attempt)
                 return
             await self._signals.cancelled.wait(seen)
+
+
+def keep(incoming: IncomingFile, described: Artifact) -> StoredArtifact:
+    """Give the file of a run its name.
+
+    Raises:
+        ArtifactMismatch: the bytes are not what the worker says it sent.
+    """
+    if (incoming.size, incoming.sha256) != (described.size, described.sha256):
+        raise ArtifactMismatch(
+            f"The worker described a file of {described.size:,} bytes with the hash "
+            f"{described.sha256[:12]}…, and sent {incoming.size:,} bytes with the hash "
+            f"{incoming.sha256[:12]}…."
+        )
+    incoming.keep_as(incoming.id)
+    return StoredArtifact(
+        id=incoming.id,
+        kind=described.kind,
+        name=described.name,
+        content_type=described.content_type,
+        size=described.size,
+        sha256=described.sha256,
+        width=described.width,
+        height=described.height,
+        frames=described.frames,
+        fps=FPS,
+    )
 
 
 def _is_video(described: Artifact, limits: Limits) -> bool:

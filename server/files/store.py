@@ -6,24 +6,16 @@ a file is kept first, and its row is written after.
 """
 
 import hashlib
-import os
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from server.disk import disk_full_errors
-from server.errors import DiskFull
 from server.models import StoredArtifact
-from server.workers.messages import Artifact
+from server.part_file import PartFile, sync_folder
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-
-
-class ArtifactMismatch(Exception):
-    """What a worker sent is not the file that it described; the sentence says how."""
 
 
 class ArtifactStore:
@@ -67,105 +59,37 @@ class ArtifactStore:
         self.path(artifact_id).unlink(missing_ok=True)
 
 
-class IncomingFile:
-    """A file on its way in. It ends by `keep`, `keep_as` or `discard`; after those two, `discard`
-    does nothing."""
+class IncomingFile(PartFile):
+    """A file on its way in. Its `id` is free, and such that nobody can guess it.
 
+    What cannot be written for lack of room raises DiskFull.
+    """
+
+    @disk_full_errors()
     def __init__(self, store: ArtifactStore) -> None:
         self._store = store
-        # 16 random bytes: whoever has the URL of a file may read it.
-        self._id = secrets.token_hex(16)
-        self._part = store.path(self._id).with_suffix(".part")
-        with disk_full_errors():
-            self._part.parent.mkdir(exist_ok=True)
-            # Not buffered: what cannot be written is heard of here, and not when it is closed.
-            self._file: BinaryIO = self._part.open("xb", buffering=0)
-        self._hash = hashlib.sha256()
-        self._size = 0
+        # 16 random bytes: to know the URL of a file is to have the right to read it.
+        self.id = secrets.token_hex(16)
+        part = store.path(self.id).with_suffix(".part")
+        part.parent.mkdir(exist_ok=True)
+        super().__init__(part)
 
-    @property
-    def id(self) -> str:
-        """Free to be the file's, and such that nobody can guess it."""
-        return self._id
-
-    @property
-    def size(self) -> int:
-        return self._size
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
-
+    @disk_full_errors()
     def write(self, data: bytes) -> None:
-        """Add bytes.
+        super().write(data)
 
-        Raises:
-            DiskFull: there is no room for them. So do all that write here.
-        """
-        with self._writing():
-            left = memoryview(data)
-            while left:
-                left = left[self._file.write(left) :]
-        self._hash.update(data)
-        self._size += len(data)
-
-    def keep(self, described: Artifact, *, fps: float | None = None) -> StoredArtifact:
-        """Publish the file under its new id.
-
-        Raises:
-            ArtifactMismatch: the bytes are not what the worker says it sent.
-        """
-        if (self._size, self.sha256) != (described.size, described.sha256):
-            self.discard()
-            raise ArtifactMismatch(
-                f"The worker described a file of {described.size:,} bytes with the hash "
-                f"{described.sha256[:12]}…, and sent {self._size:,} bytes with the hash "
-                f"{self.sha256[:12]}…."
-            )
-        self.keep_as(self._id)
-        return StoredArtifact(
-            id=self._id,
-            kind=described.kind,
-            name=described.name,
-            content_type=described.content_type,
-            size=described.size,
-            sha256=described.sha256,
-            width=described.width,
-            height=described.height,
-            frames=described.frames,
-            fps=fps,
-        )
-
+    @disk_full_errors()
     def flush(self) -> None:
-        """Bring the bytes to the disk, which takes its time; `keep_as` is quick afterwards."""
-        with self._writing():
-            os.fsync(self._file.fileno())
+        super().flush()
 
+    @disk_full_errors()
     def keep_as(self, artifact_id: str) -> None:
-        """Flush the bytes to the disk and give the file its name."""
-        self.flush()
-        self._file.close()
+        """Bring the bytes to the disk and give the file its name."""
         final = self._store.path(artifact_id)
-        with self._writing():
-            final.parent.mkdir(exist_ok=True)
-            self._part.replace(final)
-            _sync_folder(final.parent)
-            _sync_folder(final.parent.parent)
-
-    def discard(self) -> None:
-        """Give the file up."""
-        self._file.close()
-        self._part.unlink(missing_ok=True)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Give the file up if it cannot be written: what is there of it takes up room."""
-        try:
-            with disk_full_errors():
-                yield
-        except (OSError, DiskFull):
-            self.discard()
-            raise
+        self.flush()
+        final.parent.mkdir(exist_ok=True)
+        self.move_to(final)
+        sync_folder(final.parent.parent)
 
 
 def shared_artifact(
@@ -189,11 +113,3 @@ def shared_artifact(
         width=width,
         height=height,
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

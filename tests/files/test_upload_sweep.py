@@ -171,7 +171,7 @@ async def test_the_row_of_a_file_that_is_not_there_is_never_committed(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as full:
-        full.setattr("server.files.store._sync_folder", refuse)
+        full.setattr("server.part_file.sync_folder", refuse)
         with pytest.raises(DiskFull):
             await disk.uploads.put(upload, body(b"a file"))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from server.db.database import Database
+from server.dispatch.run import keep
 from server.files.store import ArtifactStore
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
@@ -71,7 +72,7 @@ class Place:
             height=64,
             frames=9,
         )
-        video = incoming.keep(described, fps=16.0)
+        video = keep(incoming, described)
         result = {"video": {"artifact": video.id}, "seed": 3}
         assert self.store.finish(job.id, job.attempt, result=result, artifacts=[video])
         return video

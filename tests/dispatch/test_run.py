@@ -1,0 +1,59 @@
+"""What a worker sends becomes a file only if it is what the worker described."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.dispatch.run import ArtifactMismatch, keep
+from server.files.store import ArtifactStore, IncomingFile
+from server.workers.messages import Artifact
+
+DATA = b"a video, or so"
+
+
+def described(data: bytes = DATA, *, size: int | None = None, sha256: str = "") -> Artifact:
+    return Artifact(
+        kind="video",
+        name="video.mp4",
+        content_type="video/mp4",
+        size=len(data) if size is None else size,
+        sha256=sha256 or hashlib.sha256(data).hexdigest(),
+        width=96,
+        height=64,
+        frames=9,
+    )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "files")
+
+
+@pytest.fixture
+def incoming(files: ArtifactStore) -> Iterator[IncomingFile]:
+    with files.receive() as incoming:
+        incoming.write(DATA)
+        yield incoming
+
+
+def test_a_file_that_is_what_was_described_is_published(
+    files: ArtifactStore, incoming: IncomingFile
+) -> None:
+    stored = keep(incoming, described())
+
+    assert files.read(stored.id) == DATA
+    assert (stored.size, stored.frames, stored.width, stored.fps) == (len(DATA), 9, 96, 16)
+
+
+@pytest.mark.parametrize(
+    "lie", [described(size=len(DATA) + 1), described(sha256="0" * 64), described(b"another video")]
+)
+def test_a_file_that_is_not_what_was_described_is_not_published(
+    files: ArtifactStore, incoming: IncomingFile, lie: Artifact
+) -> None:
+    with pytest.raises(ArtifactMismatch, match="sent 14 bytes"):
+        keep(incoming, lie)
+
+    assert list(files.ids()) == []
