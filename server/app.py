@@ -19,20 +19,7 @@ from server.api.metrics import Metrics
 from server.api.middleware import AccessRules, EntryMiddleware, response_headers
 from server.api.readiness import Readiness
 from server.api.results import Results
-from server.api.routes import (
-    admin,
-    files,
-    health,
-    jwks,
-    metrics,
-    queue,
-    run,
-    storage,
-    stream,
-    tokens,
-    uploads,
-)
-from server.api.routes import documents as discovery
+from server.api.router import api_router
 from server.api.status_cache import StatusCache
 from server.auth.authenticator import Authenticator
 from server.auth.first_key import configured_key, make_first_key
@@ -96,12 +83,10 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
-    services = (stream, run, queue, uploads, files, storage, health, tokens, jwks)
     app.state.drain = Drain()
     # Whoever serves the app puts the ports that it really listens on here.
     app.state.ports = frozenset({settings.port, settings.tls_port} - {None})
-    for module in (*services, metrics, admin, discovery):
-        app.include_router(module.router)
+    app.include_router(api_router(settings.files_auth))
     app.add_exception_handler(RequestError, _answer)
     app.add_exception_handler(HTTPException, _answer_router)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request, Security
+from fastapi.security import APIKeyHeader
 
 from server.api.bodies import BodyReader
 from server.api.metrics import Metrics
@@ -106,13 +107,23 @@ async def services_of(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(services_of)]
 
 
-async def caller_of(request: Request, services: ServicesDep) -> Caller:
+_KEY = APIKeyHeader(
+    name="Authorization",
+    scheme_name="key",
+    description="The word `Key`, a space, and a key of this server.",
+    auto_error=False,
+)
+
+
+async def caller_of(
+    request: Request, services: ServicesDep, _: Annotated[str | None, Security(_KEY)] = None
+) -> Caller:
     """The caller, by the request's key or token."""
     token = request.query_params.get("fal_jwt_token")
     return await services.auth.caller(request.headers.get("authorization"), token)
 
 
-_AnyCallerDep = Annotated[Caller, Depends(caller_of)]
+AnyCallerDep = Annotated[Caller, Depends(caller_of)]
 
 
 async def has_room(services: ServicesDep) -> None:
@@ -124,7 +135,7 @@ async def has_room(services: ServicesDep) -> None:
     await asyncio.to_thread(services.disk.check)
 
 
-async def _runner_of(request: Request, caller: _AnyCallerDep) -> Caller:
+async def _runner_of(request: Request, caller: AnyCallerDep) -> Caller:
     """A caller who may ask for videos."""
     # The front put the service's name before the path within it.
     path = "/" + request.scope["path"].lstrip("/").partition("/")[2]
@@ -132,13 +143,13 @@ async def _runner_of(request: Request, caller: _AnyCallerDep) -> Caller:
     return caller
 
 
-async def _uploader_of(caller: _AnyCallerDep) -> Caller:
+async def _uploader_of(caller: AnyCallerDep) -> Caller:
     """A caller who may keep files here."""
     caller.check_scope(Scope.FILES)
     return caller
 
 
-async def _admin_of(caller: _AnyCallerDep) -> Caller:
+async def _admin_of(caller: AnyCallerDep) -> Caller:
     """Somebody who runs this server."""
     caller.check_scope(Scope.ADMIN)
     return caller
@@ -150,7 +161,7 @@ async def base_url_of(request: Request) -> str:
     return base_url
 
 
-async def known_endpoint(endpoint: str) -> str:
+async def known_endpoint(endpoint: Annotated[str, Path(include_in_schema=False)]) -> str:
     """The id of an endpoint, from a path.
 
     Raises:

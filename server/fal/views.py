@@ -3,20 +3,67 @@
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from pydantic import Field, WithJsonSchema
+from typing_extensions import TypedDict
 
 from server.fal.endpoints import app_of
 from server.fal.schemas import ImageToVideoOutput, VideoFile
 from server.fal.urls import Service, url_for
-from server.models import Job, JobSnapshot, JobStatus, LogLine, StoredArtifact
+from server.models import CancelAnswer, Job, JobSnapshot, JobStatus, LogLine, StoredArtifact
 
 
-def status_view(standing: JobSnapshot, *, with_logs: bool) -> dict[str, Any]:
-    """The status of a job. Clients fail on a missing key: `logs` and `metrics` are always there."""
+class LogLabels(TypedDict):
+    """What a line of a log is listed under."""
+
+    level: str
+
+
+class LogLineView(TypedDict):
+    """A line of a request's log."""
+
+    message: str
+    level: str
+    source: str
+    timestamp: Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+    labels: LogLabels
+
+
+class QueueMetrics(TypedDict):
+    """What was measured of a request, once it is done."""
+
+    inference_time: NotRequired[Annotated[float, Field(ge=0)] | None]
+
+
+class QueueStatus(TypedDict):
+    """Where a request stands. `logs` and `metrics` are always there: clients fail without them."""
+
+    status: JobStatus
+    request_id: str
+    gateway_request_id: str
+    response_url: str
+    status_url: str
+    cancel_url: str
+    logs: list[LogLineView] | None
+    metrics: QueueMetrics
+    queue_position: NotRequired[Annotated[int, Field(ge=0)]]
+    error: NotRequired[str]
+    error_type: NotRequired[str]
+
+
+class CancelStatus(TypedDict):
+    """What became of a cancel."""
+
+    status: CancelAnswer
+
+
+def status_view(standing: JobSnapshot, *, with_logs: bool) -> QueueStatus:
+    """The status of a job."""
     job = standing.job
     request = f"/{app_of(job.endpoint)}/requests/{job.id}"
-    view: dict[str, Any] = {
-        "status": job.status.value,
+    view: QueueStatus = {
+        "status": job.status,
         "request_id": job.id,
         "gateway_request_id": job.id,
         "response_url": url_for(job.base_url, Service.QUEUE, request),
@@ -30,7 +77,8 @@ def status_view(standing: JobSnapshot, *, with_logs: bool) -> dict[str, Any]:
     if job.done:
         view["metrics"] = {"inference_time": job.inference_seconds}
     if job.error is not None and job.error.error_type is not None:
-        view |= {"error": job.error.body["detail"], "error_type": job.error.error_type}
+        view["error"] = job.error.body["detail"]
+        view["error_type"] = job.error.error_type
     return view
 
 
@@ -62,7 +110,7 @@ def data_uri(file: StoredArtifact, base64: str) -> str:
     return f"data:{file.content_type};base64,{base64}"
 
 
-def _log_view(line: LogLine) -> dict[str, Any]:
+def _log_view(line: LogLine) -> LogLineView:
     at = datetime.fromtimestamp(line.at, UTC)
     return {
         "message": line.message,

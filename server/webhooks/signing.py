@@ -8,16 +8,24 @@ import base64
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typing_extensions import TypedDict
 
 from server.data_folder import read_or_make
 from server.settings import SettingsError
 
 KEY_FILE = "webhook-signing-key.pem"
+
+
+class KeySet(TypedDict):
+    """A JSON Web Key Set."""
+
+    keys: list[dict[str, Any]]
 
 
 class SigningKey:
@@ -59,14 +67,14 @@ class SigningKey:
             "X-Fal-Webhook-Signature": self._key.sign(message.encode()).hex(),
         }
 
-    def key_set(self, *, padded: bool = False) -> dict[str, list[dict[str, str]]]:
+    def key_set(self, *, padded: bool = False) -> KeySet:
         """The public key as a JSON Web Key Set; `padded` ends its `x` with a `=`."""
         x = _base64url(self._key.public_key().public_bytes_raw())
         jwk = {"kty": "OKP", "crv": "Ed25519", "x": x}
         # RFC 7638: the thumbprint is the hash of just this text.
         text = json.dumps(jwk, sort_keys=True, separators=(",", ":"))
         kid = _base64url(hashlib.sha256(text.encode()).digest())
-        return {"keys": [jwk | {"x": x + "=" * padded, "kid": kid}]}
+        return {"keys": [jwk | {"x": x + ("=" if padded else ""), "kid": kid}]}
 
 
 def _new_pem() -> bytes:

@@ -215,32 +215,3 @@ async def test_uploads_are_as_the_document_says(client: httpx.AsyncClient) -> No
     check(ours, f"{path}/{{number}}", part, "put")
     complete = await client.post(f"{parts}/complete", json={"parts": [part.json()]})
     check(ours, f"{path}/complete", complete, "post")
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["/health/live", "/health/ready", "/.well-known/jwks.json", "/llms.txt", LLMS, "/docs"],
-)
-async def test_what_is_read_is_as_the_document_says(client: httpx.AsyncClient, path: str) -> None:
-    answer = await client.get(path)
-    assert answer.status_code == 200
-    check(own(), path, answer)
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "call", "status"),
-    [
-        ("get", f"/queue/{APP}/requests/{{request_id}}", "", 404),
-        ("put", "/files/upload/{upload_id}", "", 404),
-        ("post", "/rest/tokens", "{", 422),
-        ("post", "/rest/storage/upload/initiate", "[]", 422),
-        ("post", RUN, "", 422),
-    ],
-)
-async def test_a_refusal_is_as_the_document_says(
-    client: httpx.AsyncClient, method: str, path: str, call: str, status: int
-) -> None:
-    url = re.sub(r"\{\w+\}", "0" * 32, path)
-    answer = await client.request(method, url, content=call)
-    assert answer.status_code == status
-    check(own(), path, answer, method)

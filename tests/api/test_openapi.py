@@ -2,22 +2,18 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
-from api_documents import BASE_URL, LLMS, PUBLISHED, own, published
-from fastapi.routing import APIRoute, iter_route_contexts
+from api_documents import BASE_URL, PUBLISHED, own, published
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 from page_samples import CURL, JAVASCRIPT, PYTHON
 from queue_calls import RUN
-from servers import APP, ENDPOINT, settings_in
+from servers import ENDPOINT
 
 from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, MAX_SEED
 from server.api.openapi.llms import llms_text
-from server.app import create_app
 from server.fal.schemas import EXAMPLE_IMAGE, EXAMPLE_PROMPT
-from server.fal.urls import Service
 
 PAGE: dict[str, dict[str, Any]] = {
     "prompt": {"type": "string", "example": EXAMPLE_PROMPT},
@@ -98,37 +94,6 @@ def test_every_object_names_its_fields_in_their_order() -> None:
     ]
     for schema in schemas.values():
         assert schema["x-fal-order-properties"] == list(schema["properties"])
-
-
-def test_the_calls_are_fals_in_fals_order() -> None:
-    document = published()
-    request = f"/{ENDPOINT}/requests/{{request_id}}"
-    calls = [(path, list(methods)) for path, methods in document["paths"].items()]
-    assert calls == [
-        (f"{request}/status", ["get"]),
-        (f"{request}/cancel", ["put"]),
-        (f"/{ENDPOINT}", ["post"]),
-        (request, ["get"]),
-    ]
-    status = document["components"]["schemas"]["QueueStatus"]
-    assert status["required"] == ["status", "request_id"]
-    assert status["properties"]["status"]["enum"] == ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
-    assert document["security"] == [{"apiKeyAuth": []}]
-    key = document["components"]["securitySchemes"]["apiKeyAuth"]
-    assert (key["type"], key["in"], key["name"]) == ("apiKey", "header", "Authorization")
-
-
-def test_the_document_says_what_it_is_about() -> None:
-    info = published()["info"]
-    assert published()["openapi"] == "3.0.4"
-    assert info["title"] == f"Queue OpenAPI for {ENDPOINT}"
-    assert info["version"] == "1.0.0"
-    assert info["x-fal-metadata"] == {
-        "endpointId": ENDPOINT,
-        "category": "image-to-video",
-        "playgroundUrl": f"{BASE_URL}/docs",
-        "documentationUrl": f"{BASE_URL}{LLMS}",
-    }
 
 
 # llms.txt.
@@ -235,40 +200,6 @@ def test_the_text_says_what_fal_client_must_be_told() -> None:
 
 def test_the_own_document_is_valid_openapi() -> None:
     validate(own())
-
-
-def test_what_the_documents_refer_to_is_there() -> None:
-    for document in (published(), own()):
-        wanted = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document))
-        assert set(wanted) <= set(document["components"]["schemas"])
-
-
-UNDESCRIBED = {
-    # Verifiers look for the key set wherever fal has it; one of these paths is described.
-    *(("get", f"/{service}/.well-known/jwks.json") for service in ("rest", "run", "queue")),
-    *(("head", f"{prefix}/.well-known/jwks.json") for prefix in ("", "/rest", "/run", "/queue")),
-    ("get", "/docs/{name}"),
-}
-"""The routes that nobody has to know."""
-
-
-def test_every_route_is_described_and_nothing_else(tmp_path: Path) -> None:
-    app = create_app(settings_in(tmp_path))
-    routes = {
-        (method.lower(), public_path(context.path_format or ""))
-        for context in iter_route_contexts(app.routes)
-        if isinstance(context.original_route, APIRoute)
-        for method in context.methods or ()
-    }
-    described = {(method, path) for path, item in own()["paths"].items() for method in item}
-    assert described - routes == set()
-    assert routes - described == UNDESCRIBED
-
-
-def public_path(path: str) -> str:
-    """A route's path as callers write it."""
-    path = path.removeprefix(f"/{Service.DISCOVERY.value}")
-    return path.replace("{endpoint}", ENDPOINT).replace("{app}", APP)
 
 
 def test_a_key_is_asked_for_only_where_the_server_needs_one() -> None:

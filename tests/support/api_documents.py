@@ -1,13 +1,16 @@
 """The documents of the API as callers read them, for the checkpoint that is published."""
 
 import json
+from functools import cache
 from typing import Any
 
 from servers import ENDPOINT
 
 from server.api.openapi.document import openapi_document
 from server.api.openapi.queue import queue_document
+from server.api.router import api_router
 from server.fal.endpoints import Limits
+from server.settings import FilesAuth
 
 BASE_URL = "https://videos.example/cosmos"
 PUBLISHED = Limits(1280, 704)
@@ -21,8 +24,14 @@ def published() -> dict[str, Any]:
     return read
 
 
-def own(*, needs_key: bool = True) -> dict[str, Any]:
+def own(*, needs_key: bool = True, files_auth: FilesAuth = "public") -> dict[str, Any]:
     """This server's own document, as a caller reads it."""
-    document = openapi_document(BASE_URL, PUBLISHED, needs_key=needs_key)
-    read: dict[str, Any] = json.loads(json.dumps(document))
+    read: dict[str, Any] = json.loads(_own_text(needs_key, files_auth))
     return read
+
+
+@cache
+def _own_text(needs_key: bool, files_auth: FilesAuth) -> str:
+    routes = api_router(files_auth).routes
+    document = openapi_document(routes, PUBLISHED, needs_key=needs_key)
+    return json.dumps(document | {"servers": [{"url": BASE_URL}]})

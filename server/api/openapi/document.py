@@ -1,21 +1,21 @@
-"""This server's own OpenAPI document: every route, its body, and what it answers.
+"""This server's own OpenAPI document, which FastAPI makes from the routes.
 
-Written out rather than gathered from the routes: they read bodies as they come, whatever type
-these say they have, and answer as fal does, which FastAPI cannot see. A test holds the two
-together.
+Added here is what depends on more than a route: whether the server asks for keys, and what the
+endpoints take and give. A route that serves every endpoint is described once for each: its
+path, its `operation_id` and what it refers to have `{endpoint}`, `{app}` or `{Endpoint}` in them.
 """
 
 import importlib.metadata
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Sequence
 from typing import Any
 
-from server.api.openapi.files import file_operations
-from server.api.openapi.operations import OPERATIONS, REQUEST_MODELS, operations_of
-from server.api.openapi.operators import OPERATING
-from server.api.openapi.parts import SCHEMAS, Operation, schemas_of
-from server.api.openapi.schemas import endpoint_schemas
-from server.fal.endpoints import ENDPOINTS, Limits
-from server.settings import FilesAuth
+from fastapi.openapi.utils import get_openapi
+from starlette.routing import BaseRoute
+
+from server.api.openapi.schemas import endpoint_schemas, schema_name
+from server.fal.endpoints import ENDPOINTS, Limits, app_of
+from server.fal.urls import Service
 
 _DESCRIPTION = """\
 The services of fal that its clients use, each under a prefix: `/run` is `fal.run`, `/queue` is
@@ -23,54 +23,57 @@ The services of fal that its clients use, each under a prefix: `/run` is `fal.ru
 a slash at its end, and every path of a request with the whole id of its endpoint. Any call may be
 refused, with a body that says why.
 """
+_REQUEST_ID = {
+    "x-fal-request-id": {
+        "description": "The request's id, for logs and support.",
+        "schema": {"type": "string"},
+    }
+}
 
 
 def openapi_document(
-    base_url: str, limits: Limits, *, needs_key: bool, files_auth: FilesAuth = "public"
+    routes: Sequence[BaseRoute], limits: Limits, *, needs_key: bool
 ) -> dict[str, Any]:
-    """The document, for callers of `base_url`."""
-    paths = {
-        path: {
-            method: operation.document(path, server_needs_key=needs_key)
-            for method, operation in operations.items()
-        }
-        for path, operations in _operations(files_auth)
-    }
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "cosmos-serve",
-            "version": importlib.metadata.version("cosmos-serve"),
-            "description": _DESCRIPTION,
-        },
-        "servers": [{"url": base_url}],
-        "paths": paths,
-        "components": {
-            "schemas": _schemas(limits),
-            "securitySchemes": {
-                "key": {
-                    "type": "apiKey",
-                    "in": "header",
-                    "name": "Authorization",
-                    "description": "The word `Key`, a space, and a key of this server.",
-                }
-            },
-        },
-    }
-
-
-def _operations(files_auth: FilesAuth) -> Iterator[tuple[str, Mapping[str, Operation]]]:
-    for endpoint_id in ENDPOINTS:
-        yield from operations_of(endpoint_id).items()
-    yield from OPERATIONS.items()
-    yield from file_operations(files_auth).items()
-    yield from OPERATING.items()
-
-
-def _schemas(limits: Limits) -> dict[str, Any]:
-    schemas: dict[str, Any] = {}
+    """The document, but for its `servers`, which depend on who reads it."""
+    document = get_openapi(
+        title="cosmos-serve",
+        version=importlib.metadata.version("cosmos-serve"),
+        description=_DESCRIPTION,
+        routes=routes,
+    )
+    schemas = document["components"]["schemas"]
+    paths: dict[str, Any] = {}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            _complete(operation, schemas, needs_key=needs_key)
+        paths |= _for_endpoints(path.removeprefix(f"/{Service.DISCOVERY.value}"), operations)
     for endpoint_id in ENDPOINTS:
         schemas |= endpoint_schemas(endpoint_id, limits)
-    for model in REQUEST_MODELS:
-        schemas |= schemas_of(model)
-    return schemas | dict(SCHEMAS)
+    return document | {"paths": paths}
+
+
+def _complete(operation: dict[str, Any], schemas: dict[str, Any], *, needs_key: bool) -> None:
+    """Add what holds for every operation, and lift the schemas that its body brings.
+
+    The docstring of a route is its summary and, after an empty line, its description.
+    """
+    summary, _, operation["description"] = operation["description"].partition("\n\n")
+    operation["summary"] = summary.removesuffix(".")
+    for answer in operation["responses"].values():
+        answer["headers"] = {**_REQUEST_ID, **answer.get("headers", {})}
+    operation["security"] = operation.get("security", []) if needs_key else []
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        schemas |= content["schema"].pop("$defs", {})
+
+
+def _for_endpoints(path: str, operations: dict[str, Any]) -> dict[str, Any]:
+    """The path as it is, or once for each endpoint."""
+    template = json.dumps({path: operations})
+    paths: dict[str, Any] = {}
+    for endpoint_id in ENDPOINTS:
+        paths |= json.loads(
+            template.replace("{endpoint}", endpoint_id)
+            .replace("{app}", app_of(endpoint_id))
+            .replace("{Endpoint}", schema_name(endpoint_id))
+        )
+    return paths

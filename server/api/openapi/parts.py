@@ -1,215 +1,130 @@
-"""What the operations of the OpenAPI document are made of: schemas, parameters, answers."""
+"""What routes say of themselves where FastAPI cannot see it, for `responses` and `openapi_extra`.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+Routes read bodies as they come, whatever their Content-Type says, and headers as fal reads them.
+"""
+
+from typing import Any, NotRequired
 
 from pydantic import BaseModel
+from typing_extensions import TypedDict
 
 from server.api.openapi.schemas import REF_TEMPLATE
 from server.fal.headers import MAX_IDEMPOTENCY_KEY
-from server.fal.urls import Service
-from server.files.uploads import MAX_PARTS
 
-Schema = Mapping[str, Any]
+Described = dict[str, Any]
+"""A part of an OpenAPI document."""
 
-STRING: Schema = {"type": "string"}
-BYTES: Schema = {"type": "string", "contentMediaType": "application/octet-stream"}
+TEXT: Described = {"type": "string"}
+BYTES: Described = {"type": "string", "contentMediaType": "application/octet-stream"}
 
 
-def reference(name: str) -> Schema:
+def reference(name: str) -> Described:
     """A schema that the document has under this name."""
     return {"$ref": REF_TEMPLATE.format(model=name)}
 
 
-def object_of(
-    required: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None
-) -> Schema:
-    """An object that has these fields and may have others."""
-    return {
-        "type": "object",
-        "properties": {**required, **(optional or {})},
-        "required": list(required),
-    }
+class InputProblem(TypedDict):
+    """One thing that is wrong with the input."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+    url: str
+    input: Any
+    ctx: NotRequired[dict[str, Any]]
 
 
-def nullable(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
+class Problem(TypedDict):
+    """What is wrong: a sentence, or, where the input is at fault, the fields."""
+
+    detail: str | list[InputProblem]
+    error_type: NotRequired[str]
 
 
-_LOG_LINE = object_of(
-    {
-        "message": STRING,
-        "level": STRING,
-        "source": STRING,
-        "timestamp": {"type": "string", "format": "date-time"},
-        "labels": object_of({"level": STRING}),
-    }
-)
-_SECONDS: Schema = {"type": "number", "minimum": 0}
-
-SCHEMAS: Mapping[str, Schema] = {
-    "QueueStatus": object_of(
-        {
-            "status": {"enum": ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]},
-            "request_id": STRING,
-            "gateway_request_id": STRING,
-            "response_url": STRING,
-            "status_url": STRING,
-            "cancel_url": STRING,
-            "logs": nullable({"type": "array", "items": _LOG_LINE}),
-            "metrics": object_of({}, {"inference_time": nullable(_SECONDS)}),
-        },
-        {
-            "queue_position": {"type": "integer", "minimum": 0},
-            "error": STRING,
-            "error_type": STRING,
-        },
-    ),
-    "CancelStatus": object_of(
-        {"status": {"enum": ["CANCELLATION_REQUESTED", "ALREADY_COMPLETED"]}}
-    ),
-    "Problem": {
-        "description": "What is wrong: a sentence, or, where the input is at fault, the fields.",
-        **object_of(
-            {"detail": {"anyOf": [STRING, {"type": "array", "items": reference("InputProblem")}]}},
-            {"error_type": STRING},
-        ),
-    },
-    "InputProblem": object_of(
-        {
-            "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
-            "msg": STRING,
-            "type": STRING,
-            "url": STRING,
-            "input": {},
-        },
-        {"ctx": {"type": "object"}},
-    ),
-    "UploadUrls": object_of({"upload_url": STRING, "file_url": STRING}),
-    "Part": object_of({"partNumber": {"type": "integer"}, "etag": STRING}),
-}
+def answer(description: str, model: Any) -> Described:
+    """An answer that is JSON."""
+    return {"description": description, "model": model}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """One method of one path. `answers` are by status; every operation can also fail."""
-
-    id: str
-    summary: str
-    answers: Mapping[str, Schema]
-    parameters: Sequence[Schema] = ()
-    body: Schema | None = None
-    needs_key: bool = True
-    described: str = ""
-
-    def document(self, path: str, *, server_needs_key: bool) -> dict[str, Any]:
-        """The operation as OpenAPI has it."""
-        in_path = [path_parameter(part[1:-1]) for part in path.split("/") if part[:1] == "{"]
-        answers = {
-            status: {**each, "headers": {**_REQUEST_ID, **each.get("headers", {})}}
-            for status, each in {**self.answers, "default": problem("Why it was refused.")}.items()
-        }
-        document: dict[str, Any] = {
-            "operationId": self.id,
-            "tags": [_tag(path)],
-            "summary": self.summary,
-            "description": self.described,
-            "parameters": [*in_path, *self.parameters],
-            "responses": answers,
-            "security": [{"key": []}] if self.needs_key and server_needs_key else [],
-        }
-        if self.body is not None:
-            document["requestBody"] = self.body
-        return document
+def problem(description: str) -> Described:
+    """An answer that refuses the request."""
+    return answer(description, Problem)
 
 
-def _tag(path: str) -> str:
-    """What the operation is listed under: its service."""
-    first = path.split("/")[1]
-    return first if first in set(Service) - {Service.DISCOVERY} else Service.DISCOVERY
-
-
-_REQUEST_ID: Schema = {
-    "x-fal-request-id": {"description": "The request's id, for logs and support.", "schema": STRING}
-}
-
-
-def answer(description: str, schema: Schema, media_type: str = "application/json") -> Schema:
+def content(description: str, schema: Described, media_type: str = "application/json") -> Described:
+    """An answer that is not JSON, or whose schema is not a model's."""
     return {"description": description, "content": {media_type: {"schema": schema}}}
 
 
-def empty(description: str) -> Schema:
-    return answer(description, {"type": "object"})
+def text(description: str, media_type: str = "text/plain") -> Described:
+    """An answer that is text."""
+    return content(description, TEXT, media_type)
 
 
-def problem(description: str) -> Schema:
-    return answer(description, reference("Problem"))
-
-
-def json_body(schema: Schema) -> Schema:
-    """A body that is read as JSON whatever its type says it is."""
-    return {"required": True, "content": {"application/json": {"schema": schema}}}
-
-
-def json_body_of(model: type[BaseModel]) -> Schema:
-    return json_body(reference(model.__name__))
-
-
-def schemas_of(model: type[BaseModel]) -> Mapping[str, Schema]:
-    """The schema that `json_body_of` refers to, and those that it refers to itself."""
+def json_body(model: type[BaseModel]) -> Described:
+    """A body that is read as JSON. The document lifts its `$defs` to the other schemas."""
     schema = model.model_json_schema(ref_template=REF_TEMPLATE)
-    parts: Mapping[str, Schema] = schema.pop("$defs", {})
-    return {model.__name__: schema, **parts}
+    schemas = {**schema.pop("$defs", {}), model.__name__: schema}
+    return body({**reference(model.__name__), "$defs": schemas})
 
 
-BYTES_BODY: Schema = {"required": False, "content": {"application/octet-stream": {"schema": BYTES}}}
+def body(schema: Described, media_type: str = "application/json") -> Described:
+    return {"required": True, "content": {media_type: {"schema": schema}}}
 
 
-_IN_PATH: Mapping[str, Schema] = {"number": {"type": "integer", "minimum": 1, "maximum": MAX_PARTS}}
-"""What stands in paths and is not just any text."""
+BYTES_BODY = body(BYTES, "application/octet-stream") | {"required": False}
 
 
-def path_parameter(name: str) -> Schema:
-    return {"name": name, "in": "path", "required": True, "schema": _IN_PATH.get(name, STRING)}
-
-
-def query(name: str, description: str, schema: Schema, *, required: bool = False) -> Schema:
+def query(name: str, description: str, *, required: bool = False, **schema: Any) -> Described:
     return {
         "name": name,
         "in": "query",
         "required": required,
         "description": description,
-        "schema": schema,
+        "schema": {"type": "string", **schema},
     }
 
 
-def header(name: str, description: str, schema: Schema) -> Schema:
-    return {"name": name, "in": "header", "description": description, "schema": schema}
+def header(name: str, description: str, **schema: Any) -> Described:
+    return {
+        "name": name,
+        "in": "header",
+        "description": description,
+        "schema": {"type": "string", **schema},
+    }
 
 
 LIFECYCLE = header(
     "X-Fal-Object-Lifecycle-Preference",
     'How long files are kept, such as {"expiration_duration_seconds": 3600}.',
-    STRING,
 )
-_SWITCH: Schema = {"enum": ["0", "1"]}
-REQUEST_HEADERS = (
+REQUEST_HEADERS = [
     header(
         "X-Fal-Request-Timeout",
         "Seconds within which the request must be started, or else it fails with 504.",
-        {"type": "string", "pattern": r"^[1-9][0-9]{0,8}(\.[0-9]*)?$"},
+        pattern=r"^[1-9][0-9]{0,8}(\.[0-9]*)?$",
     ),
-    header("X-Fal-No-Retry", "1: not started again if its worker dies.", _SWITCH),
-    header("X-Fal-Store-IO", "0: input and output are not kept in the database.", _SWITCH),
+    header("X-Fal-No-Retry", "1: not started again if its worker dies.", enum=["0", "1"]),
+    header("X-Fal-Store-IO", "0: input and output are not kept in the database.", enum=["0", "1"]),
     LIFECYCLE,
-)
-QUEUE_HEADERS = (
+]
+QUEUE_HEADERS = [
     *REQUEST_HEADERS,
-    header("X-Fal-Queue-Priority", "low: after all others.", {"enum": ["normal", "low"]}),
+    header("X-Fal-Queue-Priority", "low: after all others.", enum=["normal", "low"]),
     header(
         "Idempotency-Key",
         "A submit that comes again with the same key and body is the same request.",
-        {"type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY},
+        minLength=1,
+        maxLength=MAX_IDEMPOTENCY_KEY,
     ),
-)
+]
+
+# The document names each endpoint's own in place of `{Endpoint}`.
+ENDPOINT_BODY = body(reference("{Endpoint}Input"))
+OUTPUT = content("The video.", reference("{Endpoint}Output"))
+EVENTS = content("Events, until it is completed.", {}, "text/event-stream")
+"""OpenAPI 3.1 cannot say what the single events of a stream are."""
+
+INVALID = problem("The input cannot be used; `detail` names the fields.")
+FULL = problem("As many requests wait as may wait, or the key has sent as many as it may.")
+LATE = problem("It was not started within X-Fal-Request-Timeout.")

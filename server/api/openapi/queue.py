@@ -6,19 +6,20 @@ answers, this one says what it answers: logs are a list, the status of a request
 comes with 202, and so does the answer to a cancel.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
+from server.api.openapi.parts import body, content, reference
 from server.api.openapi.schemas import endpoint_schemas, schema_name
 from server.fal.endpoints import ENDPOINTS, Limits
 from server.fal.urls import Service, url_for
+from server.models import CancelAnswer, JobStatus
 
 Schema = dict[str, Any]
 
 _QUEUE_STATUS: Schema = {
     "type": "object",
     "properties": {
-        "status": {"type": "string", "enum": ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]},
+        "status": {"type": "string", "enum": list(JobStatus)},
         "request_id": {"type": "string", "description": "The request id."},
         "response_url": {"type": "string", "description": "The response url."},
         "status_url": {"type": "string", "description": "The status url."},
@@ -40,9 +41,7 @@ _QUEUE_STATUS: Schema = {
 }
 _CANCEL_STATUS: Schema = {
     "type": "object",
-    "properties": {
-        "status": {"type": "string", "enum": ["CANCELLATION_REQUESTED", "ALREADY_COMPLETED"]}
-    },
+    "properties": {"status": {"type": "string", "enum": list(CancelAnswer)}},
     "required": ["status"],
 }
 _REQUEST_ID: Schema = {
@@ -131,14 +130,14 @@ def _field(schema: Schema) -> Schema:
 def _paths(endpoint_id: str) -> dict[str, Schema]:
     name = schema_name(endpoint_id)
     request = f"/{endpoint_id}/requests/{{request_id}}"
-    status = _reference("QueueStatus")
+    status = reference("QueueStatus")
     return {
         f"{request}/status": {
             "get": {
                 "parameters": [_REQUEST_ID, _LOGS],
                 "responses": {
-                    "200": _json("The request status, when the request is completed.", status),
-                    "202": _json("The request status, until then.", status),
+                    "200": content("The request status, when the request is completed.", status),
+                    "202": content("The request status, until then.", status),
                 },
             }
         },
@@ -146,35 +145,21 @@ def _paths(endpoint_id: str) -> dict[str, Schema]:
             "put": {
                 "parameters": [_REQUEST_ID],
                 "responses": {
-                    "202": _json("The request is being cancelled.", _CANCEL_STATUS),
-                    "400": _json("The request was completed already.", _CANCEL_STATUS),
+                    "202": content("The request is being cancelled.", _CANCEL_STATUS),
+                    "400": content("The request was completed already.", _CANCEL_STATUS),
                 },
             }
         },
         f"/{endpoint_id}": {
             "post": {
-                "requestBody": {"required": True, "content": _content(_reference(f"{name}Input"))},
-                "responses": {"200": _json("The request status.", status)},
+                "requestBody": body(reference(f"{name}Input")),
+                "responses": {"200": content("The request status.", status)},
             }
         },
         request: {
             "get": {
                 "parameters": [_REQUEST_ID],
-                "responses": {
-                    "200": _json("Result of the request.", _reference(f"{name}Output")),
-                },
+                "responses": {"200": content("Result of the request.", reference(f"{name}Output"))},
             }
         },
     }
-
-
-def _json(description: str, schema: Mapping[str, Any]) -> Schema:
-    return {"description": description, "content": _content(schema)}
-
-
-def _content(schema: Mapping[str, Any]) -> Schema:
-    return {"application/json": {"schema": schema}}
-
-
-def _reference(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}

@@ -2,36 +2,48 @@
 
 import asyncio
 
-from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter
+from typing_extensions import TypedDict
 
 from server.api.dependencies import AdminDep, Services, ServicesDep
 from server.fal.urls import Service
 
-router = APIRouter(prefix=f"/{Service.ADMIN.value}/queue")
+_DESCRIPTION = "Whether the queue is paused, and since when in Unix seconds."
+
+router = APIRouter(prefix=f"/{Service.ADMIN.value}/queue", tags=[Service.ADMIN])
 
 
-@router.get("")
-async def state(services: ServicesDep, _: AdminDep) -> Response:
-    """Whether the queue is paused."""
+class QueueState(TypedDict):
+    """Whether the queue is paused, and since when in Unix seconds."""
+
+    paused: bool
+    paused_since: float | None
+
+
+@router.get("", response_description=_DESCRIPTION)
+async def queue_state(services: ServicesDep, _: AdminDep) -> QueueState:
+    """Whether the queue is paused; the key needs the scope admin."""
     return await _state(services)
 
 
-@router.post("/pause")
-async def pause(services: ServicesDep, _: AdminDep) -> Response:
-    """Start no more jobs; those that run go on, and requests are still accepted."""
+@router.post("/pause", response_description=_DESCRIPTION)
+async def pause_queue(services: ServicesDep, _: AdminDep) -> QueueState:
+    """Start no more jobs; the key needs the scope admin.
+
+    Those that run go on, and requests are still accepted.
+    """
     await asyncio.to_thread(services.queue_switch.pause)
     return await _state(services)
 
 
-@router.post("/resume")
-async def resume(services: ServicesDep, _: AdminDep) -> Response:
-    """Start jobs again."""
+@router.post("/resume", response_description=_DESCRIPTION)
+async def resume_queue(services: ServicesDep, _: AdminDep) -> QueueState:
+    """Start jobs again; the key needs the scope admin."""
     await asyncio.to_thread(services.queue_switch.resume)
     services.signals.claimable.notify()
     return await _state(services)
 
 
-async def _state(services: Services) -> Response:
+async def _state(services: Services) -> QueueState:
     since = await asyncio.to_thread(services.queue_switch.paused_since)
-    return JSONResponse({"paused": since is not None, "paused_since": since})
+    return {"paused": since is not None, "paused_since": since}

@@ -5,21 +5,23 @@ None asks for a key: what is described is no secret, and tools read it before th
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, PlainTextResponse
 
 from server.api.dependencies import BaseUrlDep, EndpointDep, ServicesDep
 from server.api.openapi.document import openapi_document
 from server.api.openapi.llms import llms_text
+from server.api.openapi.parts import query, text
 from server.api.openapi.queue import queue_document
 from server.errors import BadRequest, UnknownPath
 from server.fal.endpoints import ENDPOINTS
 from server.fal.urls import Service, is_fal_host, url_for
 
-router = APIRouter(prefix=f"/{Service.DISCOVERY.value}")
+router = APIRouter(prefix=f"/{Service.DISCOVERY.value}", tags=[Service.DISCOVERY])
 
 _QUEUE_DOCUMENT = "/api/openapi/queue/openapi.json"
 _OWN_DOCUMENT = "/openapi.json"
@@ -35,50 +37,67 @@ _DOCS_POLICY = (
 """Lets the page load nothing but from this server."""
 
 
-@router.get(_QUEUE_DOCUMENT)
+@router.get(
+    _QUEUE_DOCUMENT,
+    name="queue_document",
+    response_description="The document.",
+    openapi_extra={
+        "parameters": [
+            query("endpoint_id", "The endpoint's id.", required=True, enum=list(ENDPOINTS))
+        ]
+    },
+)
 async def queue_openapi(
-    services: ServicesDep, base_url: BaseUrlDep, endpoint_id: str = ""
-) -> Response:
-    """An endpoint's queue as fal describes it."""
+    services: ServicesDep,
+    base_url: BaseUrlDep,
+    endpoint_id: Annotated[str, Query(include_in_schema=False)] = "",
+) -> dict[str, Any]:
+    """An endpoint's queue, as fal describes it."""
     if endpoint_id not in ENDPOINTS:
         known = ", ".join(ENDPOINTS)
         raise BadRequest(f"Say which endpoint, with ?endpoint_id=…; this server has {known}.")
-    return JSONResponse(queue_document(endpoint_id, base_url, services.limits))
+    return queue_document(endpoint_id, base_url, services.limits)
 
 
-@router.get("/models/{endpoint:path}/llms.txt")
+@router.get(
+    "/models/{endpoint:path}/llms.txt",
+    name="llms",
+    response_class=Response,
+    responses={200: text("The page.")},
+)
 async def endpoint_llms(
     endpoint: EndpointDep, services: ServicesDep, base_url: BaseUrlDep
 ) -> Response:
-    """An endpoint's page for language models."""
+    """The endpoint, for language models."""
     return PlainTextResponse(llms_text(endpoint, base_url, services.limits))
 
 
-@router.get("/llms.txt")
+@router.get("/llms.txt", response_class=Response, responses={200: text("The page.")})
 async def llms(services: ServicesDep, base_url: BaseUrlDep) -> Response:
-    """The pages of all endpoints."""
+    """The endpoints, for language models."""
     pages = [llms_text(endpoint, base_url, services.limits) for endpoint in ENDPOINTS]
     return PlainTextResponse("\n\n".join(pages))
 
 
-@router.get(_OWN_DOCUMENT)
-async def openapi(services: ServicesDep, base_url: BaseUrlDep) -> Response:
-    """This server's HTTP API. Its paths have prefixes, which fal's own hosts have not."""
+@router.get(_OWN_DOCUMENT, name="document", response_description="The document.")
+async def own_openapi(
+    request: Request, services: ServicesDep, base_url: BaseUrlDep
+) -> dict[str, Any]:
+    """This document."""
+    # Its paths have prefixes, which fal's own hosts have not.
     if is_fal_host(base_url):
         raise UnknownPath(_OWN_DOCUMENT)
-    settings = services.settings
-    document = openapi_document(
-        base_url,
-        services.limits,
-        needs_key=settings.needs_key,
-        files_auth=settings.files_auth,
-    )
-    return JSONResponse(document)
+    app: FastAPI = request.app
+    if app.openapi_schema is None:
+        app.openapi_schema = openapi_document(
+            app.routes, services.limits, needs_key=services.settings.needs_key
+        )
+    return app.openapi_schema | {"servers": [{"url": base_url}]}
 
 
-@router.get("/docs")
+@router.get("/docs", response_class=Response, responses={200: text("The page.", "text/html")})
 async def docs(base_url: BaseUrlDep) -> Response:
-    """A page on which the API can be read and tried."""
+    """A page on which to try the API."""
     document = _OWN_DOCUMENT
     if is_fal_host(base_url):
         document = f"{_QUEUE_DOCUMENT}?endpoint_id={next(iter(ENDPOINTS))}"
@@ -95,7 +114,7 @@ async def docs(base_url: BaseUrlDep) -> Response:
     return page
 
 
-@router.get("/docs/{name}")
+@router.get("/docs/{name}", include_in_schema=False)
 async def docs_asset(name: str) -> Response:
     """A part of the page."""
     if name not in _MEDIA_TYPES:

@@ -7,53 +7,95 @@ somebody uploaded as a file runs or looks as if it came from this server.
 import asyncio
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse
 
-from server.api.dependencies import ServicesDep, caller_of
+from server.api.dependencies import AnyCallerDep, ServicesDep
+from server.api.openapi.parts import BYTES, content, header, problem, query
 from server.errors import UnknownFile
+from server.fal.urls import Service
 from server.files.access import ReadPermission
 from server.files.content_types import HEAD_BYTES, is_shown
+from server.files.links import END, SIGNATURE
 from server.files.public import PublicFile
+from server.settings import FilesAuth
 
 MAX_CACHE_S = 365 * 24 * 3600
 
-router = APIRouter(prefix="/files")
+
+async def _by_caller(services: ServicesDep, caller: AnyCallerDep) -> ReadPermission:
+    """What the request may read by its key; before anything is looked for."""
+    return services.file_access.by_caller(caller)
 
 
-async def _permit_of(request: Request, file_id: str, services: ServicesDep) -> ReadPermission:
-    """What the request may read, by its key or by its URL; before anything is looked for.
-
-    Raises:
-        Unauthorized: it has no key, where one is needed.
-        FileUrlRefused: its URL is not good, where it has to be signed.
-    """
-    if services.file_access.needs_key:
-        return services.file_access.by_caller(await caller_of(request, services))
+async def _by_url(file_id: str, request: Request, services: ServicesDep) -> ReadPermission:
+    """What the request may read by its URL."""
     return services.file_access.by_url(file_id, request.url.query)
 
 
-@router.api_route("/{file_id}/{name}", methods=["GET", "HEAD"])
-async def file(
-    file_id: str,
-    name: str,
-    services: ServicesDep,
-    permit: Annotated[ReadPermission, Depends(_permit_of)],
-) -> Response:
-    """A file, or the parts that a Range header names."""
-    found = await asyncio.to_thread(services.public_files.find, file_id, name, permit)
-    path = services.files.path(found.id)
-    head, stat = await asyncio.to_thread(_look_at, path)
-    return FileResponse(
-        path,
-        stat_result=stat,
-        filename=found.name,
-        content_disposition_type=("inline" if is_shown(found.content_type, head) else "attachment"),
-        headers=_headers(found, permit),
+_READERS: Mapping[FilesAuth, str] = {
+    "public": "The URL is all that is needed.",
+    "signed": "The URL is all that is needed, with the query that the server gave it.",
+    "key": "For the key that it belongs to.",
+}
+_SIGNATURE = [
+    query(END, "Until when the URL is good, in Unix seconds.", required=True),
+    query(SIGNATURE, "The server's, of the file and that time.", required=True),
+]
+
+
+def file_router(files_auth: FilesAuth) -> APIRouter:
+    """The routes that read files, for those who may."""
+    router = APIRouter(prefix="/files", tags=[Service.FILES])
+    is_signed = files_auth == "signed"
+    permission = _by_caller if files_auth == "key" else _by_url
+    readers = _READERS[files_auth]
+    parameters = _SIGNATURE if is_signed else []
+
+    @router.get(
+        "/{file_id}/{name}",
+        response_class=FileResponse,
+        description=f"A video or an upload.\n\n{readers}",
+        responses={
+            200: content("The file.", BYTES, "*/*"),
+            206: content("The parts that a Range header names.", BYTES, "*/*"),
+            416: {"description": "The file has no such part."},
+            **({403: problem("The URL is not signed, or its time is over.")} if is_signed else {}),
+        },
+        openapi_extra={"parameters": [*parameters, header("Range", "The parts that are wanted.")]},
     )
+    @router.head(
+        "/{file_id}/{name}",
+        name="file_head",
+        response_class=FileResponse,
+        description=f"Type and size of a file.\n\n{readers}",
+        response_description="As of the file.",
+        openapi_extra={"parameters": parameters},
+    )
+    async def file(
+        file_id: str,
+        name: str,
+        services: ServicesDep,
+        permit: Annotated[ReadPermission, Depends(permission)],
+    ) -> Response:
+        found = await asyncio.to_thread(services.public_files.find, file_id, name, permit)
+        path = services.files.path(found.id)
+        head, stat = await asyncio.to_thread(_look_at, path)
+        return FileResponse(
+            path,
+            stat_result=stat,
+            filename=found.name,
+            content_disposition_type=(
+                "inline" if is_shown(found.content_type, head) else "attachment"
+            ),
+            headers=_headers(found, permit),
+        )
+
+    return router
 
 
 def _look_at(path: Path) -> tuple[bytes, os.stat_result]:

@@ -1,30 +1,81 @@
 """Whether the process lives, and whether it can make videos."""
 
-from typing import Any
+from typing import Any, NotRequired
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
+from typing_extensions import TypedDict
 
 from server.api.dependencies import ServicesDep
+from server.api.openapi.parts import answer
 from server.api.readiness import Check
+from server.fal.urls import Service
 from server.workers.pool import SlotView
 
-router = APIRouter(prefix="/health")
+router = APIRouter(prefix="/health", tags=[Service.HEALTH])
 
 
-@router.get("/live")
-async def live() -> Response:
-    """200 whenever the process answers: it never depends on a model."""
-    return JSONResponse({"status": "live"})
+class Liveness(TypedDict):
+    """That the process answers."""
+
+    status: str
 
 
-@router.get("/ready")
+class CheckView(TypedDict):
+    """A need of the server; `problem` is a sentence if it is not met."""
+
+    name: str
+    passed: bool
+    problem: NotRequired[str]
+
+
+class LoadingView(TypedDict):
+    """How far a worker has loaded."""
+
+    text: str
+    fraction: float
+
+
+class SlotStatus(TypedDict):
+    """A worker's place and what it is doing."""
+
+    name: str
+    state: str
+    device: str | None
+    loading: NotRequired[LoadingView]
+    down_reason: NotRequired[str]
+
+
+class ReadinessView(TypedDict):
+    """Whether the server is ready, and why it is not."""
+
+    status: str
+    checks: list[CheckView]
+    slots: list[SlotStatus]
+
+
+@router.get("/live", response_description="It does.")
+async def live() -> Liveness:
+    """Whether the process answers.
+
+    It never depends on a model.
+    """
+    return {"status": "live"}
+
+
+@router.get(
+    "/ready",
+    responses={
+        200: answer("It could.", ReadinessView),
+        503: answer("Something is missing.", ReadinessView),
+    },
+)
 async def ready(services: ServicesDep) -> Response:
-    """200 when a video could be made now or, as there is a queue, soon.
+    """Whether a video could be made now, and what is missing.
 
-    That is: a worker has loaded the model, be it busy or not, the database can be written, the
-    disk is not full, and the server was not told to end. The body says which of these is not so,
-    and how far loading is.
+    Now or, as there is a queue, soon: a worker has loaded the model, busy or not, the database can
+    be written, the disk is not full, and the server was not told to end. The body says which of
+    these is not so, and how far loading is.
     """
     checks = await services.readiness.checks()
     is_ready = all(check.problem is None for check in checks)
@@ -36,9 +87,11 @@ async def ready(services: ServicesDep) -> Response:
     return JSONResponse(body, 200 if is_ready else 503)
 
 
-def _check_view(check: Check) -> dict[str, Any]:
-    view: dict[str, Any] = {"name": check.name, "passed": check.problem is None}
-    return view if check.problem is None else view | {"problem": check.problem}
+def _check_view(check: Check) -> CheckView:
+    view: CheckView = {"name": check.name, "passed": check.problem is None}
+    if check.problem is not None:
+        view["problem"] = check.problem
+    return view
 
 
 def _slot_view(slot: SlotView) -> dict[str, Any]:

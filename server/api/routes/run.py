@@ -5,16 +5,25 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 
 from server.api.dependencies import IncomingDep, Services, ServicesDep
+from server.api.openapi.parts import ENDPOINT_BODY, FULL, INVALID, LATE, OUTPUT, REQUEST_HEADERS
+from server.fal.urls import Service
 from server.models import Job
 
 CLIENT_CLOSED_REQUEST = 499
 
-router = APIRouter(prefix="/run")
+router = APIRouter(prefix="/run", tags=[Service.RUN])
 
 
-@router.post("/{endpoint:path}")
+@router.post(
+    "/{endpoint:path}",
+    responses={200: OUTPUT, 422: INVALID, 429: FULL, 504: LATE},
+    openapi_extra={"parameters": REQUEST_HEADERS, "requestBody": ENDPOINT_BODY},
+)
 async def run(request: Request, services: ServicesDep, incoming: IncomingDep) -> Response:
-    """Make a video and answer with it; a caller who goes away and does not return cancels it."""
+    """Make a video and wait for it.
+
+    A caller who goes away and does not return cancels it.
+    """
     job = await incoming.accepted(services.runs.begin)
     request.state.request_id = job.id
     done = await _finished_or_gone(request, services, job)

@@ -7,26 +7,26 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints, WithJsonSchema
+from typing_extensions import TypedDict
 
 from server.api.dependencies import (
     BaseUrlDep,
     JsonDep,
-    Services,
     ServicesDep,
     UploaderDep,
     has_room,
 )
+from server.api.openapi.parts import LIFECYCLE, json_body
 from server.api.routes.uploads import lifetime_asked
 from server.auth.tokens import MAX_TOKEN_SECONDS, TokenScope
 from server.fal.schemas import read_as
 from server.fal.urls import Service, url_for
 from server.files.content_types import content_type_of, file_name_of
-from server.files.upload_store import NewUpload, Upload
+from server.files.upload_store import NewUpload
 from server.keys import Scope
 
-router = APIRouter(prefix="/rest/storage")
+router = APIRouter(prefix="/rest/storage", tags=[Service.REST])
 
 
 class UploadRequest(BaseModel):
@@ -38,13 +38,35 @@ class UploadRequest(BaseModel):
     content_type: str | None = None
 
 
-@router.post("/auth/token")
-async def token(services: ServicesDep, caller: UploaderDep, base_url: BaseUrlDep) -> Response:
-    """Lend the caller's key to uploads, for an hour."""
+_UPLOAD = {"parameters": [LIFECYCLE], "requestBody": json_body(UploadRequest)}
+
+
+class UploadToken(TypedDict):
+    """A token for uploads."""
+
+    token: str
+    token_type: str
+    base_url: str
+    expires_at: Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+
+
+class UploadUrls(TypedDict):
+    """Where an upload is put, and where it can be read."""
+
+    upload_url: str
+    file_url: str
+
+
+@router.post("/auth/token", response_description="A token for an hour.")
+async def storage_token(
+    services: ServicesDep, caller: UploaderDep, base_url: BaseUrlDep, response: Response
+) -> UploadToken:
+    """A token for uploads, which fal's Python client asks for."""
+    response.headers["cache-control"] = "no-store"
     # Clients use a token until then: a minute early, so that none ends on its way.
     expires_at = datetime.now(UTC) + timedelta(seconds=MAX_TOKEN_SECONDS - 60)
     text = await services.auth.issue_token(caller, TokenScope(Scope.FILES), MAX_TOKEN_SECONDS)
-    body = {
+    return {
         "token": text,
         "token_type": "Bearer",
         # The client appends the path, with its `/files`.
@@ -52,51 +74,45 @@ async def token(services: ServicesDep, caller: UploaderDep, base_url: BaseUrlDep
         # With the offset spelt out: older Pythons do not read a Z.
         "expires_at": expires_at.isoformat(timespec="seconds"),
     }
-    return JSONResponse(body, headers={"cache-control": "no-store"})
 
 
-@router.post("/upload/initiate", dependencies=[Depends(has_room)])
+@router.post(
+    "/upload/initiate",
+    dependencies=[Depends(has_room)],
+    name="initiate_upload",
+    description="Begin an upload that comes in one PUT.",
+    response_description="Where to put it.",
+    openapi_extra=_UPLOAD,
+)
+@router.post(
+    "/upload/initiate-multipart",
+    dependencies=[Depends(has_room)],
+    name="initiate_multipart_upload",
+    description="Begin an upload that comes in parts.",
+    response_description="Where to put the parts.",
+    openapi_extra=_UPLOAD,
+)
 async def initiate(
     request: Request,
     services: ServicesDep,
     caller: UploaderDep,
     base_url: BaseUrlDep,
     body: JsonDep,
-) -> Response:
-    """Begin an upload that comes in one PUT."""
-    new = _new_upload(request, caller.key_id, body)
-    upload = await services.uploads.begin(new, in_parts=False)
-    return _urls(services, base_url, upload)
-
-
-@router.post("/upload/initiate-multipart", dependencies=[Depends(has_room)])
-async def initiate_multipart(
-    request: Request,
-    services: ServicesDep,
-    caller: UploaderDep,
-    base_url: BaseUrlDep,
-    body: JsonDep,
-) -> Response:
-    """Begin an upload that comes in parts."""
-    new = _new_upload(request, caller.key_id, body)
-    upload = await services.uploads.begin(new, in_parts=True)
-    return _urls(services, base_url, upload)
-
-
-def _new_upload(request: Request, key_id: str | None, body: bytes) -> NewUpload:
+    response: Response,
+) -> UploadUrls:
+    """Give out the URLs of a file that is to come."""
     wanted = read_as(UploadRequest, body)
     content_type = content_type_of(wanted.content_type)
-    return NewUpload(
-        key_id=key_id,
+    new = NewUpload(
+        key_id=caller.key_id,
         file_name=file_name_of(wanted.file_name, content_type),
         content_type=content_type,
         lifetime_s=lifetime_asked(request),
     )
-
-
-def _urls(services: Services, base_url: str, upload: Upload) -> Response:
-    urls = {
+    in_parts = request.url.path.endswith("-multipart")
+    upload = await services.uploads.begin(new, in_parts=in_parts)
+    response.headers["cache-control"] = "no-store"
+    return {
         "upload_url": url_for(base_url, Service.FILES, f"/upload/{upload.id}"),
         "file_url": services.file_links.url(base_url, upload.file_id, upload.file_name),
     }
-    return JSONResponse(urls, headers={"cache-control": "no-store"})

@@ -4,22 +4,30 @@ from collections.abc import AsyncGenerator
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
 
 from server.api import sse
 from server.api.dependencies import IncomingDep, Services, ServicesDep
+from server.api.openapi.parts import ENDPOINT_BODY, EVENTS, FULL, INVALID, REQUEST_HEADERS
 from server.api.results import CompletionResponse
+from server.fal.urls import Service
 from server.fal.views import as_json, status_view
 from server.models import Job
 
-router = APIRouter(prefix="/run")
+router = APIRouter(prefix="/run", tags=[Service.RUN])
 
 
-@router.post("/{endpoint:path}/stream")
+@router.post(
+    "/{endpoint:path}/stream",
+    response_class=StreamingResponse,
+    responses={200: EVENTS, 422: INVALID, 429: FULL},
+    openapi_extra={"parameters": REQUEST_HEADERS, "requestBody": ENDPOINT_BODY},
+)
 async def stream(request: Request, services: ServicesDep, incoming: IncomingDep) -> Response:
-    """Make a video and tell of it: each event but the last is a status with new lines of the log.
+    """Make a video and tell of it meanwhile.
 
-    The last event is the output, or the body of the error. A caller who goes away and does not
-    return cancels the run.
+    Each event but the last is a status with new lines of the log; the last is the output, or
+    the body of the error.
     """
     job = await incoming.accepted(services.runs.begin)
     request.state.request_id = job.id

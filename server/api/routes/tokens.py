@@ -3,17 +3,18 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.api.dependencies import CallerDep, JsonDep, ServicesDep
+from server.api.openapi.parts import json_body
 from server.auth.tokens import MAX_TOKEN_SECONDS, TokenScope
 from server.errors import InvalidInput, error_item
 from server.fal.endpoints import ENDPOINTS, app_of
 from server.fal.schemas import read_as
+from server.fal.urls import Service
 from server.keys import Scope
 
-router = APIRouter(prefix="/rest")
+router = APIRouter(prefix="/rest", tags=[Service.REST])
 
 
 class TokenRequest(BaseModel):
@@ -25,9 +26,13 @@ class TokenRequest(BaseModel):
     token_expiration: Annotated[int, Field(gt=0, le=MAX_TOKEN_SECONDS)] = 120
 
 
-@router.post("/tokens")
-async def token(services: ServicesDep, caller: CallerDep, body: JsonDep) -> Response:
-    """Lend a part of the caller's key: requests for videos of the listed apps, for a while."""
+@router.post(
+    "/tokens",
+    response_description="The token.",
+    openapi_extra={"requestBody": json_body(TokenRequest)},
+)
+async def token(services: ServicesDep, caller: CallerDep, body: JsonDep, response: Response) -> str:
+    """A token that stands for the key in a browser, for some apps and a while."""
     wanted = read_as(TokenRequest, body)
     endpoints = {
         endpoint
@@ -35,8 +40,8 @@ async def token(services: ServicesDep, caller: CallerDep, body: JsonDep) -> Resp
         for endpoint in _endpoints_of(index, name)
     }
     grant = TokenScope(Scope.RUN, tuple(sorted(endpoints)))
-    text = await services.auth.issue_token(caller, grant, wanted.token_expiration)
-    return JSONResponse(text, headers={"cache-control": "no-store"})
+    response.headers["cache-control"] = "no-store"
+    return await services.auth.issue_token(caller, grant, wanted.token_expiration)
 
 
 def _endpoints_of(index: int, name: str) -> list[str]:

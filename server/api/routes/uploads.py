@@ -4,21 +4,23 @@ fal's clients differ. The Python client sends its token with every request and a
 the file's own URL; the JavaScript client puts to the URL that it was given, without a key.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
 from server.api.dependencies import BaseUrlDep, JsonDep, ServicesDep, UploaderDep, has_room
+from server.api.openapi.parts import BYTES_BODY, LIFECYCLE, TEXT, header, json_body
 from server.errors import BadRequest, UnknownUpload
 from server.fal.headers import file_lifetime_s
 from server.fal.schemas import read_as
+from server.fal.urls import Service
 from server.files.content_types import content_type_of, essence_of, file_name_of
-from server.files.upload_store import NewUpload, Part, Upload
+from server.files.upload_store import NewUpload, Upload
 from server.files.uploads import MAX_PARTS, PartClaim
 
-router = APIRouter(prefix="/files")
+router = APIRouter(prefix="/files", tags=[Service.FILES], dependencies=[Depends(has_room)])
 
 
 class PartView(BaseModel):
@@ -38,97 +40,152 @@ class CompleteRequest(BaseModel):
     parts: Annotated[list[PartView], Field(max_length=MAX_PARTS)]
 
 
-async def _upload_by_url(upload_id: str, request: Request, services: ServicesDep) -> Upload:
-    """The upload whose id is in the URL: knowing it is enough, but a key must be the right one."""
+async def _upload_by_url(upload_id: str, request: Request, services: ServicesDep) -> None:
+    """Find the upload whose id is in the URL: knowing it is enough, but a key must be its own."""
     upload = await services.uploads.find(upload_id)
     await services.auth.check_key(upload.key_id)
     authorization = request.headers.get("authorization")
     if authorization is not None:
         caller = await services.auth.caller(authorization, None)
         _check_owner(upload, caller.key_id)
-    return upload
+    request.state.upload = upload
 
 
 async def _upload_by_file(
-    file_id: str, upload_id: str, services: ServicesDep, caller: UploaderDep
-) -> Upload:
-    """The upload of a file, for whoever began it."""
+    file_id: str,
+    _: Annotated[str, Path(alias="name")],
+    upload_id: str,
+    request: Request,
+    services: ServicesDep,
+    caller: UploaderDep,
+) -> None:
+    """Find the upload of a file, for the key that began it."""
     upload = await services.uploads.find(upload_id)
     _check_owner(upload, caller.key_id)
     if upload.file_id != file_id:
         raise UnknownUpload
-    return upload
+    request.state.upload = upload
 
 
-UrlUploadDep = Annotated[Upload, Depends(_upload_by_url)]
-FileUploadDep = Annotated[Upload, Depends(_upload_by_file)]
+class AccessUrl(TypedDict):
+    """Where a file can be read."""
+
+    access_url: str
 
 
-@router.post("/upload", dependencies=[Depends(has_room)])
+class BegunUpload(BaseModel):
+    """Where a file will be read, and the upload that brings it."""
+
+    access_url: str
+    upload_id: Annotated[str, Field(serialization_alias="uploadId")]
+
+
+_FILE_HEADERS = [header("X-Fal-File-Name", "The file's name."), LIFECYCLE]
+_ETAG: dict[int | str, dict[str, Any]] = {
+    200: {"headers": {"etag": {"description": "The part's tag.", "schema": TEXT}}}
+}
+
+
+@router.post(
+    "/upload",
+    response_description="Where it can be read.",
+    openapi_extra={"parameters": _FILE_HEADERS, "requestBody": BYTES_BODY},
+)
 async def upload_file(
     request: Request, services: ServicesDep, caller: UploaderDep, base_url: BaseUrlDep
-) -> Response:
+) -> AccessUrl:
     """Keep the body as a file."""
     file = await services.uploads.receive(
         _new_upload(request, caller.key_id), services.bodies.chunks(request)
     )
-    return JSONResponse({"access_url": services.file_links.url(base_url, file.id, file.name)})
+    return {"access_url": services.file_links.url(base_url, file.id, file.name)}
 
 
-@router.post("/upload/multipart", dependencies=[Depends(has_room)])
+@router.post(
+    "/upload/multipart",
+    response_description="Where it will be.",
+    openapi_extra={"parameters": _FILE_HEADERS},
+)
 async def begin_multipart(
     request: Request, services: ServicesDep, caller: UploaderDep, base_url: BaseUrlDep
-) -> Response:
+) -> BegunUpload:
     """Begin a file that comes in parts."""
     upload = await services.uploads.begin(_new_upload(request, caller.key_id), in_parts=True)
     url = services.file_links.url(base_url, upload.file_id, upload.file_name)
-    return JSONResponse({"access_url": url, "uploadId": upload.id})
+    return BegunUpload(access_url=url, upload_id=upload.id)
 
 
-@router.put("/upload/{upload_id}", dependencies=[Depends(has_room)])
-async def put_file(request: Request, services: ServicesDep, upload: UrlUploadDep) -> Response:
-    """Take in the file of an upload, whole."""
+@router.put(
+    "/upload/{upload_id}",
+    dependencies=[Depends(_upload_by_url)],
+    response_description="It is here.",
+    openapi_extra={"requestBody": BYTES_BODY},
+)
+async def put_file(request: Request, services: ServicesDep) -> dict[str, Any]:
+    """The file of an upload, whole.
+
+    The URL is all that is needed.
+    """
+    upload: Upload = request.state.upload
     _check_type(upload, request.headers.get("content-type"))
     await services.uploads.put(upload, services.bodies.chunks(request))
-    return JSONResponse({})
+    return {}
 
 
-@router.put("/upload/{upload_id}/{number}", dependencies=[Depends(has_room)])
+@router.put(
+    "/upload/{upload_id}/{number}",
+    dependencies=[Depends(_upload_by_url)],
+    description="A part of an upload.\n\nThe URL is all that is needed.",
+    response_description="The part is here.",
+    responses=_ETAG,
+    openapi_extra={"requestBody": BYTES_BODY},
+)
+@router.put(
+    "/{file_id}/{name}/multipart/{upload_id}/{number}",
+    dependencies=[Depends(_upload_by_file)],
+    name="put_part_of_file",
+    response_description="The part is here.",
+    responses=_ETAG,
+    openapi_extra={"requestBody": BYTES_BODY},
+)
 async def put_part(
-    request: Request, number: str, services: ServicesDep, upload: UrlUploadDep
-) -> Response:
-    """Take in a part."""
-    return _part_view(
-        await services.uploads.put_part(
-            upload, _part_number(number), services.bodies.chunks(request)
-        )
+    request: Request,
+    number: Annotated[
+        str, Path(json_schema_extra={"type": "integer", "minimum": 1, "maximum": MAX_PARTS})
+    ],
+    services: ServicesDep,
+    response: Response,
+) -> PartView:
+    """A part of a file."""
+    part = await services.uploads.put_part(
+        request.state.upload, _part_number(number), services.bodies.chunks(request)
     )
+    etag = f'"{part.sha256}"'
+    response.headers["etag"] = etag
+    return PartView.model_validate({"partNumber": part.number, "etag": etag})
 
 
-@router.post("/upload/{upload_id}/complete", dependencies=[Depends(has_room)])
-async def complete(services: ServicesDep, upload: UrlUploadDep, body: JsonDep) -> Response:
+@router.post(
+    "/upload/{upload_id}/complete",
+    dependencies=[Depends(_upload_by_url)],
+    name="complete_upload",
+    description="Make the parts of an upload one file.\n\nThe URL is all that is needed.",
+    response_description="The file is here.",
+    openapi_extra={"requestBody": json_body(CompleteRequest)},
+)
+@router.post(
+    "/{file_id}/{name}/multipart/{upload_id}/complete",
+    dependencies=[Depends(_upload_by_file)],
+    name="complete_file",
+    response_description="The file is here.",
+    openapi_extra={"requestBody": json_body(CompleteRequest)},
+)
+async def complete(request: Request, services: ServicesDep, body: JsonDep) -> dict[str, Any]:
     """Make the parts one file."""
-    await services.uploads.complete(upload, _claims(body))
-    return JSONResponse({})
-
-
-@router.put("/{file_id}/{name}/multipart/{upload_id}/{number}", dependencies=[Depends(has_room)])
-async def put_part_of_file(
-    request: Request, number: str, services: ServicesDep, upload: FileUploadDep
-) -> Response:
-    """Take in a part."""
-    return _part_view(
-        await services.uploads.put_part(
-            upload, _part_number(number), services.bodies.chunks(request)
-        )
-    )
-
-
-@router.post("/{file_id}/{name}/multipart/{upload_id}/complete", dependencies=[Depends(has_room)])
-async def complete_file(services: ServicesDep, upload: FileUploadDep, body: JsonDep) -> Response:
-    """Make the parts one file."""
-    await services.uploads.complete(upload, _claims(body))
-    return JSONResponse({})
+    parts = read_as(CompleteRequest, body).parts
+    claims = [PartClaim(part.part_number, part.etag) for part in parts]
+    await services.uploads.complete(request.state.upload, claims)
+    return {}
 
 
 def lifetime_asked(request: Request) -> float | None:
@@ -176,13 +233,3 @@ def _part_number(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise BadRequest(f"{text!r} is not the number of a part.")
     return int(text)
-
-
-def _part_view(part: Part) -> Response:
-    etag = f'"{part.sha256}"'
-    return JSONResponse({"partNumber": part.number, "etag": etag}, headers={"etag": etag})
-
-
-def _claims(body: bytes) -> list[PartClaim]:
-    parts = read_as(CompleteRequest, body).parts
-    return [PartClaim(part.part_number, part.etag) for part in parts]

@@ -1,0 +1,42 @@
+"""All routes of the server, service by service."""
+
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+
+from server.api.openapi.parts import problem
+from server.api.routes import (
+    admin,
+    documents,
+    files,
+    health,
+    jwks,
+    metrics,
+    queue,
+    run,
+    storage,
+    stream,
+    tokens,
+    uploads,
+)
+from server.settings import FilesAuth
+
+
+def api_router(files_auth: FilesAuth) -> APIRouter:
+    """The routes of a server whose files are read so."""
+    router = APIRouter(
+        generate_unique_id_function=_operation_id,
+        responses={"default": problem("Why it was refused.")},
+    )
+    # The path of a run would match that of a stream, too.
+    for module in (stream, run, queue, uploads, storage, health, tokens, jwks, metrics, admin):
+        router.include_router(module.router)
+    router.include_router(files.file_router(files_auth))
+    router.include_router(documents.router)
+    return router
+
+
+def _operation_id(route: APIRoute) -> str:
+    """The route's name as `name` or `longName`, and a place for the endpoint that it serves."""
+    first, *words = route.name.split("_")
+    endpoint = ["{Endpoint}"] if "{endpoint}" in route.path_format else []
+    return "".join([first, *(word.capitalize() for word in words), *endpoint])
