@@ -78,6 +78,7 @@ class ImageToVideoInput(BaseModel):
         Field(
             ge=MIN_FRAMES,
             le=MAX_FRAMES,
+            title="Number of Frames",
             description="Number of frames to generate. Must be between 9 and 93.",
         ),
     ] = MAX_FRAMES
@@ -86,6 +87,7 @@ class ImageToVideoInput(BaseModel):
         Field(
             ge=MIN_STEPS,
             le=MAX_STEPS,
+            title="Number of Inference Steps",
             description="Number of denoising steps. More steps yield higher quality but take "
             "longer.",
         ),
@@ -118,7 +120,10 @@ class ImageToVideoInput(BaseModel):
     image_url: Annotated[
         Text,
         Field(
-            description="URL of the input image to use as first frame.", examples=[EXAMPLE_IMAGE]
+            title="Image URL",
+            description="URL of the input image to use as first frame.",
+            examples=[EXAMPLE_IMAGE],
+            json_schema_extra={"x-fal-file-input": True},
         ),
     ]
 
@@ -127,18 +132,30 @@ class VideoFile(BaseModel):
     """A video that was made."""
 
     url: Annotated[str, Field(description="The URL where the file can be downloaded from.")]
-    content_type: Annotated[str | None, Field(description="The mime type of the file.")] = None
-    file_name: Annotated[str | None, Field(description="The name of the file.")] = None
-    file_size: Annotated[int | None, Field(description="The size of the file in bytes.")] = None
-    width: Annotated[int | None, Field(description="The width of the video in pixels.")] = None
-    height: Annotated[int | None, Field(description="The height of the video in pixels.")] = None
-    fps: Annotated[float | None, Field(description="The frames of a second.")] = None
-    duration: Annotated[float | None, Field(description="The length in seconds.")] = None
-    num_frames: Annotated[int | None, Field(description="The number of frames.")] = None
+    content_type: Annotated[
+        str | None, Field(description="The mime type of the file.", examples=["image/png"])
+    ] = None
+    file_name: Annotated[
+        str | None,
+        Field(
+            description="The name of the file. It will be auto-generated if not provided.",
+            examples=["z9RV14K95DvU.png"],
+        ),
+    ] = None
+    file_size: Annotated[
+        int | None, Field(description="The size of the file in bytes.", examples=[4404019])
+    ] = None
+    width: Annotated[int | None, Field(description="The width of the video")] = None
+    height: Annotated[int | None, Field(description="The height of the video")] = None
+    fps: Annotated[float | None, Field(description="The FPS of the video")] = None
+    duration: Annotated[float | None, Field(description="The duration of the video")] = None
+    num_frames: Annotated[int | None, Field(description="The number of frames in the video")] = None
 
 
 class ImageToVideoOutput(BaseModel):
     """The output of `fal-ai/cosmos-predict-2.5/image-to-video`."""
+
+    model_config = ConfigDict(title="VideoOutput")
 
     video: Annotated[
         VideoFile, Field(description="The generated video file.", examples=[EXAMPLE_VIDEO])

@@ -55,7 +55,7 @@ _LogsDep = Annotated[str, Query(description="1 or true: with the log.")]
 @router.get(
     _REQUEST + "/status",
     responses={
-        200: answer("It is completed, be it with an error.", QueueStatus),
+        200: answer("It is completed, perhaps with an error.", QueueStatus),
         202: answer("It waits or runs.", QueueStatus),
     },
 )
