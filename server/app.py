@@ -280,12 +280,12 @@ def _fetcher(settings: Settings, ports: Set[int]) -> Fetcher:
 
 async def _answer(request: Request, error: Exception) -> Response:
     answer = error if isinstance(error, RequestError) else InternalError()
-    # The answer to an unforeseen error does not pass through Front.
+    # The answer to an unforeseen error does not pass through EntryMiddleware.
     headers = {**response_headers(request.scope["state"]), **answer.headers}
     return JSONResponse(answer.body, answer.status, headers=headers)
 
 
-async def _answer_nobody(request: Request, error: Exception) -> Response:
+async def _answer_nobody(_request: Request, _error: Exception) -> Response:
     """The caller left in the middle of the request: that is no error of ours."""
     return Response(status_code=499)
 

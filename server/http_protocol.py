@@ -121,7 +121,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._idle_bytes = 0
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         self._refuse(self._complaint or BadRequest("The request is not proper HTTP."))
 
     def _unsupported_upgrade_warning(self) -> None:

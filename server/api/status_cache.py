@@ -133,6 +133,6 @@ class StatusCache:
                 while len(self._kept) >= MAX_KEPT:
                     del self._kept[next(iter(self._kept))]
                 # Not all at once: what was read in one moment is not read again in one.
-                seconds = LOOK_AGAIN_S * random.uniform(0.5, 1.0)
+                seconds = LOOK_AGAIN_S * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
                 self._kept[job_id] = _Kept(status, time.monotonic() + seconds)
         return status

@@ -5,7 +5,7 @@ Alembic is imported only where there is a step to take, so that a usual start do
 
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, insert, inspect, select
 
 from server.db import tables
 
@@ -14,7 +14,12 @@ LATEST = "0003"
 """The last step in `server/db/migrations/versions`."""
 
 _STEPS = Path(__file__).parent / "migrations"
-_VERSION_TABLE = "alembic_version"
+_VERSION = Table(
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False, primary_key=True),
+)
+"""As Alembic makes it."""
 
 
 class UnknownSchema(Exception):
@@ -48,24 +53,21 @@ def prepare(engine: Engine) -> None:
 def _revision(db: Connection) -> str | None:
     """Which tables the database has; None if it has none yet."""
     names = inspect(db).get_table_names()
-    if _VERSION_TABLE in names:
-        return str(db.execute(text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar_one())
+    if _VERSION.name in names:
+        return str(db.execute(select(_VERSION.c.version_num)).scalar_one())
     return FIRST if tables.jobs.name in names else None
 
 
 def _write_revision(db: Connection, revision: str) -> None:
-    # As Alembic makes it.
-    db.execute(
-        text(f"CREATE TABLE {_VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
-    )
-    db.execute(text(f"INSERT INTO {_VERSION_TABLE} VALUES (:revision)"), {"revision": revision})
+    _VERSION.create(db)
+    db.execute(insert(_VERSION).values(version_num=revision))
 
 
 def _upgrade(db: Connection) -> None:
     from alembic import command
     from alembic.config import Config
 
-    if _VERSION_TABLE not in inspect(db).get_table_names():
+    if _VERSION.name not in inspect(db).get_table_names():
         _write_revision(db, FIRST)
     config = Config()
     config.set_main_option("script_location", str(_STEPS).replace("%", "%%"))

@@ -129,11 +129,11 @@ class Dispatcher:
             deadlines=self._deadlines,
         )
         with self._drain.run():
-            await self._run_to_end(job, slot, run)
+            await self._run_to_end(job, run)
         del self._running[slot]
         self._signals.claimable.notify()
 
-    async def _run_to_end(self, job: Job, slot: str, run: JobRun) -> None:
+    async def _run_to_end(self, job: Job, run: JobRun) -> None:
         if not await log_errors(f"run of job {job.id}", run.run()):
             error = infrastructure_error(
                 "The server could not keep what the worker made.", "internal_error"

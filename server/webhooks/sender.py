@@ -35,7 +35,7 @@ _log = structlog.get_logger("server")
 class Webhooks:
     """Sends the webhooks of one server."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its parts, each by name
         self,
         *,
         webhooks: WebhookStore,
@@ -46,14 +46,14 @@ class Webhooks:
         signals: Signals,
         now: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
-        tried: Callable[[str], None] = lambda outcome: None,
+        tried: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._webhooks = webhooks
         self._jobs = jobs
         self._bodies = bodies
         self._fetcher = fetcher
         self._key = key
-        self._wakes = signals
+        self._signals = signals
         self._now = now
         self._jitter = jitter
         self._tried = tried
@@ -65,7 +65,7 @@ class Webhooks:
 
     async def run(self) -> None:
         """Send what is due, a few at a time, until cancelled."""
-        await on(self._wakes.finished, "claiming webhooks", self._send_due)
+        await on(self._signals.finished, "claiming webhooks", self._send_due)
 
     async def close(self) -> None:
         """Break off what is being sent; the next start sends it again."""
