@@ -52,6 +52,7 @@ from server.jobs.store import JobStore
 from server.keys import ApiKey
 from server.outbound.fetch import Fetcher
 from server.settings import Settings
+from server.sweeper import Sweeper
 from server.tasks import Signals
 from server.webhooks.body import WebhookBodies
 from server.webhooks.sender import Webhooks
@@ -120,13 +121,13 @@ async def _running(
         make_first_key(KeyStore(database), settings.data) if needs_first_key else None
     )
     store, files, signals = services.store, services.files, services.signals
-    await asyncio.to_thread(files.clear_parts)
-    await asyncio.to_thread(services.uploads.sweep_orphans)
+    sweeper = Sweeper(services.retention, services.images, services.uploads, files)
+    await asyncio.to_thread(sweeper.clean_up)
     await asyncio.to_thread(store.recover)
     await services.webhooks.recover()
     services.runs.adopt_all(await asyncio.to_thread(store.unfinished_runs))
     intake = InputPreparer(
-        store, files, services.pictures, services.public_files, fetcher, limits, signals
+        store, files, services.images, services.public_files, fetcher, limits, signals
     )
     dispatcher = Dispatcher(
         pool=pool,
@@ -143,10 +144,8 @@ async def _running(
         dispatcher.run(),
         dispatcher.watch_pool(),
         dispatcher.end_late(),
-        services.retention.run(),
-        services.pictures.run(),
         services.webhooks.run(),
-        services.uploads.run(),
+        sweeper.run(),
     )
     tasks = [asyncio.create_task(loop) for loop in loops]
     try:
@@ -182,8 +181,8 @@ def _services(
     retention = Retention(
         database, files, gone=lambda: statuses.written(None), keep_s=settings.keep_s
     )
-    pictures = ImageStore(database, files)
-    submissions = Submissions(store, pictures, limits, signals, queue_limit=settings.queue_limit)
+    images = ImageStore(database, files)
+    submissions = Submissions(store, images, limits, signals, queue_limit=settings.queue_limit)
     signing_key = SigningKey.in_folder(settings.data)
     disk = DiskSpace(settings.data, settings.min_free_disk_mib)
     measured = Metrics(JobStats(database), pool.slots)
@@ -201,7 +200,7 @@ def _services(
         submissions=submissions,
         statuses=statuses,
         results=Results(store, files, links, retention),
-        pictures=pictures,
+        images=images,
         retention=retention,
         runs=DisconnectedRuns(submissions, grace_s=settings.disconnect_grace),
         pool=pool,

@@ -61,7 +61,7 @@ class Services:
     submissions: Submissions
     statuses: StatusCache
     results: Results
-    pictures: ImageStore
+    images: ImageStore
     retention: Retention
     runs: DisconnectedRuns
     pool: Pool

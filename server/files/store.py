@@ -1,19 +1,21 @@
-"""Files on the local disk: prepared pictures, uploads, videos.
+"""Files on the local disk: prepared images, uploads, videos.
 
 A file appears whole or not at all: it is written under another name, checked, flushed to the disk
 and renamed. Its path is made of its id, never of anything that a caller sent. Rows are not here:
-a file is kept first, and its row is written after.
+a file has its name before its row is committed, so a crash leaves at most a file without a row.
 """
 
 import hashlib
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from server.disk import disk_full_errors
-from server.models import StoredArtifact
 from server.part_file import PartFile, sync_folder
+
+MoveIntoPlace = Callable[[], None]
+"""Gives written files their names. It is called within the transaction that adds their rows."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
@@ -39,13 +41,6 @@ class ArtifactStore:
     def read(self, artifact_id: str) -> bytes:
         return self.path(artifact_id).read_bytes()
 
-    def keep_shared(self, artifact: StoredArtifact, data: bytes) -> None:
-        """Keep a `shared_artifact`: once, however often it comes."""
-        if not self.path(artifact.id).exists():
-            incoming = self.receive()
-            incoming.write(data)
-            incoming.keep_as(artifact.id)
-
     def ids(self) -> Iterator[str]:
         """Every file that is there."""
         return (file.name for file in self._root.glob("*/*") if _ID.fullmatch(file.name))
@@ -54,9 +49,10 @@ class ArtifactStore:
         """Begin a file whose bytes come in pieces."""
         return IncomingFile(self)
 
-    def remove(self, artifact_id: str) -> None:
-        """Delete the file if it is there. Its row must be gone, or never have been."""
-        self.path(artifact_id).unlink(missing_ok=True)
+    def remove(self, *artifact_ids: str) -> None:
+        """Delete the files that are there. Their rows must be gone, or never have been."""
+        for artifact_id in artifact_ids:
+            self.path(artifact_id).unlink(missing_ok=True)
 
 
 class IncomingFile(PartFile):
@@ -90,26 +86,3 @@ class IncomingFile(PartFile):
         final.parent.mkdir(exist_ok=True)
         self.move_to(final)
         sync_folder(final.parent.parent)
-
-
-def shared_artifact(
-    kind: str,
-    data: bytes,
-    *,
-    content_type: str,
-    width: int | None = None,
-    height: int | None = None,
-) -> StoredArtifact:
-    """What a file is called whose id is made of its kind, size and SHA-256, and so is shared."""
-    digest = hashlib.sha256(data).hexdigest()
-    size = "" if width is None else f"{width}x{height}-"
-    return StoredArtifact(
-        id=f"{kind}-{size}{digest}",
-        kind=kind,
-        name=kind,
-        content_type=content_type,
-        size=len(data),
-        sha256=digest,
-        width=width,
-        height=height,
-    )

@@ -15,6 +15,7 @@ from server.db import tables
 from server.db.database import Database
 from server.db.rows import row_of_artifact
 from server.errors import KeyStorageFull, StorageFull, UnknownUpload, UploadClosed, UploadTooLarge
+from server.files.store import MoveIntoPlace
 from server.models import StoredArtifact
 
 UPLOAD_LIFETIME_S = 3600
@@ -22,9 +23,6 @@ UPLOAD_LIFETIME_S = 3600
 
 KEPT_AFTERWARDS_S = 3600
 """How long an upload that is over is known: one that began in time may be coming still."""
-
-MoveIntoPlace = Callable[[], None]
-"""Puts a file in its place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

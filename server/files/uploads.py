@@ -15,9 +15,7 @@ from server.errors import BadRequest, UploadClosed, UploadTooLarge
 from server.files.store import ArtifactStore, IncomingFile
 from server.files.upload_store import NewUpload, Part, Upload, UploadStore
 from server.models import StoredArtifact
-from server.tasks import log_errors
 
-SWEEP_EVERY_S = 60
 MAX_PARTS = 10_000
 
 _WRITE_BYTES = MIB
@@ -128,23 +126,17 @@ class Uploads:
         async with self._incoming() as incoming:
             await asyncio.to_thread(self._join, chosen, incoming)
             await self._finish(upload, incoming)
-        await asyncio.to_thread(self._remove, [part.file_id for part in parts])
+        await asyncio.to_thread(self._files.remove, *(part.file_id for part in parts))
 
-    async def run(self) -> None:
-        """Sweep from time to time until cancelled."""
-        while True:
-            await log_errors("removing files whose time is over", self.sweep())
-            await asyncio.sleep(SWEEP_EVERY_S)
-
-    async def sweep(self) -> None:
-        """Remove files and uploads whose time is over."""
-        await asyncio.to_thread(lambda: self._remove(self._store.expire()))
+    def sweep(self) -> None:
+        """Remove files and uploads whose time is over. Blocks."""
+        self._files.remove(*self._store.expire())
 
     def sweep_orphans(self) -> None:
         """Remove files that no row knows: a server ended between the file and its row, or between
-        the row and its file. Nothing may be on its way in meanwhile."""
+        the row and its file. Nothing may be on its way in meanwhile. Blocks."""
         known = self._store.known_files()
-        self._remove([each for each in self._files.ids() if each not in known])
+        self._files.remove(*(each for each in self._files.ids() if each not in known))
 
     async def _finish(self, upload: Upload, incoming: IncomingFile) -> StoredArtifact:
         file = _described(incoming, upload.file_id, upload)
@@ -172,10 +164,6 @@ class Uploads:
             with file:
                 while piece := file.read(_WRITE_BYTES):
                     incoming.write(piece)
-
-    def _remove(self, file_ids: Sequence[str]) -> None:
-        for file_id in file_ids:
-            self._files.remove(file_id)
 
 
 async def _write(incoming: IncomingFile, body: AsyncIterator[bytes], max_size: int) -> None:

@@ -80,7 +80,7 @@ class ImageDecoder:
         Raises:
             FileTooLarge, ImageTooLarge, ImageTooSmall, ImageUnreadable: as the pipeline says, and
                 the last also if the process crashed or took too long.
-            PictureKilled: the machine, and not the picture, is at fault.
+            ImageProcessKilled: the machine, and not the image, is at fault.
         """
         size = width * height * 3
         most = max(size, MAX_REFUSAL_BYTES)

@@ -1,44 +1,37 @@
-"""The pictures that jobs are made from: kept once however often they come, and not for longer
-than they are wanted.
+"""The images that jobs are made from: kept once however often they come, and not for longer than
+they are needed.
 
 There are two kinds, what callers sent as data URIs and the prepared pixels. The id of either is
-made of its content, so several jobs may share one. A picture to which no unfinished job refers is
-given ten minutes, and then its row goes, and its file after it.
+made of its content, so several jobs may share one. An image to which no unfinished job refers is
+given ten minutes, and then its row is removed, and its file after it.
 
-A file is kept before the row of the job that needs it is committed. Meanwhile it is in somebody's
-hand, and no file that is in a hand is removed. This holds within one process, which the lock on the
-data folder makes the only one that keeps pictures or removes them.
+Files are placed, and removed, within a write transaction: no other adds or removes the row of the
+same image meanwhile, so the file of a committed row is there.
 """
 
-import asyncio
-import threading
+import hashlib
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
 from pipeline.spec import Pixels
 from server.db import tables
 from server.db.database import Database
-from server.files.store import ArtifactStore, shared_artifact
+from server.files.store import ArtifactStore, IncomingFile
 from server.models import JobStatus, StoredArtifact
-from server.tasks import log_errors
 
 UNWANTED_LIFETIME_S = 600.0
-"""How long a picture stays once no unfinished job refers to it: people send one several times."""
-
-SWEEP_EVERY_S = 30.0
+"""How long an image stays once no unfinished job refers to it: people send one several times."""
 
 _KINDS = ("image", "pixels")
-_BYTES = "application/octet-stream"
 
 _artifacts = tables.artifacts.c
 
 
 class ImageStore:
-    """The pictures of one server. Every method blocks but for `run`, and any thread may call."""
+    """The images of one server. Every method blocks, and any thread may call."""
 
     def __init__(
         self, database: Database, files: ArtifactStore, *, now: Callable[[], float] = time.time
@@ -46,41 +39,14 @@ class ImageStore:
         self._database = database
         self._files = files
         self._now = now
-        self._lock = threading.Lock()
-        self._held: Counter[str] = Counter()
-        self._let_go: set[str] = set()
-        """Those that were in hands lately: a request that was refused leaves one with no row."""
 
-    async def run(self) -> None:
-        """Sweep from time to time until cancelled."""
-        while True:
-            await log_errors("removing pictures", asyncio.to_thread(self.sweep))
-            await asyncio.sleep(SWEEP_EVERY_S)
-
-    @contextmanager
-    def in_hand(self) -> Iterator["Lease"]:
-        """Keeps pictures; by the end of the block, whatever needs them is to be committed."""
-        hand = Lease(self)
-        try:
-            yield hand
-        finally:
-            with self._lock:
-                self._held -= hand.held
-                self._let_go |= hand.held.keys()
-
-    def keep(self, artifact: StoredArtifact, data: bytes, held: Counter[str]) -> None:
-        """Have the file of a picture, which from before it is looked for counts as held."""
-        with self._lock:
-            self._held[artifact.id] += 1
-            held[artifact.id] += 1
-        self._files.keep_shared(artifact, data)
+    def incoming(self) -> "IncomingImages":
+        return IncomingImages(self._files)
 
     def sweep(self) -> None:
-        """Begin the time of the pictures that nobody wants any more; remove those of which it is
+        """Begin the time of the images that are not needed any more; remove those of which it is
         over."""
         now = self._now()
-        with self._lock:
-            let_go = set(self._let_go)
         with self._database.read() as db:
             unwanted, over = _swept(db, now)
         if unwanted or over:
@@ -88,49 +54,82 @@ class ImageStore:
                 unwanted, over = _swept(db, now)
                 _expire(db, unwanted, now + UNWANTED_LIFETIME_S)
                 _forget(db, over)
-        for artifact_id in over | let_go:
-            self._remove_if_unknown(artifact_id)
+        if over:
+            self._remove_files(over)
 
-    def _remove_if_unknown(self, artifact_id: str) -> None:
-        """Remove a file that has no row, unless somebody is about to write one.
+    def _remove_files(self, ids: Collection[str]) -> None:
+        """Remove the files of rows that were removed, unless such an image has come again since."""
+        known = select(_artifacts.id).where(_artifacts.kind.in_(_KINDS))
+        with self._database.write() as db:
+            self._files.remove(*set(ids).difference(db.execute(known).scalars()))
 
-        Nobody takes the picture in hand meanwhile; whoever had it has committed the row, or never
-        will. So a file that nobody holds, and that has no row, is needed by nobody.
+
+class IncomingImages(ExitStack):
+    """Images that are written before the transaction that adds their rows, and placed within it.
+
+    A context manager: what was not placed by the end of the block is given up.
+    """
+
+    def __init__(self, files: ArtifactStore) -> None:
+        super().__init__()
+        self._files = files
+        self._images: list[tuple[str, bytes, IncomingFile | None]] = []
+
+    def add_sent(self, data: bytes) -> StoredArtifact:
+        """Write what a caller sent, which may be no image at all."""
+        return self._add(_artifact("image", data), data)
+
+    def add_pixels(self, pixels: Pixels) -> StoredArtifact:
+        """Write a prepared image."""
+        artifact = _artifact("pixels", pixels.rgb, width=pixels.width, height=pixels.height)
+        return self._add(artifact, pixels.rgb)
+
+    def place(self) -> None:
+        """Give the files their names, within the transaction that adds their rows, and after that.
+
+        Of several that bring the same image the first places its file. A store of remote objects
+        would do nothing here: it puts them before the row, and removes those without one by age.
         """
-        with self._lock:
-            if artifact_id in self._held:
-                return
-            self._let_go.discard(artifact_id)
-            with self._database.read() as db:
-                row = select(_artifacts.id).where(_artifacts.id == artifact_id)
-                is_known = db.execute(row).first() is not None
-            if not is_known:
-                self._files.remove(artifact_id)
+        for image_id, data, part in self._images:
+            if not self._has(image_id):
+                (part or self._written(data)).keep_as(image_id)
 
-
-class Lease:
-    """Holds the pictures that it keeps."""
-
-    def __init__(self, pictures: ImageStore) -> None:
-        self._pictures = pictures
-        self.held: Counter[str] = Counter()
-
-    def keep_sent(self, data: bytes) -> StoredArtifact:
-        """Keep what a caller sent, which may be no picture at all."""
-        artifact = shared_artifact("image", data, content_type=_BYTES)
-        self._pictures.keep(artifact, data, self.held)
+    def _add(self, artifact: StoredArtifact, data: bytes) -> StoredArtifact:
+        # One that is here need not be written; if it is removed until `place`, it is written there.
+        part = None if self._has(artifact.id) else self._written(data)
+        self._images.append((artifact.id, data, part))
         return artifact
 
-    def keep_pixels(self, pixels: Pixels) -> StoredArtifact:
-        """Keep a prepared picture."""
-        size = {"width": pixels.width, "height": pixels.height}
-        artifact = shared_artifact("pixels", pixels.rgb, content_type=_BYTES, **size)
-        self._pictures.keep(artifact, pixels.rgb, self.held)
-        return artifact
+    def _has(self, image_id: str) -> bool:
+        return self._files.path(image_id).exists()
+
+    def _written(self, data: bytes) -> IncomingFile:
+        part = self.enter_context(self._files.receive())
+        part.write(data)
+        part.flush()
+        return part
+
+
+def _artifact(
+    kind: str, data: bytes, *, width: int | None = None, height: int | None = None
+) -> StoredArtifact:
+    """An image, whose id is made of its kind, size and SHA-256."""
+    digest = hashlib.sha256(data).hexdigest()
+    size = "" if width is None else f"{width}x{height}-"
+    return StoredArtifact(
+        id=f"{kind}-{size}{digest}",
+        kind=kind,
+        name=kind,
+        content_type="application/octet-stream",
+        size=len(data),
+        sha256=digest,
+        width=width,
+        height=height,
+    )
 
 
 def _swept(db: Connection, now: float) -> tuple[set[str], set[str]]:
-    """The pictures whose time begins, for no unfinished job wants them, and those that had it."""
+    """The images whose time begins, since no unfinished job needs them, and those that had it."""
     wanted = _wanted(db)
     query = select(_artifacts.id, _artifacts.expires_at).where(_artifacts.kind.in_(_KINDS))
     kept = [(id_, expires_at) for id_, expires_at in db.execute(query) if id_ not in wanted]
@@ -139,7 +138,7 @@ def _swept(db: Connection, now: float) -> tuple[set[str], set[str]]:
 
 
 def _wanted(db: Connection) -> set[str]:
-    """The pictures to which unfinished jobs refer."""
+    """The images to which unfinished jobs refer."""
     jobs = tables.jobs.c
     unfinished = [JobStatus.IN_QUEUE.value, JobStatus.IN_PROGRESS.value]
     query = select(jobs.input, jobs.input_refs).where(jobs.status.in_(unfinished))
@@ -154,11 +153,11 @@ def _wanted(db: Connection) -> set[str]:
 def _expire(db: Connection, ids: Collection[str], expires_at: float) -> None:
     # One at a time: a statement has room for so many parameters only.
     if ids:
-        expire = update(tables.artifacts).where(_artifacts.id == bindparam("picture"))
-        db.execute(expire.values(expires_at=expires_at), [{"picture": id_} for id_ in ids])
+        expire = update(tables.artifacts).where(_artifacts.id == bindparam("image"))
+        db.execute(expire.values(expires_at=expires_at), [{"image": id_} for id_ in ids])
 
 
 def _forget(db: Connection, ids: Collection[str]) -> None:
     if ids:
-        forget = delete(tables.artifacts).where(_artifacts.id == bindparam("picture"))
-        db.execute(forget, [{"picture": id_} for id_ in ids])
+        forget = delete(tables.artifacts).where(_artifacts.id == bindparam("image"))
+        db.execute(forget, [{"image": id_} for id_ in ids])

@@ -1,7 +1,7 @@
-"""A submitted picture becomes an artefact of ours: pixels of the size that the model takes.
+"""A submitted image becomes an artifact of this server: pixels of the size that the model takes.
 
-A picture comes as a data URI, as the URL of a file of ours, or as any other URL. A job can be
-claimed once its pictures are here; one whose picture cannot be used ends with fal's 422.
+An image comes as a data URI, as the URL of a file of this server, or as any other URL. A job can be
+claimed once its images are here; one whose image cannot be used ends with fal's 422.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from server.fal.endpoints import ENDPOINTS, Limits
 from server.fal.views import display_url
 from server.files.public import PublicFiles
 from server.files.store import ArtifactStore
-from server.inputs.data_uri import _too_large
+from server.inputs.data_uri import file_too_large
 from server.inputs.image_decoder import ImageDecoder, ImageProcessKilled
 from server.inputs.image_store import ImageStore
 from server.jobs.store import JobStore
@@ -28,38 +28,38 @@ from server.outbound.fetch import Fetcher, FetchError, FetchTooLarge, HostRefuse
 from server.tasks import Signals, log_errors, on
 
 AT_ONCE = 4
-"""Jobs whose pictures are taken in at the same time."""
+"""Jobs whose images are prepared at the same time."""
 
 DECODES_AT_ONCE = 2
-"""Pictures decoded at the same time: each may need hundreds of megabytes."""
+"""Images decoded at the same time: each may need hundreds of megabytes."""
 
 DECODE_TRIES = 3
-"""How often a picture is decoded whose process is killed from outside."""
+"""How often an image is decoded whose process is killed from outside."""
 
 _log = structlog.get_logger("server")
 
 
 class FileDownloadError(InputError):
-    """The picture's URL could not be read."""
+    """The image's URL could not be read."""
 
     code = "file_download_error"
 
 
-class PictureLost(Exception):
-    """A picture that was kept is not on the disk, which is no fault of its caller's."""
+class ImageLost(Exception):
+    """An image that was kept is not on the disk, for which its caller is not at fault."""
 
     def __init__(self) -> None:
         super().__init__("The server has lost the picture of this request: send it again.")
 
 
 class InputPreparer:
-    """Takes in the pictures of the jobs that wait, a few at a time, oldest first."""
+    """Prepares the images of the jobs that wait, a few at a time, oldest first."""
 
     def __init__(
         self,
         store: JobStore,
         files: ArtifactStore,
-        pictures: ImageStore,
+        images: ImageStore,
         public_files: PublicFiles,
         fetcher: Fetcher,
         limits: Limits,
@@ -67,7 +67,7 @@ class InputPreparer:
     ) -> None:
         self._store = store
         self._files = files
-        self._pictures = pictures
+        self._images = images
         self._public_files = public_files
         self._fetcher = fetcher
         self._limits = limits
@@ -77,11 +77,11 @@ class InputPreparer:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
-        """Look for jobs without their pictures until cancelled."""
+        """Look for jobs without their images until cancelled."""
         await on(self._wakes.submitted, "taking in pictures", self._begin)
 
     async def close(self) -> None:
-        """Stop what is in hand; the next start takes it up."""
+        """Stop the jobs under way; the next start takes them up."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -99,19 +99,18 @@ class InputPreparer:
     async def _supervise(self, job: Job) -> None:
         if not await log_errors(f"intake of job {job.id}", self._prepare_job(job)):
             error = infrastructure_error("The input could not be stored.", "internal_error")
-            refusal = asyncio.to_thread(self._store.refuse_inputs, job.id, error)
-            await log_errors(f"refusing job {job.id}", refusal)
+            await log_errors(f"refusing job {job.id}", self._refuse(job, error))
         del self._tasks[job.id]
         self._wakes.submitted.notify()
 
     async def _prepare_job(self, job: Job) -> None:
         try:
-            media = {name: await self._picture(job, name) for name in job.input["media"]}
+            media = {name: await self._prepare(job, name) for name in job.input["media"]}
             await asyncio.to_thread(self._keep, job, media)
             self._wakes.claimable.notify()
         except InvalidInput as error:
             await self._refuse(job, JobError(error.status, error.body))
-        except (PictureLost, ImageProcessKilled) as error:
+        except (ImageLost, ImageProcessKilled) as error:
             await self._refuse(job, infrastructure_error(str(error), "internal_error"))
         except DiskFull as full:
             # The job waits, and is taken up again.
@@ -123,65 +122,56 @@ class InputPreparer:
         self._wakes.finished.notify()
 
     def _keep(self, job: Job, media: Mapping[str, Pixels]) -> None:
-        with self._pictures.in_hand() as hand:
-            kept = {name: hand.keep_pixels(pixels) for name, pixels in media.items()}
-            self._store.set_inputs(job.id, kept)
+        with self._images.incoming() as images:
+            kept = {name: images.add_pixels(pixels) for name, pixels in media.items()}
+            self._store.set_inputs(job.id, kept, place=images.place)
 
-    async def _picture(self, job: Job, name: str) -> Pixels:
+    async def _prepare(self, job: Job, name: str) -> Pixels:
         source: Mapping[str, Any] = job.input["media"][name]
         field = ENDPOINTS[job.endpoint].media_fields[name]
         try:
-            return await self._prepare(await self._bytes(job, source, field), field)
+            if "url" in source:
+                data = await self._read_url(source["url"], job, field)
+            else:
+                data = await self._read_sent(source["artifact"])
+            return await self._decode(data, field)
         except InputError as error:
             raise InvalidInput.from_error(error, display_url(source)) from error
 
-    async def _bytes(self, job: Job, source: Mapping[str, Any], field: str) -> bytes:
-        if "artifact" in source:
-            return await asyncio.to_thread(self._sent, source["artifact"])
-        url: str = source["url"]
-        own = await asyncio.to_thread(self._own_file, url, job, field)
-        return await self._fetch(url, field) if own is None else own
-
-    def _sent(self, artifact_id: str) -> bytes:
+    async def _read_sent(self, artifact_id: str) -> bytes:
         """What came with the request itself."""
         try:
-            return self._files.read(artifact_id)
+            return await asyncio.to_thread(self._files.read, artifact_id)
         except FileNotFoundError as error:
-            raise PictureLost from error
+            raise ImageLost from error
 
-    def _own_file(self, url: str, job: Job, field: str) -> bytes | None:
-        """The bytes of a file of ours, None if the URL is not ours."""
+    async def _read_url(self, url: str, job: Job, field: str) -> bytes:
+        """The bytes of a file of this server, or of another's."""
         try:
-            file = self._public_files.by_url(url, job)
+            file = await asyncio.to_thread(self._public_files.by_url, url, job)
             if file is None:
-                return None
+                return await self._fetcher.fetch(url, max_bytes=MAX_BYTES)
             if file.size > MAX_BYTES:
-                raise _too_large(field)
-            return self._files.read(file.id)
-        except FileUrlRefused as error:
-            raise FileDownloadError(field, str(error)) from error
+                raise file_too_large(field)
+            return await asyncio.to_thread(self._files.read, file.id)
         except (UnknownFile, FileNotFoundError) as error:
             raise FileDownloadError(field, "This server has no such file.") from error
-
-    async def _fetch(self, url: str, field: str) -> bytes:
-        try:
-            return await self._fetcher.fetch(url, max_bytes=MAX_BYTES)
         except FetchTooLarge as error:
-            raise _too_large(field) from error
+            raise file_too_large(field) from error
         except HostRefused as error:
             raise FileDownloadError(field, f"{error} Or send a data URI or an upload.") from error
-        except FetchError as error:
+        except (FileUrlRefused, FetchError) as error:
             raise FileDownloadError(field, str(error)) from error
 
-    async def _prepare(self, data: bytes, field: str) -> Pixels:
-        async with self._decoding:
-            for _ in range(DECODE_TRIES - 1):
-                try:
-                    return await self._decode(data, field)
-                except ImageProcessKilled:
-                    await asyncio.sleep(TRY_AGAIN_S)
-            return await self._decode(data, field)
-
     async def _decode(self, data: bytes, field: str) -> Pixels:
-        size = self._limits.width, self._limits.height
-        return await self._decoder.prepare(data, *size, field=field)
+        width, height = self._limits.width, self._limits.height
+        tries = 0
+        async with self._decoding:
+            while True:
+                tries += 1
+                try:
+                    return await self._decoder.prepare(data, width, height, field=field)
+                except ImageProcessKilled:
+                    if tries == DECODE_TRIES:
+                        raise
+                await asyncio.sleep(TRY_AGAIN_S)

@@ -18,7 +18,7 @@ from server.models import CancelAnswer, Job, JobError, NewJob, RequestOptions, S
 from server.tasks import Signals
 
 MAX_TEXT_BYTES = 1024 * 1024
-"""Of a body without its pictures."""
+"""Of a body without its images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +51,14 @@ class Submissions:
     def __init__(
         self,
         store: JobStore,
-        pictures: ImageStore,
+        images: ImageStore,
         limits: Limits,
         signals: Signals,
         *,
         queue_limit: int,
     ) -> None:
         self._store = store
-        self._pictures = pictures
+        self._images = images
         self._limits = limits
         self._wakes = signals
         self._queue_limit = queue_limit
@@ -68,7 +68,7 @@ class Submissions:
 
         Raises:
             InvalidInput: the input cannot be used; nothing is committed.
-            TextTooLarge: there is too much besides the picture.
+            TextTooLarge: there is too much besides the image.
             IdempotencyMismatch: the idempotency key belongs to another request.
             QueueFull: as many jobs wait as may wait.
             KeyQueueFull, TooManySubmits: the caller's key has all that it may have.
@@ -81,7 +81,7 @@ class Submissions:
         """Take a request in; invalid input makes a job that has already failed with its 422.
 
         Raises:
-            TextTooLarge: there is too much besides the picture.
+            TextTooLarge: there is too much besides the image.
             IdempotencyMismatch: the idempotency key belongs to another request.
             QueueFull: as many jobs wait as may wait.
             KeyQueueFull, TooManySubmits: the caller's key has all that it may have.
@@ -115,21 +115,23 @@ class Submissions:
         if known is not None:
             return known
         order = parse_request(submission.endpoint, submission.body, self._limits)
-        pictures = sum(len(url) for url in order.media.values() if is_data_uri(url))
-        if len(submission.body) - pictures > MAX_TEXT_BYTES:
-            # All of it but the pictures goes into a row, and is read again with every status.
+        images_size = sum(len(url) for url in order.media.values() if is_data_uri(url))
+        if len(submission.body) - images_size > MAX_TEXT_BYTES:
+            # All of it but the images goes into a row, and is read again with every status.
             raise TextTooLarge(MAX_TEXT_BYTES)
-        # Asked again when the row is written; this spares the disk a picture that has no job.
+        # Asked again when the row is written; this spares the disk an image that has no job.
         self._store.check_room(submission.caller.key_id, queue_limit=self._queue_limit)
         fields = ENDPOINTS[submission.endpoint].media_fields
-        with self._pictures.in_hand() as hand:
+        with self._images.incoming() as images:
             kept = {
-                name: hand.keep_sent(decode_data_uri(url, fields[name]))
+                name: images.add_sent(decode_data_uri(url, fields[name]))
                 for name, url in order.media.items()
                 if is_data_uri(url)
             }
             new = _new_job(submission, input=_input_of(order, kept), tier=order.spec.tier.value)
-            return self._store.submit(new, queue_limit=self._queue_limit, artifacts=kept.values())
+            return self._store.submit(
+                new, queue_limit=self._queue_limit, artifacts=kept.values(), place=images.place
+            )
 
 
 def _new_job(

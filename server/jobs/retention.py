@@ -6,10 +6,9 @@ its time is over nothing of it is served; rows and files go soon after. Other jo
 are purged, or for as long as the server is told to keep them.
 """
 
-import asyncio
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
 
@@ -18,11 +17,11 @@ from server.db.database import Database
 from server.db.rows import JOB_COLUMNS, job_of
 from server.files.store import ArtifactStore
 from server.models import FETCHED_LIFETIME_S, Job, JobStatus
-from server.tasks import log_errors
 
-SWEEP_EVERY_S = 30.0
+BATCH = 500
+"""Jobs removed in one transaction, which others wait for."""
 
-_jobs, _artifacts = tables.jobs.c, tables.artifacts.c
+_jobs, _artifacts, _webhooks = tables.jobs.c, tables.artifacts.c, tables.webhooks.c
 
 
 class Retention:
@@ -45,12 +44,6 @@ class Retention:
         self._gone = gone
         self._keep_s = keep_s
         self._now = now
-
-    async def run(self) -> None:
-        """Remove what has had its time, until cancelled."""
-        while True:
-            await log_errors("removing what has expired", asyncio.to_thread(self.sweep))
-            await asyncio.sleep(SWEEP_EVERY_S)
 
     def fetched(self, job: Job) -> None:
         """The job's caller has its whole output: from now on the time of one not kept is short.
@@ -88,7 +81,7 @@ class Retention:
             videos = remove_jobs(db, [job.id for job in jobs if job.id not in leaving])
             remove_jobs(db, leaving, with_videos=False)
         self._gone()
-        self._remove(videos)
+        self._files.remove(*videos)
         return True
 
     def _sweep_videos(self, now: float) -> bool:
@@ -103,26 +96,39 @@ class Retention:
             removed = delete(tables.artifacts).where(_artifacts.id.in_(query))
             videos = list(db.execute(removed.returning(_artifacts.id)).scalars())
         self._gone()
-        self._remove(videos)
+        self._files.remove(*videos)
         return True
 
     def _oldest(self, now: float) -> float:
         """When a job must have ended, or a file have come, to be kept any longer."""
         return -math.inf if self._keep_s is None else now - self._keep_s
 
-    def _remove(self, videos: Sequence[str]) -> None:
-        for video in videos:
-            self._files.remove(video)
+
+def purge(database: Database, files: ArtifactStore, job_ids: Collection[str]) -> list[str]:
+    """Remove those of these jobs that can be, with their videos; return their ids."""
+    return _purge(database, files, _jobs.id.in_(job_ids))
+
+
+def purge_ended_before(database: Database, files: ArtifactStore, at: float) -> list[str]:
+    """Remove the jobs that ended by that time, with their videos; return their ids."""
+    return _purge(database, files, _jobs.finished_at <= at)
+
+
+def _purge(database: Database, files: ArtifactStore, which: ColumnElement[bool]) -> list[str]:
+    query = select(_jobs.id).where(and_(which, is_removable())).limit(BATCH)
+    purged: list[str] = []
+    while True:
+        with database.write() as db:
+            job_ids = list(db.execute(query).scalars())
+            videos = remove_jobs(db, job_ids)
+        files.remove(*videos)
+        if not job_ids:
+            return purged
+        purged += job_ids
 
 
 def _is_old(job: Job, oldest: float) -> bool:
     return job.finished_at is not None and job.finished_at <= oldest
-
-
-BATCH = 500
-"""Jobs removed in one transaction, which others wait for."""
-
-_jobs, _artifacts, _webhooks = tables.jobs.c, tables.artifacts.c, tables.webhooks.c
 
 
 def webhook_is_done() -> ColumnElement[bool]:

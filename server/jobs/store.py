@@ -17,6 +17,7 @@ from server.db import tables
 from server.db.database import Database
 from server.db.rows import ARTIFACT_COLUMNS, JOB_COLUMNS, job_of, row_of_job
 from server.errors import QueueFull
+from server.files.store import MoveIntoPlace
 from server.jobs.limits import NO_LIMITS, KeyLimits, check_key
 from server.jobs.statements import (
     IN_ORDER,
@@ -59,6 +60,10 @@ Written = Callable[[str | None], None]
 """Told after each commit: the job whose log alone it changed, None if it changed more."""
 
 
+def _nothing_to_place() -> None:
+    """The files are in place."""
+
+
 class JobStore:
     """The jobs of one database. `owner` names this server in what it claims.
 
@@ -86,9 +91,14 @@ class JobStore:
     # What callers do.
 
     def submit(
-        self, new: NewJob, *, queue_limit: int, artifacts: Collection[StoredArtifact] = ()
+        self,
+        new: NewJob,
+        *,
+        queue_limit: int,
+        artifacts: Collection[StoredArtifact] = (),
+        place: MoveIntoPlace = _nothing_to_place,
     ) -> Job:
-        """Commit a job, and the rows of the files that came with it.
+        """Commit a job, and the rows of the files that came with it, which `place` puts there.
 
         A job that has the idempotency key already is given in its place.
 
@@ -107,6 +117,7 @@ class JobStore:
             check_key(db, new.key_id, self._key_limits, now, waits=new.error is None)
             free_expired_key(db, new.key_id, new.idempotency_key, now)
             add_artifacts(db, artifacts, now)
+            place()
             db.execute(insert(tables.jobs).values(**row_of_job(new, now)))
             if new.error is not None:
                 announce(db, new.id, new.webhook_url, now)
@@ -195,11 +206,18 @@ class JobStore:
         with self._database.read() as db:
             return [job_of(row) for row in db.execute(query)]
 
-    def set_inputs(self, job_id: str, artifacts: Mapping[str, StoredArtifact]) -> None:
-        """Make a job claimable: the prepared media, by name, are here."""
+    def set_inputs(
+        self,
+        job_id: str,
+        artifacts: Mapping[str, StoredArtifact],
+        *,
+        place: MoveIntoPlace = _nothing_to_place,
+    ) -> None:
+        """Make a job claimable: the prepared media, by name, are here once `place` returns."""
         refs = {name: artifact.id for name, artifact in artifacts.items()}
         with self._write() as db:
             add_artifacts(db, artifacts.values(), self._now())
+            place()
             change(db, and_(jobs.id == job_id, QUEUED), input_refs=refs)
 
     def refuse_inputs(self, job_id: str, error: JobError) -> None:

@@ -16,7 +16,8 @@ from server.disk import DiskSpace
 from server.dispatch.deadlines import Deadlines, RunDeadline, RunLimits
 from server.dispatch.dispatcher import Dispatcher
 from server.fal.endpoints import Limits
-from server.files.store import ArtifactStore, shared_artifact
+from server.files.store import ArtifactStore
+from server.inputs.image_store import IncomingImages
 from server.jobs.store import JobStore
 from server.models import NewJob
 from server.tasks import Signals
@@ -238,12 +239,9 @@ def submit(store: JobStore, folder: Path, prompt: str) -> str:
         input={"spec": order(prompt).spec.to_json(), "media": {"image": {"url": "x"}}},
         tier=None,
     )
-    pixels = shared_artifact(
-        "pixels", PICTURE.rgb, content_type="x", width=PICTURE.width, height=PICTURE.height
-    )
-    ArtifactStore(folder / "files").keep_shared(pixels, PICTURE.rgb)
     store.submit(job, queue_limit=10)
-    store.set_inputs(job.id, {"image": pixels})
+    with IncomingImages(ArtifactStore(folder / "files")) as images:
+        store.set_inputs(job.id, {"image": images.add_pixels(PICTURE)}, place=images.place)
     return job.id
 
 

@@ -85,7 +85,7 @@ def test_a_url_leads_back_to_every_name(text: str) -> None:
         ("video/webm", b"\x1aE\xdf\xa3"),
     ],
 )
-def test_pictures_and_videos_are_shown(content_type: str, head: bytes) -> None:
+def test_images_and_videos_are_shown(content_type: str, head: bytes) -> None:
     assert is_shown(content_type, head)
 
 

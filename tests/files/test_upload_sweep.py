@@ -73,15 +73,15 @@ async def test_a_file_is_served_until_its_time_is_over_and_removed_after(disk: D
     brief, lasting = await disk.upload(60), await disk.upload(None)
 
     disk.now += 59
-    await disk.uploads.sweep()
+    disk.uploads.sweep()
     assert disk.is_served(brief)
     disk.now += 1
     assert not disk.is_served(brief)
     assert disk.is_kept(brief)
-    await disk.uploads.sweep()
+    disk.uploads.sweep()
     assert not disk.is_kept(brief)
     disk.now += 1e9
-    await disk.uploads.sweep()
+    disk.uploads.sweep()
     assert disk.is_served(lasting)
 
 
@@ -102,10 +102,10 @@ async def test_an_upload_that_nobody_finishes_ends_with_its_parts(disk: Disk) ->
     disk.now += UPLOAD_LIFETIME_S
     with pytest.raises(UploadClosed):
         await disk.uploads.find(upload.id)
-    await disk.uploads.sweep()
+    disk.uploads.sweep()
     assert disk.files.path(part.file_id).exists()
     disk.now += KEPT_AFTERWARDS_S
-    await disk.uploads.sweep()
+    disk.uploads.sweep()
     with pytest.raises(UnknownUpload):
         await disk.uploads.find(upload.id)
     assert list(disk.files.ids()) == []
@@ -116,7 +116,7 @@ async def test_a_file_that_began_to_come_in_time_may_come_to_its_end(disk: Disk)
     disk.now += UPLOAD_LIFETIME_S - 1
     found = await disk.uploads.find(upload.id)
     disk.now += 1800
-    await disk.uploads.sweep()
+    disk.uploads.sweep()
 
     assert disk.is_served(await disk.uploads.put(found, body(b"at last")))
 
@@ -126,7 +126,7 @@ async def test_what_is_finished_is_remembered_no_longer_than_what_is_not(disk: D
     part = await disk.uploads.put_part(upload, 1, body(b"x"))
     await disk.uploads.complete(upload, [PartClaim(1, part.sha256)])
     disk.now += UPLOAD_LIFETIME_S + KEPT_AFTERWARDS_S
-    await disk.uploads.sweep()
+    disk.uploads.sweep()
 
     with pytest.raises(UnknownUpload):
         await disk.uploads.find(upload.id)

@@ -77,7 +77,7 @@ def polyglot(request: pytest.FixtureRequest) -> tuple[bytes, str | None]:
     return POLYGLOTS[request.param]
 
 
-def test_a_file_that_is_two_things_gives_the_pixels_of_the_picture(
+def test_a_file_that_is_two_things_gives_the_pixels_of_the_image(
     polyglot: tuple[bytes, str | None],
 ) -> None:
     data, format = polyglot
@@ -209,7 +209,7 @@ def hidden_bomb(name: bytes, before: bytes) -> bytes:
     ("name", "before"),
     [(b"iCCP", b"icc\0\0"), (b"zTXt", b"Comment\0\0"), (b"iTXt", b"XML\0\1\0\0\0")],
 )
-def test_what_a_picture_carries_along_is_not_unpacked_without_bound(
+def test_what_an_image_carries_along_is_not_unpacked_without_bound(
     name: bytes, before: bytes
 ) -> None:
     data = hidden_bomb(name, before)

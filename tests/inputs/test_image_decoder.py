@@ -34,7 +34,7 @@ async def refusal(decoder: ImageDecoder, data: bytes) -> InputError:
     return raised.value
 
 
-async def test_a_picture_has_the_pixels_that_it_has_in_process() -> None:
+async def test_an_image_has_the_pixels_that_it_has_in_process() -> None:
     data = picture(333, 100, "red")
 
     assert await ImageDecoder().prepare(data, 96, 64, field=FIELD) == prepare(data, 96, 64)
@@ -54,7 +54,7 @@ async def test_a_refusal_is_the_same_as_in_process(data: bytes) -> None:
     assert type(refused) in (FileTooLarge, ImageTooSmall, ImageUnreadable)
 
 
-async def test_a_picture_that_needs_too_much_memory_is_the_callers_error() -> None:
+async def test_an_image_that_needs_too_much_memory_is_the_callers_error() -> None:
     decoder = ImageDecoder(DecodeLimits(memory_bytes=24 * 1024**2))
 
     refused = await refusal(decoder, picture(4000, 4000))
@@ -103,7 +103,7 @@ async def test_a_process_that_cannot_be_started_is_not_the_callers_error(
     ("fault", "limits"),
     [("spin", DecodeLimits(cpu_s=1)), ("sleep", DecodeLimits(deadline_s=0.3))],
 )
-async def test_a_picture_without_end_is_given_up(fault: str, limits: DecodeLimits) -> None:
+async def test_an_image_without_end_is_given_up(fault: str, limits: DecodeLimits) -> None:
     # More than the pipe holds: the process reads a line of it and no more.
     data = fault.encode() + b"\n" + bytes(1024 * 1024)
 
@@ -112,7 +112,7 @@ async def test_a_picture_without_end_is_given_up(fault: str, limits: DecodeLimit
     assert refused.code == "image_load_error"
 
 
-async def test_a_cancelled_picture_leaves_no_process() -> None:
+async def test_a_cancelled_image_leaves_no_process() -> None:
     decoder = ImageDecoder(program=MISBEHAVING)
     decoding = asyncio.create_task(decoder.prepare(b"sleep\n", 96, 64, field=FIELD))
     while not picture_processes():
@@ -125,7 +125,7 @@ async def test_a_cancelled_picture_leaves_no_process() -> None:
     assert picture_processes() == []
 
 
-def test_a_picture_process_dies_with_a_server_that_is_killed() -> None:
+def test_an_image_process_dies_with_a_server_that_is_killed() -> None:
     server = """
         import asyncio, psutil
         from server.inputs.image_decoder import ImageDecoder
@@ -154,7 +154,7 @@ def test_a_picture_process_dies_with_a_server_that_is_killed() -> None:
     child.wait(timeout=30)
 
 
-def test_a_picture_process_imports_neither_torch_nor_the_server() -> None:
+def test_an_image_process_imports_neither_torch_nor_the_server() -> None:
     program = (
         "import sys, server.inputs.image_process;"
         "print(sorted(name for name in sys.modules if name.startswith(('server.', 'torch'))),"

@@ -1,21 +1,23 @@
-"""Pictures stay while a job that is not done wants them, and go soon after, row and file."""
+"""Images stay while a job that is not done needs them, and go soon after, row and file."""
 
 import asyncio
-import itertools
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, suppress
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from queue_calls import result_of, submit, until_prepared
-from schedules import SteppedDatabase, SteppedFiles, SteppedLock, Turns, Work, every_order
 from servers import data_uri, picture, request_of, serving, settings_in
 
 from pipeline.spec import Pixels
+from server.db.database import Database
 from server.errors import QueueFull
+from server.files.store import ArtifactStore
 from server.files.upload_store import UploadStore
 from server.files.uploads import Uploads
 from server.inputs.image_store import UNWANTED_LIFETIME_S, ImageStore
@@ -25,23 +27,37 @@ from server.models import Job, JobError, NewJob, StoredArtifact
 FAILURE = JobError(500, {"detail": "The worker died.", "error_type": "runner_server_error"})
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
 class Place:
-    """The tables and files of a server, with steps that a test may put in any order."""
+    """The tables and files of a server, without the server."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path) -> None:
         self.now = 1000.0
-        self.turns = Turns()
         self.path = folder / "jobs.sqlite3"
-        self.database = SteppedDatabase(self.path, self.turns)
-        self.files = SteppedFiles(folder / "files", self.turns)
+        self.database = Database(self.path)
+        self.files = ArtifactStore(folder / "files")
         self.store = JobStore(self.database, owner="test", now=lambda: self.now)
-        self.pictures = ImageStore(self.database, self.files, now=lambda: self.now)
-        monkeypatch.setattr(self.pictures, "_lock", SteppedLock(self.turns))
+        self.images = ImageStore(self.database, self.files, now=lambda: self.now)
 
-    def submit(self, job_id: str, data: bytes = b"a picture", *, limit: int = 1000) -> Job:
-        """Take a request in that comes with its picture, as `Submissions` does."""
-        with self.pictures.in_hand() as hand:
-            kept = hand.keep_sent(data)
+    def submit(
+        self,
+        job_id: str,
+        data: bytes = b"an image",
+        *,
+        limit: int = 1000,
+        written: Callable[[], object] = nothing,
+        placed: Callable[[], object] = nothing,
+    ) -> Job:
+        """Take a request in that comes with its image, as `Submissions` does.
+
+        `written` is called when the image is written, `placed` when its file has its name.
+        """
+        with self.images.incoming() as images:
+            kept = images.add_sent(data)
+            written()
             media = {"image": {"artifact": kept.id}}
             new = NewJob(
                 id=job_id,
@@ -51,38 +67,55 @@ class Place:
                 input={"media": media, "sync_mode": False},
                 tier=None,
             )
-            return self.store.submit(new, queue_limit=limit, artifacts=[kept])
+
+            def place() -> None:
+                images.place()
+                placed()
+
+            return self.store.submit(new, queue_limit=limit, artifacts=[kept], place=place)
 
     def prepare(self, job_id: str, rgb: bytes = b"rgb") -> StoredArtifact:
-        """Take its picture in, as `InputPreparer` does."""
-        with self.pictures.in_hand() as hand:
-            kept = hand.keep_pixels(Pixels(1, 1, rgb))
-            self.store.set_inputs(job_id, {"image": kept})
+        """Take its image in, as `InputPreparer` does."""
+        with self.images.incoming() as images:
+            kept = images.add_pixels(Pixels(1, 1, rgb))
+            self.store.set_inputs(job_id, {"image": kept}, place=images.place)
             return kept
+
+    def expire(self) -> None:
+        """Leave a first image without a job, whose time is over."""
+        self.submit("old")
+        self.store.request_cancel("old")
+        self.sweep_after(1.0)
+        self.now += UNWANTED_LIFETIME_S
 
     def sweep_after(self, seconds: float) -> None:
         self.now += seconds
-        self.pictures.sweep()
+        self.images.sweep()
+
+    def sweep_orphans(self) -> None:
+        """What the next start does."""
+        Uploads(UploadStore(self.database, max_bytes=1), self.files, max_size=1).sweep_orphans()
 
     def rows(self) -> dict[str, float | None]:
         with closing(sqlite3.connect(self.path)) as db:
             return dict(db.execute("SELECT id, expires_at FROM artifacts"))
 
     def kept(self) -> set[str]:
-        """The pictures that are there, of which each must have both row and file."""
+        """The images that are there, of which each must have both row and file."""
         files = set(self.files.ids())
         assert files == self.rows().keys()
         return {name.partition("-")[0] for name in files}
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    place = Place(tmp_path, monkeypatch)
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
     yield place
+    assert list(tmp_path.rglob("*.part")) == []
     place.database.close()
 
 
-def test_a_picture_stays_as_long_as_a_job_wants_it_and_ten_minutes_more(place: Place) -> None:
+def test_an_image_stays_as_long_as_a_job_wants_it_and_ten_minutes_more(place: Place) -> None:
     place.submit("a")
     place.sweep_after(10 * UNWANTED_LIFETIME_S)
     place.prepare("a")
@@ -101,7 +134,7 @@ def test_a_picture_stays_as_long_as_a_job_wants_it_and_ten_minutes_more(place: P
     assert place.kept() == set()
 
 
-def test_a_picture_that_several_jobs_share_stays_for_the_last(place: Place) -> None:
+def test_an_image_that_several_jobs_share_stays_for_the_last(place: Place) -> None:
     for job in ("a", "b"):
         place.submit(job)
         place.prepare(job)
@@ -116,7 +149,7 @@ def test_a_picture_that_several_jobs_share_stays_for_the_last(place: Place) -> N
     assert place.kept() == set()
 
 
-def test_a_picture_that_comes_again_in_its_last_minutes_is_wanted_again(place: Place) -> None:
+def test_an_image_that_comes_again_in_its_last_minutes_is_wanted_again(place: Place) -> None:
     place.submit("a")
     place.store.request_cancel("a")
     place.sweep_after(1.0)
@@ -141,7 +174,7 @@ def test_pixels_that_are_to_be_made_anew_leave_what_they_are_made_from(place: Pl
     assert place.kept() == {"image"}
 
 
-def test_pictures_of_an_earlier_release_go_as_others_do(place: Place) -> None:
+def test_images_of_an_earlier_release_go_as_others_do(place: Place) -> None:
     """There they stayed for ever, with no time."""
     for number in range(3):
         place.submit(str(number), b"%d" % number)
@@ -153,25 +186,107 @@ def test_pictures_of_an_earlier_release_go_as_others_do(place: Place) -> None:
     assert place.kept() == set()
 
 
-def test_a_picture_whose_request_was_refused_goes_with_the_next_sweep(place: Place) -> None:
+def test_an_image_whose_request_was_refused_leaves_nothing(place: Place) -> None:
     with pytest.raises(QueueFull):
         place.submit("a", limit=0)
-    assert len(list(place.files.ids())) == 1
-    place.sweep_after(0.0)
 
     assert place.kept() == set()
 
 
-def test_a_picture_in_a_hand_is_left_alone(place: Place) -> None:
-    with place.pictures.in_hand() as one, place.pictures.in_hand() as another:
-        for hand in (one, another):
-            kept = hand.keep_sent(b"x")
-            hand.keep_sent(b"x")
-        with suppress(QueueFull):
-            place.submit("refused", b"x", limit=0)
-        place.sweep_after(UNWANTED_LIFETIME_S)
-        assert list(place.files.ids()) == [kept.id]
-    place.sweep_after(0.0)
+def test_an_image_that_is_sent_at_once_by_several_is_kept_once(place: Place) -> None:
+    together = threading.Barrier(4)
+    with ThreadPoolExecutor(4) as threads:
+        jobs = threads.map(lambda name: place.submit(name, written=together.wait), "abcd")
+        media = [job.input["media"] for job in jobs]
+
+    assert all(each == media[0] for each in media)
+    assert list(place.files.ids()) == list(place.rows())
+    assert place.files.read(media[0]["image"]["artifact"]) == b"an image"
+
+
+# A sweep removes the very image that comes again: at no moment does its job lose it.
+
+
+def test_an_image_that_is_removed_after_it_was_looked_for_is_there(place: Place) -> None:
+    place.expire()
+    place.submit("a", written=place.images.sweep)
+
+    assert place.kept() == {"image"}
+
+
+def test_an_image_that_comes_between_the_removal_of_row_and_file_is_there(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.expire()
+    remove_files = place.images._remove_files
+
+    def submit_first(ids: set[str]) -> None:
+        assert place.rows() == {}
+        place.submit("a")
+        remove_files(ids)
+
+    monkeypatch.setattr(place.images, "_remove_files", submit_first)
+    place.images.sweep()
+
+    assert place.kept() == {"image"}
+
+
+def test_a_sweep_waits_for_an_image_that_is_being_placed(place: Place) -> None:
+    place.expire()
+    sweep = threading.Thread(target=place.images.sweep)
+
+    def sweep_meanwhile() -> None:
+        sweep.start()
+        sweep.join(0.2)
+        assert sweep.is_alive()
+
+    place.submit("a", placed=sweep_meanwhile)
+    sweep.join()
+
+    assert place.kept() == {"image"}
+
+
+def test_an_image_is_there_for_every_job_that_was_accepted(place: Place) -> None:
+    """Sweeps without end, for which every image is over that no job needs."""
+    is_over = threading.Event()
+
+    def sweep() -> None:
+        while not is_over.is_set():
+            place.sweep_after(UNWANTED_LIFETIME_S)
+
+    def submit_and_cancel(name: str) -> None:
+        for number in range(40):
+            job = place.submit(f"{name} {number}")
+            assert place.files.read(job.input["media"]["image"]["artifact"]) == b"an image"
+            place.prepare(job.id)
+            claimed = place.store.job(job.id).input_refs
+            assert claimed is not None
+            assert place.files.read(claimed["image"]) == b"rgb"
+            place.store.request_cancel(job.id)
+
+    with ThreadPoolExecutor(3) as threads:
+        sweeping = threads.submit(sweep)
+        for done in [threads.submit(submit_and_cancel, name) for name in "ab"]:
+            done.result()
+        is_over.set()
+        sweeping.result()
+    place.sweep_after(1.0)
+    place.sweep_after(UNWANTED_LIFETIME_S)
+    assert place.kept() == set()
+
+
+# A crash leaves at most a file without a row, which the next start removes.
+
+
+def test_a_submit_that_is_cut_short_leaves_a_file_and_no_row(place: Place) -> None:
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        place.submit("a", placed=die)
+    assert (place.rows(), len(list(place.files.ids()))) == ({}, 1)
+
+    place.sweep_orphans()
     assert place.kept() == set()
 
 
@@ -182,7 +297,7 @@ def test_a_sweep_that_is_cut_short_leaves_a_file_and_no_row(
     place.store.request_cancel("a")
     place.sweep_after(1.0)
 
-    def die(_: str) -> None:
+    def die(*_: str) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as dying:
@@ -191,109 +306,11 @@ def test_a_sweep_that_is_cut_short_leaves_a_file_and_no_row(
             place.sweep_after(UNWANTED_LIFETIME_S)
     assert (place.rows(), len(list(place.files.ids()))) == ({}, 1)
 
-    # The next start:
-    Uploads(UploadStore(place.database, max_bytes=1), place.files, max_size=1).sweep_orphans()
+    place.sweep_orphans()
     assert place.kept() == set()
 
 
-# The race: a sweep, and a request with the very picture that it is about to remove.
-
-
-def is_safe(place: Place, artifact_id: str) -> bool:
-    row = place.store.artifact(artifact_id)
-    return row is not None and place.files.path(artifact_id).exists()
-
-
-def clear(place: Place, job_id: str) -> None:
-    """When the job is over, all that the try has left goes."""
-    place.store.request_cancel(job_id)
-    place.sweep_after(1.0)
-    place.sweep_after(UNWANTED_LIFETIME_S)
-    assert place.kept() == set()
-
-
-@pytest.mark.parametrize("state", ["expired", "a file alone"])
-def test_a_picture_is_there_for_every_job_that_was_accepted(place: Place, state: str) -> None:
-    numbers = itertools.count()
-
-    def prepared() -> tuple[Work, Work, Work]:
-        number = next(numbers)
-        job, old, data = f"job {number}", f"old {number}", b"%d" % number
-        match state:
-            case "expired":
-                place.submit(old, data)
-                place.store.request_cancel(old)
-                place.sweep_after(1.0)
-                place.now += UNWANTED_LIFETIME_S
-            case "a file alone":
-                with suppress(QueueFull):
-                    place.submit(old, data, limit=0)
-
-        def check() -> None:
-            (artifact_id,) = (s["artifact"] for s in place.store.job(job).input["media"].values())
-            assert is_safe(place, artifact_id)
-            clear(place, job)
-
-        return lambda: void(place.submit(job, data)), place.pictures.sweep, check
-
-    assert every_order(place.turns, prepared) > 30
-
-
-def test_pixels_are_there_for_every_job_that_may_be_claimed(place: Place) -> None:
-    numbers = itertools.count()
-
-    def prepared() -> tuple[Work, Work, Work]:
-        job, old = f"job {(number := next(numbers))}", f"old {number}"
-        for each in (old, job):
-            place.submit(each)
-        pixels = place.prepare(old)
-        place.store.request_cancel(old)
-        place.sweep_after(1.0)
-        place.now += UNWANTED_LIFETIME_S
-
-        def check() -> None:
-            assert is_safe(place, pixels.id)
-            claimed = place.store.claim("cpu")
-            assert claimed is not None
-            assert claimed.input_refs == {"image": pixels.id}
-            place.store.finish(job, claimed.attempt, error=FAILURE)
-            place.sweep_after(1.0)
-            place.sweep_after(UNWANTED_LIFETIME_S)
-            assert place.kept() == set()
-
-        return lambda: void(place.prepare(job)), place.pictures.sweep, check
-
-    assert every_order(place.turns, prepared) > 30
-
-
-def test_a_request_that_is_refused_takes_no_picture_from_one_that_is_accepted(
-    place: Place,
-) -> None:
-    numbers = itertools.count()
-
-    def prepared() -> tuple[Work, Work, Work]:
-        job, data = f"job {(number := next(numbers))}", b"%d" % number
-
-        def refused() -> None:
-            with suppress(QueueFull):
-                place.submit("refused", data, limit=0)
-            place.pictures.sweep()
-
-        def check() -> None:
-            (artifact_id,) = (s["artifact"] for s in place.store.job(job).input["media"].values())
-            assert is_safe(place, artifact_id)
-            clear(place, job)
-
-        return lambda: void(place.submit(job, data)), refused, check
-
-    assert every_order(place.turns, prepared) > 30
-
-
-def void(_: object) -> None:
-    """Work gives nothing."""
-
-
-# What becomes of a job whose picture somebody has deleted from the disk.
+# What becomes of a job whose image was deleted from the disk.
 
 
 def delete_files(folder: Path, kind: str) -> int:
@@ -321,7 +338,7 @@ async def test_pixels_that_were_deleted_are_made_anew(tmp_path: Path) -> None:
         assert len(list((tmp_path / "data" / "files").glob("*/pixels-*"))) == 1
 
 
-async def test_a_job_whose_picture_is_lost_says_so(tmp_path: Path) -> None:
+async def test_a_job_whose_image_is_lost_says_so(tmp_path: Path) -> None:
     async with serving(settings_in(tmp_path)) as client:
         (job,) = await paused(client, {})
         assert delete_files(tmp_path, "pixels") + delete_files(tmp_path, "image") == 2
@@ -340,17 +357,17 @@ async def test_a_job_whose_picture_is_lost_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("headers", "fields"), [({"x-fal-store-io": "0"}, {}), ({}, {"sync_mode": True})]
 )
-async def test_what_is_not_to_be_kept_leaves_no_picture(
+async def test_what_is_not_to_be_kept_leaves_no_image(
     tmp_path: Path, headers: dict[str, str], fields: dict[str, Any]
 ) -> None:
     async with serving(settings_in(tmp_path)) as client:
         transport: Any = client._transport  # of an app in this process
-        pictures: ImageStore = transport.app.state.services.pictures
+        images: ImageStore = transport.app.state.services.images
         request = request_of(image_url=data_uri(picture(colour="plum")), **fields)
         path = "/run/fal-ai/cosmos-predict-2.5/image-to-video"
         answer = await client.post(path, json=request, headers=headers)
         assert answer.status_code == 200
-        await asyncio.to_thread(pictures.sweep)
+        await asyncio.to_thread(images.sweep)
         with closing(sqlite3.connect(tmp_path / "data" / "jobs.sqlite3")) as db:
             kinds = {kind for (kind,) in db.execute("SELECT kind FROM artifacts")}
             assert {"image", "pixels"} <= kinds
@@ -358,7 +375,7 @@ async def test_what_is_not_to_be_kept_leaves_no_picture(
             assert None not in [time for (time,) in times]
             db.execute("UPDATE artifacts SET expires_at = expires_at - ?", [UNWANTED_LIFETIME_S])
             db.commit()
-        await asyncio.to_thread(pictures.sweep)
+        await asyncio.to_thread(images.sweep)
 
     kept = list((tmp_path / "data" / "files").glob("*/*"))
     assert [file.name for file in kept if file.name.startswith(("image-", "pixels-"))] == []

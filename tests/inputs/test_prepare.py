@@ -65,13 +65,13 @@ def test_a_data_uri_that_cannot_be_used_is_refused(uri: str, kind: str) -> None:
     assert len(item["input"]) < 300
 
 
-def test_the_largest_picture_is_let_in() -> None:
+def test_the_largest_image_is_let_in() -> None:
     data = bytes(MAX_BYTES)
 
     assert decode_data_uri("data:;base64," + encoded(data), "image_url") == data
 
 
-class ImageStore:
+class ImageSite:
     """A server of pictures that answers only when it is told to."""
 
     def __init__(self) -> None:
@@ -94,61 +94,61 @@ class ImageStore:
 
 
 @asynccontextmanager
-async def serving_pictures() -> AsyncIterator[tuple[ImageStore, str]]:
-    pictures = ImageStore()
-    server = await asyncio.start_server(pictures.answer, "127.0.0.1", 0)
+async def serving_images() -> AsyncIterator[tuple[ImageSite, str]]:
+    images = ImageSite()
+    server = await asyncio.start_server(images.answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server:
-        yield pictures, f"http://127.0.0.1:{port}/picture.png"
+        yield images, f"http://127.0.0.1:{port}/picture.png"
 
 
-async def test_pictures_are_taken_in_a_few_at_a_time_and_hold_up_nobody_else(
+async def test_images_are_taken_in_a_few_at_a_time_and_hold_up_nobody_else(
     tmp_path: Path,
 ) -> None:
     settings = settings_in(tmp_path, fetch_allow_nets=LOOPBACK)
-    async with serving_pictures() as (pictures, url), serving(settings) as client:
+    async with serving_images() as (images, url), serving(settings) as client:
         slow = [await submit(client, image_url=url) for _ in range(AT_ONCE - 1)]
         quick = await submit(client, image_url=data_uri(picture()))
         assert (await result_of(client, quick)).status_code == 200
 
         slow += [await submit(client, image_url=url) for _ in range(3)]
-        while pictures.asked < AT_ONCE:
+        while images.asked < AT_ONCE:
             await asyncio.sleep(0.02)
-        pictures.may_answer.set()
+        images.may_answer.set()
         for job in slow:
             assert (await result_of(client, job)).status_code == 200
-        assert pictures.most_at_once == AT_ONCE
+        assert images.most_at_once == AT_ONCE
 
 
-async def test_a_job_cancelled_while_its_picture_comes_stays_cancelled(tmp_path: Path) -> None:
+async def test_a_job_cancelled_while_its_image_comes_stays_cancelled(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, fetch_allow_nets=LOOPBACK)
-    async with serving_pictures() as (pictures, url), serving(settings) as client:
+    async with serving_images() as (images, url), serving(settings) as client:
         job = await submit(client, image_url=url)
-        while pictures.asked == 0:
+        while images.asked == 0:
             await asyncio.sleep(0.02)
         await cancel(client, job)
-        pictures.may_answer.set()
+        images.may_answer.set()
 
         assert (await result_of(client, await submit(client, image_url=url))).status_code == 200
         assert (await result_of(client, job)).status_code == 499
 
 
-async def test_a_picture_that_was_coming_when_the_server_ended_is_fetched_anew(
+async def test_an_image_that_was_coming_when_the_server_ended_is_fetched_anew(
     tmp_path: Path,
 ) -> None:
     settings = settings_in(tmp_path, fetch_allow_nets=LOOPBACK)
-    async with serving_pictures() as (pictures, url):
+    async with serving_images() as (images, url):
         async with serving(settings) as client:
             job = await submit(client, image_url=url)
-            while pictures.asked == 0:
+            while images.asked == 0:
                 await asyncio.sleep(0.02)
 
-        pictures.may_answer.set()
+        images.may_answer.set()
         async with serving(settings) as client:
             assert (await result_of(client, job)).status_code == 200
 
 
-async def test_a_picture_whose_process_is_killed_is_decoded_again(
+async def test_an_image_whose_process_is_killed_is_decoded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = ImageDecoder(program=image_processes.__name__)
@@ -175,12 +175,12 @@ async def test_a_data_uri_outlives_the_server(tmp_path: Path) -> None:
 async def test_a_private_address_is_not_fetched_and_the_error_does_not_tell_why(
     tmp_path: Path,
 ) -> None:
-    async with serving_pictures() as (pictures, url), serving(settings_in(tmp_path)) as client:
+    async with serving_images() as (images, url), serving(settings_in(tmp_path)) as client:
         listening = await result_of(client, await submit(client, image_url=url))
         nobody = await result_of(
             client, await submit(client, image_url="http://127.0.0.1:9/picture.png")
         )
 
-    assert pictures.asked == 0
+    assert images.asked == 0
     messages = [answer.json()["detail"][0]["msg"] for answer in (listening, nobody)]
     assert messages[0] == messages[1]

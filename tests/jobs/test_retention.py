@@ -18,7 +18,7 @@ from server.api.dependencies import Services
 from server.errors import UnknownJob
 from server.files.upload_store import UploadStore
 from server.files.uploads import Uploads
-from server.jobs.reports import JobAdmin
+from server.jobs.retention import purge, purge_ended_before
 from server.models import JobError, LogLine
 from server.settings import DAY_S, Settings, SettingsError
 
@@ -147,23 +147,21 @@ def test_more_jobs_than_one_transaction_removes_all_go(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.jobs.retention.BATCH", 2)
-    monkeypatch.setattr("server.jobs.reports.BATCH", 2)
     for number in range(5):
         place.made(str(number), store_io=number != 1)
     place.clock.now += DAY_S
     place.retention.sweep()
-    admin = JobAdmin(place.database, place.files, now=place.clock)
-    assert sorted(admin.purge_older_than(1e6)) == []
+    assert sorted(purge_ended_before(place.database, place.files, place.clock.now - 1e6)) == []
     assert len(place.rows("SELECT id FROM jobs")) == 4
     place.clock.now += 2 * DAY_S
     for number in range(5, 10):
         place.made(str(number))
-    assert admin.purge(["5", "6", "7"]) == ["5", "6", "7"]
+    assert purge(place.database, place.files, ["5", "6", "7"]) == ["5", "6", "7"]
     place.retention.sweep()
 
     assert place.rows("SELECT id FROM jobs ORDER BY id") == [("8",), ("9",)]
     assert counts(place)["files"] == 2
-    assert sorted(admin.purge_older_than(0.0)) == ["8", "9"]
+    assert sorted(purge_ended_before(place.database, place.files, place.clock.now)) == ["8", "9"]
     assert nothing(place)
 
 
@@ -173,7 +171,7 @@ def test_a_removal_that_is_cut_short_leaves_files_and_no_rows(
     place.made("a")
     place.clock.now += 3 * DAY_S
 
-    def die(_: str) -> None:
+    def die(*_: str) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as dying:
@@ -213,7 +211,7 @@ async def sweep(client: httpx.AsyncClient) -> None:
     transport: Any = client._transport  # of an app in this process
     services: Services = transport.app.state.services
     await asyncio.to_thread(services.retention.sweep)
-    await services.uploads.sweep()
+    await asyncio.to_thread(services.uploads.sweep)
 
 
 async def test_over_http_what_is_gone_is_unknown(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""Everything that the server removes by itself, and when."""
+
+import asyncio
+
+from server.files.store import ArtifactStore
+from server.files.uploads import Uploads
+from server.inputs.image_store import ImageStore
+from server.jobs.retention import Retention
+from server.tasks import every, log_errors
+
+SWEEP_EVERY_S = 30.0
+
+
+class Sweeper:
+    """Removes what is over: rows first, and their files after that."""
+
+    def __init__(
+        self, retention: Retention, images: ImageStore, uploads: Uploads, files: ArtifactStore
+    ) -> None:
+        self._sweeps = {
+            "removing what has expired": retention.sweep,
+            "removing pictures": images.sweep,
+            "removing files whose time is over": uploads.sweep,
+        }
+        self._uploads = uploads
+        self._files = files
+
+    def clean_up(self) -> None:
+        """Remove what the last server left unfinished, before anything comes in. Blocks."""
+        self._files.clear_parts()
+        self._uploads.sweep_orphans()
+
+    async def run(self) -> None:
+        """Sweep from time to time until cancelled."""
+        await every(SWEEP_EVERY_S, "sweeping", self.sweep)
+
+    async def sweep(self) -> None:
+        """Remove the jobs and videos, the images, and the uploads whose time is over.
+
+        If one kind cannot be removed now, that goes to the log, and the others are removed.
+        """
+        for what, sweep in self._sweeps.items():
+            await log_errors(what, asyncio.to_thread(sweep))

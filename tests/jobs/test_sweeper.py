@@ -1,0 +1,80 @@
+"""The server's one task that removes what is over."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from job_fixtures import Place
+from structlog.testing import capture_logs
+
+from server.files.upload_store import NewUpload, UploadStore
+from server.files.uploads import Uploads
+from server.inputs.image_store import UNWANTED_LIFETIME_S, ImageStore
+from server.sweeper import Sweeper
+
+DAY_S = 86_400.0
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path, keep_s=DAY_S)
+    yield place
+    place.database.close()
+
+
+def put_image(place: Place, images: ImageStore) -> None:
+    """An image that no job needs."""
+    place.submit("waits")
+    with images.incoming() as incoming:
+        place.store.set_inputs("waits", {"x": incoming.add_sent(b"an image")}, place=incoming.place)
+    place.store.request_cancel("waits")
+
+
+async def put_upload(uploads: Uploads) -> None:
+    """An upload that may stay for a minute."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    new = NewUpload(key_id=None, file_name="x", content_type="text/plain", lifetime_s=60)
+    await uploads.receive(new, body())
+
+
+@pytest.mark.parametrize("failing", [None, "retention", "images", "uploads"])
+async def test_jobs_images_and_uploads_go_and_one_that_cannot_keeps_no_other(
+    place: Place, failing: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = ImageStore(place.database, place.files, now=place.clock)
+    uploads = Uploads(
+        UploadStore(place.database, max_bytes=100, now=place.clock), place.files, max_size=100
+    )
+    parts = {"retention": place.retention, "images": images, "uploads": uploads}
+    place.made("a")
+    put_image(place, images)
+    await put_upload(uploads)
+    images.sweep()
+    place.clock.now += DAY_S + UNWANTED_LIFETIME_S
+
+    def fail() -> None:
+        raise RuntimeError("cannot remove")
+
+    if failing is not None:
+        monkeypatch.setattr(parts[failing], "sweep", fail)
+    with capture_logs() as logs:
+        await Sweeper(place.retention, images, uploads, place.files).sweep()
+
+    left = {"retention": ["video"], "images": ["image"], "uploads": ["upload"], None: []}
+    assert [kind for (kind,) in place.rows("SELECT kind FROM artifacts")] == left[failing]
+    assert len(list(place.files.ids())) == len(left[failing])
+    assert len(logs) == (failing is not None)
+
+
+async def test_what_the_last_server_left_unfinished_is_removed(place: Place) -> None:
+    images = ImageStore(place.database, place.files, now=place.clock)
+    uploads = Uploads(UploadStore(place.database, max_bytes=100), place.files, max_size=100)
+    _, video = place.made("a")
+    with place.files.receive() as orphan, place.files.receive() as part:
+        orphan.keep_as(orphan.id)
+        Sweeper(place.retention, images, uploads, place.files).clean_up()
+        assert list(place.files.ids()) == [video.id]
+        assert not place.files.path(part.id).with_suffix(".part").exists()
