@@ -45,8 +45,6 @@ from server.inputs.image_store import ImageStore
 from server.inputs.prepare import InputPreparer
 from server.inputs.submit import Submissions
 from server.jobs.limits import KeyLimits
-from server.jobs.pause import QueueSwitch
-from server.jobs.reports import JobStats
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.keys import ApiKey
@@ -185,7 +183,7 @@ def _services(
     submissions = Submissions(store, images, limits, signals, queue_limit=settings.queue_limit)
     signing_key = SigningKey.in_folder(settings.data)
     disk = DiskSpace(settings.data, settings.min_free_disk_mib)
-    measured = Metrics(JobStats(database), pool.slots)
+    measured = Metrics(database, pool.slots)
     access, links = _file_reading(settings)
     return Services(
         settings=settings,
@@ -219,7 +217,7 @@ def _services(
         metrics=measured,
         disk=disk,
         readiness=Readiness(pool, database, drain, disk),
-        queue_switch=QueueSwitch(database),
+        database=database,
         bodies=BodyReader(timeout_s=settings.read_timeout),
     )
 

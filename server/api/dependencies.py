@@ -14,6 +14,7 @@ from server.api.readiness import Readiness
 from server.api.results import Results
 from server.api.status_cache import StatusCache, StatusResponse
 from server.auth.authenticator import Authenticator, Caller
+from server.db.database import Database
 from server.disk import DiskSpace
 from server.dispatch.drain import Drain
 from server.errors import UnknownJob, UnknownPath
@@ -27,7 +28,6 @@ from server.files.uploads import Uploads
 from server.inputs.disconnects import DisconnectedRuns
 from server.inputs.image_store import ImageStore
 from server.inputs.submit import Submission, Submissions
-from server.jobs.pause import QueueSwitch
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.keys import Scope
@@ -72,7 +72,7 @@ class Services:
     disk: DiskSpace
     metrics: Metrics
     readiness: Readiness
-    queue_switch: QueueSwitch
+    database: Database
     bodies: BodyReader
 
     async def find(self, app: str, job_id: str, caller: Caller) -> StatusResponse:

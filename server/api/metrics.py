@@ -5,6 +5,7 @@ ended count, too. Counters begin at zero with the process, as Prometheus expects
 """
 
 import threading
+import time
 from collections import Counter as Count
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,7 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from server.jobs.reports import Ended, JobStats, QueueSize
+from server.db.database import Database
+from server.jobs.reports import Ended, QueueSize, ended_after, queue_size
 from server.models import JobError
 from server.workers.pool import SlotState, SlotView
 
@@ -24,12 +26,12 @@ Slots = Callable[[], Sequence[SlotView]]
 class Metrics:
     """The metrics of one server."""
 
-    def __init__(self, stats: JobStats, slots: Slots) -> None:
-        self._stats = stats
+    def __init__(self, database: Database, slots: Slots) -> None:
+        self._database = database
         self._slots = slots
         self._registry = CollectorRegistry(auto_describe=False)
         self._scraping = threading.Lock()
-        self._counted_until = stats.now()
+        self._counted_until = time.time()
         self._outcomes = Counter(
             "cosmos_jobs_finished",
             "Jobs that ended, by outcome: succeeded, cancelled, invalid_input or fal's error_type.",
@@ -57,10 +59,10 @@ class Metrics:
     def text(self) -> bytes:
         """Everything in Prometheus' text format; reads the tables."""
         with self._scraping:
-            for ended in self._stats.ended_after(self._counted_until):
+            for ended in ended_after(self._database, self._counted_until):
                 self._count(ended)
             now = CollectorRegistry(auto_describe=False)
-            now.register(_Now(self._stats.queue(), self._slots()))
+            now.register(_Now(queue_size(self._database, time.time()), self._slots()))
             return generate_latest(self._registry) + generate_latest(now)
 
     def _count(self, ended: Ended) -> None:

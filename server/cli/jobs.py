@@ -3,6 +3,7 @@
 It works on the database itself, with no need of a key or of a running server.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,6 @@ from server.models import CancelAnswer, Job, JobProgress, JobSnapshot, JobStatus
 from server.settings import DAY_S
 
 if TYPE_CHECKING:
-    from server.jobs.reports import JobAdmin
     from server.jobs.store import JobStore
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The id that the submit answered with.")]
@@ -43,8 +43,10 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """List the latest jobs, the last one first."""
-    with _admin(data) as admin:
-        jobs = admin.latest(limit, status or ())
+    from server.jobs.reports import latest
+
+    with open_database(data) as database:
+        jobs = latest(database, limit, status or ())
     if as_json:
         print_json([_view(job) for job in jobs])
     else:
@@ -99,11 +101,16 @@ def purge(
     job_ids = job_ids or []
     if bool(job_ids) == (older_than_days is not None):
         raise WrongUsage("Say what to remove: either the ids of jobs, or --older-than-days.")
-    with _admin(data) as admin:
+    from server.files.store import ArtifactStore
+    from server.jobs import retention
+
+    files = ArtifactStore(data / "files")
+    with open_database(data) as database:
         if older_than_days is None:
-            purged = admin.purge(job_ids)
+            purged = retention.purge(database, files, job_ids)
         else:
-            purged = admin.purge_older_than(older_than_days * DAY_S)
+            ended_before = time.time() - older_than_days * DAY_S
+            purged = retention.purge_ended_before(database, files, ended_before)
     kept = [job_id for job_id in job_ids if job_id not in purged]
     if kept:
         raise CommandFailed(
@@ -111,15 +118,6 @@ def purge(
             f"webhook still to be sent: {', '.join(kept)}."
         )
     print(f"Removed {len(purged)}.")
-
-
-@contextmanager
-def _admin(data: Path) -> Iterator["JobAdmin"]:
-    from server.files.store import ArtifactStore
-    from server.jobs.reports import JobAdmin
-
-    with open_database(data) as database:
-        yield JobAdmin(database, ArtifactStore(data / "files"))
 
 
 @contextmanager

@@ -14,18 +14,18 @@ app = typer.Typer(
 @app.command()
 def pause(data: Data) -> None:
     """Start no more jobs; those that run go on, and requests are still accepted."""
-    from server.jobs.pause import QueueSwitch
+    from server.jobs import pause as switch
 
     with open_database(data) as database:
-        QueueSwitch(database).pause()
+        switch.pause(database)
     print("The queue is paused: jobs that run go on, and no other is started until it is resumed.")
 
 
 @app.command()
 def resume(data: Data) -> None:
     """Start jobs again."""
-    from server.jobs.pause import QueueSwitch
+    from server.jobs import pause as switch
 
     with open_database(data) as database:
-        QueueSwitch(database).resume()
+        switch.resume(database)
     print("The queue goes on.")

@@ -4,7 +4,6 @@ The switch is in the database, so it outlives the server, and every process sees
 """
 
 import time
-from collections.abc import Callable
 
 from sqlalchemy import ColumnElement, delete, exists, insert, select
 
@@ -20,26 +19,21 @@ def is_paused() -> ColumnElement[bool]:
     return exists().where(_PAUSED)
 
 
-class QueueSwitch:
-    """The switch of one database. Every method blocks."""
+def paused_since(database: Database) -> float | None:
+    """When the queue was paused; None if it is not."""
+    with database.read() as db:
+        return db.execute(select(_switches.set_at).where(_PAUSED)).scalar_one_or_none()
 
-    def __init__(self, database: Database, *, now: Callable[[], float] = time.time) -> None:
-        self._database = database
-        self._now = now
 
-    def paused_since(self) -> float | None:
-        """When the queue was paused; None if it is not."""
-        with self._database.read() as db:
-            return db.execute(select(_switches.set_at).where(_PAUSED)).scalar_one_or_none()
+def pause(database: Database) -> None:
+    """Start no more jobs from now on."""
+    with database.write() as db:
+        if db.execute(select(_switches.name).where(_PAUSED)).first() is None:
+            row = {"name": "queue_paused", "set_at": time.time()}
+            db.execute(insert(tables.switches).values(row))
 
-    def pause(self) -> None:
-        """Start no more jobs from now on."""
-        with self._database.write() as db:
-            if db.execute(select(_switches.name).where(_PAUSED)).first() is None:
-                row = {"name": "queue_paused", "set_at": self._now()}
-                db.execute(insert(tables.switches).values(row))
 
-    def resume(self) -> None:
-        """Start jobs again."""
-        with self._database.write() as db:
-            db.execute(delete(tables.switches).where(_PAUSED))
+def resume(database: Database) -> None:
+    """Start jobs again."""
+    with database.write() as db:
+        db.execute(delete(tables.switches).where(_PAUSED))

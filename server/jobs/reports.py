@@ -1,16 +1,13 @@
-"""What the metrics read from the tables: numbers over all jobs, and no job's content."""
+"""What metrics and operators read from the tables about all jobs. Every function blocks."""
 
-import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, and_, func, select
+from sqlalchemy import and_, func, select
 
 from server.db import tables
 from server.db.database import Database
 from server.db.rows import JOB_COLUMNS, job_of
-from server.files.store import ArtifactStore
-from server.jobs.retention import BATCH, is_removable, remove_jobs
 from server.models import Job, JobError, JobStatus
 
 _jobs = tables.jobs.c
@@ -34,82 +31,37 @@ class Ended:
     stage_seconds: Mapping[str, float]
 
 
-class JobStats:
-    """Counts the jobs of one database. Every method blocks."""
-
-    def __init__(self, database: Database, *, now: Callable[[], float] = time.time) -> None:
-        self._database = database
-        self._now = now
-
-    def now(self) -> float:
-        """The time by which jobs end."""
-        return self._now()
-
-    def queue(self) -> QueueSize:
-        query = select(_jobs.status, func.count(), func.min(_jobs.submitted_at))
-        unfinished = [JobStatus.IN_QUEUE.value, JobStatus.IN_PROGRESS.value]
-        with self._database.read() as db:
-            rows = db.execute(query.where(_jobs.status.in_(unfinished)).group_by(_jobs.status))
-            counts = {status: (count, first) for status, count, first in rows}
-        now = self._now()
-        waiting, first = counts.get(JobStatus.IN_QUEUE.value, (0, now))
-        running, _ = counts.get(JobStatus.IN_PROGRESS.value, (0, 0.0))
-        return QueueSize(waiting, running, max(0.0, now - first))
-
-    def ended_after(self, at: float) -> list[Ended]:
-        """The jobs that ended after that, in their order: writers take turns, and so do ends."""
-        ended = and_(_jobs.status == JobStatus.COMPLETED.value, _jobs.finished_at > at)
-        query = select(_jobs.finished_at, _jobs.http_status, _jobs.error, _jobs.result)
-        with self._database.read() as db:
-            rows = db.execute(query.where(ended).order_by(_jobs.finished_at)).all()
-        return [
-            Ended(
-                at=row.finished_at,
-                error=None if row.error is None else JobError(row.http_status, row.error),
-                stage_seconds={} if row.result is None else row.result["stage_seconds"],
-            )
-            for row in rows
-        ]
+def queue_size(database: Database, now: float) -> QueueSize:
+    query = select(_jobs.status, func.count(), func.min(_jobs.submitted_at))
+    unfinished = [JobStatus.IN_QUEUE.value, JobStatus.IN_PROGRESS.value]
+    with database.read() as db:
+        rows = db.execute(query.where(_jobs.status.in_(unfinished)).group_by(_jobs.status))
+        counts = {status: (count, first) for status, count, first in rows}
+    waiting, first = counts.get(JobStatus.IN_QUEUE.value, (0, now))
+    running, _ = counts.get(JobStatus.IN_PROGRESS.value, (0, 0.0))
+    return QueueSize(waiting, running, max(0.0, now - first))
 
 
-_jobs = tables.jobs.c
+def ended_after(database: Database, at: float) -> list[Ended]:
+    """The jobs that ended after that, in their order: writers take turns, and so do ends."""
+    ended = and_(_jobs.status == JobStatus.COMPLETED.value, _jobs.finished_at > at)
+    query = select(_jobs.finished_at, _jobs.http_status, _jobs.error, _jobs.result)
+    with database.read() as db:
+        rows = db.execute(query.where(ended).order_by(_jobs.finished_at)).all()
+    return [
+        Ended(
+            at=row.finished_at,
+            error=None if row.error is None else JobError(row.http_status, row.error),
+            stage_seconds={} if row.result is None else row.result["stage_seconds"],
+        )
+        for row in rows
+    ]
 
 
-class JobAdmin:
-    """The jobs of one data folder, for the people who run its server. Every method blocks."""
-
-    def __init__(
-        self, database: Database, files: ArtifactStore, *, now: Callable[[], float] = time.time
-    ) -> None:
-        self._database = database
-        self._files = files
-        self._now = now
-
-    def latest(self, limit: int, statuses: Collection[JobStatus] = ()) -> list[Job]:
-        """The jobs that came last, the latest first; of these statuses, or of all."""
-        query = select(*JOB_COLUMNS).order_by(_jobs.seq.desc()).limit(limit)
-        if statuses:
-            query = query.where(_jobs.status.in_([status.value for status in statuses]))
-        with self._database.read() as db:
-            return [job_of(row) for row in db.execute(query)]
-
-    def purge(self, job_ids: Collection[str]) -> list[str]:
-        """Remove those of these jobs that can be, with their videos; say which these were."""
-        return self._purge(_jobs.id.in_(job_ids))
-
-    def purge_older_than(self, seconds: float) -> list[str]:
-        """Remove the jobs that ended before that, with their videos; say which these were."""
-        return self._purge(_jobs.finished_at <= self._now() - seconds)
-
-    def _purge(self, which: ColumnElement[bool]) -> list[str]:
-        query = select(_jobs.id).where(and_(which, is_removable())).limit(BATCH)
-        purged: list[str] = []
-        while True:
-            with self._database.write() as db:
-                job_ids = list(db.execute(query).scalars())
-                videos = remove_jobs(db, job_ids)
-            for video in videos:
-                self._files.remove(video)
-            if not job_ids:
-                return purged
-            purged += job_ids
+def latest(database: Database, limit: int, statuses: Collection[JobStatus] = ()) -> list[Job]:
+    """The jobs that came last, the latest first; of these statuses, or of all."""
+    query = select(*JOB_COLUMNS).order_by(_jobs.seq.desc()).limit(limit)
+    if statuses:
+        query = query.where(_jobs.status.in_([status.value for status in statuses]))
+    with database.read() as db:
+        return [job_of(row) for row in db.execute(query)]

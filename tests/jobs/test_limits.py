@@ -20,7 +20,7 @@ from server.disk import MIB
 from server.errors import KeyQueueFull, KeyStorageFull, QueueFull, RequestError, TooManySubmits
 from server.files.upload_store import NewUpload, Part, UploadStore
 from server.jobs.limits import MINUTE_S, KeyLimits
-from server.jobs.reports import JobStats
+from server.jobs.reports import queue_size
 from server.jobs.store import JobStore
 from server.models import CANCELLED, Job, JobError, NewJob
 from server.settings import Settings, SettingsError
@@ -84,7 +84,7 @@ def test_a_key_whose_jobs_wait_is_refused_another_and_the_other_key_is_not(
     submit(store, "d", YOURS)
     store.check_room(YOURS, queue_limit=9)
     with closing(Database(tmp_path / "jobs.sqlite3")) as database:
-        assert JobStats(database).queue().waiting == 3
+        assert queue_size(database, 0.0).waiting == 3
 
 
 def test_a_job_that_runs_or_has_ended_leaves_its_place_to_another(opened: Open) -> None:

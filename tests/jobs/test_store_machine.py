@@ -28,9 +28,8 @@ from server.errors import UnknownJob
 from server.files.store import ArtifactStore
 from server.inputs.image_store import ImageStore
 from server.jobs.limits import KeyLimits
-from server.jobs.pause import QueueSwitch
-from server.jobs.reports import JobAdmin
-from server.jobs.retention import Retention
+from server.jobs.pause import pause, resume
+from server.jobs.retention import Retention, purge
 from server.jobs.store import JobStore
 from server.models import CANCELLED, JobError, JobStatus, LogLine, NewJob, StoredArtifact
 from server.webhooks.store import WebhookStore
@@ -87,10 +86,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.retention = Retention(
             self.database, self.files, gone=lambda: None, keep_s=KEEP_S, now=now
         )
-        self.pictures = ImageStore(self.database, self.files, now=now)
-        self.admin = JobAdmin(self.database, self.files, now=now)
+        self.images = ImageStore(self.database, self.files, now=now)
         self.webhooks = WebhookStore(self.database, owner="test", now=now)
-        self.switch = QueueSwitch(self.database, now=now)
 
     @initialize(
         limits=st.sampled_from(
@@ -282,7 +279,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.end_late() == self.model.end_late()
         if sweeps:
             self.retention.sweep()
-            self.pictures.sweep()
+            self.images.sweep()
             self.model.sweep()
 
     @precondition(lambda self: self.ids)
@@ -292,7 +289,7 @@ class StoreMachine(RuleBasedStateMachine):
         if is_purge:
             job = self.model.jobs.get(job_id)
             goes = job is not None and self.model.is_removable(job)
-            assert self.admin.purge([job_id]) == ([job_id] if goes else [])
+            assert purge(self.database, self.files, [job_id]) == ([job_id] if goes else [])
             if job is not None and goes:
                 self.model.remove(job)
         elif (job := self.model.known(job_id)) and job.status is JobStatus.COMPLETED:
@@ -316,13 +313,13 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.claimable() and self.free_slots())
     @rule(crashes=st.sampled_from([False, False, True]))
     def pause_for_a_while(self, crashes: bool) -> None:
-        self.switch.pause()
+        pause(self.database)
         if crashes:
             self.restart()
         self.model.is_paused = True
         for slot in self.free_slots():
             self.claim_for(slot)
-        self.switch.resume()
+        resume(self.database)
         self.model.is_paused = False
 
     # What holds after each of these.

@@ -7,6 +7,7 @@ from typing_extensions import TypedDict
 
 from server.api.dependencies import AdminDep, Services, ServicesDep
 from server.fal.urls import Service
+from server.jobs import pause
 
 _DESCRIPTION = "Whether the queue is paused, and since when in Unix seconds."
 
@@ -32,18 +33,18 @@ async def pause_queue(services: ServicesDep, _: AdminDep) -> QueueState:
 
     Those that run go on, and requests are still accepted.
     """
-    await asyncio.to_thread(services.queue_switch.pause)
+    await asyncio.to_thread(pause.pause, services.database)
     return await _state(services)
 
 
 @router.post("/resume", response_description=_DESCRIPTION)
 async def resume_queue(services: ServicesDep, _: AdminDep) -> QueueState:
     """Start jobs again; the key needs the scope admin."""
-    await asyncio.to_thread(services.queue_switch.resume)
+    await asyncio.to_thread(pause.resume, services.database)
     services.signals.claimable.notify()
     return await _state(services)
 
 
 async def _state(services: Services) -> QueueState:
-    since = await asyncio.to_thread(services.queue_switch.paused_since)
+    since = await asyncio.to_thread(pause.paused_since, services.database)
     return {"paused": since is not None, "paused_since": since}
