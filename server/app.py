@@ -6,6 +6,7 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Set
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -52,7 +53,7 @@ from server.outbound.fetch import Fetcher
 from server.settings import Settings
 from server.sweeper import Sweeper
 from server.tasks import Signals
-from server.webhooks.body import WebhookBodies
+from server.webhooks.body import webhook_body
 from server.webhooks.sender import Webhooks
 from server.webhooks.signing import SigningKey
 from server.webhooks.store import WebhookStore
@@ -206,7 +207,7 @@ def _services(
         webhooks=Webhooks(
             webhooks=WebhookStore(database, owner=owner),
             jobs=store,
-            bodies=WebhookBodies(store, files, links),
+            body_of=partial(webhook_body, jobs=store, files=files, links=links),
             fetcher=fetcher,
             key=signing_key,
             signals=signals,

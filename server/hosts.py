@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
 _HOST = re.compile(r"(?P<name>[a-z0-9_.-]{1,253}|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
@@ -96,5 +98,4 @@ def read_origin(text: str) -> str:
             f"{text!r} is not an origin: give each as https://app.example, with its port if "
             "that is not the scheme's own, and without a path"
         )
-    default_port = {"http": ":80", "https": ":443"}.get(match["scheme"], "")
-    return origin.removesuffix(default_port)
+    return origin.removesuffix(f":{DEFAULT_PORTS.get(match['scheme'])}")

@@ -1,7 +1,8 @@
 """What the routes work with: the parts of one server, and what is known of each request."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,13 +13,13 @@ from server.api.bodies import BodyReader
 from server.api.metrics import Metrics
 from server.api.readiness import Readiness
 from server.api.results import Results
-from server.api.status_cache import StatusCache, StatusResponse
+from server.api.status_cache import StatusCache
 from server.auth.authenticator import Authenticator, Caller
 from server.db.database import Database
 from server.disk import DiskSpace
 from server.dispatch.drain import Drain
-from server.errors import UnknownJob, UnknownPath
-from server.fal.endpoints import ENDPOINTS, Limits, app_of
+from server.errors import UnknownPath
+from server.fal.endpoints import ENDPOINTS, Limits
 from server.fal.headers import read_options
 from server.files.access import FileAccess
 from server.files.links import FileLinks
@@ -31,7 +32,7 @@ from server.inputs.submit import Submission, Submissions
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.keys import Scope
-from server.models import Job, RequestOptions
+from server.models import RequestOptions
 from server.settings import Settings
 from server.tasks import Signals
 from server.webhooks.sender import Webhooks
@@ -74,29 +75,6 @@ class Services:
     readiness: Readiness
     database: Database
     bodies: BodyReader
-
-    async def find(self, app: str, job_id: str, caller: Caller) -> StatusResponse:
-        """Where the caller's job stands; `app` is its endpoint or the first two segments of that.
-
-        Raises:
-            UnknownJob: there is none of that id there, or it is somebody else's.
-        """
-        status = await self.statuses.get(job_id)
-        job = status.standing.job
-        if job.key_id != caller.key_id or app not in (job.endpoint, app_of(job.endpoint)):
-            raise UnknownJob
-        return status
-
-    async def finished(self, job_id: str) -> Job | None:
-        """Wait until the job is done; None if its key ends before."""
-        while True:
-            seen = self.signals.finished.count
-            job = (await self.statuses.get(job_id)).standing.job
-            if not await self.auth.is_good(job.key_id):
-                return None
-            if job.done:
-                return job
-            await self.signals.finished.wait(seen)
 
 
 async def services_of(request: Request) -> Services:
@@ -197,16 +175,15 @@ class Incoming:
     base_url: str
     options: RequestOptions
 
-    async def accepted(
-        self, accept: Callable[[Submission], Awaitable[Job]], *, webhook_url: str | None = None
-    ) -> Job:
-        """The job that `accept` makes of the request. The body is kept no longer than that takes.
+    @asynccontextmanager
+    async def read(self, *, webhook_url: str | None = None) -> AsyncIterator[Submission]:
+        """The whole request; its body is to be kept no longer than the block.
 
         Raises:
             BodyTooLarge, RequestTooSlow, TooManyLargeBodies: the body is not read.
         """
         async with self.bodies.read(self.request, max_bytes=MAX_BODY_BYTES) as body:
-            submission = Submission(
+            yield Submission(
                 endpoint=self.endpoint,
                 body=body,
                 base_url=self.base_url,
@@ -214,7 +191,6 @@ class Incoming:
                 options=self.options,
                 webhook_url=webhook_url,
             )
-            return await accept(submission)
 
 
 async def _incoming(

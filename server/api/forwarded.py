@@ -16,10 +16,9 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from server.errors import BadRequest, truncated
-from server.hosts import is_well_formed, name_of
+from server.hosts import DEFAULT_PORTS, is_well_formed, name_of
 from server.outbound.addresses import Address, Network
 
-_DEFAULT_PORTS = {"http": "80", "https": "443"}
 _PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")
 _FORWARDED = re.compile(r"forwarded|x-forwarded-.*|x-real-ip")
 
@@ -58,7 +57,7 @@ def origin_of_request(scope: Scope, trusted: Sequence[Network]) -> PublicOrigin:
     headers = Headers(scope=scope)
     told = headers if trusted and _is_trusted(_peer(scope), trusted) else Headers()
     scheme = _last(told, "x-forwarded-proto", scope["scheme"]).lower()
-    if scheme not in _DEFAULT_PORTS:
+    if scheme not in DEFAULT_PORTS:
         raise BadRequest(f"X-Forwarded-Proto is {truncated(scheme)!r}; expected http or https.")
     prefix = _last(told, "x-forwarded-prefix", "").rstrip("/")
     if not _PREFIX.fullmatch(prefix):
@@ -117,6 +116,6 @@ def _last(headers: Headers, name: str, otherwise: str) -> str:
 def _without_default_port(host: str, scheme: str) -> str:
     name = name_of(host)
     port = re.search(r":([0-9]+)$", host)
-    if port is None or port[1] == _DEFAULT_PORTS[scheme]:
+    if port is None or port[1] == str(DEFAULT_PORTS[scheme]):
         return name
     return f"{name}:{port[1]}"

@@ -17,13 +17,12 @@ from server.db.database import Database
 from server.errors import UnknownFile
 from server.fal.urls import FAL_HOSTS, Service, url_for
 from server.files.access import FileAccess, ReadPermission
-from server.hosts import name_of
+from server.hosts import DEFAULT_PORTS, name_of
 from server.models import Job
 from server.settings import Settings
 
 PUBLIC_KINDS = ("video", "upload")
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _FAL_FILE_HOSTS = {host for host, service in FAL_HOSTS.items() if service is Service.FILES}
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -145,14 +144,14 @@ def _split(url: str) -> SplitResult | None:
     """An http or https URL in its parts, None if it is none."""
     try:
         parts = urlsplit(url)
-        is_http = parts.scheme in _DEFAULT_PORTS and parts.port != 0
+        is_http = parts.scheme in DEFAULT_PORTS and parts.port != 0
     except ValueError:
         return None
     return parts if is_http else None
 
 
 def _origin(parts: SplitResult) -> tuple[str, str, int]:
-    port = parts.port or _DEFAULT_PORTS[parts.scheme]
+    port = parts.port or DEFAULT_PORTS[parts.scheme]
     return parts.scheme, name_of(parts.netloc), port
 
 

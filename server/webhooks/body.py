@@ -8,47 +8,39 @@ from server.fal.views import data_uri, output_view
 from server.files.links import FileLinks
 from server.files.store import ArtifactStore
 from server.jobs.store import JobStore
-from server.models import Job, StoredArtifact
+from server.models import Job
 
 MAX_INLINE_BYTES = 16 * 1024 * 1024
 """The largest video that `sync_mode` puts into a webhook: it is made anew for every try, and few
 receivers read so much."""
 
 
-class WebhookBodies:
-    """Renders the bodies of webhooks.
+def webhook_body(job: Job, jobs: JobStore, files: ArtifactStore, links: FileLinks) -> bytes:
+    """The JSON for a job that has ended.
 
-    The same job has the same body at every try, but for the URL of a video that is signed for less
-    time than the tries take.
+    It is the same at every try, but for the URL of a video that is signed for less time than the
+    tries take.
     """
+    ending = _error(job) if job.error is not None else _output(job, jobs, files, links)
+    body = {"request_id": job.id, "gateway_request_id": job.id, **ending}
+    return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
 
-    def __init__(self, jobs: JobStore, files: ArtifactStore, links: FileLinks) -> None:
-        self._jobs = jobs
-        self._files = files
-        self._links = links
 
-    def of(self, job: Job) -> bytes:
-        """The JSON for a job that has ended."""
-        ending = self._output(job) if job.error is None else _error(job)
-        body = {"request_id": job.id, "gateway_request_id": job.id, **ending}
-        return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
-
-    def _output(self, job: Job) -> dict[str, Any]:
-        assert job.result is not None, "a job ended with neither a result nor an error"
-        video = self._jobs.artifact(job.result["video"]["artifact"])
-        if video is None:
-            return _without_payload("The result is no longer kept.")
-        if job.sync_mode and video.size > MAX_INLINE_BYTES:
-            return _without_payload(
-                f"The video has {video.size:,} bytes; with sync_mode a webhook carries up to "
-                f"{MAX_INLINE_BYTES:,}. Ask the queue for the result."
-            )
-        return {"status": "OK", "payload": output_view(job, video, self._url(job, video))}
-
-    def _url(self, job: Job, video: StoredArtifact) -> str:
-        if not job.sync_mode:
-            return self._links.of_video(job, video)
-        return data_uri(video, b64encode(self._files.read(video.id)).decode())
+def _output(job: Job, jobs: JobStore, files: ArtifactStore, links: FileLinks) -> dict[str, Any]:
+    assert job.result is not None, "a job ended with neither a result nor an error"
+    video = jobs.artifact(job.result["video"]["artifact"])
+    if video is None:
+        return _without_payload("The result is no longer kept.")
+    if job.sync_mode and video.size > MAX_INLINE_BYTES:
+        return _without_payload(
+            f"The video has {video.size:,} bytes; with sync_mode a webhook carries up to "
+            f"{MAX_INLINE_BYTES:,}. Ask the queue for the result."
+        )
+    if job.sync_mode:
+        url = data_uri(video, b64encode(files.read(video.id)).decode())
+    else:
+        url = links.of_video(job, video)
+    return {"status": "OK", "payload": output_view(job, video, url)}
 
 
 def _error(job: Job) -> dict[str, Any]:

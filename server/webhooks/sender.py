@@ -14,9 +14,9 @@ import structlog
 
 from server.errors import InvalidInput, UnknownJob, error_item
 from server.jobs.store import JobStore
+from server.models import Job
 from server.outbound.fetch import Fetcher, FetchError, FetchRefused
 from server.tasks import Signals, backoff_s, log_errors, on
-from server.webhooks.body import WebhookBodies
 from server.webhooks.signing import SigningKey
 from server.webhooks.store import WebhookAttempt, WebhookStore
 
@@ -40,7 +40,7 @@ class Webhooks:
         *,
         webhooks: WebhookStore,
         jobs: JobStore,
-        bodies: WebhookBodies,
+        body_of: Callable[[Job], bytes],
         fetcher: Fetcher,
         key: SigningKey,
         signals: Signals,
@@ -50,7 +50,7 @@ class Webhooks:
     ) -> None:
         self._webhooks = webhooks
         self._jobs = jobs
-        self._bodies = bodies
+        self._body_of = body_of
         self._fetcher = fetcher
         self._key = key
         self._signals = signals
@@ -115,7 +115,7 @@ class Webhooks:
             reason = "The request is no longer kept."
             await asyncio.to_thread(self._webhooks.given_up, delivery, reason)
             return
-        body = await asyncio.to_thread(self._bodies.of, job)
+        body = await asyncio.to_thread(self._body_of, job)
         signed = self._key.headers(body, request_id=job.id, user_id=job.key_id, now=self._now())
         headers = {"Content-Type": "application/json", **signed}
         problem = await self._post(delivery, body, headers)

@@ -18,10 +18,10 @@ from server.db.database import Database
 from server.files.links import FileLinks
 from server.files.store import ArtifactStore
 from server.jobs.store import JobStore
-from server.models import JobError, NewJob, StoredArtifact
+from server.models import Job, JobError, NewJob, StoredArtifact
 from server.outbound.fetch import Fetcher
 from server.tasks import Signals
-from server.webhooks.body import MAX_INLINE_BYTES, WebhookBodies
+from server.webhooks.body import MAX_INLINE_BYTES, webhook_body
 from server.webhooks.sender import AT_ONCE, MAX_TRIES, TRY_S, Webhooks, wait_s
 from server.webhooks.signing import SigningKey
 from server.webhooks.store import LEASE_S, WebhookAttempt, WebhookStore
@@ -74,6 +74,9 @@ class Outbox:
     def rows(self, columns: str) -> list[tuple[Any, ...]]:
         return webhook_rows(self.folder, columns)
 
+    def body_of(self, job: Job) -> bytes:
+        return webhook_body(job, self.jobs, self.files, FileLinks())
+
     async def until_rows(self, columns: str, wanted: list[tuple[Any, ...]]) -> None:
         """Wait until these columns of the table of webhooks hold this."""
         await until(lambda: self.rows(columns) == wanted)
@@ -84,7 +87,7 @@ class Outbox:
         webhooks = Webhooks(
             webhooks=self.store(),
             jobs=self.jobs,
-            bodies=WebhookBodies(self.jobs, self.files, FileLinks()),
+            body_of=self.body_of,
             fetcher=through or fetcher(),
             key=self.key,
             signals=self.signals,
@@ -300,14 +303,12 @@ def test_a_video_that_is_too_large_for_a_webhook_is_left_to_the_queue(outbox: Ou
         size=MAX_INLINE_BYTES + 1,
         sha256="def",
     )
-    bodies = WebhookBodies(outbox.jobs, outbox.files, FileLinks())
-
     finish_job(outbox, "in it", "https://a.example/", large, sync_mode=True)
     finish_job(outbox, "by url", "https://a.example/", large, sync_mode=False)
 
-    body = bodies.of(outbox.jobs.job("in it")).decode()
+    body = outbox.body_of(outbox.jobs.job("in it")).decode()
     assert '"status":"OK","payload":null,"payload_error":"The video has 16,777,217 bytes' in body
-    assert "payload_error" not in bodies.of(outbox.jobs.job("by url")).decode()
+    assert "payload_error" not in outbox.body_of(outbox.jobs.job("by url")).decode()
 
 
 def test_the_longest_due_is_taken_first_and_by_one_alone(outbox: Outbox) -> None:

@@ -25,7 +25,8 @@ from server.api.openapi.parts import (
     query,
 )
 from server.api.status_cache import StatusResponse
-from server.errors import StillInProgress
+from server.errors import StillInProgress, UnknownJob
+from server.fal.endpoints import app_of
 from server.fal.urls import Service
 from server.fal.views import CancelStatus, QueueStatus, as_json, status_view
 from server.models import CancelAnswer, Job, JobStatus
@@ -42,9 +43,16 @@ async def _found(
     services: ServicesDep,
     caller: CallerDep,
 ) -> StatusResponse:
-    """The caller's request that the path names; the answer is numbered as the request is."""
-    found = await services.find(app, request_id, caller)
-    request.state.request_id = found.standing.job.id
+    """The caller's request that the path names; the answer is numbered as the request is.
+
+    Raises:
+        UnknownJob: there is none of that id there, or it is somebody else's.
+    """
+    found = await services.statuses.get(request_id)
+    job = found.standing.job
+    if job.key_id != caller.key_id or app not in (job.endpoint, app_of(job.endpoint)):
+        raise UnknownJob
+    request.state.request_id = job.id
     return found
 
 
@@ -136,8 +144,8 @@ async def submit(request: Request, services: ServicesDep, incoming: IncomingDep)
     webhook_url = request.query_params.get("fal_webhook")
     if webhook_url is not None:
         webhook_url = await services.webhooks.check(webhook_url)
-    accept = services.submissions.accept_even_if_invalid
-    job = await incoming.accepted(accept, webhook_url=webhook_url)
+    async with incoming.read(webhook_url=webhook_url) as submission:
+        job = await services.submissions.accept_even_if_invalid(submission)
     request.state.request_id = job.id
     standing = (await services.statuses.get(job.id)).standing
     # fal answers so to every submit, also to one whose input will turn out to be invalid.

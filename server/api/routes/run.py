@@ -24,9 +24,10 @@ async def run(request: Request, services: ServicesDep, incoming: IncomingDep) ->
 
     A caller who goes away and does not return cancels it.
     """
-    job = await incoming.accepted(services.runs.begin)
+    async with incoming.read() as submission:
+        job = await services.runs.begin(submission)
     request.state.request_id = job.id
-    done = await _finished_or_gone(request, services, job)
+    done = await _done_or_gone(request, services, job)
     if done is None:
         services.runs.disconnect(job)
         await services.auth.check_key(job.key_id)
@@ -34,17 +35,29 @@ async def run(request: Request, services: ServicesDep, incoming: IncomingDep) ->
     return await services.results.answer(done, on_disconnect=lambda: services.runs.disconnect(job))
 
 
-async def _finished_or_gone(request: Request, services: Services, job: Job) -> Job | None:
+async def until_done(services: Services, job_id: str) -> Job | None:
+    """Wait until the job is done; None if its key ends before."""
+    while True:
+        seen = services.signals.finished.count
+        job = (await services.statuses.get(job_id)).standing.job
+        if not await services.auth.is_good(job.key_id):
+            return None
+        if job.done:
+            return job
+        await services.signals.finished.wait(seen)
+
+
+async def _done_or_gone(request: Request, services: Services, job: Job) -> Job | None:
     """Wait until the job is done; None if the caller goes away, or its key ends, before."""
-    finished = asyncio.create_task(services.finished(job.id))
+    done = asyncio.create_task(until_done(services, job.id))
     gone = asyncio.create_task(_gone(request))
     try:
-        await asyncio.wait({finished, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return None if gone.done() else await finished
+        await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return None if gone.done() else await done
     finally:
-        for task in (finished, gone):
+        for task in (done, gone):
             task.cancel()
-        await asyncio.gather(finished, gone, return_exceptions=True)
+        await asyncio.gather(done, gone, return_exceptions=True)
 
 
 async def _gone(request: Request) -> None:

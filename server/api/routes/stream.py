@@ -10,6 +10,7 @@ from server.api import sse
 from server.api.dependencies import IncomingDep, Services, ServicesDep
 from server.api.openapi.parts import ENDPOINT_BODY, EVENTS, FULL, INVALID, REQUEST_HEADERS
 from server.api.results import CompletionResponse
+from server.api.routes.run import until_done
 from server.fal.urls import Service
 from server.fal.views import as_json, status_view
 from server.models import Job
@@ -29,7 +30,8 @@ async def stream(request: Request, services: ServicesDep, incoming: IncomingDep)
     Each event but the last is a status with new lines of the log; the last is the output, or
     the body of the error.
     """
-    job = await incoming.accepted(services.runs.begin)
+    async with incoming.read() as submission:
+        job = await services.runs.begin(submission)
     request.state.request_id = job.id
     return CompletionResponse(
         _events(services, job),
@@ -44,7 +46,7 @@ async def _events(services: Services, job: Job) -> AsyncGenerator[bytes, None]:
     may_go_on = partial(services.auth.is_good, job.key_id)
     async for event in sse.with_pings(_progress(services, job), may_go_on=may_go_on):
         yield event
-    done = await services.finished(job.id)
+    done = await until_done(services, job.id)
     if done is None:
         services.runs.disconnect(job)
         return
