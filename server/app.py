@@ -115,16 +115,12 @@ async def _running(
     drain: Drain = app.state.drain
     services = _services(settings, database, fetcher, key, limits, pool, drain)
     app.state.services = services
-    needs_first_key = settings.needs_key and key is None
-    app.state.first_key = (
-        make_first_key(KeyStore(database), settings.data) if needs_first_key else None
-    )
+    app.state.first_key = None
+    if settings.needs_key and key is None:
+        app.state.first_key = make_first_key(KeyStore(database), settings.data)
+    sweeper = Sweeper(services.retention, services.images, services.uploads, services.files)
+    await _recover(services, sweeper)
     store, files, signals = services.store, services.files, services.signals
-    sweeper = Sweeper(services.retention, services.images, services.uploads, files)
-    await asyncio.to_thread(sweeper.clean_up)
-    await asyncio.to_thread(store.recover)
-    await services.webhooks.recover()
-    services.runs.adopt_all(await asyncio.to_thread(store.unfinished_runs))
     intake = InputPreparer(
         store, files, services.images, services.public_files, fetcher, limits, signals
     )
@@ -160,6 +156,14 @@ async def _running(
         await dispatcher.close()
         await pool.close()
         database.close()
+
+
+async def _recover(services: Services, sweeper: Sweeper) -> None:
+    """Take up what the last process on this data folder left."""
+    await asyncio.to_thread(sweeper.clean_up)
+    await asyncio.to_thread(services.store.recover)
+    await services.webhooks.recover()
+    services.runs.adopt_all(await asyncio.to_thread(services.store.unfinished_runs))
 
 
 def _services(

@@ -107,15 +107,17 @@ class Results:
         if not job.sync_mode:
             text = as_json(output_view(job, video, self._links.of_video(job, video)))
             return Output(status=200, headers=headers, head=text)
-        gap = data_uri(video, "")
-        head, _, tail = as_json(output_view(job, video, gap)).partition(gap.encode())
+        # The JSON with an empty data URI, cut where the video's base64 belongs.
+        empty = data_uri(video, "")
+        text = as_json(output_view(job, video, empty))
+        cut = text.index(empty.encode()) + len(empty.encode())
         return Output(
             status=200,
             headers=headers,
-            head=head + gap.encode(),
+            head=text[:cut],
             video=self._open(video.id),
             video_size=video.size,
-            tail=tail,
+            tail=text[cut:],
         )
 
     def _open(self, artifact_id: str) -> BinaryIO:
