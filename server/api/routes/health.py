@@ -1,11 +1,11 @@
 """Whether the process lives, and whether it can make videos."""
 
-from typing import Any, NotRequired
+from typing import NotRequired
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
 from typing_extensions import TypedDict
 
+from pipeline.memory_plan import MemoryPlan
 from server.api.dependencies import ServicesDep
 from server.api.openapi.parts import answer
 from server.api.readiness import Check
@@ -42,6 +42,9 @@ class SlotStatus(TypedDict):
     name: str
     state: str
     device: str | None
+    device_name: NotRequired[str]
+    attention: NotRequired[str | None]
+    memory: NotRequired[MemoryPlan | None]
     loading: NotRequired[LoadingView]
     down_reason: NotRequired[str]
 
@@ -65,12 +68,10 @@ async def live() -> Liveness:
 
 @router.get(
     "/ready",
-    responses={
-        200: answer("It could.", ReadinessView),
-        503: answer("Something is missing.", ReadinessView),
-    },
+    response_description="It could.",
+    responses={503: answer("Something is missing.", ReadinessView)},
 )
-async def ready(services: ServicesDep) -> Response:
+async def ready(services: ServicesDep, response: Response) -> ReadinessView:
     """Whether a video could be made now, and what is missing.
 
     Now or, as there is a queue, soon: a worker has loaded the model, busy or not, the database can
@@ -79,12 +80,12 @@ async def ready(services: ServicesDep) -> Response:
     """
     checks = await services.readiness.checks()
     is_ready = all(check.problem is None for check in checks)
-    body = {
+    response.status_code = 200 if is_ready else 503
+    return {
         "status": "ready" if is_ready else "not ready",
         "checks": [_check_view(check) for check in checks],
         "slots": [_slot_view(slot) for slot in services.pool.slots()],
     }
-    return JSONResponse(body, 200 if is_ready else 503)
 
 
 def _check_view(check: Check) -> CheckView:
@@ -94,14 +95,12 @@ def _check_view(check: Check) -> CheckView:
     return view
 
 
-def _slot_view(slot: SlotView) -> dict[str, Any]:
-    view: dict[str, Any] = {"name": slot.name, "state": slot.state.value, "device": slot.device}
+def _slot_view(slot: SlotView) -> SlotStatus:
+    view: SlotStatus = {"name": slot.name, "state": slot.state.value, "device": slot.device}
     if slot.device_name is not None:
-        view |= {
-            "device_name": slot.device_name,
-            "attention": slot.attention,
-            "memory": slot.memory,
-        }
+        view["device_name"] = slot.device_name
+        view["attention"] = slot.attention
+        view["memory"] = slot.memory
     if slot.loading is not None:
         view["loading"] = {"text": slot.loading.text, "fraction": slot.loading.fraction}
     if slot.down_reason is not None:
