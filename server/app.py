@@ -132,7 +132,7 @@ async def _running(
         signals=signals,
         drain=drain,
         disk=services.disk,
-        deadlines=Deadlines(RunLimits().times(settings.patience)),
+        deadlines=Deadlines(RunLimits(patience=settings.patience)),
     )
     loops = (
         intake.run(),

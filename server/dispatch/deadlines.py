@@ -1,6 +1,6 @@
 """How long a worker may be silent, by what it is doing and by how fast it has been.
 
-A hung kernel heeds nobody, so a worker that takes too long is killed. The limits follow each
+A hung kernel ignores a cancel, so a worker that takes too long is killed. The limits follow each
 worker's own steps: a slow card is not a hung one.
 """
 
@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pipeline.progress import Restarted, Stage, StageStarted, StepDone
 from server.workers.messages import RunEvent
@@ -20,7 +20,8 @@ class RunLimits:
 
     The first step includes all that comes before it: text, picture, and whatever is compiled.
     Later steps may take `slowest_times` the slowest one seen, and no less than `step_s`; or than
-    `unsure_step_s`, until `sure_after` of them have been seen.
+    `unsure_step_s`, until `sure_after` of them have been seen. Everything may take `patience` times
+    as long as the other limits say.
     """
 
     first_step_s: float = 30 * 60.0
@@ -30,18 +31,7 @@ class RunLimits:
     sure_after: int = 10
     decode_s: float = 180.0
     encode_s: float = 180.0
-
-    def times(self, patience: float) -> "RunLimits":
-        """The same limits for a machine that is so many times slower than we think of."""
-        return replace(
-            self,
-            first_step_s=self.first_step_s * patience,
-            slowest_times=self.slowest_times * patience,
-            step_s=self.step_s * patience,
-            unsure_step_s=self.unsure_step_s * patience,
-            decode_s=self.decode_s * patience,
-            encode_s=self.encode_s * patience,
-        )
+    patience: float = 1.0
 
 
 @dataclass(slots=True)
@@ -63,7 +53,7 @@ class Deadlines:
         self._paces: dict[str, dict[int, _Pace]] = {}
 
     def forget(self, slot: str) -> None:
-        """The slot has lost its worker; the next one starts anew."""
+        """The slot has lost its worker; the next one starts from nothing."""
         self._paces.pop(slot, None)
 
     def begin(self, slot: str, num_frames: int) -> "RunDeadline":
@@ -88,7 +78,7 @@ class RunDeadline:
     def hear(self, event: RunEvent) -> None:
         """Take note of an event of the run. Only what has not been heard before counts.
 
-        A run that is begun again has its time again, once.
+        A run that is started again has its time again, once.
         """
         match event:
             case Restarted() if not self._has_restarted:
@@ -121,7 +111,8 @@ class RunDeadline:
         self._enter("The first step, with all that comes before it,", self._limits.first_step_s)
 
     def _enter(self, phase: str, limit_s: float) -> None:
-        self._phase, self._limit_s, self._since = phase, limit_s, self._now()
+        self._phase, self._since = phase, self._now()
+        self._limit_s = limit_s * self._limits.patience
         self._moved.set()
 
     def _count_step(self, step: int) -> None:

@@ -129,17 +129,18 @@ class Dispatcher:
             deadlines=self._deadlines,
         )
         with self._drain.run():
-            await self._run_to_end(job, run)
+            if not await log_errors(f"run of job {job.id}", run.run()):
+                await self._fail(job)
         del self._running[slot]
         self._signals.claimable.notify()
 
-    async def _run_to_end(self, job: Job, run: JobRun) -> None:
-        if not await log_errors(f"run of job {job.id}", run.run()):
-            error = infrastructure_error(
-                "The server could not keep what the worker made.", "internal_error"
-            )
-            await retry_until_written(
-                f"the failure of job {job.id}",
-                lambda: self._store.finish(job.id, job.attempt, error=error),
-            )
-            self._signals.finished.notify()
+    async def _fail(self, job: Job) -> None:
+        """End a job whose run met an error of this server."""
+        error = infrastructure_error(
+            "The server could not keep what the worker made.", "internal_error"
+        )
+        await retry_until_written(
+            f"the failure of job {job.id}",
+            lambda: self._store.finish(job.id, job.attempt, error=error),
+        )
+        self._signals.finished.notify()

@@ -15,7 +15,7 @@ from server.workers.devices import devices_from
 from server.workers.local_slot import LocalSlot
 from server.workers.loop import WorkerOptions
 from server.workers.messages import RunEvent, WorkOrder
-from server.workers.pool import KILLED, LOAD_S, SlotChange, SlotView
+from server.workers.pool import CLOSED, KILLED, LOAD_S, SlotChange, SlotView
 from server.workers.streams import Changes
 from server.workers.supervisor import SlotPlan
 
@@ -129,11 +129,11 @@ class LocalPool:
     def _join(self) -> None:
         deadline = time.monotonic() + self._ending_grace_s
         for slot in self._slots.values():
-            slot.join(max(0.0, deadline - time.monotonic()))
+            slot.supervisor.join(max(0.0, deadline - time.monotonic()))
         for slot in self._slots.values():
-            slot.kill_process()
+            slot.supervisor.kill(CLOSED)
         for slot in self._slots.values():
-            slot.join(_REAPING_S)
+            slot.supervisor.join(_REAPING_S)
 
 
 def named(devices: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from pipeline.progress import Restarted
 from server.workers.loop import Cancel
-from server.workers.messages import Idle, Loading, Ready, RunEvent, WorkOrder
+from server.workers.messages import Failed, Idle, Loading, Ready, RunEvent, WorkOrder
 from server.workers.pool import (
     CLOSED,
     SlotChange,
@@ -25,7 +26,7 @@ from server.workers.pool import (
     SlotView,
 )
 from server.workers.streams import RunEvents
-from server.workers.supervisor import Ended, RanOutOfMemory, Report, SlotPlan, Supervisor
+from server.workers.supervisor import Report, SlotPlan, Supervisor
 
 TOO_MANY = 5
 WITHIN_S = 600.0
@@ -57,7 +58,7 @@ class LocalSlot:
     def __init__(self, plan: SlotPlan, publish: Callable[[SlotChange], None]) -> None:
         self._view = SlotView(name=plan.name, device=plan.device, state=SlotState.LOADING)
         self._publish = publish
-        self._supervisor = Supervisor(plan, self._hear)
+        self.supervisor = Supervisor(plan, self._hear)
         self._crashes = CrashCounter()
         self._run: RunEvents | None = None
         self._load_limit_s = plan.load_limit_s
@@ -70,7 +71,7 @@ class LocalSlot:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the thread, and with it the worker."""
         self._loop = loop
-        self._supervisor.start(loop)
+        self.supervisor.start(loop)
 
     @asynccontextmanager
     async def run(self, order: WorkOrder) -> AsyncIterator[AsyncIterator[RunEvent]]:
@@ -78,7 +79,7 @@ class LocalSlot:
         if self._view.state is not SlotState.IDLE:
             raise SlotUnavailable(f"The slot {self._view.name} is {self._view.state}.")
         run = RunEvents(self._loop)
-        self._supervisor.begin(order, run)
+        self.supervisor.begin(order, run)
         self._run = run
         self._enter(SlotState.BUSY, SlotState.IDLE)
         try:
@@ -90,26 +91,18 @@ class LocalSlot:
 
     def cancel(self, job_id: str, attempt: int) -> None:
         """See `Pool.cancel`."""
-        self._supervisor.post(Cancel(job_id, attempt))
+        self.supervisor.post(Cancel(job_id, attempt))
 
     def kill(self, reason: str) -> None:
         """See `Pool.kill`."""
-        if self._supervisor.kill(reason) and self._run is not None:
+        if self.supervisor.kill(reason) and self._run is not None:
             self._run.end(reason)
 
     def ask_to_end(self) -> None:
-        """End the worker and start no other; see `join`."""
-        self._supervisor.ask_to_end()
+        """End the worker and start no other; see `Supervisor.join`."""
+        self.supervisor.ask_to_end()
         if self._run is not None:
             self._run.end(CLOSED)
-
-    def join(self, timeout_s: float) -> None:
-        """Wait, in any thread, until the worker is gone or the time is over."""
-        self._supervisor.join(timeout_s)
-
-    def kill_process(self) -> None:
-        """Kill the worker of a pool that is closed, from any thread."""
-        self._supervisor.kill(CLOSED)
 
     def _hear(self, report: Report) -> None:
         """What the thread tells of the worker."""
@@ -118,9 +111,8 @@ class LocalSlot:
             case Loading():
                 self._enter(SlotState.LOADING, SlotState.LOADING, SlotState.DOWN, loading=report)
                 if self._load_timer is None:
-                    self._load_timer = self._loop.call_later(
-                        self._load_limit_s, self._give_up_loading
-                    )
+                    limit_s = self._load_limit_s
+                    self._load_timer = self._loop.call_later(limit_s, self._give_up_loading)
                 self._publish(SlotLoading(name, report))
             case Ready(digest, device, attention, memory):
                 self._stop_load_timer()
@@ -134,7 +126,7 @@ class LocalSlot:
                     memory=memory,
                 )
                 self._publish(SlotUp(name, digest))
-            case RanOutOfMemory():
+            case Restarted() | Failed():
                 shortages = self._view.memory_shortages + 1
                 self._view = replace(self._view, memory_shortages=shortages)
             case Idle(memory):
@@ -142,22 +134,22 @@ class LocalSlot:
                 self._crashes.clear()
                 self._enter(SlotState.IDLE, SlotState.BUSY, memory=memory)
                 self._publish(SlotIdle(name))
-            case Ended(reason):
+            case SlotDown(reason=reason):
                 self._stop_load_timer()
                 self._crashes.add()
                 up = (SlotState.LOADING, SlotState.IDLE, SlotState.BUSY)
                 self._enter(SlotState.DOWN, *up, loading=None, down_reason=reason)
-                self._publish(SlotDown(name, reason))
-                run, self._run = self._run, None
-                if run is not None:
-                    run.end(reason)
+                self._publish(report)
+                if self._run is not None:
+                    self._run.end(reason)
+                self._run = None
 
     def _enter(self, state: SlotState, *before: SlotState, **changes: Any) -> None:
         assert self._view.state in before, f"{self._view.state} is followed by {state}"
         self._view = replace(self._view, state=state, **changes)
 
     def _give_up_loading(self) -> None:
-        self._supervisor.kill(
+        self.supervisor.kill(
             f"Loading took longer than {self._load_limit_s:,.0f} seconds, "
             "so the worker was taken to hang and was stopped."
         )

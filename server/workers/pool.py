@@ -17,6 +17,9 @@ from server.workers.messages import Loading, RunEvent, WorkOrder
 KILLED = "The worker was stopped by the server."
 CLOSED = "The server is stopping."
 
+LOAD_S = 20 * 60.0
+"""How long a worker may take to load its model."""
+
 
 class SlotState(StrEnum):
     """What a slot is doing."""
@@ -53,7 +56,7 @@ class SlotView:
 
     @property
     def can_work(self) -> bool:
-        """Whether it has the model, be it busy or not, and is likely to keep it."""
+        """Whether it has the model, busy or not, and is likely to keep it."""
         return self.state in (SlotState.IDLE, SlotState.BUSY) and not self.is_unstable
 
 
@@ -96,7 +99,7 @@ class WorkerDied(Exception):
 
 
 class SlotUnavailable(Exception):
-    """The slot is not idle, so it was not given the order. The job is none the worse for it."""
+    """The slot is not idle, so it was not given the order. The job can be tried again."""
 
 
 class Pool(Protocol):
@@ -132,7 +135,3 @@ class Pool(Protocol):
 
     async def kill(self, slot: str, reason: str = KILLED) -> None:
         """Kill the slot's worker at once; `reason` is what `WorkerDied` will say."""
-
-
-LOAD_S = 20 * 60.0
-"""How long a worker may take to load its model."""

@@ -24,7 +24,7 @@ from server.workers.messages import (
     WorkerEvent,
     WorkOrder,
 )
-from server.workers.pool import CLOSED, SlotState, SlotUnavailable
+from server.workers.pool import CLOSED, SlotDown, SlotState, SlotUnavailable
 from server.workers.process import WorkerProcess, exit_sentence
 from server.workers.streams import RunEvents
 
@@ -44,20 +44,8 @@ class SlotPlan:
     load_limit_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class RanOutOfMemory:
-    """A run has run out of memory; it is started again, or has failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The slot's worker has ended, for this reason."""
-
-    reason: str
-
-
-Report = Loading | Ready | RanOutOfMemory | Idle | Ended
-"""What the thread tells the slot."""
+Report = Loading | Ready | Restarted | Failed | Idle | SlotDown
+"""What the thread tells the slot; Restarted and Failed only of a run that ran out of memory."""
 
 
 class Supervisor:
@@ -131,7 +119,7 @@ class Supervisor:
             self._tell(Loading("Starting the worker", 0.0))
             reason = self._live()
             self._failures += 1
-            self._tell(Ended(reason))
+            self._tell(SlotDown(self._plan.name, reason))
             first_s = self._plan.first_backoff_s
             self._closing.wait(backoff_s(self._failures, first_s, MAX_BACKOFF_S))
 
@@ -179,8 +167,9 @@ class Supervisor:
             case ((Loading() | Ready() | Idle()), _):
                 raise self._unexpected(event)
             case _ if self._run is not None and not self._run.is_over:
-                if _is_shortage(event):
-                    self._tell(RanOutOfMemory())
+                match event:
+                    case Restarted() | Failed(code=OutOfMemory.code):
+                        self._tell(event)
                 self._run.deliver(event)
             case _:
                 raise self._unexpected(event)
@@ -190,10 +179,3 @@ class Supervisor:
 
     def _tell(self, report: Report) -> None:
         self._loop.call_soon_threadsafe(self._report, report)
-
-
-def _is_shortage(event: WorkerEvent) -> bool:
-    """Whether a run has run out of memory, and is started again or has failed."""
-    return isinstance(event, Restarted) or (
-        isinstance(event, Failed) and event.code == OutOfMemory.code
-    )

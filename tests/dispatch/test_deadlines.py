@@ -26,8 +26,6 @@ from server.workers.loop import WorkerOptions
 from server.workers.messages import Chunk, RunEvent
 from server.workers.pool import SlotDown, SlotUp
 
-LIMITS = RunLimits()
-
 
 class Clock:
     """A clock that is set by hand."""
@@ -37,6 +35,21 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def deadlines(clock: Clock) -> Deadlines:
+    return Deadlines(now=clock)
+
+
+@pytest.fixture
+def deadline(deadlines: Deadlines) -> RunDeadline:
+    return deadlines.begin(SLOT, 93)
 
 
 def step_done(step: int) -> StepDone:
@@ -72,10 +85,8 @@ async def is_missed_after(deadline: RunDeadline, clock: Clock, seconds: float) -
     ],
 )
 async def test_each_part_of_a_run_has_its_limit(
-    events: list[RunEvent], limit_s: float, phase: str
+    events: list[RunEvent], limit_s: float, phase: str, clock: Clock, deadline: RunDeadline
 ) -> None:
-    clock = Clock()
-    deadline = Deadlines(LIMITS, now=clock).begin(SLOT, 93)
     hear(deadline, clock, *((100.0, event) for event in events if isinstance(event, StepDone)))
     hear(deadline, clock, *((0.0, event) for event in events))
 
@@ -85,9 +96,8 @@ async def test_each_part_of_a_run_has_its_limit(
     assert f"longer than {limit_s:,} seconds" in said
 
 
-async def test_a_patient_server_waits_longer_for_everything() -> None:
-    clock = Clock()
-    deadlines = Deadlines(LIMITS.times(3), now=clock)
+async def test_a_patient_server_waits_longer_for_everything(clock: Clock) -> None:
+    deadlines = Deadlines(RunLimits(patience=3), now=clock)
 
     assert "5,400 seconds" in await is_missed_after(deadlines.begin(SLOT, 93), clock, 5400)
     for stage in (Stage.DECODE, Stage.ENCODE):
@@ -114,18 +124,17 @@ async def test_a_worker_that_hangs_in_a_stage_is_replaced(tmp_path: Path, stage:
     assert (job.error, job.worker_deaths) == (None, 1)
 
 
-async def test_later_steps_may_take_ten_times_the_slowest() -> None:
-    clock = Clock()
-    deadline = Deadlines(LIMITS, now=clock).begin(SLOT, 93)
-
+async def test_later_steps_may_take_ten_times_the_slowest(
+    clock: Clock, deadline: RunDeadline
+) -> None:
     hear(deadline, clock, (600.0, step_done(1)), (50.0, step_done(2)), (20.0, step_done(3)))
 
     assert "500 seconds" in await is_missed_after(deadline, clock, 500)
 
 
-async def test_a_worker_whose_steps_are_known_is_given_less_time() -> None:
-    clock = Clock()
-    deadlines = Deadlines(LIMITS, now=clock)
+async def test_a_worker_whose_steps_are_known_is_given_less_time(
+    clock: Clock, deadlines: Deadlines
+) -> None:
     first = deadlines.begin(SLOT, 93)
     hear(first, clock, *((4.0, step_done(step)) for step in range(1, 12)))
 
@@ -136,9 +145,9 @@ async def test_a_worker_whose_steps_are_known_is_given_less_time() -> None:
     assert "60 seconds" in await is_missed_after(second, clock, 60)
 
 
-async def test_what_is_known_is_of_one_worker_and_one_frame_count() -> None:
-    clock = Clock()
-    deadlines = Deadlines(LIMITS, now=clock)
+async def test_what_is_known_is_of_one_worker_and_one_frame_count(
+    clock: Clock, deadlines: Deadlines
+) -> None:
     known = deadlines.begin(SLOT, 93)
     hear(known, clock, *((4.0, step_done(step)) for step in range(1, 12)))
     deadlines.forget("cpu-2")
@@ -162,16 +171,14 @@ async def test_what_is_known_is_of_one_worker_and_one_frame_count() -> None:
     ],
 )
 async def test_a_worker_wins_no_time_by_repeating_itself(
-    first: list[RunEvent], again: list[RunEvent]
+    first: list[RunEvent], again: list[RunEvent], clock: Clock, deadline: RunDeadline
 ) -> None:
-    clock = Clock()
-    deadline = Deadlines(LIMITS, now=clock).begin(SLOT, 93)
     hear(deadline, clock, *((0.0, event) for event in first))
 
     clock.now_s += 1800
     hear(deadline, clock, *((0.0, event) for event in again))
 
-    await deadline.missed()
+    assert "was taken to hang" in await deadline.missed()
 
 
 @pytest.mark.parametrize(
@@ -179,10 +186,8 @@ async def test_a_worker_wins_no_time_by_repeating_itself(
     [[step_done(3)], [step_done(3), StageStarted(Stage.DECODE), StageStarted(Stage.ENCODE)]],
 )
 async def test_a_run_that_begins_again_has_its_time_again_but_only_once(
-    first: list[RunEvent],
+    first: list[RunEvent], clock: Clock, deadline: RunDeadline
 ) -> None:
-    clock = Clock()
-    deadline = Deadlines(LIMITS, now=clock).begin(SLOT, 93)
     hear(deadline, clock, *((0.0, event) for event in first), (100.0, Restarted("x")))
     hear(deadline, clock, (1799.0, step_done(1)), (299.0, StageStarted(Stage.DECODE)))
 
@@ -191,8 +196,7 @@ async def test_a_run_that_begins_again_has_its_time_again_but_only_once(
     assert (await is_missed_after(deadline, clock, 80)).startswith("Decoding")
 
 
-async def test_a_deadline_that_comes_nearer_is_noticed() -> None:
-    clock = Clock()
+async def test_a_deadline_that_comes_nearer_is_noticed(clock: Clock) -> None:
     limits = RunLimits(first_step_s=1e6, unsure_step_s=0.01, slowest_times=0.0)
     deadline = Deadlines(limits, now=asyncio.get_running_loop().time).begin(SLOT, 93)
     missed = asyncio.create_task(deadline.missed())

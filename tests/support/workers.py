@@ -236,7 +236,7 @@ def _send_file(order: WorkOrder, script: Script, send: Send, cancelled: Callable
             kind="video",
             name=f"video{suffix}",
             content_type=CONTENT_TYPES[suffix],
-            size=len(data) + ("liesize" in script),
+            size=len(data) + 1 if "liesize" in script else len(data),
             sha256=hashlib.sha256(described).hexdigest(),
             width=order.media["image"].width // (2 if "small" in script else 1),
             height=order.media["image"].height // (2 if "small" in script else 1),
