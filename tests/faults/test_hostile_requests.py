@@ -1,12 +1,10 @@
-"""Ten thousand requests that mean no good, and some more as bytes: what they may not achieve.
+"""Ten thousand hostile requests, and some as raw bytes: what they must not achieve."""
 
-A request that fails is printed as it was sent; its seed and number make it again.
-"""
-
+import asyncio
 import json
-import random
 import re
-from collections.abc import AsyncIterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,9 @@ from urllib.parse import unquote
 
 import httpx
 import pytest
-import pytest_asyncio
 from api_keys import add_key, by_key
-from hostile_requests import Hostile, HostileRequests, mangled
+from hostile_requests import HostileRequest, hostile_requests, mangled_requests
+from hypothesis import HealthCheck, given, seed, settings
 from queue_calls import RUN, SUBMIT, until
 from raw_http import exchange
 from servers import APP, request_of, serving, settings_in, start_server
@@ -25,14 +23,16 @@ from upload_calls import upload
 
 from server.fal.urls import Service, resolve
 
-NUM_REQUESTS = 2500
-"""For each kind of caller."""
-
-NUM_RAW = 400
+pytestmark = [
+    # For each of four kinds of caller: four thousand in all, or ten thousand.
+    pytest.mark.parametrize("count", [1000, pytest.param(2500, marks=pytest.mark.slow)]),
+    # A failure is shrunk, which takes longer than to find it.
+    pytest.mark.timeout(600),
+]
 
 HEADER_NAME = re.compile(rb"[a-z0-9-]+")
 HEADER_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-INSIDE = [
+INTERNALS = [
     b"Traceback",
     b"site-packages",
     b"sqlite3.",
@@ -40,15 +40,15 @@ INSIDE = [
     b"/checkpoint",
     b"jobs.sqlite3-",
 ]
-"""What no answer may show."""
+"""What no response may show."""
 
 OPEN = {Service.HEALTH, Service.DISCOVERY, Service.FILES}
 """What needs no key, or another right than a key."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """An answer in the form of ASGI."""
+class Response:
+    """A response in the form of ASGI."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -57,12 +57,13 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server with things in it that a stranger may want."""
+    """A server with a video, an upload and an unfinished upload of its owner."""
 
+    runner: asyncio.Runner
     client: httpx.AsyncClient
     folder: Path
     callers: Mapping[str, str]
-    """What each kind of caller proves itself by."""
+    """The authorization that each kind of caller sends."""
 
     job: str
     ids: list[str]
@@ -78,9 +79,21 @@ class Target:
         return [given.partition(":")[2].encode() for given in self.callers.values() if given]
 
 
-async def filled(client: httpx.AsyncClient, folder: Path, callers: Mapping[str, str]) -> Target:
-    """The server, with a video, an upload, and an upload under way, all of its owner."""
-    headers = {"authorization": callers["owner"]} if callers["owner"] else {}
+@contextmanager
+def target_in(folder: Path, callers: Mapping[str, str], **changes: Any) -> Iterator[Target]:
+    with asyncio.Runner() as runner:
+        server = serving(settings_in(folder, **changes))
+        client = runner.run(server.__aenter__())
+        try:
+            job, *ids = runner.run(fill(client, callers["owner"]))
+            yield Target(runner, client, folder, callers, job, [job, job.upper(), *ids])
+        finally:
+            runner.run(server.__aexit__(None, None, None))
+
+
+async def fill(client: httpx.AsyncClient, authorization: str) -> list[str]:
+    """The ids of a new video's job, of a file and of an upload."""
+    headers = {"authorization": authorization} if authorization else {}
     client.headers.update(headers)
     job = (await client.post(SUBMIT, json=request_of("owned"))).json()["request_id"]
     await until(client, job, "COMPLETED")
@@ -88,47 +101,47 @@ async def filled(client: httpx.AsyncClient, folder: Path, callers: Mapping[str, 
     begun = await client.post("/files/upload/multipart", headers={"content-type": "image/png"})
     for name in headers:
         del client.headers[name]
-    ids = [job, job.upper(), file, begun.json()["uploadId"]]
-    return Target(client, folder, callers, job, ids * 2)
+    return [job, file, begun.json()["uploadId"]]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A server that asks for keys."""
     folder = tmp_path_factory.mktemp("target")
-    settings = settings_in(folder, auth="on")
-    owner, other = (by_key(add_key(settings))["authorization"] for _ in range(2))
-    async with serving(settings) as client:
-        yield await filled(client, folder, {"owner": owner, "other": other, "nobody": ""})
+    owner, other = (
+        by_key(add_key(settings_in(folder, auth="on")))["authorization"] for _ in range(2)
+    )
+    callers = {"owner": owner, "other": other, "without a key": ""}
+    with target_in(folder, callers, auth="on") as target:
+        yield target
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def open_target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
+@pytest.fixture(scope="module")
+def open_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A server that asks for none."""
-    folder = tmp_path_factory.mktemp("open")
-    async with serving(settings_in(folder)) as client:
-        yield await filled(client, folder, {"owner": ""})
+    with target_in(tmp_path_factory.mktemp("open"), {"owner": ""}) as target:
+        yield target
 
 
-async def send(app: ASGIApp, hostile: Hostile) -> Answered:
+async def send(app: ASGIApp, request: HostileRequest) -> Response:
     """Call the app as uvicorn does."""
-    path, _, query = hostile.target.partition(b"?")
+    path, _, query = request.target.partition(b"?")
     scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
-        "method": hostile.method,
+        "method": request.method,
         "scheme": "http",
         "path": unquote(path.decode("ascii")),
         "raw_path": path,
         "query_string": query,
         "root_path": "",
-        "headers": list(hostile.headers),
+        "headers": list(request.headers),
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 8000),
         "state": {},
     }
-    pieces = [hostile.body[:100], hostile.body[100:]]
+    pieces = list(request.body)
     sent: list[MutableMapping[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -146,48 +159,55 @@ async def send(app: ASGIApp, hostile: Hostile) -> Answered:
         raise AssertionError("the app raises") from error
     started, *bodies = sent
     body = b"".join(message.get("body", b"") for message in bodies)
-    return Answered(started["status"], list(started["headers"]), body)
+    return Response(started["status"], list(started["headers"]), body)
 
 
-def check(answered: Answered, secrets: list[bytes], folder: Path) -> None:
+def check(response: Response, secrets: list[bytes], folder: Path) -> None:
     """What holds for every answer whatever was asked."""
-    assert 200 <= answered.status < 500
-    named = dict(answered.headers)
+    assert 200 <= response.status < 500
+    named = dict(response.headers)
     assert len(named[b"x-fal-request-id"]) == 36
-    assert [name for name, _ in answered.headers].count(b"x-fal-request-id") == 1
-    for name, value in answered.headers:
+    assert [name for name, _ in response.headers].count(b"x-fal-request-id") == 1
+    for name, value in response.headers:
         assert HEADER_NAME.fullmatch(name) and HEADER_VALUE.fullmatch(value), (name, value)
-    if answered.body and named.get(b"content-type", b"").startswith(b"application/json"):
-        json.loads(answered.body)
-    for inside in (*INSIDE, str(folder).encode(), *secrets):
-        assert inside not in answered.body
-        assert not any(inside in value for _, value in answered.headers)
+    if response.body and named.get(b"content-type", b"").startswith(b"application/json"):
+        json.loads(response.body)
+    for inside in (*INTERNALS, str(folder).encode(), *secrets):
+        assert inside not in response.body
+        assert not any(inside in value for _, value in response.headers)
 
 
-def check_rights(caller: str, hostile: Hostile, answered: Answered, job: str) -> None:
+def check_rights(caller: str, request: HostileRequest, response: Response, job: str) -> None:
     """Who has no key gets nothing, and who has another one gets nothing of the owner's."""
-    host = dict(hostile.headers)[b"host"].decode("latin-1")
-    address = resolve(host, hostile.target.partition(b"?")[0].decode("ascii"))
-    if caller == "other" and job.lower() in hostile.target.decode("ascii").lower():
-        assert answered.status >= 300 or address is None or address.service in OPEN
-    if caller == "nobody" and address is not None and address.service not in OPEN:
+    host = dict(request.headers).get(b"host", b"").decode("latin-1")
+    address = resolve(host, request.target.partition(b"?")[0].decode("ascii"))
+    if caller == "other" and job.lower() in request.target.decode("latin-1").lower():
+        assert response.status >= 300 or address is None or address.service in OPEN
+    if caller == "without a key" and address is not None and address.service not in OPEN:
         is_key_set = "jwks.json" in address.path
-        is_preflight = hostile.method == "OPTIONS"
-        assert answered.status >= 400 or is_key_set or is_preflight
+        is_preflight = request.method == "OPTIONS"
+        assert response.status >= 400 or is_key_set or is_preflight
 
 
-async def attack(target: Target, caller: str) -> None:
-    seed = f"{caller} 1"
-    made = HostileRequests(seed, ids=target.ids, authorization=target.callers[caller])
+def many(count: int) -> settings:
+    return settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def attack(target: Target, caller: str, *, count: int, seed_of_caller: int) -> None:
     secrets = [] if caller == "owner" else target.secrets
-    for number in range(NUM_REQUESTS):
-        hostile = made.next()
-        try:
-            answered = await send(target.app, hostile)
-            check(answered, secrets, target.folder)
-            check_rights(caller, hostile, answered, target.job)
-        except (AssertionError, ValueError) as error:
-            raise AssertionError(f"seed {seed!r}, number {number}: {hostile}") from error
+    requests = hostile_requests(target.ids, target.callers[caller])
+
+    # Without a seed of its own each kind of caller would send the same requests.
+    @seed(seed_of_caller)
+    @many(count)
+    @given(requests)
+    def send_one(request: HostileRequest) -> None:
+        response = target.runner.run(send(target.app, request))
+        check(response, secrets, target.folder)
+        check_rights(caller, request, response, target.job)
+
+    send_one()
+    target.runner.run(assert_well(target))
 
 
 async def assert_well(target: Target) -> None:
@@ -201,44 +221,42 @@ async def assert_well(target: Target) -> None:
     assert (await client.post(RUN, json=request_of(), headers=headers)).status_code == 200
 
 
-@pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("caller", ["owner", "other", "nobody"])
-async def test_hostile_requests_get_nothing_and_break_nothing(
-    target: Target, caller: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    await attack(target, caller)
+CALLERS = ["owner", "other", "without a key"]
 
-    await assert_well(target)
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_hostile_requests_get_nothing_and_break_nothing(
+    target: Target, caller: str, count: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    attack(target, caller, count=count, seed_of_caller=CALLERS.index(caller))
+
     assert "Unexpected error" not in "".join(capfd.readouterr())
 
 
-@pytest.mark.asyncio(loop_scope="module")
-async def test_nor_do_they_where_no_key_is_asked_for(
-    open_target: Target, capfd: pytest.CaptureFixture[str]
+def test_hostile_requests_break_nothing_where_no_key_is_needed(
+    open_target: Target, count: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    await attack(open_target, "owner")
+    attack(open_target, "owner", count=count, seed_of_caller=len(CALLERS))
 
-    await assert_well(open_target)
     assert "Unexpected error" not in "".join(capfd.readouterr())
 
 
-def test_bytes_that_are_no_proper_request_break_nothing(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_malformed_requests_break_nothing(
+    tmp_path: Path, count: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     server = start_server(tmp_path)
-    made, dice = HostileRequests("raw 1"), random.Random("raw 1")
-    for number in range(NUM_RAW):
-        sent = mangled(dice, made.next().raw())
-        try:
-            answer = exchange(server.http, sent)
-            if answer is not None:
-                named = [
-                    (name.encode("latin-1"), value.encode("latin-1"))
-                    for name, value in answer.headers.items()
-                ]
-                check(Answered(answer.status, named, answer.body), [], tmp_path)
-        except Exception as error:
-            raise AssertionError(f"number {number}: {sent!r}") from error
+
+    @many(count // 10)
+    @given(mangled_requests())
+    def send_one(sent: bytes) -> None:
+        if (answer := exchange(server.http, sent)) is not None:
+            headers = [
+                (name.encode("latin-1"), value.encode("latin-1"))
+                for name, value in answer.headers.items()
+            ]
+            check(Response(answer.status, headers, answer.body), [], tmp_path)
+
+    send_one()
     with httpx.Client(base_url=server.http, timeout=60) as client:
         assert client.get("/health/live").status_code == 200
         assert client.post(RUN, json=request_of()).status_code == 200

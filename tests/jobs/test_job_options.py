@@ -120,7 +120,7 @@ def test_an_idempotency_key_is_free_again_when_its_job_is_gone(
     assert place.submit("second", **wish).id == "second"
 
 
-def test_a_new_request_is_refused_by_a_full_queue_whatever_its_key(place: Place) -> None:
+def test_a_full_queue_refuses_a_new_request_with_any_idempotency_key(place: Place) -> None:
     place.submit("a")
 
     with pytest.raises(QueueFull):
@@ -179,7 +179,7 @@ def test_ten_minutes_after_its_output_was_fetched_a_job_is_gone(
 
 
 @pytest.mark.parametrize("wish", NO_TRACES)
-def test_a_day_after_its_end_a_job_is_gone_even_if_nobody_came(
+def test_a_job_whose_output_is_never_fetched_is_gone_after_a_day(
     place: Place, wish: dict[str, Any]
 ) -> None:
     place.made("a", **wish)

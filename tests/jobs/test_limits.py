@@ -145,7 +145,7 @@ def test_a_key_has_so_many_requests_within_any_minute(opened: Open, clock: Clock
     assert not accepted(lambda: submit(store, "g"))
 
 
-def test_whoever_comes_back_when_told_to_is_let_in(opened: Open, clock: Clock) -> None:
+def test_a_caller_that_waits_for_retry_after_is_let_in(opened: Open, clock: Clock) -> None:
     store = opened(submits_per_minute=3)
     for job in range(3):
         submit(store, str(job))
@@ -160,7 +160,7 @@ def test_whoever_comes_back_when_told_to_is_let_in(opened: Open, clock: Clock) -
         submit(store, str(job))
 
 
-def test_what_makes_a_row_counts_whatever_becomes_of_it(opened: Open, clock: Clock) -> None:
+def test_failed_cancelled_and_running_jobs_count_for_the_minute(opened: Open, clock: Clock) -> None:
     store = opened(submits_per_minute=3)
     submit(store, "invalid", error=INVALID)
     submit(store, "cancelled")
@@ -181,7 +181,7 @@ def test_a_restart_does_not_forget_the_minute(opened: Open) -> None:
         submit(opened(submits_per_minute=1), "b")
 
 
-def test_a_clock_that_is_put_back_locks_nobody_out(opened: Open, clock: Clock) -> None:
+def test_a_clock_that_is_put_back_locks_no_key_out(opened: Open, clock: Clock) -> None:
     store = opened(submits_per_minute=1)
     clock.now += 3600
     submit(store, "of the future")

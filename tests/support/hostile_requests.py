@@ -1,400 +1,344 @@
-"""Requests of people who mean no good, or of programs that have gone wrong: made from a seed."""
+"""Hypothesis strategies for requests of attackers and of broken programs."""
 
-import random
-from collections.abc import Sequence
+import gzip
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
-from hostile_bodies import hostile_body
-from servers import APP, ENDPOINT
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+from image_files import png, png_rows
+from servers import APP, ENDPOINT, data_uri, picture, request_of
 
-METHODS = ["GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "TRACE", "CONNECT", "PURGE"]
 
-HOSTS = [
-    *["localhost"] * 8,
-    *["127.0.0.1:8000", "[::1]:8000", "queue.localhost", "fal.run", "queue.fal.run"],
-    *["rest.fal.ai", "v3.fal.media", "fal.ai", "ws.fal.run", "FAL.RUN.", "queue.falrun.com"],
-    *["evil.example", "localhost.evil.example", "169.254.169.254", "a b", "a/b", "", "@localhost"],
-    *["localhost:99999", "localhost:x", "[::1", "localhost\t", "\xff", "x" * 300],
+def weighted(*choices: tuple[int, SearchStrategy[Any]]) -> SearchStrategy[Any]:
+    """Draw from each strategy as often as its number says."""
+    strategies = [strategy for times, strategy in choices for _ in range(times)]
+    return st.integers(0, len(strategies) - 1).flatmap(strategies.__getitem__)
+
+
+def words(text: str) -> SearchStrategy[str]:
+    return st.sampled_from(text.split())
+
+
+def replaced(
+    data: bytes, piece: SearchStrategy[bytes], within: int | None = None
+) -> SearchStrategy[bytes]:
+    """The data with a piece put in place of some bytes, or of all that follow."""
+    return st.builds(
+        lambda place, length, new: data[:place] + new + data[place + length :],
+        st.integers(0, len(data) if within is None else within),
+        weighted((2, st.integers(0, 20)), (1, st.just(len(data)))),
+        piece,
+    )
+
+
+# A head holds latin-1 without control characters: the HTTP parser lets no others through.
+LATIN = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_categories=["Cc"]))
+LONG = words("x 9 [ a. a=b; 0-1, & ?").map(lambda text: text * 5000)
+NUMBERS = st.integers().map(str) | st.floats().map(str) | words("1 60 10001 1e400 0x10 1_0 \xb2")
+
+# Bodies.
+
+PICTURE = picture()
+REQUEST = request_of()
+REQUEST_JSON = json.dumps(REQUEST)
+FIELDS = words(
+    "prompt prompt prompt negative_prompt num_frames num_inference_steps guidance_scale seed"
+    " sync_mode image_url"
+    " video_output_type video_quality allowed_apps parts token_expiration file_name content_type"
+    " expiration_duration_seconds initial_acl default rules decision __proto__ constructor \ud800"
+)
+SCALARS = st.one_of(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.just(10**400),
+    st.text(st.characters()) | LONG,  # of all code points, surrogates too
+    words("\ud800 \ud800 9 true null forbid ../a cosmos-predict-2.5 fal-ai/flux http://10.0.0.1/"),
+)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=3),
+    max_leaves=6,
+)
+# None of these has a name that would be looked up.
+KNOWN_URLS = """
+    car.png /etc/passwd file:///etc/passwd ftp://10.0.0.1/a gopher://127.0.0.1:6379/_ //1.2.3.4
+    http://127.0.0.1:8000/health/live http://localhost:8000/admin/queue http://[::1]:8000/
+    http://169.254.169.254/latest/meta-data/ http://2130706433/ http://0x7f.1/ http://0/
+    http://[::ffff:127.0.0.1]/ http://[64:ff9b::7f00:1]/ http://100.64.0.1/ http://[fe80::1%25lo]/
+    http://user:pw@10.0.0.1/ http://10.0.0.1:0/ http://10.0.0.1:99999/ http://\ud800/ http://[::1
+    http://localhost:8000/files/../../key/a.png http://localhost:8000/files/%2e%2e/key
+    https://v3.fal.media/files/00000000000000000000000000000000/a.png javascript:alert(1)
+    data: data:, data:image/png data:;base64 DATA:,%zz data:,% data:image/png;base64, data:,\0
+    data:image/png;base64,! data:image/png;base64,AAA data:image/png;base64;base64,AAAA
+    data:text/html,<script> data:;base64,\ud800
+"""
+MADE_URLS = st.builds("{}{}".format, words("http://10.0.0.1 data:,"), LATIN | LONG)
+URLS = words(KNOWN_URLS) | st.sampled_from(["", "http://10.0.0.1\r\nx: y/"]) | MADE_URLS
+
+
+@st.composite
+def wrong_objects(draw: st.DrawFn) -> dict[str, Any]:
+    """A request for a video of which some fields are wrong or missing."""
+    body: dict[str, Any] = REQUEST | draw(st.dictionaries(FIELDS, JSON, max_size=3))
+    body |= draw(weighted((1, st.just({})), (2, st.fixed_dictionaries({"image_url": URLS}))))
+    body.pop(draw(weighted((4, st.just("")), (1, FIELDS))), None)
+    # Half can become no video, which takes its time.
+    body |= draw(weighted((1, st.just({})), (1, st.just({"num_frames": 0}))))
+    return body
+
+
+def as_json(value: Any, ensure_ascii: bool = True) -> bytes:
+    return json.dumps(value, ensure_ascii=ensure_ascii).encode("utf-8", "surrogatepass")
+
+
+STRANGE_JSON = [
+    (REQUEST_JSON[:-1] + ', "prompt": 1, "prompt": {"a": [' + "[" * 100 + "]}}").encode(),
+    b'{"prompt": "\\ud800", "image_url": "\\udc00"}',
+    b'{"guidance_scale": NaN, "seed": -Infinity}',
+    b'{"seed": ' + b"9" * 5000 + b"}",
+    b"[" * 50_000,
+    b'{"a":' * 20_000,
+    gzip.compress(REQUEST_JSON.encode()),
 ]
-
-PATHS = [
-    *["/run/{endpoint}", "/queue/{endpoint}", "/{endpoint}", "/run/{endpoint}/stream"] * 4,
-    *["/queue/{app}/requests/{id}", "/queue/{app}/requests/{id}/status"] * 3,
-    *["/queue/{app}/requests/{id}/status/stream", "/queue/{app}/requests/{id}/cancel"] * 2,
-    *["/queue/{endpoint}/requests/{id}/status", "/{app}/requests/{id}", "/api/fal/proxy"] * 2,
-    *["/rest/tokens", "/rest/tokens/", "/rest/storage/auth/token", "/rest/storage/upload/initiate"],
-    *["/rest/storage/upload/initiate-multipart", "/files/upload", "/files/upload/multipart"],
-    *["/files/upload/{id}", "/files/upload/{id}/{n}", "/files/upload/{id}/complete"],
-    *["/files/{id}/{name}", "/files/{id}/{name}/multipart/{id}/{n}"] * 2,
-    *["/files/{id}/{name}/multipart/{id}/complete", "/tokens/", "/metrics", "/admin/queue"],
-    *["/admin/queue/resume", "/health/live", "/health/ready", "/docs", "/openapi.json"],
-    *["/docs/{name}", "/llms.txt", "/models/{endpoint}/llms.txt", "/.well-known/jwks.json"],
-    *["/api/openapi/queue/openapi.json", "/", "/*", "/{name}", "/{name}/{name}"],
+BROKEN_JSON = st.one_of(
+    replaced(REQUEST_JSON.encode(), st.sampled_from([b"", *b'" { } [ ] , : \\ \0 \x80'.split()])),
+    words("utf-16 utf-32 utf-8-sig").map(REQUEST_JSON.encode),
+    st.sampled_from(STRANGE_JSON),
+)
+OTHER_BODIES = [
+    b"--x\r\ncontent-disposition: form-data; name=prompt\r\n\r\nhi\r\n--x--\r\n",
+    b"prompt=a&image_url=b",
+    b"<?xml version='1.0'?><!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><a>&b;</a>",
+    b"\x80\x04\x95\x1a\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94.",
+    bytes(3 * 1024 * 1024),
+    PICTURE,
 ]
+BOMBS = [png(side, side, 8, 0, png_rows(bytes(10))) for side in (65_535, 2**31 - 1)]
+BAD_PICTURES = st.sampled_from(BOMBS) | replaced(PICTURE, st.binary(max_size=1))
+BODIES = weighted(
+    (65, st.builds(as_json, wrong_objects(), st.booleans())),
+    (5, st.builds(as_json, JSON)),
+    (18, BROKEN_JSON),
+    (5, st.sampled_from(OTHER_BODIES)),
+    (6, st.binary(max_size=1000)),
+    (1, BAD_PICTURES.map(lambda data: as_json(request_of(image_url=data_uri(data))))),
+)
 
-SEGMENTS = [
-    *["..", ".", "", "%2e%2e", "%252e%252e", "..%2f..%2fetc%2fpasswd", "%2f", "%5c..%5c", "..;"],
-    *["%00", "a%00b", "%c0%ae%c0%ae", "%c0%af", "%e0%80%af", "%ff", "%", "%zz", "%u002e", "~root"],
-    *["%0d%0aset-cookie:a=b", "%e2%80%ae", "%ed%a0%80", "%f0%9f%9a%80", "C:%5cwindows", "a" * 300],
-    *["etc", "passwd", ".git", ".env", "wp-admin", "v1", "chat", "completions", "predictions"],
-    *["jobs.sqlite3", "key", "token.secret", "files", "queue", "run", "requests", "upload", "con"],
-    *["{{7*7}}", "${jndi:ldap:", "' OR 1=1 --", "<script>", "%25s%25n", "cancel", "status"],
+# Heads.
+
+METHODS = ["GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "TRACE", "CONNECT"]
+HOSTS = """
+    localhost 127.0.0.1:8000 [::1]:8000 queue.localhost fal.run queue.fal.run rest.fal.ai fal.ai
+    v3.fal.media ws.fal.run FAL.RUN. queue.falrun.com evil.example localhost.evil.example a/b \xff
+    169.254.169.254 @localhost localhost:99999 localhost:x [::1
+"""
+HOST = weighted((3, st.just("localhost")), (1, words(HOSTS)))
+COMMON_PATHS = f"""
+    /run/{ENDPOINT} /queue/{ENDPOINT} /{ENDPOINT} /run/{ENDPOINT}/stream /files/ID/NAME
+    /queue/{APP}/requests/ID /queue/{APP}/requests/ID/status
+"""
+# The queue's pause is not among them: all that comes after would wait.
+OTHER_PATHS = f"""
+    /queue/{APP}/requests/ID/status/stream /queue/{APP}/requests/ID/cancel /{APP}/requests/ID
+    /queue/{ENDPOINT}/requests/ID/status /queue/fal-ai/flux/requests/ID /run/fal-ai/flux/dev
+    /api/fal/proxy /rest/tokens /rest/tokens/ /tokens/ /rest/storage/auth/token /files/upload
+    /rest/storage/upload/initiate /rest/storage/upload/initiate-multipart /files/upload/multipart
+    /files/upload/ID /files/upload/ID/NUMBER /files/upload/ID/complete /files/ID/NAME/multipart/ID
+    /files/ID/NAME/multipart/ID/NUMBER /files/ID/NAME/multipart/ID/complete /metrics /admin/queue
+    /admin/queue/resume /health/live /health/ready /docs /docs/NAME /openapi.json /llms.txt
+    /models/{ENDPOINT}/llms.txt /.well-known/jwks.json /api/openapi/queue/openapi.json / /*
+    /NAME /NAME/NAME
+"""
+PATHS = words(8 * COMMON_PATHS + OTHER_PATHS)
+KNOWN_NAMES = """
+    .. . %2e%2e %252e%252e ..%2f..%2fetc%2fpasswd %2f %5c..%5c ..; %00 a%00b %c0%ae%c0%ae % %zz
+    %u002e ~root %0d%0aset-cookie:a=b %e2%80%ae %ed%a0%80 C:%5cwindows etc passwd .git .env con '
+    jobs.sqlite3 key token.secret files queue run requests upload cancel status v1 {{7*7}}
+    ${jndi:ldap: <script> %25s%25n video.mp4 car.png swagger-ui.css
+"""
+ESCAPES = st.binary(max_size=9).map(lambda data: "".join(f"%{byte:02x}" for byte in data))
+NAMES = weighted((8, words(KNOWN_NAMES)), (1, ESCAPES), (1, st.text(max_size=9)), (1, LONG))
+UNKNOWN_IDS = NUMBERS | NAMES | st.just("00000000-0000-4000-8000-000000000000")
+PARTS = {"NUMBER": st.just("1") | NUMBERS, "NAME": NAMES}
+BENDS: list[Callable[[str], str]] = [
+    lambda path: path + "/",
+    lambda path: "/" + path,
+    lambda path: path * 30,
+    lambda path: path.upper(),
+    lambda path: path[1:],
+    lambda path: "".join(f"%{ord(each) % 256:02x}" for each in path),
 ]
-
-IDS = [
-    "00000000-0000-4000-8000-000000000000",
-    *[
-        "0",
-        "-1",
-        "00000000000040008000000000000000",
-        "x" * 500,
-        "null",
-        "%20",
-        "1e400",
-        "🎬",
-        "../..",
-    ],
-]
-
+QUERIES = weighted(
+    (20, st.just("")),
+    (6, words("logs=1 logs=%ff logs=1&logs=0 % =&=& ;a=b endpoint_id=../.. fal_jwt_token=a.b.c")),
+    (3, st.builds("fal_webhook={}".format, URLS)),
+    (1, st.builds("{}={}".format, words("fal_jwt_token endpoint_id logs a"), LATIN | LONG)),
+)
+SECRETS = (
+    "a : a: :b a:b a:b:c \xff a.b.c YTpi eyJhbGciOiJub25lIn0.e30. eyJraWQiOnt9fQ.e30.x a:b,Key"
+)
 AUTHORIZATIONS = [
-    *[
-        "",
-        "Key",
-        "Key ",
-        "Key :",
-        "Key a:",
-        "Key :b",
-        "key a:b",
-        "KEY a:b",
-        "Bearer",
-        "Bearer a.b.c",
-    ],
-    *[
-        "Bearer eyJhbGciOiJub25lIn0.e30.",
-        "Basic YTpi",
-        "Basic !",
-        "Key a:b:c",
-        "Key a b",
-        "Key \xff:\xff",
-    ],
-    *[
-        "Bearer eyJraWQiOnt9fQ.e30.x",
-        "Key " + "a" * 5000 + ":b",
-        "Token a",
-        "Key a:b, Key c:d",
-        "\t",
-    ],
+    f"{scheme} {secret}"
+    for scheme in ("Key", "key", "KEY", "Bearer", "Basic", "Token")
+    for secret in ("", "a" * 5000, *SECRETS.split())
 ]
-
-HEADERS: dict[str, Sequence[str]] = {
-    "x-fal-queue-priority": ["low", "high", "", "normal, low", "9"],
-    "x-fal-request-timeout": [
-        "1e9",
-        "-1",
-        "nan",
-        "inf",
-        "0",
-        "60",
-        "9" * 400,
-        "\xb2",
-        "0x10",
-        "1_0",
-    ],
-    "x-fal-store-io": ["0", "maybe", ""],
-    "x-fal-no-retry": ["1", "2", "yes, no"],
-    "x-fal-runner-hint": ["x" * 3000],
-    "x-fal-object-lifecycle-preference": [
-        *[
-            '{"expiration_duration_seconds": 1e400}',
-            '{"expiration_duration_seconds": -1}',
-            "[" * 5000,
-        ],
-        *[
-            '{"expiration_duration_seconds": "1"}',
-            '{"initial_acl": []}',
-            '{"initial_acl": {"rules": 1}}',
-        ],
-        *[
-            '{"initial_acl": {"default": "forbid"}}',
-            '{"initial_acl": {"rules": [1, {"decision": []}]}}',
-        ],
-        *["null", "1", '"x"', '{"expiration_duration_seconds": 60}', "\xff", "9" * 5000],
-    ],
-    "x-fal-object-lifecycle": ["{}", '{"initial_acl": {"rules": {"a": 1}}}'],
-    "x-app-fal-upload-policy": ["{}"],
-    "x-fal-file-name": [
-        "../../etc/passwd",
-        "a\xffb",
-        "\x00",
-        "x" * 5000,
-        'a"b.png',
-        "Käse.png",
-        "..",
-    ],
-    "x-fal-target-url": [
-        *["https://fal.run/{endpoint}", "https://queue.fal.run/{app}/requests/{id}/status?logs=1"]
-        * 3,
-        *[
-            "https://169.254.169.254/",
-            "http://fal.run/",
-            "https://fal.run@evil.example/",
-            "https://",
-        ],
-        *[
-            "https://fal.run/../../etc/passwd",
-            "https://fal.run\\@evil.example/",
-            "https://fal.run:1/",
-        ],
-        *[
-            "https://fal.run/api/fal/proxy",
-            "https://v3.fal.media/files/upload",
-            "https://fal.run/%zz#a",
-        ],
-        *["https://rest.fal.ai/tokens/", "https://rest.fal.ai/storage/upload/initiate", "\xff"],
-    ],
-    "idempotency-key": ["", "a", "x" * 300, "\xff", "'; DROP TABLE jobs"],
-    "content-type": [
-        *[
-            "application/json",
-            "text/plain",
-            "multipart/form-data; boundary=x",
-            "image/svg+xml",
-            "a",
-        ],
-        *[
-            "application/json; charset=utf-16",
-            "text/html\xff",
-            "application/x-www-form-urlencoded",
-            "",
-        ],
-    ],
-    "content-encoding": ["gzip", "br", "identity, gzip"],
-    "accept-encoding": ["gzip, br;q=x", "*"],
-    "transfer-encoding": ["gzip", "identity"],
-    "expect": ["100-continue", "a miracle"],
-    "range": [
-        *[
-            "bytes=0-0",
-            "bytes=-1",
-            "bytes=5-1",
-            "bytes=0-,0-,0-",
-            "bytes=a-b",
-            "lines=1-2",
-            "bytes=",
-        ],
-        *["bytes=99999999999999999999-", "bytes=" + "0-1," * 2000, "bytes=--1", "bytes=0-0,-1"],
-    ],
-    "if-range": ["x", '"' + "0" * 64 + '"', "Wed, 21 Oct 2015 07:28:00 GMT", "\xff"],
-    "if-none-match": ["*", '"a"'],
-    "if-modified-since": ["never"],
-    "origin": ["https://evil.example", "null", "http://localhost", "\xff", ""],
-    "access-control-request-method": ["POST", "\xff"],
-    "access-control-request-headers": ["x" * 3000],
-    "forwarded": ["for=127.0.0.1;host=evil.example"],
-    "x-forwarded-for": ["127.0.0.1", "unknown, 1.2.3.4", "x"],
-    "x-forwarded-host": ["evil.example", "a/b"],
-    "x-forwarded-proto": ["https", "javascript"],
-    "x-forwarded-prefix": ["/../..", "//evil.example", "/a"],
-    "x-real-ip": ["127.0.0.1"],
-    "x-http-method-override": ["DELETE"],
-    "x-original-url": ["/admin/queue/pause"],
-    "cookie": ["a=b; " * 500],
-    "te": ["trailers"],
-    "upgrade": ["websocket", "h2c"],
-    "user-agent": ["() { :; }; echo", "x" * 4000],
-}
-
-QUERIES = [
-    *[""] * 12,
-    *[
-        "logs=1",
-        "logs=%ff",
-        "logs",
-        "logs=1&logs=0",
-        "fal_webhook=",
-        "fal_webhook=http://10.0.0.1/",
-    ],
-    *[
-        "fal_webhook=http://127.0.0.1:8000/",
-        "fal_webhook=%00",
-        "fal_webhook=ftp://a/",
-        "a=" + "b" * 8000,
-    ],
-    *[
-        "fal_webhook=http://169.254.169.254/latest",
-        "fal_webhook=http://[::ffff:127.0.0.1]/",
-        "&" * 3000,
-    ],
-    *[
-        "fal_webhook=javascript:alert(1)",
-        "fal_webhook=%ed%a0%80",
-        "fal_webhook=//1.2.3.4",
-        "%",
-        "=&=&",
-    ],
-    *["fal_jwt_token=a.b.c", "fal_jwt_token=", "fal_jwt_token=%ff", "fal_jwt_token=" + "a." * 3000],
-    *["endpoint_id={endpoint}", "endpoint_id=../..", "storage_type=fal-cdn-v3", "?" * 50, ";a=b"],
+KNOWN_HEADERS = f"""
+    x-fal-queue-priority: low high 9 normal,low
+    x-fal-store-io: 0 maybe
+    x-fal-no-retry: 1 2 yes,no
+    x-fal-runner-hint: a
+    x-fal-file-name: ../../etc/passwd a"b.png K\xe4se.png .. \0
+    x-fal-target-url: https://fal.run/{ENDPOINT} https://queue.fal.run/{APP}/requests/x/status
+    x-fal-target-url: https://169.254.169.254/ http://fal.run/ https://fal.run@evil.example/
+    x-fal-target-url: https://fal.run/../../etc/passwd https://fal.run\\@evil.example/ https://
+    x-fal-target-url: https://v3.fal.media/files/upload https://fal.run/%zz#a https://fal.run:1/
+    x-fal-target-url: https://fal.run/api/fal/proxy https://rest.fal.ai/storage/upload/initiate
+    idempotency-key: a ';DROP
+    content-type: application/json text/plain image/svg+xml text/html\xff multipart/form-data
+    content-type: application/json;charset=utf-16 application/x-www-form-urlencoded
+    content-encoding: gzip br identity,gzip
+    accept-encoding: gzip,br;q=x *
+    transfer-encoding: gzip identity
+    expect: 100-continue miracle
+    range: bytes=0-0 bytes=-1 bytes=5-1 bytes=0-,0-,0- bytes=a-b lines=1-2 bytes= bytes=--1
+    range: bytes=0-0,-1 bytes=99999999999999999999- bytes={"0-1," * 2000}
+    if-range: x "{"0" * 64}" Wed,21Oct2015
+    if-none-match: * "a"
+    if-modified-since: never
+    origin: https://evil.example null http://localhost
+    access-control-request-method: POST
+    access-control-request-headers: a
+    forwarded: for=127.0.0.1;host=evil.example
+    x-forwarded-for: 127.0.0.1 unknown,1.2.3.4 x
+    x-forwarded-host: evil.example a/b
+    x-forwarded-proto: https javascript
+    x-forwarded-prefix: /../.. //evil.example /a
+    x-real-ip: 127.0.0.1
+    x-http-method-override: DELETE
+    x-original-url: /admin/queue/pause
+    x-fal-request-timeout: 1
+    x-fal-object-lifecycle: null
+    x-fal-object-lifecycle-preference: null
+    x-app-fal-upload-policy: null
+    cookie: a=b
+    te: trailers
+    upgrade: websocket h2c
+    user-agent: ();
+"""
+HEADERS = [
+    (line.partition(": ")[0].strip(), value)
+    for line in KNOWN_HEADERS.strip().splitlines()
+    for value in line.partition(": ")[2].split()
 ]
+TARGETS = [header for header in HEADERS if header[0] == "x-fal-target-url"]
+LIFECYCLES = st.dictionaries(FIELDS, JSON, max_size=2).map(json.dumps) | JSON.map(json.dumps)
+SENT_HEADERS = weighted(
+    (10, st.sampled_from(HEADERS)),
+    (1, st.tuples(st.sampled_from([name for name, _ in HEADERS]), LATIN | LONG)),
+    (4, st.tuples(st.just("x-fal-request-timeout"), NUMBERS | LATIN)),
+    (4, st.tuples(words("x-fal-object-lifecycle x-fal-object-lifecycle-preference"), LIFECYCLES)),
+)
+HEADER_LISTS = weighted((1, st.just([])), (1, st.lists(SENT_HEADERS, max_size=3)))
+ONE_IN_TEN = st.integers(1, 10).map(lambda number: number == 10)
 
 
 @dataclass(frozen=True, slots=True)
-class Hostile:
-    """A request; `target` is its path and query as they are sent."""
+class HostileRequest:
+    """A request; `target` is its path and query as they are sent, `body` comes in pieces."""
 
     method: str
     target: bytes
     headers: tuple[tuple[bytes, bytes], ...]
-    body: bytes
+    body: tuple[bytes, bytes]
+    is_chunked: bool
 
     def raw(self) -> bytes:
         """As it goes over the wire."""
         lines = [b"%s %s HTTP/1.1" % (self.method.encode(), self.target)]
         lines += [name + b": " + value for name, value in self.headers]
-        if self.body:
-            lines.append(b"content-length: %d" % len(self.body))
-        return b"\r\n".join(lines) + b"\r\n\r\n" + self.body
+        sent = b"".join(self.body)
+        if self.is_chunked:
+            lines.append(b"transfer-encoding: chunked")
+            sent = b"".join(b"%x\r\n%s\r\n" % (len(each), each) for each in (*self.body, b""))
+        elif sent:
+            lines.append(b"content-length: %d" % len(sent))
+        return b"\r\n".join(lines) + b"\r\n\r\n" + sent
 
 
-class HostileRequests:
-    """Makes requests that a seed decides.
+@st.composite
+def paths(draw: st.DrawFn, ids: SearchStrategy[str]) -> str:
+    """The path of some route, or one like it."""
+    parts = PARTS | {"ID": ids}
+    segments = draw(PATHS).split("/")
+    segments = [draw(parts[each]) if each in parts else each for each in segments]
+    if draw(ONE_IN_TEN):
+        segments.insert(draw(st.integers(1, len(segments))), draw(NAMES))
+    path = "/".join(segments)
+    if draw(ONE_IN_TEN):
+        path = draw(st.sampled_from(BENDS))(path)
+    # The HTTP parser lets nothing but ASCII through to the app.
+    return quote(path, safe="/%?:;=&<>{}$'\"\\~*[]@!|^`") or "/"
 
-    `ids` are ids of things that are there, `authorization` what the caller proves itself by.
+
+def usual_method(path: str) -> str:
+    """A method that the path is likely to take."""
+    if path.endswith("cancel") or "/upload/" in path:
+        return "PUT"
+    posts = ("image-to-video", "stream", "upload", "token", "proxy", "complete", "initiate")
+    return "POST" if any(word in path[-30:] for word in posts) else "GET"
+
+
+@st.composite
+def _requests(
+    draw: st.DrawFn, ids: SearchStrategy[str], authorizations: SearchStrategy[str]
+) -> HostileRequest:
+    path, query = draw(paths(ids)), draw(QUERIES)
+    target = f"{path}?{query}" if query else path
+    method = draw(st.sampled_from([usual_method(path)] * 4 * len(METHODS) + METHODS))
+    headers = [("host", draw(HOST)), ("authorization", draw(authorizations)), *draw(HEADER_LISTS)]
+    if "proxy" in path:
+        headers.append(draw(st.sampled_from(TARGETS)))
+    if draw(ONE_IN_TEN):
+        headers.append(draw(st.sampled_from(headers)))
+    body, is_chunked = (b"", b""), False
+    if method in ("POST", "PUT") or draw(ONE_IN_TEN):
+        data, cut, is_chunked = draw(BODIES), draw(st.integers(0, 200)), draw(st.booleans())
+        body = data[:cut], data[cut:]
+    sent = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers if value]
+    return HostileRequest(
+        method, target.encode("latin-1", "replace"), tuple(sent), body, is_chunked
+    )
+
+
+def hostile_requests(
+    ids: Sequence[str] = (), authorization: str = ""
+) -> SearchStrategy[HostileRequest]:
+    """Requests of a caller who sends `authorization` with most of them.
+
+    `ids` are ids of things that are there.
     """
-
-    def __init__(self, seed: str, *, ids: Sequence[str] = (), authorization: str = "") -> None:
-        self._random = random.Random(seed)
-        self._ids = [*ids, *IDS]
-        self._authorization = authorization
-
-    def next(self) -> Hostile:
-        """One more."""
-        dice = self._random
-        path = self._path()
-        method = dice.choice(METHODS) if dice.random() < 0.3 else self._fitting(path)
-        target = path.encode("latin-1", "replace")
-        if query := self._filled(dice.choice(QUERIES)):
-            target += b"?" + query.encode("latin-1", "replace")
-        has_body = method in ("POST", "PUT") or dice.random() < 0.1
-        body = hostile_body(dice) if has_body else b""
-        return Hostile(method, target, tuple(self._headers(path)), body)
-
-    def _path(self) -> str:
-        dice = self._random
-        path = self._filled(dice.choice(PATHS))
-        if dice.random() < 0.15:
-            segments = path.split("/")
-            for _ in range(dice.randint(1, 3)):
-                segments.insert(dice.randint(1, len(segments)), dice.choice(SEGMENTS))
-            path = "/".join(segments)
-        if dice.random() < 0.05:
-            path = dice.choice(
-                [path + "/", "/" + path, path * 30, path.upper(), path[1:], path + ";"]
-            )
-        if dice.random() < 0.05:
-            path = "".join(f"%{ord(each) % 256:02x}" for each in path)
-        if "pause" in path:
-            path = "/paused"
-        # What is not ASCII never gets this far: that is for `raw` requests.
-        return quote(path, safe="/%?:;=&<>{}$'\"\\~*[]@!|^`") or "/"
-
-    def _filled(self, text: str) -> str:
-        dice = self._random
-        for name, values in (
-            ("{endpoint}", [*[ENDPOINT] * 9, "fal-ai/flux/dev"]),
-            ("{app}", [*[APP] * 9, "fal-ai/flux"]),
-            ("{id}", self._ids),
-            ("{n}", ["1", "0", "10001", "-1", "1.5", "\xb9", "x"]),
-            ("{name}", [*SEGMENTS, "video.mp4", "car.png", "swagger-ui.css"]),
-        ):
-            while name in text:
-                text = text.replace(name, dice.choice(values), 1)
-        return text
-
-    def _fitting(self, path: str) -> str:
-        """A method that the path is likely to take."""
-        if path.endswith("cancel") or "/upload/" in path:
-            return "PUT"
-        posts = ("image-to-video", "stream", "upload", "token", "proxy", "complete", "initiate")
-        return "POST" if any(word in path[-30:] for word in posts) else "GET"
-
-    def _headers(self, path: str) -> list[tuple[bytes, bytes]]:
-        dice = self._random
-        headers = [("host", dice.choice(HOSTS) if dice.random() < 0.25 else "localhost")]
-        given = self._authorization
-        if dice.random() < 0.15:
-            given = dice.choice(AUTHORIZATIONS)
-        if given:
-            headers.append(("authorization", given))
-        names = list(HEADERS)
-        for _ in range(dice.choice([0, 0, 0, 0, 1, 1, 1, 2, 3])):
-            name = dice.choice(names)
-            headers.append((name, self._filled(dice.choice(HEADERS[name]))))
-        if dice.random() < 0.05:
-            headers.append(dice.choice(headers))
-        if dice.random() < 0.05:
-            headers.append((f"x-{dice.randint(0, 9)}", random_text(dice)))
-        if "proxy" in path or dice.random() < 0.05:
-            headers.append(
-                ("x-fal-target-url", self._filled(dice.choice(HEADERS["x-fal-target-url"])))
-            )
-        return [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers]
+    return _requests(
+        st.sampled_from(ids) | UNKNOWN_IDS if ids else UNKNOWN_IDS,
+        st.sampled_from([authorization] * 9 * len(AUTHORIZATIONS) + AUTHORIZATIONS),
+    )
 
 
-def random_text(dice: random.Random) -> str:
-    """What can stand in a header, from all of latin-1."""
-    return "".join(chr(dice.choice([*range(32, 127), *range(160, 256)])) for _ in range(50))
+PIECES = (
+    b"\0|\r\n|\n\n| |\t|\xff\xfe|\x1b[31m|\r\n\r\n|HTTP/1.1|:|\x16\x03\x01|GET / HTTP/0.9\r\n\r\n"
+    b"|0\r\n\r\n|\r\ncontent-length: 5|\r\ncontent-length: -1|\r\ncontent-length: 99999999999999999"
+    b"|\r\ntransfer-encoding: chunked, chunked|\r\ntransfer-encoding: chunked|\r\nconnection: close"
+    b"|\r\nconnection: upgrade\r\nupgrade: h2c|\r\nx: \x80\x81|\r\n folded: yes|\n|\r|\r\n "
+    b"|PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n|\r\nhost: evil.example"
+).split(b"|")
 
 
-def mangled(dice: random.Random, sent: bytes) -> bytes:
-    """The bytes of a request, with something wrong about them."""
-    data = bytearray(sent)
-    end = max(1, data.find(b"\r\n\r\n"))
-    for _ in range(dice.randint(0, 4)):
-        place = dice.randrange(end)
-        match dice.randrange(6):
-            case 0:
-                data[place] = dice.randrange(256)
-            case 1:
-                data[place:place] = dice.choice(PIECES)
-            case 2:
-                del data[place : place + dice.randint(1, 20)]
-            case 3:
-                data = data[: place + 1]
-                end = len(data)
-            case 4:
-                data = bytearray(data.replace(b"\r\n", dice.choice([b"\n", b"\r", b"\r\n "]), 1))
-            case 5:
-                data[end:end] = b"\r\n" + dice.choice(PIECES)
-        end = max(1, min(end, len(data)))
-    return bytes(data)
-
-
-PIECES = [
-    *[
-        b"\0",
-        b"\r\n",
-        b"\n\n",
-        b" ",
-        b"\t",
-        b"\xff\xfe",
-        b"\x1b[31m",
-        b"\r\n\r\n",
-        b"HTTP/1.1",
-        b":",
-    ],
-    *[b"content-length: 5", b"content-length: -1", b"content-length: 9" + b"9" * 30, b"a" * 9000],
-    *[b"transfer-encoding: chunked", b"transfer-encoding: chunked, chunked", b"host: evil.example"],
-    *[
-        b"connection: close",
-        b"connection: upgrade\r\nupgrade: h2c",
-        b"x: \x80\x81",
-        b" folded: yes",
-    ],
-    *[
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"\x16\x03\x01",
-        b"GET / HTTP/0.9\r\n\r\n",
-        b"0\r\n\r\n",
-    ],
-]
+@st.composite
+def mangled_requests(draw: st.DrawFn) -> bytes:
+    """The bytes of a request whose head may be no HTTP any more."""
+    data = draw(hostile_requests()).raw()
+    pieces = st.sampled_from(PIECES) | st.binary(max_size=1) | st.just(b"a" * 9000)
+    for _ in range(draw(st.integers(0, 4))):
+        data = draw(replaced(data, pieces, within=max(0, data.find(b"\r\n\r\n"))))
+    return data
