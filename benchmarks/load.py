@@ -24,11 +24,11 @@ import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
-from servers import APP, ENDPOINT, request_of, start_server
+from api_keys import add_key
+from servers import APP, ENDPOINT, request_of, settings_in, start_server
 
 from benchmarks.machine import SERVER_PACKAGES, describe
 
-KEY = "bench:s3cret"
 POLL_DELAY_MS = 100
 SUBMIT_DELAY_MS = 1000
 MANY_JOBS = 50
@@ -62,10 +62,10 @@ def main(
     """Put each load on a server, print a table, and fail if a limit is not kept."""
     if shutil.which("wrk") is None:
         sys.exit("There is no wrk on this machine: install it with `apt-get install wrk`.")
-    with _server() as (url, folder):
-        ids = _jobs(url)
+    with _server() as (url, key, folder):
+        ids = _jobs(url, key)
         _wait_for_pictures(folder)
-        results = [_measure(load, url, ids, folder, seconds) for load in LOADS]
+        results = [_measure(load, url, key, ids, folder, seconds) for load in LOADS]
     report = {**describe(SERVER_PACKAGES), "wrk": _wrk_version(), "loads": results}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=2) + "\n")
@@ -75,20 +75,22 @@ def main(
 
 
 @contextmanager
-def _server() -> Iterator[tuple[str, Path]]:
+def _server() -> Iterator[tuple[str, str, Path]]:
+    """A server's URL, a key of its table, and its folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        server = start_server(folder, COSMOS_KEY=KEY, COSMOS_QUEUE_LIMIT="1000000")
+        key = add_key(settings_in(folder))
+        server = start_server(folder, COSMOS_AUTH="on", COSMOS_QUEUE_LIMIT="1000000")
         try:
-            yield server.http, folder
+            yield server.http, key, folder
         finally:
             server.end()
 
 
-def _jobs(url: str) -> list[str]:
+def _jobs(url: str, key: str) -> list[str]:
     """One job that runs all the while and logs as it does, and others that wait behind it."""
     slow = request_of("sleep 2", num_inference_steps=50)
-    with httpx.Client(base_url=url, headers={"authorization": f"Key {KEY}"}) as client:
+    with httpx.Client(base_url=url, headers={"authorization": f"Key {key}"}) as client:
         return [
             client.post(f"/queue/{ENDPOINT}", json=slow).raise_for_status().json()["request_id"]
             for _ in range(MANY_JOBS)
@@ -103,11 +105,13 @@ def _wait_for_pictures(folder: Path) -> None:
             time.sleep(0.1)
 
 
-def _measure(load: Load, url: str, ids: list[str], folder: Path, seconds: int) -> dict[str, Any]:
+def _measure(
+    load: Load, url: str, key: str, ids: list[str], folder: Path, seconds: int
+) -> dict[str, Any]:
     body = folder / "body.json"
     body.write_text(json.dumps(request_of("sleep 2")))
     environment = {
-        "FAL_KEY": KEY,
+        "FAL_KEY": key,
         "APP": APP,
         "ENDPOINT": ENDPOINT,
         "DELAY_MS": str(load.delay_ms),
