@@ -22,9 +22,9 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+from api_keys import add_key
 from rich.console import Console
 from rich.table import Table
-from api_keys import add_key
 from servers import APP, ENDPOINT, request_of, settings_in, start_server
 
 from benchmarks.machine import SERVER_PACKAGES, describe

@@ -57,4 +57,4 @@ def boot(parent: int, module: str, values: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Become the program of `program_command`."""
-    os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 - no shell is wanted
+    os.execv(sys.argv[2], sys.argv[2:])
