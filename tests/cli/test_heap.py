@@ -18,9 +18,9 @@ PROGRAM = """
     bytes(20 * 1024 * 1024)
     large, small = [], []
     for _ in range(100):
-        large.append(bytearray(2 * 1024 * 1024))
-        # Beyond what Python keeps in arenas of its own.
-        small.append(bytearray(1000))
+        large.append(b"x" * (2 * 1024 * 1024))
+        # Beyond what Python keeps in its arenas, and what fits into the gaps that imports left.
+        small.append(bytearray(20_000))
     large.clear()
     print(psutil.Process().memory_info().rss)
 """

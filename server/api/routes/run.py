@@ -4,7 +4,7 @@ import asyncio
 
 from fastapi import APIRouter, Request, Response
 
-from server.api.dependencies import IncomingDep, Services, ServicesDep
+from server.api.dependencies import Incoming, IncomingDep, Services, ServicesDep
 from server.api.openapi.parts import ENDPOINT_BODY, FULL, INVALID, LATE, OUTPUT, REQUEST_HEADERS
 from server.fal.urls import Service
 from server.models import Job
@@ -24,8 +24,7 @@ async def run(request: Request, services: ServicesDep, incoming: IncomingDep) ->
 
     A caller who goes away and does not return cancels it.
     """
-    async with incoming.read() as submission:
-        job = await services.runs.begin(submission)
+    job = await begin(services, incoming)
     request.state.request_id = job.id
     done = await _done_or_gone(request, services, job)
     if done is None:
@@ -33,6 +32,12 @@ async def run(request: Request, services: ServicesDep, incoming: IncomingDep) ->
         await services.auth.check_key(job.key_id)
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     return await services.results.answer(done, on_disconnect=lambda: services.runs.disconnect(job))
+
+
+async def begin(services: Services, incoming: Incoming) -> Job:
+    """Accept a run. A function of its own, so that nothing holds the body while the run waits."""
+    async with incoming.read() as submission:
+        return await services.runs.begin(submission)
 
 
 async def until_done(services: Services, job_id: str) -> Job | None:

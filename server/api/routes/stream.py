@@ -10,7 +10,7 @@ from server.api import sse
 from server.api.dependencies import IncomingDep, Services, ServicesDep
 from server.api.openapi.parts import ENDPOINT_BODY, EVENTS, FULL, INVALID, REQUEST_HEADERS
 from server.api.results import CompletionResponse
-from server.api.routes.run import until_done
+from server.api.routes.run import begin, until_done
 from server.fal.urls import Service
 from server.fal.views import as_json, status_view
 from server.models import Job
@@ -30,8 +30,7 @@ async def stream(request: Request, services: ServicesDep, incoming: IncomingDep)
     Each event but the last is a status with new lines of the log; the last is the output, or
     the body of the error.
     """
-    async with incoming.read() as submission:
-        job = await services.runs.begin(submission)
+    job = await begin(services, incoming)
     request.state.request_id = job.id
     return CompletionResponse(
         _events(services, job),
