@@ -215,7 +215,7 @@ def test_imports_are_absolute() -> None:
 
 
 def test_only_the_worker_reaches_the_model_from_the_server() -> None:
-    """Neither torch nor a module of ours that needs it, not even inside a function."""
+    """Neither torch nor a module of this project that imports it, not even inside a function."""
     needing_torch = {
         name
         for name in modules()

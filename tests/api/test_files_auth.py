@@ -145,7 +145,7 @@ async def test_after_its_time_a_url_opens_nothing_and_says_why(signed: Guarded) 
     assert refused.json()["detail"].startswith("The time of this URL is over.")
 
 
-async def test_a_browser_can_seek_in_a_signed_video_and_keeps_it_no_longer_than_its_url(
+async def test_a_signed_video_has_ranges_and_is_cached_as_long_as_its_url(
     signed: Guarded,
 ) -> None:
     url = await signed.video(prompt="bytes 300000")
@@ -169,7 +169,7 @@ async def test_a_file_that_goes_before_its_url_is_kept_no_longer_than_the_file(
     assert int(caching.partition("max-age=")[2].partition(",")[0]) <= 60
 
 
-async def test_a_signed_url_is_a_picture_for_everybody_and_a_bare_one_for_its_owner(
+async def test_a_signed_image_url_works_for_all_and_a_bare_one_for_its_owner(
     signed: Guarded,
 ) -> None:
     url = await upload(signed.client, picture(), **signed.mine)
@@ -196,7 +196,7 @@ async def test_fals_python_client_appends_its_parts_to_a_signed_url(signed: Guar
     assert (await client.put(f"{parts}/1", content=b"x", headers=signed.yours)).status_code == 404
 
 
-async def test_signatures_outlive_a_restart_and_are_ignored_where_files_are_public(
+async def test_signatures_survive_a_restart_and_public_files_ignore_them(
     tmp_path: Path,
 ) -> None:
     settings, mine, _ = guarded(tmp_path, files_auth="signed")

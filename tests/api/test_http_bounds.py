@@ -33,7 +33,7 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 
 def assert_refused(answer: RawAnswer, status: int, words: str) -> None:
-    """The answer is one of ours, in fal's form."""
+    """The answer is the server's own, in fal's form."""
     assert answer.status == status
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["connection"] == "close"

@@ -84,7 +84,7 @@ async def test_an_uploaded_picture_is_used_whatever_its_format(
         "http://v3.fal.media:8000",
     ],
 )
-async def test_a_file_of_our_own_is_known_by_every_name_of_ours(
+async def test_a_file_of_this_server_is_known_by_each_of_its_names(
     client: httpx.AsyncClient, base: str
 ) -> None:
     url = (await upload(client, picture())).replace(BASE_URL, base)
@@ -105,7 +105,7 @@ async def test_a_file_of_our_own_is_known_by_the_public_url(tmp_path: Path) -> N
         assert answer.status_code == 200, answer.text
 
 
-async def test_a_url_of_ours_with_another_name_or_id_is_not_downloaded(
+async def test_a_wrong_url_of_this_server_is_not_downloaded(
     client: httpx.AsyncClient,
 ) -> None:
     url = await upload(client, picture(), name="car.png")

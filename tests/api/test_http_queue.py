@@ -37,7 +37,7 @@ async def test_on_fals_own_host_the_urls_have_no_prefix(client: httpx.AsyncClien
     assert job["status_url"].startswith(f"http://queue.fal.run/{APP}/requests/")
     answer = await client.get(job["status_url"].removeprefix("http://queue.fal.run"), headers=host)
     assert answer.status_code in (200, 202)
-    # The job belongs to the host that it was submitted to: so do its URLs, whoever asks.
+    # The job belongs to the host that it was submitted to: so do its URLs for every caller.
     elsewhere = await status_of(client, job["request_id"])
     assert elsewhere.json()["status_url"] == job["status_url"]
     await until(client, job["request_id"], "COMPLETED")

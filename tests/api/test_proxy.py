@@ -36,7 +36,7 @@ loop = pytest.mark.asyncio(loop_scope="module")
         (f"https://queue.falrun.com/{ENDPOINT}", Service.QUEUE, f"/{ENDPOINT}", ""),
     ],
 )
-def test_a_url_of_fal_is_an_address_of_ours(
+def test_a_url_of_fal_is_an_address_of_this_server(
     url: str, service: Service, path: str | None, query: str | None
 ) -> None:
     target = target_of([url])

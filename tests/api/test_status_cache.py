@@ -107,7 +107,7 @@ async def test_the_log_of_another_job_changes_nothing() -> None:
     assert tables.num_reads == 1
 
 
-async def test_a_read_from_before_a_write_is_neither_kept_nor_given_to_who_asks_after() -> None:
+async def test_a_read_from_before_a_write_is_not_cached() -> None:
     tables = Tables()
     statuses = StatusCache(tables.read)
     has_read, may_answer = threading.Event(), threading.Event()

@@ -12,12 +12,12 @@ from servers import APP, ENDPOINT, request_of, serving, settings_in
 
 from server.keys import Credential, Scope
 
-NOBODYS = f"/queue/{APP}/requests/00000000-0000-4000-8000-000000000000/status"
-"""Whoever is let in is told that there is no such request."""
+UNKNOWN_JOB = f"/queue/{APP}/requests/00000000-0000-4000-8000-000000000000/status"
+"""A caller that is let in is told that there is no such request."""
 
 
 async def asks(client: httpx.AsyncClient, authorization: str) -> httpx.Response:
-    return await client.get(NOBODYS, headers={"authorization": authorization})
+    return await client.get(UNKNOWN_JOB, headers={"authorization": authorization})
 
 
 async def test_every_form_of_a_key_that_clients_send_is_taken(tmp_path: Path) -> None:
@@ -37,13 +37,15 @@ async def test_all_else_gets_a_401_that_names_itself_and_says_no_more(tmp_path: 
     forms += ["Bearer a.b.c", "Key a.b.c", "Bearer ..", f"Bearer {'[' * 4000}", "Key \xe9:\xe9"]
     async with serving(settings) as client:
         for form in forms:
-            answer = await client.get(NOBODYS, headers=[(b"authorization", form.encode("latin-1"))])
+            answer = await client.get(
+                UNKNOWN_JOB, headers=[(b"authorization", form.encode("latin-1"))]
+            )
             assert answer.status_code == 401, form
             assert "not one of this server's" in answer.json()["detail"], form
             assert answer.headers["x-fal-request-id"]
             assert answer.headers["www-authenticate"] == "Key"
             assert secret not in answer.text
-        missing = await client.get(NOBODYS)
+        missing = await client.get(UNKNOWN_JOB)
         assert missing.status_code == 401
         assert "Authorization: Key <id>:<secret>" in missing.json()["detail"]
 
@@ -60,7 +62,7 @@ async def test_a_caller_without_a_key_can_make_and_ask_nothing(tmp_path: Path) -
         assert (await client.get("/health/live")).status_code == 200
 
 
-async def test_whoever_has_the_url_of_a_file_may_read_it(tmp_path: Path) -> None:
+async def test_a_file_is_read_by_its_url_without_a_key(tmp_path: Path) -> None:
     async with serving(settings_in(tmp_path, key="me:s3cret")) as client:
         answer = await client.post(RUN, json=request_of(), headers=by_key("me:s3cret"))
         assert answer.status_code == 200, answer.text
@@ -94,7 +96,7 @@ async def test_a_key_is_made_and_revoked_while_the_server_runs(tmp_path: Path) -
         assert answer.status_code == 401
 
 
-async def test_whoever_waits_with_a_key_that_is_revoked_waits_no_longer(tmp_path: Path) -> None:
+async def test_a_wait_ends_when_its_key_is_revoked(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, auth="on")
     async with serving(settings) as client:
         key = add_key(settings)
@@ -157,9 +159,9 @@ async def test_where_no_key_is_needed_none_is_looked_at(tmp_path: Path) -> None:
     async with serving(settings_in(tmp_path)) as client:
         for form in ("Key any:thing", "Bearer a.b.c", "nonsense"):
             assert (await asks(client, form)).status_code == 404
-        assert (await client.get(f"{NOBODYS}?fal_jwt_token=x")).status_code == 404
+        assert (await client.get(f"{UNKNOWN_JOB}?fal_jwt_token=x")).status_code == 404
     async with serving(settings_in(tmp_path, key="me:s3cret")) as client:
-        assert (await client.get(NOBODYS)).status_code == 401
+        assert (await client.get(UNKNOWN_JOB)).status_code == 401
 
 
 def test_credentials_do_not_show_when_they_are_printed() -> None:

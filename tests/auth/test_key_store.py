@@ -15,7 +15,7 @@ from server.keys import ApiKey, Credential, Scope, secret_matches
 from server.settings import Settings, SettingsError
 
 REVOCATION_WORKS_WITHIN_S = 5
-NOBODYS = f"/queue/{APP}/requests/00000000-0000-4000-8000-000000000000/status"
+UNKNOWN_JOB = f"/queue/{APP}/requests/00000000-0000-4000-8000-000000000000/status"
 
 
 class Clock:
@@ -132,7 +132,7 @@ async def test_a_request_is_served_even_if_its_key_cannot_be_noted(tmp_path: Pat
                 "BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
             )
         database.close()
-        assert (await client.get(NOBODYS, headers=by_key(key))).status_code == 404
+        assert (await client.get(UNKNOWN_JOB, headers=by_key(key))).status_code == 404
 
 
 # The first key.
@@ -149,8 +149,8 @@ async def test_the_first_start_makes_a_key_and_later_ones_keep_it(tmp_path: Path
     for _ in range(2):
         async with serving(settings) as client:
             key = file.read_text().strip()
-            assert (await client.get(NOBODYS, headers=by_key(key))).status_code == 404
-            assert (await client.get(NOBODYS)).status_code == 401
+            assert (await client.get(UNKNOWN_JOB, headers=by_key(key))).status_code == 404
+            assert (await client.get(UNKNOWN_JOB)).status_code == 401
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     with keys_of(settings) as store:
         (kept,) = store.all()
@@ -200,7 +200,7 @@ async def test_a_configured_key_is_good_for_as_long_as_it_is_configured(tmp_path
     file.write_text("me:s3cret\n")
     for fields, code in (({"key_file": file}, 404), ({"key": "me:other"}, 401)):
         async with serving(settings_in(tmp_path, **fields)) as client:
-            assert (await client.get(NOBODYS, headers=by_key("me:s3cret"))).status_code == code
+            assert (await client.get(UNKNOWN_JOB, headers=by_key("me:s3cret"))).status_code == code
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,7 @@ def test_renewing_does_not_take_hosts(folder: Path) -> None:
         renew_certs(folder, ["other.example"])
 
 
-def test_only_a_ca_of_ours_is_renewed_from(folder: Path, tmp_path: Path) -> None:
+def test_only_a_ca_made_by_the_command_is_renewed(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         renew_certs(tmp_path, [])
     ours, ours_key = [(folder / name).read_bytes() for name in ("ca.pem", "ca-key.pem")]

@@ -129,7 +129,7 @@ def test_the_seed_that_is_drawn_is_printed_and_gives_the_same_video_again(place:
     assert again != (place.folder / "second.mp4").read_bytes()
 
 
-def test_a_finished_video_replaces_a_file_of_its_name_and_a_failed_one_does_not(
+def test_only_a_finished_video_replaces_a_file_of_its_name(
     place: Place,
 ) -> None:
     old = place.folder / "sea.mp4"

@@ -59,7 +59,7 @@ def test_a_dotenv_file_is_not_read(environment: pytest.MonkeyPatch, tmp_path: Pa
     assert Settings.load().port == 8000
 
 
-def test_the_former_name_of_the_worker_works_and_one_line_names_the_new_one(
+def test_the_former_name_of_the_worker_works_with_one_warning(
     environment: pytest.MonkeyPatch,
 ) -> None:
     environment.setenv("COSMOS_WORKER", "server.worker:GpuWorker")

@@ -1,4 +1,4 @@
-"""What a run may write: enough for whoever waits, and never without bound."""
+"""What a run may write: enough for a caller that waits, and never without bound."""
 
 import httpx
 import pytest

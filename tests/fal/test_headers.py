@@ -111,5 +111,5 @@ def test_a_lifecycle_gives_the_seconds_that_files_are_kept() -> None:
     ],
 )
 def test_an_access_list_is_refused_because_files_have_none(acl: object) -> None:
-    with pytest.raises(BadRequest, match="whoever knows the URL"):
+    with pytest.raises(BadRequest, match="This server has no access lists"):
         file_lifetime_s(json.dumps({"initial_acl": acl}))

@@ -60,7 +60,7 @@ def test_the_defaults_are_those_of_the_page() -> None:
     assert order.sync_mode is False
 
 
-def test_every_output_type_and_quality_of_ours_is_accepted() -> None:
+def test_every_output_type_and_quality_is_accepted() -> None:
     for container in Container:
         assert read(video_output_type=container.value).spec.container is container
     for quality in Quality:

@@ -33,7 +33,7 @@ JWKS = "/.well-known/jwks.json"
         ("fal.ai", OPENAPI, Service.DISCOVERY, OPENAPI),
         ("fal.run", "/health/live", Service.HEALTH, "/live"),
         ("v3.fal.media", "/health/live", Service.HEALTH, "/live"),
-        # On fal's hosts a path has no prefix, so this one is an endpoint's, and nobody's.
+        # On fal's hosts a path has no prefix, so this is an unknown endpoint.
         ("fal.run", "/queue" + ENDPOINT, Service.RUN, "/queue" + ENDPOINT),
         ("fal.run", "/api/fal/proxy", Service.RUN, "/api/fal/proxy"),
     ],

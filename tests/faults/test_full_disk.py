@@ -109,7 +109,7 @@ async def test_a_video_that_does_not_fit_fails_its_job_and_no_other(
     assert other.status_code == 200
 
 
-async def test_a_job_that_ends_while_nothing_can_be_written_ends_when_there_is_room(
+async def test_a_job_that_ends_on_a_full_disk_is_written_when_there_is_room(
     client: httpx.AsyncClient, disk: SmallDisk
 ) -> None:
     job = await submit(client, "sleep 1; bytes 1000")

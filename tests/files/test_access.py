@@ -105,7 +105,7 @@ def test_a_video_of_an_earlier_release_is_its_jobs_and_stays_so_without_it(place
     assert reading.readers(video) == ["mine"]
 
 
-def test_what_is_nobodys_is_for_the_operators_alone(place: Place) -> None:
+def test_a_file_without_an_owner_is_for_operators_alone(place: Place) -> None:
     _, video = place.made("a", key_id="mine")
     forget(place, "key_id = NULL, job_id = NULL")
 

@@ -61,7 +61,7 @@ def test_the_secret_itself_signs_no_url(clock: Clock) -> None:
 
 
 @given(st.integers(60, 10 * WEEK_S), st.floats(0, 1e9), st.floats(0, 1e9))
-def test_a_url_given_out_is_good_for_its_seconds_and_for_half_of_them_at_least(
+def test_a_url_is_good_for_half_of_its_seconds_at_least(
     seconds: int, since: float, age: float
 ) -> None:
     clock = Clock()

@@ -30,7 +30,7 @@ BASES = ["http://gpu:8000", "https://videos.example.com/cosmos"]
         (f"http://v3b.fal.media:8443/files/{ID}/car.png", [ID, "car.png"]),
     ],
 )
-def test_a_url_of_ours_is_known_by_scheme_host_and_prefix(url: str, segments: list[str]) -> None:
+def test_own_urls_are_known_by_scheme_host_and_prefix(url: str, segments: list[str]) -> None:
     assert own_file(url, BASES) == segments
 
 
@@ -63,7 +63,7 @@ def test_every_other_url_is_somebody_elses(url: str) -> None:
 
 
 @given(st.text() | st.text().map("http://gpu:8000/files/{}".format))
-def test_any_text_at_all_is_a_url_of_ours_or_is_none(text: str) -> None:
+def test_any_text_is_a_url_of_this_server_or_none(text: str) -> None:
     segments = own_file(text, BASES)
 
     assert (segments is not None) == text.startswith("http://gpu:8000/files/")

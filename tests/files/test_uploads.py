@@ -126,7 +126,7 @@ async def test_a_restriction_of_who_may_read_is_refused_for_it_would_not_hold(
 # The URL to put to, as fal's JavaScript client uses it.
 
 
-async def test_a_file_is_put_to_a_url_of_ours_without_a_key(client: httpx.AsyncClient) -> None:
+async def test_a_file_is_put_to_a_given_url_without_a_key(client: httpx.AsyncClient) -> None:
     put_to, url = await initiate(client, name="my car.png")
 
     assert put_to.startswith(f"{BASE_URL}/files/upload/")

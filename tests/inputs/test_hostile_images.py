@@ -104,7 +104,7 @@ async def test_a_file_that_is_two_things_never_runs_as_the_other(
     assert answer.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
     is_picture = claim == "image/png;text/html"
     disposition = answer.headers["content-disposition"].partition(";")[0]
-    # What is shown is shown as a picture alone: browsers heed the type, and are told not to guess.
+    # What is shown is a picture alone: browsers follow the type, and are told not to guess.
     assert disposition == ("inline" if is_picture else "attachment")
 
 

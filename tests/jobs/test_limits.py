@@ -268,7 +268,7 @@ def test_the_uploads_of_a_key_have_a_limit_of_their_own(tmp_path: Path) -> None:
             piece = Part(number, f"{upload.file_id}-{number}", size, "")
             return lambda: store.add_part(upload, piece, place=lambda: None)
 
-        mine, also_mine, yours, nobodys = map(begin, (MINE, MINE, YOURS, None))
+        mine, also_mine, yours, keyless = map(begin, (MINE, MINE, YOURS, None))
         assert accepted(part(mine, 1, 40))
         for refused in (part(mine, 2, 1), part(also_mine, 1, 1)):
             with pytest.raises(KeyStorageFull, match="'mine' together may have 40 bytes"):
@@ -277,7 +277,7 @@ def test_the_uploads_of_a_key_have_a_limit_of_their_own(tmp_path: Path) -> None:
         assert accepted(part(mine, 1, 30))
         assert accepted(part(also_mine, 1, 10))
         assert accepted(part(yours, 1, 10))
-        assert accepted(part(nobodys, 1, 50)), "where no key is asked for, none has a share"
+        assert accepted(part(keyless, 1, 50)), "where no key is asked for, none has a share"
         assert not accepted(part(yours, 2, 1)), "all together have as much as they may"
 
 

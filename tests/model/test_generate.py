@@ -177,7 +177,7 @@ class Strict:
         return np.zeros_like(frame)
 
 
-def test_the_guardrail_sees_every_prompt_and_what_it_makes_of_a_frame_is_shown(
+def test_the_guardrail_sees_every_prompt_and_may_change_frames(
     pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path
 ) -> None:
     guardrail = Strict()

@@ -78,7 +78,7 @@ def test_every_mode_of_picture_keeps_its_colour(
     assert_plain(data, colour, tolerance)
 
 
-def test_transparent_palette_entries_become_white_and_the_others_keep_their_colour() -> None:
+def test_only_transparent_palette_entries_become_white() -> None:
     result = prepared(palette_with_half_transparency())
 
     assert result[0, 0].tolist() == [255, 255, 255]

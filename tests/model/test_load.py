@@ -57,7 +57,7 @@ def test_islands_stay_in_float32_and_the_rest_is_bfloat16() -> None:
     assert network.proj_out.weight.dtype == network.time_embed.norm.weight.dtype == torch.float32
 
 
-def test_nothing_is_left_without_memory_and_the_rotary_buffers_are_computed() -> None:
+def test_no_tensor_stays_on_meta_and_rotary_buffers_are_computed() -> None:
     pipeline = load_pipeline(WeightStore(stand_in()), "cpu")
     model = pipeline.text._language_model
     assert isinstance(model, torch.nn.Module)

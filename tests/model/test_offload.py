@@ -187,7 +187,7 @@ def full_gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize(("memory", "num_tries"), [("auto", 1), ("offload", 0)])
-def test_a_model_that_the_gpu_cannot_hold_is_loaded_into_host_memory_as_the_gpu_wants_it(
+def test_a_model_too_large_for_the_gpu_is_loaded_into_host_memory(
     full_gpu: list[int], memory: MemoryChoice, num_tries: int
 ) -> None:
     pipeline = load(memory, "cuda")

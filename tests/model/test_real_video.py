@@ -68,7 +68,7 @@ def server(folder: Path) -> Iterator[RunningServer]:
     assert running.end() == 0
 
 
-def test_a_photograph_becomes_the_same_video_over_http_and_from_the_command_line(
+def test_http_and_the_command_line_make_the_same_video_of_a_photograph(
     server: RunningServer, folder: Path
 ) -> None:
     result, lines = _over_http(server, folder)

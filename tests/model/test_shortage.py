@@ -77,7 +77,7 @@ def kept_prompts(pipeline: VideoPipeline) -> int:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_video_that_ran_out_of_memory_is_made_again_by_an_offloaded_model(
+def test_a_shortage_of_memory_offloads_the_model_and_runs_again(
     pixels: Pixels,
     expected: bytes,
     tmp_path: Path,
@@ -121,7 +121,7 @@ def test_what_worked_is_remembered(pixels: Pixels, expected: bytes, tmp_path: Pa
 
 
 @pytest.mark.parametrize("stage", [Stage.IMAGE, Stage.DECODE])
-def test_a_second_shortage_ends_the_video_with_the_reason_and_frees_everything(
+def test_a_second_shortage_fails_with_the_reason_and_frees_everything(
     pixels: Pixels,
     expected: bytes,
     tmp_path: Path,
@@ -240,7 +240,7 @@ def test_a_cancel_is_heard_in_the_second_try(
         (torch.OutOfMemoryError("CUDA out of memory."), None),
     ],
 )
-def test_what_was_needed_is_read_from_torchs_words_and_what_was_free_from_the_gpu(
+def test_a_shortage_says_what_was_needed_and_what_was_free(
     monkeypatch: pytest.MonkeyPatch, error: Exception, needed: int | None
 ) -> None:
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (2**29, 2**34))

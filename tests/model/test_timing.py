@@ -70,7 +70,7 @@ def test_a_gpu_is_timed_by_events() -> None:
     assert len(clock._events) == 2
 
 
-def test_the_cost_of_the_published_network_is_what_its_operations_add_up_to() -> None:
+def test_the_cost_of_the_published_network_is_the_sum_of_its_operations() -> None:
     # 24 latent frames: self-attention 1637 and everything else 288 TFLOP (counted by FlopCounter)
     assert PUBLISHED.quadratic * 24**2 == pytest.approx(1637e12, rel=0.001)
     assert PUBLISHED.operations(24) == pytest.approx(1925e12, rel=0.001)

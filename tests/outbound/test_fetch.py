@@ -72,7 +72,7 @@ async def test_the_address_that_was_vetted_is_the_one_connected_to(site: Site) -
     assert await changing.fetch(site.url("/", NAME), max_bytes=100) == b"picture"
 
 
-async def test_a_name_that_changes_to_a_private_address_is_refused_at_the_redirect(
+async def test_a_redirect_to_a_name_that_is_now_private_is_refused(
     site: Site,
 ) -> None:
     site.answers["/"] = redirect("/again")

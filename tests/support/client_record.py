@@ -232,7 +232,7 @@ class Ledger:
                 wrong.append(f"{record.job_id} was never told of")
             elif any(each != got[0] for each in got) or got[0]["status"] != said:
                 wrong.append(f"{record.job_id} was told of as {got}")
-        return wrong + [f"{job_id} is nobody's" for job_id in hooks if job_id not in wanted]
+        return wrong + [f"{job_id} is unknown" for job_id in hooks if job_id not in wanted]
 
 
 def _upload(client: httpx.Client, wish: Wish) -> str:

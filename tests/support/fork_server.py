@@ -95,7 +95,7 @@ def _tend() -> None:
         failpoint, arguments, environment = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            # What a server prints is not for whoever waits for its process id.
+            # What a server prints is not for the reader of its process id.
             os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
             os.environ.update(environment)
             _kill_at(*failpoint)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from image_files import png, png_rows
 from servers import APP, ENDPOINT, data_uri, picture, request_of
+from upload_calls import INITIATE
 
 
 def weighted(*choices: tuple[int, SearchStrategy[Any]]) -> SearchStrategy[Any]:
@@ -325,6 +326,31 @@ def hostile_requests(
     )
 
 
+def known_requests(authorization: str) -> list[HostileRequest]:
+    """Requests that a search may miss, and that each run is to send."""
+    half = {"prompt": "\ud800", "file_name": "\ud800", "allowed_apps": ["\ud800"]}
+    bodies = [as_json(REQUEST | half, is_ascii) for is_ascii in (True, False)]
+    bodies.append(as_json(REQUEST | {"image_url": "http://\ud800/"}))
+    timeouts = ["soon", "nan", "1e3", "-1", "\xb2", "9" * 400]
+    headers = [("x-fal-request-timeout", text) for text in timeouts]
+    for name in ("x-fal-object-lifecycle", "x-fal-object-lifecycle-preference"):
+        headers += [(name, "[" * 50_000), (name, '{"a":' * 20_000)]
+    plain: list[tuple[str, str]] = [("host", "localhost"), ("authorization", authorization)]
+    requests = [([], body) for body in bodies] + [([each], b"{}") for each in headers]
+    return [
+        HostileRequest(
+            "POST",
+            path.encode(),
+            tuple((name.encode(), text.encode("latin-1")) for name, text in plain + more if text),
+            (body, b""),
+            is_chunked=False,
+        )
+        for path in POSTS
+        for more, body in requests
+    ]
+
+
+POSTS = f"/run/{ENDPOINT} /queue/{ENDPOINT} /files/upload {INITIATE} /rest/tokens/".split()
 PIECES = (
     b"\0|\r\n|\n\n| |\t|\xff\xfe|\x1b[31m|\r\n\r\n|HTTP/1.1|:|\x16\x03\x01|GET / HTTP/0.9\r\n\r\n"
     b"|0\r\n\r\n|\r\ncontent-length: 5|\r\ncontent-length: -1|\r\ncontent-length: 99999999999999999"

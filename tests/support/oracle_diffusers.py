@@ -1,6 +1,6 @@
 """The oracle: runs diffusers' own pipeline on a checkpoint and writes what it computed.
 
-A program for the environment that has torchvision; it imports nothing of ours. It reads a JSON
+A program for the environment that has torchvision, without this project's packages. It reads a JSON
 job from standard input and writes one file of tensors:
 
     {"checkpoint": DIR, "out": FILE, "dtype": "float32", "image": [width, height, hex of RGB],

@@ -41,7 +41,7 @@ def test_a_complete_checkpoint_gives_configs_folders_and_tensors(root: Path) -> 
     assert store.tensors["tokenizer"] == {}
 
 
-def test_an_empty_folder_lacks_everything_and_the_message_has_the_whole_command(
+def test_an_empty_folder_is_refused_with_the_whole_command(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(CheckpointIncomplete) as caught:
@@ -282,7 +282,7 @@ def test_the_digest_changes_with_the_last_byte_of_a_loaded_file(root: Path, name
     assert WeightStore(root).digest != before
 
 
-def test_the_digest_changes_with_the_profile_but_not_with_files_that_are_not_loaded(
+def test_the_digest_covers_the_profile_and_the_loaded_files_alone(
     root: Path,
 ) -> None:
     before = WeightStore(root).digest

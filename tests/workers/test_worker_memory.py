@@ -68,7 +68,7 @@ async def test_a_job_that_is_begun_again_succeeds_and_its_log_says_so(tmp_path: 
         assert await shortages(client) == 1
 
 
-async def test_a_job_that_runs_out_of_memory_for_good_fails_at_once_with_the_reason(
+async def test_a_job_that_never_fits_in_memory_fails_at_once_with_the_reason(
     tmp_path: Path,
 ) -> None:
     async with serving(settings_in(tmp_path), worker_process=True) as client:
