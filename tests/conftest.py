@@ -6,6 +6,7 @@ import httpx
 import pytest
 import pytest_asyncio
 import structlog
+from job_fixtures import Clock
 from servers import serving, settings_in
 
 pytest_plugins = ["client_servers", "client_table"]
@@ -16,6 +17,11 @@ def plain_log() -> Iterator[None]:
     """A server that a test starts in this process logs to that test's stderr, which is closed."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -46,14 +46,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inputs": {"auth", "db", "fal", "files", "jobs", "outbound", *VALUES},
     "dispatch": {"fal", "files", "jobs", "workers", *VALUES},
     "webhooks": {"db", "fal", "files", "jobs", "outbound", *VALUES},
+    "sweeper": {"files", "inputs", "jobs", *VALUES},
     "api": {
         *{"auth", "db", "dispatch", "fal", "files", "inputs", "jobs", "outbound", "webhooks"},
         *{"workers", *VALUES},
     },
-    "sweeper": {"files", "inputs", "jobs", *VALUES},
     "app": {
-        *{"sweeper", "api", "auth", "db", "dispatch", "fal", "files", "inputs", "jobs", "outbound"},
-        *{"webhooks", "workers", *VALUES},
+        *{"api", "auth", "db", "dispatch", "fal", "files", "inputs", "jobs", "outbound"},
+        *{"sweeper", "webhooks", "workers", *VALUES},
     },
     "serve": {"app", "dispatch", "http_protocol", *VALUES},
     "cli": {"auth", "db", "files", "jobs", "serve", "workers", *VALUES},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from api_keys import add_key, by_key, keys_of
+from job_fixtures import Clock
 from servers import APP, serving, settings_in
 
 from server.auth.first_key import FirstKey, configured_key, make_first_key
@@ -16,21 +17,6 @@ from server.settings import Settings, SettingsError
 
 REVOCATION_WORKS_WITHIN_S = 5
 UNKNOWN_JOB = f"/queue/{APP}/requests/00000000-0000-4000-8000-000000000000/status"
-
-
-class Clock:
-    """Time that goes on when a test says so."""
-
-    def __init__(self) -> None:
-        self.at = 1000.0
-
-    def __call__(self) -> float:
-        return self.at
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -77,7 +63,7 @@ def test_new_secrets_have_256_bits_and_differ() -> None:
 def test_a_key_is_revoked_once(store: KeyStore, clock: Clock) -> None:
     store.add(a_key())
     store.revoke("me")
-    clock.at += 1
+    clock.now += 1
     store.revoke("me")
     assert store.all()[0].revoked_at == 1000.0
     with pytest.raises(UnknownKey, match="There is no key 'you'"):
@@ -92,9 +78,9 @@ async def test_polls_do_not_read_the_table_but_see_a_revocation_in_time(
     assert await ring.find("me") == a_key()
 
     store.revoke("me")
-    clock.at += COPY_LIVES_S * 0.9
+    clock.now += COPY_LIVES_S * 0.9
     assert await ring.find("me") == a_key(), "the table was read again"
-    clock.at += COPY_LIVES_S * 0.1
+    clock.now += COPY_LIVES_S * 0.1
     revoked = await ring.find("me")
     assert revoked is not None
     assert revoked.revoked_at == 1000.0
@@ -106,7 +92,7 @@ async def test_guesses_at_ids_do_not_read_the_table_either(store: KeyStore, cloc
     assert await ring.find("me") is None
     store.add(a_key())
     assert await ring.find("me") is None
-    clock.at += COPY_LIVES_S
+    clock.now += COPY_LIVES_S
     assert await ring.find("me") == a_key()
 
 
@@ -117,7 +103,7 @@ async def test_the_use_of_a_key_is_noted_once_a_minute(store: KeyStore, clock: C
     for _ in range(3):
         await ring.note_use(a_key())
         noted.append(store.all()[0].last_used_at)
-        clock.at += USE_IS_NOTED_EVERY_S / 2
+        clock.now += USE_IS_NOTED_EVERY_S / 2
     assert noted == [1000.0, 1000.0, 1000.0 + USE_IS_NOTED_EVERY_S]
 
 

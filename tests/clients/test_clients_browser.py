@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from client_programs import needed_program, run_program
 from client_servers import ClientServer, serving_clients
+from client_table import CAPABILITIES
 from paths import CLIENTS
 from test_clients_docs import adapted, javascript_of
 
@@ -117,17 +118,7 @@ def test_the_lines_of_the_page_get_a_video(
     assert len(request_id) == 36
 
 
-@pytest.mark.shows(
-    "@fal-ai/client 1.10.1 in Chromium",
-    "submit",
-    "logs",
-    "result",
-    "download",
-    "cancel",
-    "validation error",
-    "upload",
-    "streaming",
-)
+@pytest.mark.shows("@fal-ai/client 1.10.1 in Chromium", *CAPABILITIES)
 def test_a_page_uploads_streams_fails_and_cancels(
     site: Site, open_server: ClientServer, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from client_programs import needed_root, not_here, run_node, run_program, run_python
 from client_servers import KEY, ClientServer, serving_clients
+from client_table import CAPABILITIES
 from page_samples import CURL, JAVASCRIPT, PYTHON, printed
 from paths import CLIENTS
 from servers import request_of
@@ -173,17 +174,7 @@ def test_fal_client_needs_no_setting(calls: Callable[..., list[Any]]) -> None:
     assert stored == [True]
 
 
-@pytest.mark.shows(
-    "fal-client 0.5.9",
-    "submit",
-    "logs",
-    "result",
-    "download",
-    "cancel",
-    "validation error",
-    "upload",
-    "streaming",
-)
+@pytest.mark.shows("fal-client 0.5.9", *CAPABILITIES)
 def test_fal_client_of_old_needs_no_setting(calls: Callable[..., list[Any]]) -> None:
     *shown, cancelled, invalid, streamed = calls(FAL_CLIENT, "fal-client@0.5.9")
 
@@ -227,17 +218,7 @@ show(is_at(File.from_bytes(picture, content_type="image/png").url, picture))
 """
 
 
-@pytest.mark.shows(
-    "fal 1.83.0",
-    "submit",
-    "logs",
-    "result",
-    "download",
-    "cancel",
-    "validation error",
-    "upload",
-    "streaming",
-)
+@pytest.mark.shows("fal 1.83.0", *CAPABILITIES)
 def test_the_fal_sdk_runs_and_follows_jobs(calls: Callable[..., list[Any]]) -> None:
     ran, events, status, result, streamed, cancelled, invalid, uploaded = calls(SDK, "fal@1.83.0")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from job_fixtures import Clock
 from pools import PICTURE, SLOT, local_pool, order, running, worker_process
 from servers import ENDPOINT
 
@@ -27,21 +28,6 @@ from server.workers.messages import Chunk, RunEvent
 from server.workers.pool import SlotDown, SlotUp
 
 
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 @pytest.fixture
 def deadlines(clock: Clock) -> Deadlines:
     return Deadlines(now=clock)
@@ -59,17 +45,17 @@ def step_done(step: int) -> StepDone:
 def hear(deadline: RunDeadline, clock: Clock, *events: tuple[float, RunEvent]) -> None:
     """Let the seconds before each event pass."""
     for seconds, event in events:
-        clock.now_s += seconds
+        clock.now += seconds
         deadline.hear(event)
 
 
 async def is_missed_after(deadline: RunDeadline, clock: Clock, seconds: float) -> str:
     """That the deadline is not missed a moment before, and what is said when it is."""
-    clock.now_s += seconds - 0.25
+    clock.now += seconds - 0.25
     missed = asyncio.create_task(deadline.missed())
     await asyncio.sleep(0)
     assert not missed.done()
-    clock.now_s += 0.25
+    clock.now += 0.25
     return await missed
 
 
@@ -158,7 +144,7 @@ async def test_what_is_known_is_of_one_worker_and_one_frame_count(
     for deadline in strangers:
         hear(deadline, clock, (0.0, step_done(1)))
         assert "300 seconds" in await is_missed_after(deadline, clock, 300)
-        clock.now_s = 1000.0
+        clock.now = 1000.0
 
 
 @pytest.mark.parametrize(
@@ -175,7 +161,7 @@ async def test_a_worker_wins_no_time_by_repeating_itself(
 ) -> None:
     hear(deadline, clock, *((0.0, event) for event in first))
 
-    clock.now_s += 1800
+    clock.now += 1800
     hear(deadline, clock, *((0.0, event) for event in again))
 
     assert "was taken to hang" in await deadline.missed()

@@ -7,18 +7,12 @@ from urllib.parse import parse_qs
 from hypothesis import given
 from hypothesis import strategies as st
 from job_fixtures import Clock
-from pytest import fixture
 
 from server.files.links import FileLinks, LinkSigner
 
 FILE, OTHER = "0" * 32, "1" * 32
 SECRET = b"a secret of the server's own"
 WEEK_S = 7 * 86_400
-
-
-@fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def signer_at(clock: Clock, seconds: int = WEEK_S, secret: bytes = SECRET) -> LinkSigner:

@@ -1,15 +1,13 @@
 """Pictures are decoded in processes of their own, and what happens there stays there."""
 
 import asyncio
-import os
 import subprocess
 import sys
-import textwrap
 
 import psutil
 import pytest
 from image_processes import main
-from paths import SUPPORT
+from killed_programs import child_of_killed
 from servers import picture
 
 from pipeline.errors import FileTooLarge, ImageTooSmall, ImageUnreadable, InputError
@@ -142,16 +140,7 @@ def test_an_image_process_dies_with_a_server_that_is_killed() -> None:
 
         asyncio.run(main())
     """
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(server)],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(SUPPORT)},
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        child = psutil.Process(int(process.stdout.readline()))
-        process.kill()
-    child.wait(timeout=30)
+    child_of_killed(server).wait(timeout=30)
 
 
 def test_an_image_process_imports_neither_torch_nor_the_server() -> None:

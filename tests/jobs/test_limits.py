@@ -29,11 +29,6 @@ INVALID = JobError(422, {"detail": [{"loc": ["body", "prompt"], "type": "missing
 MINE, YOURS = "mine", "yours"
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 Open = Callable[..., JobStore]
 
 

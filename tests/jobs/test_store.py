@@ -49,11 +49,6 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def store(path: Path, clock: Clock) -> Iterator[JobStore]:
     with closing(Database(path)) as database:
         yield JobStore(database, owner="this server", now=clock)

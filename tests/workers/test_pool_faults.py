@@ -3,17 +3,13 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import tempfile
-import textwrap
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import psutil
 import pytest
-from paths import SUPPORT
+from killed_programs import child_of_killed
 from pools import SLOT, Watched, local_pool, order, running, step, worker_process
 
 from pipeline.progress import StepDone
@@ -241,13 +237,4 @@ def test_no_worker_outlives_a_server_that_is_killed(prompt: str) -> None:
 
         asyncio.run(main())
     """
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(server), prompt],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(SUPPORT)},
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        worker = psutil.Process(int(process.stdout.readline()))
-        process.kill()
-    worker.wait(timeout=30)
+    child_of_killed(server, prompt).wait(timeout=30)
