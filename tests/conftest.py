@@ -1,12 +1,13 @@
 """Fixtures that several files share."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 import pytest_asyncio
 import structlog
-from job_fixtures import Clock
+from job_fixtures import Clock, Place
 from servers import serving, settings_in
 
 pytest_plugins = ["client_servers", "client_table"]
@@ -22,6 +23,13 @@ def plain_log() -> Iterator[None]:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    place.database.close()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

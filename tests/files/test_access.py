@@ -1,9 +1,7 @@
 """Who may read the files of which rows, and what a job may take for its picture."""
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from job_fixtures import Place
@@ -21,13 +19,6 @@ from server.settings import FilesAuth
 MINE, YOURS = Caller("mine", CALLER_SCOPES), Caller("yours", CALLER_SCOPES)
 OPERATOR = Caller("operator", frozenset({Scope.ADMIN}))
 HOUR_S = 3600
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    place = Place(tmp_path)
-    yield place
-    place.database.close()
 
 
 class Reading:

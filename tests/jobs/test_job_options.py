@@ -1,9 +1,7 @@
 """A caller's wishes in the tables: a time to start in, a key against repeats, no traces."""
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +13,6 @@ from server.models import CANCELLED, TOO_LATE, JobError, JobStatus, NewJob
 DAY_S, TEN_MINUTES_S = 86_400.0, 600.0
 FAILURE = JobError(500, {"detail": "The worker died.", "error_type": "runner_server_error"})
 INVALID = JobError(422, {"detail": [{"loc": ["body", "prompt"], "type": "missing"}]})
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    place = Place(tmp_path)
-    yield place
-    place.database.close()
 
 
 NO_TRACES: list[dict[str, Any]] = [

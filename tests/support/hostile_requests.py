@@ -336,7 +336,8 @@ def known_requests(authorization: str) -> list[HostileRequest]:
     for name in ("x-fal-object-lifecycle", "x-fal-object-lifecycle-preference"):
         headers += [(name, "[" * 50_000), (name, '{"a":' * 20_000)]
     plain: list[tuple[str, str]] = [("host", "localhost"), ("authorization", authorization)]
-    requests = [([], body) for body in bodies] + [([each], b"{}") for each in headers]
+    requests: list[tuple[list[tuple[str, str]], bytes]] = [([], body) for body in bodies]
+    requests += [([each], b"{}") for each in headers]
     return [
         HostileRequest(
             "POST",
