@@ -126,7 +126,6 @@ def encode_video(
     Raises:
         EncodingFailed: ffmpeg is missing or failed; the message has the end of its stderr.
         ValueError: there were more or fewer frames, or one of another shape or type.
-        Exception: whatever `frames` or `check` raise.
     """
     shown_width, shown_height = _shown_size(container, quality, width, height)
     part = out.with_name(f"{out.name}.part")

@@ -1,4 +1,4 @@
-"""A child ffmpeg that is fed raw frames through a pipe, and is gone when the work is.
+"""A child ffmpeg that is fed raw frames through a pipe, and ends with the work.
 
 It is a child so that a codec that crashes does not take the worker with it. What it is asked to
 do is said in `encode.py`.
@@ -44,9 +44,6 @@ def feed_ffmpeg(
 
     Args:
         check: called for each frame and every `POLL_S` of waiting; what it raises ends ffmpeg.
-
-    Raises:
-        EncodingFailed: ffmpeg is missing or failed; the message has the end of its stderr.
     """
     # The blocks are left from the last to the first: ffmpeg is killed if it still runs, which
     # ends both threads, and its pipes are closed once no thread uses them.

@@ -70,11 +70,7 @@ class Placement:
             yield
 
     def offload(self) -> None:
-        """Move every module to host memory, and follow that plan from now on.
-
-        Raises:
-            RuntimeError: the host has too little memory; what was moved stays there.
-        """
+        """Move every module to host memory, and follow that plan from now on."""
         self._plan = MemoryPlan.OFFLOAD
         for module in self._modules:
             module.to(HOST)
@@ -170,7 +166,6 @@ def run_or_free(
     Raises:
         RanOutOfMemory: there was too little memory. Nothing is held of what `work` had made, so
             that it can be tried again.
-        Exception: whatever else `work` raises.
     """
     try:
         return work()
@@ -178,7 +173,7 @@ def run_or_free(
         shortage = MemoryShortage.from_error(error, device)
         if shortage is None:
             raise
-    # By now the error is gone, and with its traceback the frames that held tensors.
+    # By now the error is freed, and with its traceback the frames that held tensors.
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -67,12 +67,6 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
     """The server as an ASGI app; `pool` takes the place of this machine's.
 
     The database is opened and workers are started with the app's lifespan, not before.
-
-    Raises:
-        CheckpointError: the checkpoint is not whole.
-        GuardrailMissing: the checkpoint requires a guardrail, and none is installed.
-        SettingsError: the file that should hold a key does not.
-        ValueError: the settings name a device that is not there.
     """
     key = configured_key(settings)
     limits = _limits(settings)
@@ -84,7 +78,7 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.drain = Drain()
-    # Whoever serves the app puts the ports that it really listens on here.
+    # `server.serve` replaces these by the ports that it really listens on.
     app.state.ports = frozenset({settings.port, settings.tls_port} - {None})
     app.include_router(api_router(settings.files_auth))
     app.add_exception_handler(RequestError, _answer)
@@ -288,7 +282,7 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 
 async def _answer_nobody(_request: Request, _error: Exception) -> Response:
-    """The caller left in the middle of the request: that is no error of ours."""
+    """The caller left in the middle of the request: that is no error of the server."""
     return Response(status_code=499)
 
 

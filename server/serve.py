@@ -28,9 +28,11 @@ def serve(settings: Settings) -> None:
     """Run the server until SIGINT or SIGTERM, and let it drain; a second signal ends it at once.
 
     Raises:
-        SettingsError: an address cannot be listened on, or the certificate cannot be used.
+        SettingsError: an address, the certificate or the file with the key cannot be used.
         DataFolderInUse, DataFolderShared, DiskFull: the data folder cannot be used.
-        CheckpointError, GuardrailMissing, ValueError: see `create_app`.
+        CheckpointError: the checkpoint is not whole.
+        GuardrailMissing: the checkpoint requires a guardrail, and none is installed.
+        ValueError: the settings name a device that is not there.
     """
     _check_certificate(settings)
     _configure_log()
@@ -158,7 +160,7 @@ class _Ending:
         await self._drain.begin(self._drain_s)
         left_s = self._drain_s - (time.monotonic() - started)
         for server in self._servers:
-            # Whoever stops us may not wait much longer than the drain takes.
+            # A service manager may not wait much longer than the drain takes.
             server.config.timeout_graceful_shutdown = max(1, min(GRACE_S, int(left_s)))
             server.should_exit = True
 

@@ -105,11 +105,7 @@ AnyCallerDep = Annotated[Caller, Depends(caller_of)]
 
 
 async def has_room(services: ServicesDep) -> None:
-    """Let nothing in for which the disk has no room.
-
-    Raises:
-        DiskFull: there is too little left.
-    """
+    """Let nothing in for which the disk has no room."""
     await asyncio.to_thread(services.disk.check)
 
 
@@ -177,11 +173,7 @@ class Incoming:
 
     @asynccontextmanager
     async def read(self, *, webhook_url: str | None = None) -> AsyncIterator[Submission]:
-        """The whole request; its body is to be kept no longer than the block.
-
-        Raises:
-            BodyTooLarge, RequestTooSlow, TooManyLargeBodies: the body is not read.
-        """
+        """The whole request; its body is to be kept no longer than the block."""
         async with self.bodies.read(self.request, max_bytes=MAX_BODY_BYTES) as body:
             yield Submission(
                 endpoint=self.endpoint,
@@ -200,12 +192,7 @@ async def _incoming(
     caller: CallerDep,
     base_url: BaseUrlDep,
 ) -> Incoming:
-    """A request for a video.
-
-    Raises:
-        BadRequest: a header cannot be read.
-        DiskFull: there is no room for it.
-    """
+    """A request for a video."""
     await asyncio.to_thread(services.disk.check)
     return Incoming(
         request=request,

@@ -33,7 +33,7 @@ class PublicOrigin:
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """What a URL of ours begins with."""
+        """What a URL of this server begins with."""
         parts = urlsplit(url)
         return cls(parts.scheme, _without_default_port(parts.netloc, parts.scheme), parts.path)
 

@@ -73,7 +73,7 @@ class Metrics:
 
 
 def outcome_of(error: JobError | None) -> str:
-    """How a job ended, in one word of ours."""
+    """How a job ended, in one word."""
     if error is None:
         return "succeeded"
     if error.error_type is None:

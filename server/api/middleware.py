@@ -74,7 +74,7 @@ class AccessRules:
         """Refuse who must not come in.
 
         Raises:
-            MisdirectedRequest: the Host is not one of ours.
+            MisdirectedRequest: the Host is not a name of this server.
             Forbidden: the request is not of this machine alone, and we ask for no key.
         """
         if not self.hosts.allows(arrival.host):

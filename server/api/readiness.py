@@ -14,7 +14,7 @@ from server.errors import DiskFull
 from server.workers.pool import Pool
 
 _LOOK_AGAIN_S = 1.0
-"""Whoever asks, and nobody needs a key, makes the disk work no more often than this."""
+"""Callers, who need no key, make the disk work no more often than this."""
 
 
 @dataclass(frozen=True, slots=True)

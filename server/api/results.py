@@ -64,21 +64,13 @@ class Results:
         self._retention = retention
 
     async def of(self, job: Job) -> Output:
-        """The output of a job that is done.
-
-        Raises:
-            OutputExpired: its files have reached the end of their lifetime.
-        """
+        """The output of a job that is done."""
         return await asyncio.to_thread(self._of, job)
 
     async def answer(
         self, job: Job, *, on_disconnect: Callable[[], None] | None = None
     ) -> Response:
-        """The output as a response; `on_disconnect` is called if the caller leaves before its end.
-
-        Raises:
-            OutputExpired: the files have reached the end of their lifetime.
-        """
+        """The output, sent; `on_disconnect` is called if the caller leaves before the end."""
         output = await self.of(job)
         if job.is_kept:
             return Response(output.head, output.status, output.headers, "application/json")

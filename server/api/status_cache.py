@@ -74,11 +74,7 @@ class StatusCache:
         self._loop.call_soon_threadsafe(self._changed.notify)
 
     async def get(self, job_id: str) -> StatusResponse:
-        """Where a job stands, with all that this process has committed about it.
-
-        Raises:
-            UnknownJob: there is none of that id, or it was not to be kept for so long.
-        """
+        """Where a job stands, with all that this process has committed about it."""
         kept = self._kept.get(job_id)
         if kept is not None and kept.until > time.monotonic():
             return kept.status
@@ -119,7 +115,7 @@ class StatusCache:
             if self._reading.get(job_id) is reading:
                 del self._reading[job_id]
             if not task.cancelled():
-                task.exception()  # whoever asked may be gone, and then it is nobody's
+                task.exception()  # if all who asked have left, nothing else reads it
 
         reading.task.add_done_callback(forget)
         self._reading[job_id] = reading

@@ -6,12 +6,11 @@ from pathlib import Path
 
 CPU = "cpu"
 
-
 _NVIDIA_SMI_TIMEOUT_S = 10.0
 
 
 class DeviceError(ValueError):
-    """`--devices` cannot be had; the message is for whoever typed it."""
+    """`--devices` cannot be had; the message is for the person who typed it."""
 
 
 def devices_from(text: str, cuda_visible_devices: str | None) -> list[str]:

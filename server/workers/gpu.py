@@ -32,7 +32,6 @@ from weights.store import WeightStore
 if TYPE_CHECKING:
     from pipeline.encode import EncodedVideo
     from pipeline.generate import VideoPipeline
-    from pipeline.network.attention import Choice
 
 IMAGE = "image"
 """The name of the first frame among an order's media."""
@@ -58,12 +57,7 @@ class GpuWorker:
         return self._pipeline.placement.plan
 
     def load(self, report: Callable[[Loading], None]) -> Ready:
-        """Import torch and load the checkpoint.
-
-        Raises:
-            CannotLoad: the checkpoint is not what it should be.
-            PipelineError: the checkpoint requires a guardrail, or the device is too small.
-        """
+        """Import torch and load the checkpoint."""
         report(Loading("Importing torch", 0.0))
         import torch
 
@@ -82,17 +76,18 @@ class GpuWorker:
             )
         except CheckpointError as error:
             raise CannotLoad(str(error)) from error
-        _log_choice(self._pipeline.attention)
+        choice = self._pipeline.attention
+        if choice.trials:
+            trials = [str(trial) for trial in choice.trials]
+            _log.info("The attention backend is chosen", backend=choice.name, trials=trials)
+        for warning in choice.warnings:
+            _log.warning(warning)
         is_gpu = self._device == "cuda"
         name = torch.cuda.get_device_name() if is_gpu else "CPU"
-        return Ready(store.digest, name, self._pipeline.attention.name, self.memory)
+        return Ready(store.digest, name, choice.name, self.memory)
 
     def run(self, order: WorkOrder, send: Send, cancelled: Callable[[], bool]) -> Done:
-        """Make the order's video and send it.
-
-        Raises:
-            PipelineError: as `VideoPipeline.generate` does.
-        """
+        """Make the order's video and send it."""
         clock = _StageClock(order.job_id, send)
         watcher = Watcher(clock.tell, cancelled)
         with tempfile.TemporaryDirectory(dir=self._options.scratch) as folder:
@@ -104,15 +99,6 @@ class GpuWorker:
             )
             _send_file(video, send, watcher.check)
         return Done(order.spec.tier, clock.stop())
-
-
-def _log_choice(choice: "Choice") -> None:
-    """Say on stderr, which is the server's log, how the attention backend was chosen."""
-    if choice.trials:
-        trials = [str(trial) for trial in choice.trials]
-        _log.info("The attention backend is chosen", backend=choice.name, trials=trials)
-    for warning in choice.warnings:
-        _log.warning(warning)
 
 
 class _StageClock:

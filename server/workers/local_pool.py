@@ -72,9 +72,6 @@ class LocalPool:
         """A pool of the workers that the settings name, on all of their devices or the first few.
 
         In the folder `data` workers keep what they compile, and the files of their runs.
-
-        Raises:
-            DeviceError: the settings name a device that is not there.
         """
         names = {field.name for field in fields(WorkerOptions)}
         options = WorkerOptions(

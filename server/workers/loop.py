@@ -83,7 +83,7 @@ class Worker(Protocol):
         """Load the model; whatever is raised says why the slot is down.
 
         Raises:
-            PipelineError: with a sentence for whoever runs the server, such as `CannotLoad`.
+            PipelineError: with a sentence for the operator, such as `CannotLoad`.
         """
 
     def run(
@@ -106,10 +106,6 @@ class Cancel:
 
 
 _ORDER, _CANCEL = b"O", b"C"
-
-_INTERNAL_ERROR = (
-    "The video could not be made: an error inside the worker, which its log describes."
-)
 
 
 def encode_request(request: WorkOrder | Cancel) -> bytes:

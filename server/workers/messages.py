@@ -122,23 +122,7 @@ RunEvent = (
 
 WorkerEvent = Loading | Ready | Idle | RunEvent
 
-_CLASSES: dict[str, type[WorkerEvent]] = {
-    cls.__name__: cls
-    for cls in (
-        Loading,
-        Ready,
-        StageStarted,
-        StepDone,
-        Note,
-        Restarted,
-        Chunk,
-        Artifact,
-        Done,
-        CancelledEvent,
-        Failed,
-        Idle,
-    )
-}
+_CLASSES: dict[str, type[WorkerEvent]] = {cls.__name__: cls for cls in get_args(WorkerEvent)}
 
 
 class BadMessage(Exception):
@@ -250,11 +234,7 @@ def _unpack(message: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def _read_json(text: bytes) -> Any:
-    """Read JSON whose every value can be written again: to a table, to a client.
-
-    Raises:
-        ValueError: it is no JSON, or has a number or a string that cannot.
-    """
+    """Read JSON whose every value can be written again: to a table, to a client."""
     value = json.loads(
         text, parse_int=_integer, parse_float=_finite_float, parse_constant=_finite_float
     )

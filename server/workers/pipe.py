@@ -35,13 +35,13 @@ class Pipe:
         """Send one message; waits while the other side does not read.
 
         Raises:
-            OSError: the other side is gone, or `finish` was called.
+            OSError: the other side has ended, or `finish` was called.
         """
         with self._sending:
             self._socket.sendall(_LENGTH.pack(len(message)) + message)
 
     def receive(self, max_bytes: int | None = None) -> bytes | None:
-        """Wait for one message; None when the other side has finished or is gone.
+        """Wait for one message; None when the other side has finished or ended.
 
         Raises:
             BadMessage: the message is longer than `max_bytes`, as text read as a length will be.

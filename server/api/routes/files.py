@@ -1,4 +1,4 @@
-"""Files: videos and uploads. Whoever has the URL may read it, as at fal, if nobody chose otherwise.
+"""Files: videos and uploads. Anyone with the URL may read one, as at fal, unless settings differ.
 
 Nothing here is to be trusted by a browser: only pictures and videos are shown, and no page that
 somebody uploaded as a file runs or looks as if it came from this server.

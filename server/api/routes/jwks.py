@@ -12,7 +12,7 @@ from server.webhooks.signing import KeySet
 
 MAX_AGE_S = 3600
 """How long a verifier may keep the set. fal's documents allow a day; a key that was restored or
-made anew should not be unknown for so long."""
+replaced should not be unknown for so long."""
 
 router = APIRouter(tags=[Service.DISCOVERY])
 

@@ -43,11 +43,7 @@ async def _found(
     services: ServicesDep,
     caller: CallerDep,
 ) -> StatusResponse:
-    """The caller's request that the path names; the answer is numbered as the request is.
-
-    Raises:
-        UnknownJob: there is none of that id there, or it is somebody else's.
-    """
+    """The caller's request that the path names; the answer is numbered as the request is."""
     found = await services.statuses.get(request_id)
     job = found.standing.job
     if job.key_id != caller.key_id or app not in (job.endpoint, app_of(job.endpoint)):
