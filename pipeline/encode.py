@@ -41,9 +41,7 @@ class _Format:
 
 _FORMATS = {
     Container.X264: _Format(
-        "mp4",
-        "video/mp4",
-        "-c:v libx264 -pix_fmt yuv420p -movflags +faststart",
+        "mp4", "video/mp4", "-c:v libx264 -pix_fmt yuv420p -movflags +faststart"
     ),
     Container.VP9: _Format(
         "webm",
@@ -56,11 +54,7 @@ _FORMATS = {
         "-c:v prores_ks -profile:v 4444 -vendor apl0 "
         "-pix_fmt yuva444p10le -alpha_bits 0 -movflags +faststart",
     ),
-    Container.GIF: _Format(
-        "gif",
-        "image/gif",
-        "-c:v gif -loop 0",
-    ),
+    Container.GIF: _Format("gif", "image/gif", "-c:v gif -loop 0"),
 }
 
 # fal publishes the names of the qualities and not the settings behind them: these are ours.
@@ -127,7 +121,10 @@ def encode_video(
         EncodingFailed: ffmpeg is missing or failed; the message has the end of its stderr.
         ValueError: there were more or fewer frames, or one of another shape or type.
     """
-    shown_width, shown_height = _shown_size(container, quality, width, height)
+    shown_width, shown_height = width, height
+    max_width = _PALETTES[quality].max_width
+    if container is Container.GIF and max_width is not None:
+        shown_width, shown_height = _fit(max_width, width, height)
     part = out.with_name(f"{out.name}.part")
     arguments = [
         *_input_options(width, height),
@@ -203,11 +200,6 @@ def _gif_filters(palette: _Palette, width: int, height: int) -> str:
         f"[frames]scale={width}:{height}:flags=lanczos[scaled];"
         f"[scaled][colours]paletteuse=dither={palette.dither}:diff_mode=rectangle"
     )
-
-
-def _shown_size(container: Container, quality: Quality, width: int, height: int) -> tuple[int, int]:
-    max_width = _PALETTES[quality].max_width if container is Container.GIF else None
-    return (width, height) if max_width is None else _fit(max_width, width, height)
 
 
 def _fit(max_width: int, width: int, height: int) -> tuple[int, int]:

@@ -88,7 +88,16 @@ def _open(data: bytes, field: str) -> Image.Image:
         raise ImageUnreadable(field, "The image is empty: it has 0 bytes.")
     with _decoding(field):
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    _check_size(image.width, image.height, field)
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _too_large(field, f"The image is {width:,}x{height:,} pixels, which")
+    if min(width, height) < MIN_SIDE:
+        raise ImageTooSmall(
+            field,
+            f"The image is {width}x{height} pixels; "
+            f"it needs at least {MIN_SIDE} in width and in height.",
+            {"min_height": MIN_SIDE, "min_width": MIN_SIDE},
+        )
     return image
 
 
@@ -108,18 +117,6 @@ def _decoding(field: str) -> Iterator[None]:
         raise ImageUnreadable(field, _TOO_LITTLE_MEMORY) from error
     except Exception as error:
         raise ImageUnreadable(field, _UNREADABLE) from error
-
-
-def _check_size(width: int, height: int, field: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise _too_large(field, f"The image is {width:,}x{height:,} pixels, which")
-    if min(width, height) < MIN_SIDE:
-        raise ImageTooSmall(
-            field,
-            f"The image is {width}x{height} pixels; "
-            f"it needs at least {MIN_SIDE} in width and in height.",
-            {"min_height": MIN_SIDE, "min_width": MIN_SIDE},
-        )
 
 
 def _too_large(field: str, subject: str) -> ImageTooLarge:

@@ -8,12 +8,16 @@ measured step predicts any other frame count.
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 
 import torch
 
 _NUM_MEASUREMENTS = 9
 """The newest measurements, whose median is the rate: a first step that warms up does not count."""
+
+
+_newest = partial(deque[float], maxlen=_NUM_MEASUREMENTS)
 
 
 class StepClock:
@@ -75,17 +79,13 @@ class StepCost:
         return self.linear * num_latent_frames + self.quadratic * num_latent_frames**2
 
 
-def _measurements() -> deque[float]:
-    return deque(maxlen=_NUM_MEASUREMENTS)
-
-
 @dataclass(frozen=True, slots=True)
 class Estimator:
     """The measured rates of one process, and what they predict."""
 
     step_cost: StepCost
-    _seconds_per_operation: deque[float] = field(default_factory=_measurements)
-    _seconds_per_decoded: deque[float] = field(default_factory=_measurements)
+    _seconds_per_operation: deque[float] = field(default_factory=_newest)
+    _seconds_per_decoded: deque[float] = field(default_factory=_newest)
 
     def measured_step(self, seconds: float, num_latent_frames: int, num_branches: int) -> None:
         """Learn from one denoising step."""

@@ -113,7 +113,11 @@ async def _running(
     if settings.needs_key and key is None:
         app.state.first_key = make_first_key(KeyStore(database), settings.data)
     sweeper = Sweeper(services.retention, services.images, services.uploads, services.files)
-    await _recover(services, sweeper)
+    # Take up what the last process on this data folder left.
+    await asyncio.to_thread(sweeper.clean_up)
+    await asyncio.to_thread(services.store.recover)
+    await services.webhooks.recover()
+    services.runs.adopt_all(await asyncio.to_thread(services.store.unfinished_runs))
     store, files, signals = services.store, services.files, services.signals
     intake = InputPreparer(
         store, files, services.images, services.public_files, fetcher, limits, signals
@@ -150,14 +154,6 @@ async def _running(
         await dispatcher.close()
         await pool.close()
         database.close()
-
-
-async def _recover(services: Services, sweeper: Sweeper) -> None:
-    """Take up what the last process on this data folder left."""
-    await asyncio.to_thread(sweeper.clean_up)
-    await asyncio.to_thread(services.store.recover)
-    await services.webhooks.recover()
-    services.runs.adopt_all(await asyncio.to_thread(services.store.unfinished_runs))
 
 
 def _services(

@@ -39,7 +39,7 @@ class RequestError(Exception):
 
 
 class BadRequest(RequestError):
-    """The request itself is malformed."""
+    """The request itself is malformed, or it breaks a limit of the server."""
 
     status = 400
     error_type = "bad_request"
@@ -115,11 +115,10 @@ class MethodNotAllowed(RequestError):
     headers: Mapping[str, str] = {"allow": "{}"}
 
 
-class RequestTooSlow(RequestError):
+class RequestTooSlow(BadRequest):
     """The caller pauses for more than so many seconds, or sends too slowly to wait for."""
 
     status = 408
-    error_type = "bad_request"
     message = (
         "The rest of the request did not come within {:g} seconds, or comes too slowly. "
         "COSMOS_READ_TIMEOUT sets the limit."
@@ -134,27 +133,24 @@ class UploadClosed(RequestError):
     message = "This upload is over: its URL works once, for an hour. Begin another."
 
 
-class UploadTooLarge(RequestError):
+class UploadTooLarge(BadRequest):
     """The file has more bytes than the limit."""
 
     status = 413
-    error_type = "bad_request"
     message = "The file is larger than {:,} bytes, which is the limit for one."
 
 
-class BodyTooLarge(RequestError):
+class BodyTooLarge(BadRequest):
     """The body has more bytes than the limit."""
 
     status = 413
-    error_type = "bad_request"
     message = "The request's body is larger than {:,} bytes, which is the limit."
 
 
-class TextTooLarge(RequestError):
+class TextTooLarge(BadRequest):
     """The body without its pictures has more bytes than the limit."""
 
     status = 413
-    error_type = "bad_request"
     message = (
         "The request without its picture is larger than {:,} bytes, which is the limit for the "
         "rest."
@@ -167,11 +163,10 @@ class MisdirectedRequest(RequestError):
     status = 421
 
 
-class IdempotencyMismatch(RequestError):
+class IdempotencyMismatch(BadRequest):
     """The same Idempotency-Key came with another request."""
 
     status = 422
-    error_type = "bad_request"
     message = "This Idempotency-Key belongs to a request with another body."
 
 
@@ -208,11 +203,10 @@ class TooManySubmits(RequestError):
     headers: Mapping[str, str] = {"retry-after": "{2}"}
 
 
-class HeadersTooLarge(RequestError):
+class HeadersTooLarge(BadRequest):
     """The request line and the headers have more bytes than the limit."""
 
     status = 431
-    error_type = "bad_request"
     message = (
         "The request's address and headers are larger than {:,} bytes, which is the limit for them."
     )

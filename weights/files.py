@@ -102,15 +102,12 @@ def read_index(path: Path) -> dict[str, str]:
     if not isinstance(shards, dict) or not shards:
         raise CheckpointDamaged(f"{path} has no weight_map from tensors to files.")
     for key, name in shards.items():
-        if not isinstance(name, str) or not name.endswith(".safetensors") or _leaves(name):
+        is_file = isinstance(name, str) and name.endswith(".safetensors")
+        if not is_file or "/" in name or "\\" in name:
             raise CheckpointDamaged(
                 f"{path} places {key} in {name!r}; a safetensors file beside it is wanted."
             )
     return shards
-
-
-def _leaves(name: str) -> bool:
-    return "/" in name or "\\" in name
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -20,13 +20,11 @@ from server.workers.pool import SlotState, SlotView
 
 STAGE_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 180, 300, 600, 1200, 3600)
 
-Slots = Callable[[], Sequence[SlotView]]
-
 
 class Metrics:
     """The metrics of one server."""
 
-    def __init__(self, database: Database, slots: Slots) -> None:
+    def __init__(self, database: Database, slots: Callable[[], Sequence[SlotView]]) -> None:
         self._database = database
         self._slots = slots
         self._registry = CollectorRegistry(auto_describe=False)
@@ -90,10 +88,10 @@ class _Now(Collector):
 
     def collect(self) -> Iterator[Metric]:
         queue = self._queue
-        yield _gauge("cosmos_jobs_waiting", "Jobs that wait.", queue.waiting)
-        yield _gauge("cosmos_jobs_running", "Jobs that run.", queue.running)
+        yield GaugeMetricFamily("cosmos_jobs_waiting", "Jobs that wait.", queue.waiting)
+        yield GaugeMetricFamily("cosmos_jobs_running", "Jobs that run.", queue.running)
         oldest = "Seconds since the oldest job that waits was submitted; 0 if none waits."
-        yield _gauge("cosmos_oldest_waiting_seconds", oldest, queue.oldest_s)
+        yield GaugeMetricFamily("cosmos_oldest_waiting_seconds", oldest, queue.oldest_s)
         counts = Count(slot.state for slot in self._slots)
         slots = GaugeMetricFamily("cosmos_slots", "Slots, by state.", labels=["state"])
         for state in SlotState:
@@ -114,7 +112,3 @@ class _Now(Collector):
         for slot in self._slots:
             shortages.add_metric([slot.name], slot.memory_shortages)
         yield shortages
-
-
-def _gauge(name: str, documentation: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, documentation, value=value)

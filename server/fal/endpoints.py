@@ -6,19 +6,12 @@ A request model crosses into the pipeline here: from JSON to a `VideoSpec` and i
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails
 
-from pipeline.spec import (
-    MAX_FRAMES,
-    MAX_SEED,
-    Container,
-    FirstFrame,
-    Quality,
-    VideoSpec,
-)
+from pipeline.spec import MAX_FRAMES, MAX_SEED, Container, FirstFrame, Quality, VideoSpec
 from server.errors import InvalidInput
 from server.fal.schemas import ImageToVideoInput, ImageToVideoOutput, item_of, read_as
 
@@ -56,11 +49,15 @@ class Endpoint:
 
 def image_to_video(given: ImageToVideoInput, limits: Limits) -> VideoRequest:
     """What to make of an image and a prompt. A seed is drawn if none is given."""
-    num_frames = given.num_frames
+    num_frames, limit = given.num_frames, limits.max_frames
     if "num_frames" not in given.model_fields_set:
-        num_frames = min(num_frames, limits.max_frames)
-    if num_frames > limits.max_frames:
-        _refuse_num_frames(num_frames, limits.max_frames)
+        num_frames = min(num_frames, limit)
+    if num_frames > limit:
+        # As pydantic does when a field breaks a limit; this one is the checkpoint's.
+        detail = InitErrorDetails(
+            type="less_than_equal", loc=("num_frames",), input=num_frames, ctx={"le": limit}
+        )
+        raise ValidationError.from_exception_data("input", [detail])
     spec = VideoSpec(
         prompt=given.prompt,
         negative_prompt=given.negative_prompt,
@@ -105,11 +102,3 @@ def parse_request(endpoint: str, body: bytes, limits: Limits) -> VideoRequest:
         return described.to_video_request(request, limits)
     except ValidationError as error:
         raise InvalidInput([item_of(each) for each in error.errors(include_url=False)]) from error
-
-
-def _refuse_num_frames(given: int, limit: int) -> NoReturn:
-    """Fail as pydantic does when a field breaks a limit, here one that the checkpoint sets."""
-    detail = InitErrorDetails(
-        type="less_than_equal", loc=("num_frames",), input=given, ctx={"le": limit}
-    )
-    raise ValidationError.from_exception_data("input", [detail])

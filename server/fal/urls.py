@@ -55,14 +55,8 @@ _BACKUP_HOST_OF = {**_HOST_OF, Service.RUN: "falrun.com", Service.QUEUE: "queue.
 
 _PREFIXES = {
     service.value: service
-    for service in (
-        Service.RUN,
-        Service.QUEUE,
-        Service.REST,
-        Service.FILES,
-        Service.HEALTH,
-        Service.ADMIN,
-    )
+    for service in Service
+    if service not in (Service.DISCOVERY, Service.PROXY)
 }
 _DOCUMENTS = frozenset({"api", "docs", "llms.txt", "metrics", "models", "openapi.json"})
 """The first segments of the paths of documents."""

@@ -1,7 +1,4 @@
-"""Which addresses outbound requests may go to: public ones, and those that the operator allows.
-
-Nothing here looks at a machine: which addresses are our own, `server.outbound.addresses` knows.
-"""
+"""Which addresses outbound requests may go to: public ones, and those that the operator allows."""
 
 import errno
 import socket

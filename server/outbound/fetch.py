@@ -166,9 +166,10 @@ class Fetcher:
             FetchRefused: the URL is malformed or not allowed as things are now.
         """
         parsed = self._checked(url)
+        port = parsed.port or {"http": 80, "https": 443}[parsed.scheme]
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await self.vetted(parsed.raw_host.decode("ascii"), _port_of(parsed))
+                await self.vetted(parsed.raw_host.decode("ascii"), port)
         except TimeoutError as error:
             raise HostRefused(parsed.host) from error
         return str(parsed)
@@ -285,10 +286,6 @@ def _checked(url: str) -> httpx.URL:
     if parsed.port is not None and not 0 < parsed.port < 65536:
         raise FetchRefused(f"The URL's port is {parsed.port}; ports go from 1 to 65535.")
     return parsed.copy_with(fragment=None)
-
-
-def _port_of(url: httpx.URL) -> int:
-    return url.port or {"http": 80, "https": 443}[url.scheme]
 
 
 def _headers(url: httpx.URL, headers: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -16,9 +16,6 @@ from server.api.openapi.schemas import input_schema, output_schema
 from server.fal.endpoints import ENDPOINTS, Limits
 from server.fal.urls import Service, is_fal_host, url_for
 
-_TYPES = {"number": "float"}
-
-
 _TEMPLATE = Template(files("server.api.openapi").joinpath("llms.txt.tmpl").read_text("utf-8"))
 
 
@@ -92,8 +89,7 @@ def _type_of(name: str, field: Mapping[str, Any]) -> str:
         return str(field["$ref"]).rpartition("/")[2]
     if "enum" in field:
         return "".join(word.capitalize() for word in name.split("_")) + "Enum"
-    kind: str = field["type"]
-    return _TYPES.get(kind, kind)
+    return "float" if field["type"] == "number" else str(field["type"])
 
 
 def _example_of(field: Mapping[str, Any]) -> Any:

@@ -76,22 +76,16 @@ BYTES_BODY = body(BYTES, "application/octet-stream") | {"required": False}
 
 
 def query(name: str, description: str, *, required: bool = False, **schema: Any) -> Described:
-    return {
-        "name": name,
-        "in": "query",
-        "required": required,
-        "description": description,
-        "schema": {"type": "string", **schema},
-    }
+    return {**_parameter(name, "query", description, schema), "required": required}
 
 
 def header(name: str, description: str, **schema: Any) -> Described:
-    return {
-        "name": name,
-        "in": "header",
-        "description": description,
-        "schema": {"type": "string", **schema},
-    }
+    return _parameter(name, "header", description, schema)
+
+
+def _parameter(name: str, place: str, description: str, schema: Described) -> Described:
+    schema = {"type": "string", **schema}
+    return {"name": name, "in": place, "description": description, "schema": schema}
 
 
 LIFECYCLE = header(

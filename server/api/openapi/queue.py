@@ -63,6 +63,7 @@ _LOGS: Schema = {
 
 def queue_document(endpoint_id: str, base_url: str, limits: Limits) -> dict[str, Any]:
     """The document, for callers of `base_url`."""
+    schemas = {"QueueStatus": _QUEUE_STATUS, **endpoint_schemas(endpoint_id, limits)}
     return {
         "openapi": "3.0.4",
         "info": {
@@ -87,7 +88,7 @@ def queue_document(endpoint_id: str, base_url: str, limits: Limits) -> dict[str,
                     "description": "Fal Key",
                 }
             },
-            "schemas": _schemas(endpoint_id, limits),
+            "schemas": {name: _ordered(schema) for name, schema in schemas.items()},
         },
         "paths": _paths(endpoint_id),
         "servers": [{"url": url_for(base_url, Service.QUEUE, "")}],
@@ -95,19 +96,10 @@ def queue_document(endpoint_id: str, base_url: str, limits: Limits) -> dict[str,
     }
 
 
-def _schemas(endpoint_id: str, limits: Limits) -> dict[str, Schema]:
-    described = {"QueueStatus": _QUEUE_STATUS, **endpoint_schemas(endpoint_id, limits)}
-    return {name: _ordered(schema) for name, schema in described.items()}
-
-
 def _ordered(schema: Schema) -> Schema:
     """An object's schema in OpenAPI 3.0, its fields named in their order."""
     properties = {name: _field(field) for name, field in schema["properties"].items()}
-    return {
-        "x-fal-order-properties": list(properties),
-        **schema,
-        "properties": properties,
-    }
+    return {"x-fal-order-properties": list(properties), **schema, "properties": properties}
 
 
 def _field(schema: Schema) -> Schema:

@@ -10,20 +10,12 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, StringConstraints, WithJsonSchema
 from typing_extensions import TypedDict
 
-from server.api.dependencies import (
-    BaseUrlDep,
-    JsonDep,
-    ServicesDep,
-    UploaderDep,
-    has_room,
-)
+from server.api.dependencies import BaseUrlDep, JsonDep, ServicesDep, UploaderDep, has_room
 from server.api.openapi.parts import LIFECYCLE, json_body
-from server.api.routes.uploads import lifetime_asked
+from server.api.routes.uploads import new_upload
 from server.auth.tokens import MAX_TOKEN_SECONDS, TokenScope
 from server.fal.schemas import read_as
 from server.fal.urls import Service, url_for
-from server.files.content_types import content_type_of, file_name_of
-from server.files.upload_store import NewUpload
 from server.keys import Scope
 
 router = APIRouter(prefix="/rest/storage", tags=[Service.REST])
@@ -102,13 +94,7 @@ async def initiate(
 ) -> UploadUrls:
     """Give out the URLs of a file that is to come."""
     wanted = read_as(UploadRequest, body)
-    content_type = content_type_of(wanted.content_type)
-    new = NewUpload(
-        key_id=caller.key_id,
-        file_name=file_name_of(wanted.file_name, content_type),
-        content_type=content_type,
-        lifetime_s=lifetime_asked(request),
-    )
+    new = new_upload(request, caller.key_id, wanted.file_name, wanted.content_type)
     in_parts = request.url.path.endswith("-multipart")
     upload = await services.uploads.begin(new, in_parts=in_parts)
     response.headers["cache-control"] = "no-store"

@@ -96,7 +96,7 @@ async def upload_file(
 ) -> AccessUrl:
     """Keep the body as a file."""
     file = await services.uploads.receive(
-        _new_upload(request, caller.key_id), services.bodies.chunks(request)
+        _upload_of_headers(request, caller.key_id), services.bodies.chunks(request)
     )
     return {"access_url": services.file_links.url(base_url, file.id, file.name)}
 
@@ -110,7 +110,8 @@ async def begin_multipart(
     request: Request, services: ServicesDep, caller: UploaderDep, base_url: BaseUrlDep
 ) -> BegunUpload:
     """Begin a file that comes in parts."""
-    upload = await services.uploads.begin(_new_upload(request, caller.key_id), in_parts=True)
+    new = _upload_of_headers(request, caller.key_id)
+    upload = await services.uploads.begin(new, in_parts=True)
     url = services.file_links.url(base_url, upload.file_id, upload.file_name)
     return BegunUpload(access_url=url, upload_id=upload.id)
 
@@ -127,7 +128,11 @@ async def put_file(request: Request, services: ServicesDep) -> dict[str, Any]:
     The URL is all that is needed.
     """
     upload: Upload = request.state.upload
-    _check_type(upload, request.headers.get("content-type"))
+    given = request.headers.get("content-type")
+    if given is not None and essence_of(given) != essence_of(upload.content_type):
+        raise BadRequest(
+            f"This upload was begun for a file of type {upload.content_type!r}, not {given!r}."
+        )
     await services.uploads.put(upload, services.bodies.chunks(request))
     return {}
 
@@ -157,8 +162,10 @@ async def put_part(
     response: Response,
 ) -> PartView:
     """A part of a file."""
+    if not number.isascii() or not number.isdigit() or len(number) > 9:
+        raise BadRequest(f"{number!r} is not the number of a part.")
     part = await services.uploads.put_part(
-        request.state.upload, _part_number(number), services.bodies.chunks(request)
+        request.state.upload, int(number), services.bodies.chunks(request)
     )
     etag = f'"{part.sha256}"'
     response.headers["etag"] = etag
@@ -188,27 +195,29 @@ async def complete(request: Request, services: ServicesDep, body: JsonDep) -> di
     return {}
 
 
-def lifetime_asked(request: Request) -> float | None:
-    """Seconds that the caller wants the file kept: clients send one header, the other, or both."""
+def new_upload(
+    request: Request, key_id: str | None, file_name: str | None, content_type: str | None
+) -> NewUpload:
+    """The file that a request announces, kept for as long as its headers ask for."""
+    content_type = content_type_of(content_type)
     headers = request.headers
-    return file_lifetime_s(
-        headers.get("x-fal-object-lifecycle") or headers.get("x-fal-object-lifecycle-preference")
-    )
-
-
-def _new_upload(request: Request, key_id: str | None) -> NewUpload:
-    content_type = content_type_of(request.headers.get("content-type"))
+    # Clients send one header, the other, or both.
+    lifecycle = headers.get("x-fal-object-lifecycle")
     return NewUpload(
         key_id=key_id,
-        file_name=file_name_of(_header_text(request, "x-fal-file-name"), content_type),
+        file_name=file_name_of(file_name, content_type),
         content_type=content_type,
-        lifetime_s=lifetime_asked(request),
+        lifetime_s=file_lifetime_s(lifecycle or headers.get("x-fal-object-lifecycle-preference")),
     )
 
 
-def _header_text(request: Request, name: str) -> str | None:
+def _upload_of_headers(request: Request, key_id: str | None) -> NewUpload:
+    file_name = _text_of(request.headers.get("x-fal-file-name"))
+    return new_upload(request, key_id, file_name, request.headers.get("content-type"))
+
+
+def _text_of(value: str | None) -> str | None:
     """A header that may hold more than ASCII: clients send UTF-8, or what fetch makes of it."""
-    value = request.headers.get(name)
     if value is None:
         return None
     try:
@@ -220,16 +229,3 @@ def _header_text(request: Request, name: str) -> str | None:
 def _check_owner(upload: Upload, key_id: str | None) -> None:
     if upload.key_id != key_id:
         raise UnknownUpload
-
-
-def _check_type(upload: Upload, given: str | None) -> None:
-    if given is not None and essence_of(given) != essence_of(upload.content_type):
-        raise BadRequest(
-            f"This upload was begun for a file of type {upload.content_type!r}, not {given!r}."
-        )
-
-
-def _part_number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise BadRequest(f"{text!r} is not the number of a part.")
-    return int(text)
