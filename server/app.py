@@ -38,7 +38,7 @@ from server.fal.urls import Service
 from server.files.access import FileAccess
 from server.files.links import FileLinks, LinkSigner
 from server.files.public import PublicFiles, base_urls_of
-from server.files.store import ArtifactStore
+from server.files.store import FileStore
 from server.files.upload_store import UploadStore
 from server.files.uploads import Uploads
 from server.inputs.disconnects import DisconnectedRuns
@@ -167,7 +167,7 @@ def _services(
 ) -> Services:
     owner = str(uuid.uuid4())
     store = JobStore(database, owner=owner, key_limits=_key_limits(settings))
-    files = ArtifactStore(settings.data / "files")
+    files = FileStore(settings.data / "files")
     signals = Signals()
     statuses = StatusCache(store.standing)
     store.on_write(statuses.written)
@@ -217,7 +217,7 @@ def _services(
     )
 
 
-def _uploads(settings: Settings, database: Database, files: ArtifactStore) -> Uploads:
+def _uploads(settings: Settings, database: Database, files: FileStore) -> Uploads:
     key_limit_mib = settings.key_storage_limit_mib
     store = UploadStore(
         database,

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from server.files.store import ArtifactStore
+from server.files.store import FileStore
 from server.files.uploads import Uploads
 from server.inputs.image_store import ImageStore
 from server.jobs.retention import Retention
@@ -15,7 +15,7 @@ class Sweeper:
     """Removes what is over: rows first, and their files after that."""
 
     def __init__(
-        self, retention: Retention, images: ImageStore, uploads: Uploads, files: ArtifactStore
+        self, retention: Retention, images: ImageStore, uploads: Uploads, files: FileStore
     ) -> None:
         self._sweeps = {
             "removing what has expired": retention.sweep,

@@ -24,7 +24,7 @@ from server.fal.headers import read_options
 from server.files.access import FileAccess
 from server.files.links import FileLinks
 from server.files.public import PublicFiles
-from server.files.store import ArtifactStore
+from server.files.store import FileStore
 from server.files.uploads import Uploads
 from server.inputs.disconnects import DisconnectedRuns
 from server.inputs.image_store import ImageStore
@@ -54,7 +54,7 @@ class Services:
     limits: Limits
     auth: Authenticator
     store: JobStore
-    files: ArtifactStore
+    files: FileStore
     public_files: PublicFiles
     file_links: FileLinks
     file_access: FileAccess

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from server.errors import OutputExpired
 from server.fal.views import as_json, data_uri, output_view
 from server.files.links import FileLinks
-from server.files.store import ArtifactStore
+from server.files.store import FileStore
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.models import TOO_LATE, Job, JobError
@@ -56,7 +56,7 @@ class Results:
     """Gives the outputs of one server's jobs."""
 
     def __init__(
-        self, store: JobStore, files: ArtifactStore, links: FileLinks, retention: Retention
+        self, store: JobStore, files: FileStore, links: FileLinks, retention: Retention
     ) -> None:
         self._store = store
         self._files = files

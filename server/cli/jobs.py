@@ -101,10 +101,10 @@ def purge(
     job_ids = job_ids or []
     if bool(job_ids) == (older_than_days is not None):
         raise WrongUsage("Say what to remove: either the ids of jobs, or --older-than-days.")
-    from server.files.store import ArtifactStore
+    from server.files.store import FileStore
     from server.jobs import retention
 
-    files = ArtifactStore(data / "files")
+    files = FileStore(data / "files")
     with open_database(data) as database:
         if older_than_days is None:
             purged = retention.purge(database, files, job_ids)

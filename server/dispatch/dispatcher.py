@@ -9,7 +9,7 @@ from server.dispatch.deadlines import Deadlines
 from server.dispatch.drain import Drain
 from server.dispatch.run import JobRun
 from server.fal.endpoints import Limits
-from server.files.store import ArtifactStore
+from server.files.store import FileStore
 from server.jobs.store import JobStore
 from server.models import Job, infrastructure_error
 from server.tasks import LOOK_AGAIN_S, Signals, log_errors, on
@@ -29,7 +29,7 @@ class Dispatcher:
         *,
         pool: Pool,
         store: JobStore,
-        files: ArtifactStore,
+        files: FileStore,
         limits: Limits,
         signals: Signals,
         disk: DiskSpace,

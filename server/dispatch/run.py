@@ -14,7 +14,7 @@ from server.dispatch.log import JobLog
 from server.errors import DiskFull, InvalidInput, error_item
 from server.fal.endpoints import ENDPOINTS, Limits
 from server.fal.views import display_url
-from server.files.store import ArtifactStore, IncomingFile
+from server.files.store import FileStore, IncomingFile
 from server.jobs.store import JobStore
 from server.models import Job, JobError, StoredArtifact, infrastructure_error
 from server.tasks import Signals
@@ -77,7 +77,7 @@ class JobRun:
         *,
         pool: Pool,
         store: JobStore,
-        files: ArtifactStore,
+        files: FileStore,
         limits: Limits,
         signals: Signals,
         deadlines: Deadlines,

@@ -20,7 +20,7 @@ MoveIntoPlace = Callable[[], None]
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
-class ArtifactStore:
+class FileStore:
     """The folder of one server's files. Every method blocks on the disk."""
 
     def __init__(self, root: Path) -> None:
@@ -62,7 +62,7 @@ class IncomingFile(PartFile):
     """
 
     @disk_full_errors()
-    def __init__(self, store: ArtifactStore) -> None:
+    def __init__(self, store: FileStore) -> None:
         self._store = store
         # 16 random bytes: to know the URL of a file is to have the right to read it.
         self.id = secrets.token_hex(16)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from server.disk import MIB
 from server.errors import BadRequest, UploadClosed, UploadTooLarge
-from server.files.store import ArtifactStore, IncomingFile
+from server.files.store import FileStore, IncomingFile
 from server.files.upload_store import NewUpload, Part, Upload, UploadStore
 from server.models import StoredArtifact
 
@@ -33,7 +33,7 @@ class PartClaim:
 class Uploads:
     """Takes files in."""
 
-    def __init__(self, store: UploadStore, files: ArtifactStore, *, max_size: int) -> None:
+    def __init__(self, store: UploadStore, files: FileStore, *, max_size: int) -> None:
         self._store = store
         self._files = files
         self._max_size = max_size

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 from pipeline.spec import Pixels
 from server.db import tables
 from server.db.database import Database
-from server.files.store import ArtifactStore, IncomingFile
+from server.files.store import FileStore, IncomingFile
 from server.models import JobStatus, StoredArtifact
 
 UNWANTED_LIFETIME_S = 600.0
@@ -34,7 +34,7 @@ class ImageStore:
     """The images of one server. Every method blocks, and any thread may call."""
 
     def __init__(
-        self, database: Database, files: ArtifactStore, *, now: Callable[[], float] = time.time
+        self, database: Database, files: FileStore, *, now: Callable[[], float] = time.time
     ) -> None:
         self._database = database
         self._files = files
@@ -70,7 +70,7 @@ class IncomingImages(ExitStack):
     A context manager: what was not placed by the end of the block is given up.
     """
 
-    def __init__(self, files: ArtifactStore) -> None:
+    def __init__(self, files: FileStore) -> None:
         super().__init__()
         self._files = files
         self._images: list[tuple[str, bytes, IncomingFile | None]] = []

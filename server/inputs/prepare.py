@@ -18,7 +18,7 @@ from server.errors import DiskFull, FileUrlRefused, InvalidInput, UnknownFile
 from server.fal.endpoints import ENDPOINTS, Limits
 from server.fal.views import display_url
 from server.files.public import PublicFiles
-from server.files.store import ArtifactStore
+from server.files.store import FileStore
 from server.inputs.data_uri import file_too_large
 from server.inputs.image_decoder import ImageDecoder, ImageProcessKilled
 from server.inputs.image_store import ImageStore
@@ -58,7 +58,7 @@ class InputPreparer:
     def __init__(
         self,
         store: JobStore,
-        files: ArtifactStore,
+        files: FileStore,
         images: ImageStore,
         public_files: PublicFiles,
         fetcher: Fetcher,
@@ -71,14 +71,14 @@ class InputPreparer:
         self._public_files = public_files
         self._fetcher = fetcher
         self._limits = limits
-        self._wakes = signals
+        self._signals = signals
         self._decoder = ImageDecoder()
         self._decoding = asyncio.Semaphore(DECODES_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Look for jobs without their images until cancelled."""
-        await on(self._wakes.submitted, "taking in pictures", self._begin)
+        await on(self._signals.submitted, "taking in pictures", self._begin)
 
     async def close(self) -> None:
         """Stop the jobs under way; the next start takes them up."""
@@ -101,13 +101,13 @@ class InputPreparer:
             error = infrastructure_error("The input could not be stored.", "internal_error")
             await log_errors(f"refusing job {job.id}", self._refuse(job, error))
         del self._tasks[job.id]
-        self._wakes.submitted.notify()
+        self._signals.submitted.notify()
 
     async def _prepare_job(self, job: Job) -> None:
         try:
             media = {name: await self._prepare(job, name) for name in job.input["media"]}
             await asyncio.to_thread(self._keep, job, media)
-            self._wakes.claimable.notify()
+            self._signals.claimable.notify()
         except InvalidInput as error:
             await self._refuse(job, JobError(error.status, error.body))
         except (ImageLost, ImageProcessKilled) as error:
@@ -119,7 +119,7 @@ class InputPreparer:
 
     async def _refuse(self, job: Job, error: JobError) -> None:
         await asyncio.to_thread(self._store.refuse_inputs, job.id, error)
-        self._wakes.finished.notify()
+        self._signals.finished.notify()
 
     def _keep(self, job: Job, media: Mapping[str, Pixels]) -> None:
         with self._images.incoming() as images:

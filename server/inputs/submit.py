@@ -60,7 +60,7 @@ class Submissions:
         self._store = store
         self._images = images
         self._limits = limits
-        self._wakes = signals
+        self._signals = signals
         self._queue_limit = queue_limit
 
     async def accept(self, submission: Submission) -> Job:
@@ -74,7 +74,7 @@ class Submissions:
             KeyQueueFull, TooManySubmits: the caller's key has all that it may have.
         """
         job = await asyncio.to_thread(self._accept, submission)
-        self._wakes.submitted.notify()
+        self._signals.submitted.notify()
         return job
 
     async def accept_even_if_invalid(self, submission: Submission) -> Job:
@@ -92,7 +92,7 @@ class Submissions:
             refusal = JobError(error.status, error.body)
             failed = _new_job(submission, input={}, tier=None, error=refusal)
             job = await asyncio.to_thread(self._store.submit, failed, queue_limit=self._queue_limit)
-            self._wakes.finished.notify()
+            self._signals.finished.notify()
             return job
 
     async def cancel(self, job_id: str) -> CancelAnswer:
@@ -102,8 +102,8 @@ class Submissions:
             UnknownJob: there is none of that id.
         """
         answer = await asyncio.to_thread(self._store.request_cancel, job_id)
-        self._wakes.cancelled.notify()
-        self._wakes.finished.notify()
+        self._signals.cancelled.notify()
+        self._signals.finished.notify()
         return answer
 
     def _accept(self, submission: Submission) -> Job:

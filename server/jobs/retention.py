@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or
 from server.db import tables
 from server.db.database import Database
 from server.db.rows import JOB_COLUMNS, job_of
-from server.files.store import ArtifactStore
+from server.files.store import FileStore
 from server.models import FETCHED_LIFETIME_S, Job, JobStatus
 
 BATCH = 500
@@ -33,7 +33,7 @@ class Retention:
     def __init__(
         self,
         database: Database,
-        files: ArtifactStore,
+        files: FileStore,
         *,
         gone: Callable[[], None],
         keep_s: float | None = None,
@@ -104,17 +104,17 @@ class Retention:
         return -math.inf if self._keep_s is None else now - self._keep_s
 
 
-def purge(database: Database, files: ArtifactStore, job_ids: Collection[str]) -> list[str]:
+def purge(database: Database, files: FileStore, job_ids: Collection[str]) -> list[str]:
     """Remove those of these jobs that can be, with their videos; return their ids."""
     return _purge(database, files, _jobs.id.in_(job_ids))
 
 
-def purge_ended_before(database: Database, files: ArtifactStore, at: float) -> list[str]:
+def purge_ended_before(database: Database, files: FileStore, at: float) -> list[str]:
     """Remove the jobs that ended by that time, with their videos; return their ids."""
     return _purge(database, files, _jobs.finished_at <= at)
 
 
-def _purge(database: Database, files: ArtifactStore, which: ColumnElement[bool]) -> list[str]:
+def _purge(database: Database, files: FileStore, which: ColumnElement[bool]) -> list[str]:
     query = select(_jobs.id).where(and_(which, is_removable())).limit(BATCH)
     purged: list[str] = []
     while True:

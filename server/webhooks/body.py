@@ -6,7 +6,7 @@ from typing import Any
 
 from server.fal.views import data_uri, output_view
 from server.files.links import FileLinks
-from server.files.store import ArtifactStore
+from server.files.store import FileStore
 from server.jobs.store import JobStore
 from server.models import Job
 
@@ -15,7 +15,7 @@ MAX_INLINE_BYTES = 16 * 1024 * 1024
 receivers read so much."""
 
 
-def webhook_body(job: Job, jobs: JobStore, files: ArtifactStore, links: FileLinks) -> bytes:
+def webhook_body(job: Job, jobs: JobStore, files: FileStore, links: FileLinks) -> bytes:
     """The JSON for a job that has ended.
 
     It is the same at every try, but for the URL of a video that is signed for less time than the
@@ -26,7 +26,7 @@ def webhook_body(job: Job, jobs: JobStore, files: ArtifactStore, links: FileLink
     return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
 
 
-def _output(job: Job, jobs: JobStore, files: ArtifactStore, links: FileLinks) -> dict[str, Any]:
+def _output(job: Job, jobs: JobStore, files: FileStore, links: FileLinks) -> dict[str, Any]:
     assert job.result is not None, "a job ended with neither a result nor an error"
     video = jobs.artifact(job.result["video"]["artifact"])
     if video is None:

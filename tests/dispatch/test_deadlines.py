@@ -17,7 +17,7 @@ from server.disk import DiskSpace
 from server.dispatch.deadlines import Deadlines, RunDeadline, RunLimits
 from server.dispatch.dispatcher import Dispatcher
 from server.fal.endpoints import Limits
-from server.files.store import ArtifactStore
+from server.files.store import FileStore
 from server.inputs.image_store import IncomingImages
 from server.jobs.store import JobStore
 from server.models import NewJob
@@ -203,7 +203,7 @@ async def dispatching(folder: Path, limits: RunLimits) -> AsyncIterator[JobStore
             dispatcher = Dispatcher(
                 pool=watched.pool,
                 store=store,
-                files=ArtifactStore(folder / "files"),
+                files=FileStore(folder / "files"),
                 limits=Limits(PICTURE.width, PICTURE.height, 9),
                 signals=Signals(),
                 disk=DiskSpace(folder, 0),
@@ -230,7 +230,7 @@ def submit(store: JobStore, folder: Path, prompt: str) -> str:
         tier=None,
     )
     store.submit(job, queue_limit=10)
-    with IncomingImages(ArtifactStore(folder / "files")) as images:
+    with IncomingImages(FileStore(folder / "files")) as images:
         store.set_inputs(job.id, {"image": images.add_pixels(PICTURE)}, place=images.place)
     return job.id
 

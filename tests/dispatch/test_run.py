@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.dispatch.run import ArtifactMismatch, keep
-from server.files.store import ArtifactStore, IncomingFile
+from server.files.store import FileStore, IncomingFile
 from server.workers.messages import Artifact
 
 DATA = b"a video, or so"
@@ -27,19 +27,19 @@ def described(data: bytes = DATA, *, size: int | None = None, sha256: str = "") 
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(tmp_path / "files")
+def files(tmp_path: Path) -> FileStore:
+    return FileStore(tmp_path / "files")
 
 
 @pytest.fixture
-def incoming(files: ArtifactStore) -> Iterator[IncomingFile]:
+def incoming(files: FileStore) -> Iterator[IncomingFile]:
     with files.receive() as incoming:
         incoming.write(DATA)
         yield incoming
 
 
 def test_a_file_that_is_what_was_described_is_published(
-    files: ArtifactStore, incoming: IncomingFile
+    files: FileStore, incoming: IncomingFile
 ) -> None:
     stored = keep(incoming, described())
 
@@ -51,7 +51,7 @@ def test_a_file_that_is_what_was_described_is_published(
     "lie", [described(size=len(DATA) + 1), described(sha256="0" * 64), described(b"another video")]
 )
 def test_a_file_that_is_not_what_was_described_is_not_published(
-    files: ArtifactStore, incoming: IncomingFile, lie: Artifact
+    files: FileStore, incoming: IncomingFile, lie: Artifact
 ) -> None:
     with pytest.raises(ArtifactMismatch, match="sent 14 bytes"):
         keep(incoming, lie)

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from server.files.store import ArtifactStore
+from server.files.store import FileStore
 
 DATA = b"a video, or so"
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(tmp_path / "files")
+def files(tmp_path: Path) -> FileStore:
+    return FileStore(tmp_path / "files")
 
 
-def keep(files: ArtifactStore) -> str:
+def keep(files: FileStore) -> str:
     with files.receive() as incoming:
         incoming.write(DATA)
         incoming.keep_as(incoming.id)
@@ -26,7 +26,7 @@ def names_in(tmp_path: Path) -> list[str]:
     return [path.name for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_a_file_that_comes_in_pieces_appears_whole(files: ArtifactStore, tmp_path: Path) -> None:
+def test_a_file_that_comes_in_pieces_appears_whole(files: FileStore, tmp_path: Path) -> None:
     incoming = files.receive()
     incoming.write(DATA[:5])
     incoming.write(DATA[5:])
@@ -39,7 +39,7 @@ def test_a_file_that_comes_in_pieces_appears_whole(files: ArtifactStore, tmp_pat
     assert (incoming.size, incoming.sha256) == (len(DATA), hashlib.sha256(DATA).hexdigest())
 
 
-def test_a_file_that_is_given_up_leaves_nothing(files: ArtifactStore, tmp_path: Path) -> None:
+def test_a_file_that_is_given_up_leaves_nothing(files: FileStore, tmp_path: Path) -> None:
     incoming = files.receive()
     incoming.write(DATA)
     incoming.discard()
@@ -47,20 +47,18 @@ def test_a_file_that_is_given_up_leaves_nothing(files: ArtifactStore, tmp_path: 
     assert names_in(tmp_path) == []
 
 
-def test_what_a_dead_server_was_writing_is_cleared_away(
-    files: ArtifactStore, tmp_path: Path
-) -> None:
+def test_what_a_dead_server_was_writing_is_cleared_away(files: FileStore, tmp_path: Path) -> None:
     kept = keep(files)
     abandoned = files.receive()
     abandoned.write(DATA)
 
-    ArtifactStore(tmp_path / "files").clear_parts()
+    FileStore(tmp_path / "files").clear_parts()
 
     assert names_in(tmp_path) == [kept]
     abandoned.discard()
 
 
-def test_a_removed_file_is_gone_and_may_be_removed_again(files: ArtifactStore) -> None:
+def test_a_removed_file_is_gone_and_may_be_removed_again(files: FileStore) -> None:
     kept = keep(files)
     files.remove(kept)
     files.remove(kept)
@@ -70,6 +68,6 @@ def test_a_removed_file_is_gone_and_may_be_removed_again(files: ArtifactStore) -
 
 
 @pytest.mark.parametrize("artifact_id", ["../jobs.sqlite3", "", "a/b", "a.part", "/etc/passwd"])
-def test_a_path_is_made_of_an_id_only(files: ArtifactStore, artifact_id: str) -> None:
+def test_a_path_is_made_of_an_id_only(files: FileStore, artifact_id: str) -> None:
     with pytest.raises(AssertionError, match="not an artefact's id"):
         files.path(artifact_id)

@@ -11,7 +11,7 @@ from server.db.database import Database
 from server.errors import DiskFull, UnknownFile, UnknownUpload, UploadClosed
 from server.files.access import READ_ALL, FileAccess
 from server.files.public import PublicFiles
-from server.files.store import ArtifactStore
+from server.files.store import FileStore
 from server.files.upload_store import KEPT_AFTERWARDS_S, UPLOAD_LIFETIME_S, NewUpload, UploadStore
 from server.files.uploads import PartClaim, Uploads
 from server.models import StoredArtifact
@@ -25,13 +25,13 @@ class Disk:
 
     folder: Path
     now: float = 1_000_000.0
-    files: ArtifactStore = field(init=False)
+    files: FileStore = field(init=False)
     uploads: Uploads = field(init=False)
     public: PublicFiles = field(init=False)
 
     def __post_init__(self) -> None:
         self.database = Database(self.folder / "jobs.sqlite3")
-        self.files = ArtifactStore(self.folder / "files")
+        self.files = FileStore(self.folder / "files")
         store = UploadStore(self.database, max_bytes=10_000, now=lambda: self.now)
         self.uploads = Uploads(store, self.files, max_size=1_000)
         self.public = PublicFiles(self.database, access=FileAccess(), now=lambda: self.now)

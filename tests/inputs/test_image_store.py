@@ -17,7 +17,7 @@ from servers import data_uri, picture, request_of, serving, settings_in
 from pipeline.spec import Pixels
 from server.db.database import Database
 from server.errors import QueueFull
-from server.files.store import ArtifactStore
+from server.files.store import FileStore
 from server.files.upload_store import UploadStore
 from server.files.uploads import Uploads
 from server.inputs.image_store import UNWANTED_LIFETIME_S, ImageStore
@@ -38,7 +38,7 @@ class Place:
         self.now = 1000.0
         self.path = folder / "jobs.sqlite3"
         self.database = Database(self.path)
-        self.files = ArtifactStore(folder / "files")
+        self.files = FileStore(folder / "files")
         self.store = JobStore(self.database, owner="test", now=lambda: self.now)
         self.images = ImageStore(self.database, self.files, now=lambda: self.now)
 

@@ -25,7 +25,7 @@ from server.db import tables
 from server.db.database import Database
 from server.db.rows import AnyRow
 from server.errors import UnknownJob
-from server.files.store import ArtifactStore
+from server.files.store import FileStore
 from server.inputs.image_store import ImageStore
 from server.jobs.limits import KeyLimits
 from server.jobs.pause import pause, resume
@@ -101,7 +101,7 @@ class StoreMachine(RuleBasedStateMachine):
         folder = Path(self.resources.enter_context(TemporaryDirectory(dir=self.empty.parent)))
         self.path = folder / "jobs.sqlite3"
         shutil.copy(self.empty, self.path)
-        self.files = ArtifactStore(folder / "files")
+        self.files = FileStore(folder / "files")
         self.open()
         self.resources.callback(lambda: self.database.close())
         for wishes in first:

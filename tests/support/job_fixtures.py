@@ -7,7 +7,7 @@ from typing import Any
 
 from server.db.database import Database
 from server.dispatch.run import keep
-from server.files.store import ArtifactStore
+from server.files.store import FileStore
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.models import Job, NewJob, StoredArtifact
@@ -31,7 +31,7 @@ class Place:
         self.path = folder / "jobs.sqlite3"
         self.clock = Clock()
         self.database = Database(self.path)
-        self.files = ArtifactStore(folder / "files")
+        self.files = FileStore(folder / "files")
         self.store = JobStore(self.database, owner="this server", now=self.clock)
         self.was_told = 0
         self.retention = Retention(

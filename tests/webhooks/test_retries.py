@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from server.db import tables
 from server.db.database import Database
 from server.files.links import FileLinks
-from server.files.store import ArtifactStore
+from server.files.store import FileStore
 from server.jobs.store import JobStore
 from server.models import Job, JobError, NewJob, StoredArtifact
 from server.outbound.fetch import Fetcher
@@ -44,7 +44,7 @@ class Outbox:
 
     def __post_init__(self) -> None:
         self.jobs = JobStore(self.database, owner="a server", now=lambda: self.now)
-        self.files = ArtifactStore(self.folder / "files")
+        self.files = FileStore(self.folder / "files")
         self.key = SigningKey.in_folder(self.folder)
         self.signals = Signals()
 
