@@ -67,31 +67,22 @@ class _Stopped:
 _Ending = _Published | JobError | _Died | _Stopped
 
 
+@dataclass(eq=False, kw_only=True)
 class JobRun:
     """Runs `job`, which is claimed for `slot`, and leaves its row as it should be."""
 
-    def __init__(
-        self,
-        job: Job,
-        slot: str,
-        *,
-        pool: Pool,
-        store: JobStore,
-        files: FileStore,
-        limits: Limits,
-        signals: Signals,
-        deadlines: Deadlines,
-    ) -> None:
-        self._job = job
-        self._slot = slot
-        self._pool = pool
-        self._store = store
-        self._files = files
-        self._limits = limits
-        self._signals = signals
-        self._deadlines = deadlines
-        self._log = JobLog(store, job)
-        self._spec = VideoSpec.from_json(job.input["spec"])
+    job: Job
+    slot: str
+    pool: Pool
+    store: JobStore
+    files: FileStore
+    limits: Limits
+    signals: Signals
+    deadlines: Deadlines
+
+    def __post_init__(self) -> None:
+        self._log = JobLog(self.store, self.job)
+        self._spec = VideoSpec.from_json(self.job.input["spec"])
         self._incoming: IncomingFile | None = None
         self._received = 0
         self._kept: dict[str, StoredArtifact] = {}
@@ -116,14 +107,14 @@ class JobRun:
         media = await asyncio.to_thread(self._media)
         if media is None:
             return _Stopped(keeps_inputs=False)
-        job = self._job
+        job = self.job
         order = WorkOrder(job_id=job.id, attempt=job.attempt, spec=self._spec, media=media)
         again = f", try {job.attempt}" if job.attempt > 1 else ""
-        self._log.say(f"Started on {self._slot}{again}")
-        deadline = self._deadlines.begin(self._slot, self._spec.num_frames)
+        self._log.say(f"Started on {self.slot}{again}")
+        deadline = self.deadlines.begin(self.slot, self._spec.num_frames)
         watching = asyncio.create_task(self._enforce(deadline))
         try:
-            async with self._pool.run(self._slot, order) as events:
+            async with self.pool.run(self.slot, order) as events:
                 async for event in events:
                     deadline.hear(event)
                     ending = await self._take(event)
@@ -143,20 +134,20 @@ class JobRun:
 
     async def _enforce(self, deadline: RunDeadline) -> None:
         reason = await deadline.missed()
-        await self._pool.kill(self._slot, reason)
+        await self.pool.kill(self.slot, reason)
 
     def _media(self) -> dict[str, Pixels] | None:
         """The job's pictures; None if they were prepared for a checkpoint of another size, or are
         gone from the disk."""
         media: dict[str, Pixels] = {}
-        assert self._job.input_refs is not None, "a job was claimed without its inputs"
-        for name, artifact_id in self._job.input_refs.items():
-            row = self._store.artifact(artifact_id)
+        assert self.job.input_refs is not None, "a job was claimed without its inputs"
+        for name, artifact_id in self.job.input_refs.items():
+            row = self.store.artifact(artifact_id)
             assert row is not None and row.width is not None and row.height is not None
-            if (row.width, row.height) != (self._limits.width, self._limits.height):
+            if (row.width, row.height) != (self.limits.width, self.limits.height):
                 return None
             try:
-                media[name] = Pixels(row.width, row.height, self._files.read(artifact_id))
+                media[name] = Pixels(row.width, row.height, self.files.read(artifact_id))
             except FileNotFoundError:
                 return None
         return media
@@ -185,13 +176,13 @@ class JobRun:
                 f"The worker sent more than {MAX_ARTIFACT_BYTES:,} bytes, which no video has."
             )
         if self._incoming is None:
-            self._incoming = self._files.receive()
+            self._incoming = self.files.receive()
         self._incoming.write(data)
 
     def _keep(self, described: Artifact) -> None:
-        if not _is_video(described, self._limits):
+        if not _is_video(described, self.limits):
             raise ArtifactMismatch("The worker described a file that is no video.")
-        incoming = self._incoming = self._incoming or self._files.receive()
+        incoming = self._incoming = self._incoming or self.files.receive()
         self._kept[described.kind] = keep(incoming, described)
         self._incoming = None
 
@@ -213,10 +204,10 @@ class JobRun:
 
     def _given(self, field: str) -> Any:
         """What the caller gave for a field, as far as it is kept."""
-        for name, media_field in ENDPOINTS[self._job.endpoint].media_fields.items():
+        for name, media_field in ENDPOINTS[self.job.endpoint].media_fields.items():
             if media_field == field:
-                return display_url(self._job.input["media"][name])
-        return self._job.input["spec"].get(field)
+                return display_url(self.job.input["media"][name])
+        return self.job.input["spec"].get(field)
 
     async def _commit(self, ending: _Ending) -> None:
         match ending:
@@ -225,41 +216,41 @@ class JobRun:
             case _Died(reason):
                 self._log.say(reason, "ERROR")
         await self._log.flush()
-        what = f"the end of job {self._job.id}"
+        what = f"the end of job {self.job.id}"
         await retry_until_written(what, self._log.write_rest)
         published = await retry_until_written(what, lambda: self._end(ending))
         if not published:
             for artifact in self._kept.values():
-                await asyncio.to_thread(self._files.remove, artifact.id)
-        self._signals.finished.notify()
-        self._signals.claimable.notify()
+                await asyncio.to_thread(self.files.remove, artifact.id)
+        self.signals.finished.notify()
+        self.signals.claimable.notify()
         if isinstance(ending, _Stopped) and not ending.keeps_inputs:
-            self._signals.submitted.notify()
+            self.signals.submitted.notify()
 
     def _end(self, ending: _Ending) -> bool:
         """Write the ending to the job's row; whether its files are now the job's."""
-        id_, attempt = self._job.id, self._job.attempt
+        id_, attempt = self.job.id, self.job.attempt
         match ending:
             case _Published(done, artifacts):
                 result = _result(done, artifacts, self._spec)
-                return self._store.finish(id_, attempt, result=result, artifacts=artifacts.values())
+                return self.store.finish(id_, attempt, result=result, artifacts=artifacts.values())
             case JobError():
-                self._store.finish(id_, attempt, error=ending)
+                self.store.finish(id_, attempt, error=ending)
             case _Died(reason):
                 error = infrastructure_error(reason, "runner_server_error")
-                self._store.worker_died(id_, attempt, error)
+                self.store.worker_died(id_, attempt, error)
             case _Stopped(keeps_inputs):
-                self._store.give_back(id_, attempt, keeps_inputs=keeps_inputs)
+                self.store.give_back(id_, attempt, keeps_inputs=keeps_inputs)
         return False
 
     async def _watch_for_cancel(self) -> None:
         while True:
-            seen = self._signals.cancelled.count
-            job = self._job
-            if await asyncio.to_thread(self._store.cancel_requested, job.id, job.attempt):
-                await self._pool.cancel(self._slot, job.id, job.attempt)
+            seen = self.signals.cancelled.count
+            job = self.job
+            if await asyncio.to_thread(self.store.cancel_requested, job.id, job.attempt):
+                await self.pool.cancel(self.slot, job.id, job.attempt)
                 return
-            await self._signals.cancelled.wait(seen)
+            await self.signals.cancelled.wait(seen)
 
 
 def keep(incoming: IncomingFile, described: Artifact) -> StoredArtifact:
@@ -290,7 +281,7 @@ def keep(incoming: IncomingFile, described: Artifact) -> StoredArtifact:
 
 
 def _is_video(described: Artifact, limits: Limits) -> bool:
-    """Whether a file that a worker describes can be one of ours."""
+    """Whether a file that a worker describes can be a video of this server."""
     return (
         _NAME.fullmatch(described.name) is not None
         and _CONTENT_TYPE.fullmatch(described.content_type) is not None

@@ -6,6 +6,7 @@ claimed once its images are here; one whose image cannot be used ends with fal's
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -52,33 +53,26 @@ class ImageLost(Exception):
         super().__init__("The server has lost the picture of this request: send it again.")
 
 
+@dataclass(eq=False)
 class InputPreparer:
     """Prepares the images of the jobs that wait, a few at a time, oldest first."""
 
-    def __init__(
-        self,
-        store: JobStore,
-        files: FileStore,
-        images: ImageStore,
-        public_files: PublicFiles,
-        fetcher: Fetcher,
-        limits: Limits,
-        signals: Signals,
-    ) -> None:
-        self._store = store
-        self._files = files
-        self._images = images
-        self._public_files = public_files
-        self._fetcher = fetcher
-        self._limits = limits
-        self._signals = signals
+    store: JobStore
+    files: FileStore
+    images: ImageStore
+    public_files: PublicFiles
+    fetcher: Fetcher
+    limits: Limits
+    signals: Signals
+
+    def __post_init__(self) -> None:
         self._decoder = ImageDecoder()
         self._decoding = asyncio.Semaphore(DECODES_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Look for jobs without their images until cancelled."""
-        await on(self._signals.submitted, "taking in pictures", self._begin)
+        await on(self.signals.submitted, "taking in pictures", self._begin)
 
     async def close(self) -> None:
         """Stop the jobs under way; the next start takes them up."""
@@ -92,7 +86,7 @@ class InputPreparer:
         if room == 0:
             return
         besides = list(self._tasks)
-        jobs = await asyncio.to_thread(self._store.awaiting_inputs, room, besides=besides)
+        jobs = await asyncio.to_thread(self.store.awaiting_inputs, room, besides=besides)
         for job in jobs:
             self._tasks[job.id] = asyncio.create_task(self._supervise(job))
 
@@ -101,13 +95,13 @@ class InputPreparer:
             error = infrastructure_error("The input could not be stored.", "internal_error")
             await log_errors(f"refusing job {job.id}", self._refuse(job, error))
         del self._tasks[job.id]
-        self._signals.submitted.notify()
+        self.signals.submitted.notify()
 
     async def _prepare_job(self, job: Job) -> None:
         try:
             media = {name: await self._prepare(job, name) for name in job.input["media"]}
             await asyncio.to_thread(self._keep, job, media)
-            self._signals.claimable.notify()
+            self.signals.claimable.notify()
         except InvalidInput as error:
             await self._refuse(job, JobError(error.status, error.body))
         except (ImageLost, ImageProcessKilled) as error:
@@ -118,13 +112,13 @@ class InputPreparer:
             await asyncio.sleep(TRY_AGAIN_S)
 
     async def _refuse(self, job: Job, error: JobError) -> None:
-        await asyncio.to_thread(self._store.refuse_inputs, job.id, error)
-        self._signals.finished.notify()
+        await asyncio.to_thread(self.store.refuse_inputs, job.id, error)
+        self.signals.finished.notify()
 
     def _keep(self, job: Job, media: Mapping[str, Pixels]) -> None:
-        with self._images.incoming() as images:
+        with self.images.incoming() as images:
             kept = {name: images.add_pixels(pixels) for name, pixels in media.items()}
-            self._store.set_inputs(job.id, kept, place=images.place)
+            self.store.set_inputs(job.id, kept, place=images.place)
 
     async def _prepare(self, job: Job, name: str) -> Pixels:
         source: Mapping[str, Any] = job.input["media"][name]
@@ -141,19 +135,19 @@ class InputPreparer:
     async def _read_sent(self, artifact_id: str) -> bytes:
         """What came with the request itself."""
         try:
-            return await asyncio.to_thread(self._files.read, artifact_id)
+            return await asyncio.to_thread(self.files.read, artifact_id)
         except FileNotFoundError as error:
             raise ImageLost from error
 
     async def _read_url(self, url: str, job: Job, field: str) -> bytes:
         """The bytes of a file of this server, or of another's."""
         try:
-            file = await asyncio.to_thread(self._public_files.by_url, url, job)
+            file = await asyncio.to_thread(self.public_files.by_url, url, job)
             if file is None:
-                return await self._fetcher.fetch(url, max_bytes=MAX_BYTES)
+                return await self.fetcher.fetch(url, max_bytes=MAX_BYTES)
             if file.size > MAX_BYTES:
                 raise file_too_large(field)
-            return await asyncio.to_thread(self._files.read, file.id)
+            return await asyncio.to_thread(self.files.read, file.id)
         except (UnknownFile, FileNotFoundError) as error:
             raise FileDownloadError(field, "This server has no such file.") from error
         except FetchTooLarge as error:
@@ -164,7 +158,7 @@ class InputPreparer:
             raise FileDownloadError(field, str(error)) from error
 
     async def _decode(self, data: bytes, field: str) -> Pixels:
-        width, height = self._limits.width, self._limits.height
+        width, height = self.limits.width, self.limits.height
         tries = 0
         async with self._decoding:
             while True:

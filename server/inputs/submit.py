@@ -41,6 +41,7 @@ class Submission:
         return digest.hexdigest()
 
 
+@dataclass(eq=False)
 class Submissions:
     """Takes requests in, and back.
 
@@ -48,89 +49,61 @@ class Submissions:
     before, the job that it belongs to.
     """
 
-    def __init__(
-        self,
-        store: JobStore,
-        images: ImageStore,
-        limits: Limits,
-        signals: Signals,
-        *,
-        queue_limit: int,
-    ) -> None:
-        self._store = store
-        self._images = images
-        self._limits = limits
-        self._signals = signals
-        self._queue_limit = queue_limit
+    store: JobStore
+    images: ImageStore
+    limits: Limits
+    signals: Signals
+    queue_limit: int
 
     async def accept(self, submission: Submission) -> Job:
-        """Take a request in.
-
-        Raises:
-            InvalidInput: the input cannot be used; nothing is committed.
-            TextTooLarge: there is too much besides the image.
-            IdempotencyMismatch: the idempotency key belongs to another request.
-            QueueFull: as many jobs wait as may wait.
-            KeyQueueFull, TooManySubmits: the caller's key has all that it may have.
-        """
+        """Take a request in."""
         job = await asyncio.to_thread(self._accept, submission)
-        self._signals.submitted.notify()
+        self.signals.submitted.notify()
         return job
 
     async def accept_even_if_invalid(self, submission: Submission) -> Job:
-        """Take a request in; invalid input makes a job that has already failed with its 422.
-
-        Raises:
-            TextTooLarge: there is too much besides the image.
-            IdempotencyMismatch: the idempotency key belongs to another request.
-            QueueFull: as many jobs wait as may wait.
-            KeyQueueFull, TooManySubmits: the caller's key has all that it may have.
-        """
+        """Take a request in; invalid input makes a job that has already failed with its 422."""
         try:
             return await self.accept(submission)
         except InvalidInput as error:
             refusal = JobError(error.status, error.body)
             failed = _new_job(submission, input={}, tier=None, error=refusal)
-            job = await asyncio.to_thread(self._store.submit, failed, queue_limit=self._queue_limit)
-            self._signals.finished.notify()
+            job = await asyncio.to_thread(self.store.submit, failed, queue_limit=self.queue_limit)
+            self.signals.finished.notify()
             return job
 
     async def cancel(self, job_id: str) -> CancelAnswer:
-        """Ask for the job to be stopped; the answer is committed before it is given.
-
-        Raises:
-            UnknownJob: there is none of that id.
-        """
-        answer = await asyncio.to_thread(self._store.request_cancel, job_id)
-        self._signals.cancelled.notify()
-        self._signals.finished.notify()
+        """Ask for the job to be stopped; the answer is committed before it is given."""
+        answer = await asyncio.to_thread(self.store.request_cancel, job_id)
+        self.signals.cancelled.notify()
+        self.signals.finished.notify()
         return answer
 
     def _accept(self, submission: Submission) -> Job:
-        known = self._store.resubmitted(
+        known = self.store.resubmitted(
             submission.caller.key_id,
             submission.options.idempotency_key,
             submission.body_sha256,
         )
         if known is not None:
             return known
-        order = parse_request(submission.endpoint, submission.body, self._limits)
+        order = parse_request(submission.endpoint, submission.body, self.limits)
         images_size = sum(len(url) for url in order.media.values() if is_data_uri(url))
         if len(submission.body) - images_size > MAX_TEXT_BYTES:
             # All of it but the images goes into a row, and is read again with every status.
             raise TextTooLarge(MAX_TEXT_BYTES)
         # Asked again when the row is written; this spares the disk an image that has no job.
-        self._store.check_room(submission.caller.key_id, queue_limit=self._queue_limit)
+        self.store.check_room(submission.caller.key_id, queue_limit=self.queue_limit)
         fields = ENDPOINTS[submission.endpoint].media_fields
-        with self._images.incoming() as images:
+        with self.images.incoming() as images:
             kept = {
                 name: images.add_sent(decode_data_uri(url, fields[name]))
                 for name, url in order.media.items()
                 if is_data_uri(url)
             }
             new = _new_job(submission, input=_input_of(order, kept), tier=order.spec.tier.value)
-            return self._store.submit(
-                new, queue_limit=self._queue_limit, artifacts=kept.values(), place=images.place
+            return self.store.submit(
+                new, queue_limit=self.queue_limit, artifacts=kept.values(), place=images.place
             )
 
 

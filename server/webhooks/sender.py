@@ -9,6 +9,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import structlog
 
@@ -32,40 +33,30 @@ FIRST_WAIT_S = 10.0
 _log = structlog.get_logger("server")
 
 
+@dataclass(eq=False, kw_only=True)
 class Webhooks:
     """Sends the webhooks of one server."""
 
-    def __init__(  # noqa: PLR0913 - its parts, each by name
-        self,
-        *,
-        webhooks: WebhookStore,
-        jobs: JobStore,
-        body_of: Callable[[Job], bytes],
-        fetcher: Fetcher,
-        key: SigningKey,
-        signals: Signals,
-        now: Callable[[], float] = time.time,
-        jitter: Callable[[], float] = random.random,
-        tried: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self._webhooks = webhooks
-        self._jobs = jobs
-        self._body_of = body_of
-        self._fetcher = fetcher
-        self._key = key
-        self._signals = signals
-        self._now = now
-        self._jitter = jitter
-        self._tried = tried
+    webhooks: WebhookStore
+    jobs: JobStore
+    body_of: Callable[[Job], bytes]
+    fetcher: Fetcher
+    key: SigningKey
+    signals: Signals
+    now: Callable[[], float] = time.time
+    jitter: Callable[[], float] = random.random
+    tried: Callable[[str], None] = lambda _: None
+
+    def __post_init__(self) -> None:
         self._sending: dict[asyncio.Task[None], WebhookAttempt] = {}
 
     async def recover(self) -> None:
         """Take over the webhooks of a server that is gone. To be called before `run`."""
-        await asyncio.to_thread(self._webhooks.recover)
+        await asyncio.to_thread(self.webhooks.recover)
 
     async def run(self) -> None:
         """Send what is due, a few at a time, until cancelled."""
-        await on(self._signals.finished, "claiming webhooks", self._send_due)
+        await on(self.signals.finished, "claiming webhooks", self._send_due)
 
     async def close(self) -> None:
         """Break off what is being sent; the next start sends it again."""
@@ -74,7 +65,7 @@ class Webhooks:
             task.cancel()
         await asyncio.gather(*broken_off, return_exceptions=True)
         for delivery in broken_off.values():
-            await asyncio.to_thread(self._webhooks.give_back, delivery)
+            await asyncio.to_thread(self.webhooks.give_back, delivery)
 
     async def check(self, url: str) -> str:
         """The URL in its normal form, if a webhook could be sent there as things are now.
@@ -83,14 +74,14 @@ class Webhooks:
             InvalidInput: it could not.
         """
         try:
-            return await self._fetcher.check(url)
+            return await self.fetcher.check(url)
         except FetchRefused as error:
             message = f"The webhook cannot be sent. {error}"
             item = error_item(("query", "fal_webhook"), message, "value_error", url)
             raise InvalidInput([item]) from error
 
     async def _send_due(self) -> None:
-        while delivery := await asyncio.to_thread(self._webhooks.claim, besides=self._busy()):
+        while delivery := await asyncio.to_thread(self.webhooks.claim, besides=self._busy()):
             task = asyncio.create_task(self._supervise(delivery))
             self._sending[task] = delivery
             task.add_done_callback(self._sending.pop)
@@ -110,13 +101,13 @@ class Webhooks:
 
     async def _send(self, delivery: WebhookAttempt) -> None:
         try:
-            job = await asyncio.to_thread(self._jobs.job, delivery.job_id)
+            job = await asyncio.to_thread(self.jobs.job, delivery.job_id)
         except UnknownJob:
             reason = "The request is no longer kept."
-            await asyncio.to_thread(self._webhooks.given_up, delivery, reason)
+            await asyncio.to_thread(self.webhooks.given_up, delivery, reason)
             return
-        body = await asyncio.to_thread(self._body_of, job)
-        signed = self._key.headers(body, request_id=job.id, user_id=job.key_id, now=self._now())
+        body = await asyncio.to_thread(self.body_of, job)
+        signed = self.key.headers(body, request_id=job.id, user_id=job.key_id, now=self.now())
         headers = {"Content-Type": "application/json", **signed}
         problem = await self._post(delivery, body, headers)
         await asyncio.to_thread(self._record, delivery, problem)
@@ -126,7 +117,7 @@ class Webhooks:
     ) -> str | None:
         """Send it once; what is wrong if the receiver has not taken it."""
         try:
-            status = await self._fetcher.post(delivery.url, body, headers, deadline_s=TRY_S)
+            status = await self.fetcher.post(delivery.url, body, headers, deadline_s=TRY_S)
         except FetchError as error:
             return str(error)
         if 200 <= status < 300:
@@ -137,16 +128,16 @@ class Webhooks:
         # Neither the URL nor its query, which may hold a secret, enter the log.
         log = _log.bind(job_id=delivery.job_id, receiver=delivery.receiver, tries=delivery.tries)
         if problem is None:
-            self._webhooks.delivered(delivery)
-            self._tried("delivered")
+            self.webhooks.delivered(delivery)
+            self.tried("delivered")
         elif delivery.tries >= MAX_TRIES:
-            self._webhooks.given_up(delivery, problem)
-            self._tried("given_up")
+            self.webhooks.given_up(delivery, problem)
+            self.tried("given_up")
             log.error("A webhook was given up", problem=problem)
         else:
-            retry_at = self._now() + wait_s(delivery.tries, self._jitter)
-            self._webhooks.failed(delivery, problem, retry_at=retry_at)
-            self._tried("failed")
+            retry_at = self.now() + wait_s(delivery.tries, self.jitter)
+            self.webhooks.failed(delivery, problem, retry_at=retry_at)
+            self.tried("failed")
             log.warning("A webhook was not taken", problem=problem)
 
 
