@@ -40,10 +40,6 @@ def owned(folder: Path) -> Iterator[None]:
     """Own the folder, which is made if it is not there, until the end of the block.
 
     The kernel lets go of the lock with the process, however that ends: no lock is left over.
-
-    Raises:
-        DataFolderInUse: another server owns it.
-        DataFolderShared: it is on a file system of a network.
     """
     folder.mkdir(parents=True, exist_ok=True)
     check_is_local(folder, Path("/proc/self/mountinfo").read_text())

@@ -181,7 +181,7 @@ class Settings(BaseSettings):
     key_file: Path | None = Field(default=None, description="file that holds it instead")
     files_auth: FilesAuth = Field(
         default="public",
-        description="who may read a file: public, whoever has its URL; signed, the same until the "
+        description="who may read a file: public, all who have its URL; signed, the same until the "
         "URL expires; key, the key that it belongs to",
     )
     files_url_seconds: int = Field(

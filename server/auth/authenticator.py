@@ -109,7 +109,7 @@ class Authenticator:
         self._check_valid(key)
 
     async def issue_token(self, caller: Caller, grant: TokenScope, seconds: int) -> str:
-        """A token by which whoever has it may do a part of what the caller may.
+        """A token whose holder may do a part of what the caller may.
 
         Raises:
             Forbidden: the caller came with a token.

@@ -28,11 +28,7 @@ class FirstKey:
 
 
 def configured_key(settings: Settings) -> ApiKey | None:
-    """The key that the settings name, None if they name none.
-
-    Raises:
-        SettingsError: the file that should hold it does not.
-    """
+    """The key that the settings name, None if they name none."""
     if settings.key_file is not None:
         credential = _read(settings.key_file)
         return ApiKey.from_credential(credential, "COSMOS_KEY_FILE", created_at=time.time())
@@ -48,9 +44,6 @@ def make_first_key(store: KeyStore, folder: Path) -> FirstKey | None:
     """Make a key for a data folder that never had any; None if it had.
 
     A file without a row is of a start that was cut short in between: its key is taken.
-
-    Raises:
-        SettingsError: there is a file of the key's name that holds none.
     """
     if store.all():
         return None

@@ -45,7 +45,7 @@ HOSTS_LINES = (
 _ACCOUNT = """\
 In {folder}:
   ca.pem      the CA, for clients to trust; no secret
-  ca-key.pem  its key, for --renew; whoever has it can pose as fal to those clients
+  ca-key.pem  its key, for --renew; its holder can pose as fal to those clients
   cert.pem    the server's certificate, valid until {until}
   key.pem     its key
   bundle.pem  the CA and the public ones, for clients that take one file for all
@@ -75,7 +75,6 @@ def make_certs(folder: Path, hosts: Sequence[str]) -> str:
     Raises:
         WrongUsage: a host is none.
         CommandFailed: the folder holds one of the files already.
-        OSError: a file cannot be written.
     """
     try:
         wanted = [parse_host(host) for host in hosts]
@@ -101,8 +100,7 @@ def renew_certs(folder: Path, hosts: Sequence[str]) -> str:
 
     Raises:
         WrongUsage: hosts are given.
-        CommandFailed: the folder holds no authority of ours, or an expired one.
-        OSError: a file cannot be read or written.
+        CommandFailed: the folder holds no authority that this program made, or an expired one.
     """
     if hosts:
         raise WrongUsage(

@@ -58,7 +58,7 @@ class UnusableHost(ValueError):
 
 
 class UnusableAuthority(ValueError):
-    """The files are not those of an authority of ours; the message is a sentence."""
+    """The files are not those of an authority that this program made; the message is a sentence."""
 
 
 @dataclass(frozen=True, slots=True)

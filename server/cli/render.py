@@ -38,12 +38,7 @@ def render(
 ) -> tuple[Artifact, float]:
     """Make the video on the first device; its Artifact, and the seconds without loading the model.
 
-    Raises:
-        CommandFailed: the worker could not load or failed.
-        DeviceError: there is no such device.
-        WorkerDied: the worker died while it made the video.
-        OSError: the file cannot be written.
-        KeyboardInterrupt: Ctrl-C was pressed; neither file nor process is left behind.
+    Whatever it raises, and on Ctrl-C too, neither file nor process is left behind.
     """
     order = WorkOrder(job_id="generate", attempt=1, spec=spec, media={"image": pixels})
     pool = LocalPool.from_settings(settings, max_devices=1, ending_grace_s=ENDING_GRACE_S)

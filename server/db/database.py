@@ -16,12 +16,7 @@ class Database:
     """An open database, shared by the stores that have the statements. Every use blocks."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, made or upgraded if need be.
-
-        Raises:
-            UnknownSchema: it is of a later release.
-            DiskFull: there is no room for its tables.
-        """
+        """Open the file, made or upgraded if need be."""
         self._engine = tables.open_database(path)
         with disk_full_errors():
             prepare(self._engine)
@@ -35,11 +30,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction that no other writer overlaps; committed at the end, or not at all.
-
-        Raises:
-            DiskFull: there is no room for what was written.
-        """
+        """One transaction that no other writer overlaps; committed at the end, or not at all."""
         immediate = self._engine.execution_options(**{tables.BEGIN_OPTION: "IMMEDIATE"})
         # SQLite makes writers of one process poll for their turn; the lock makes them queue.
         with self._writing, disk_full_errors(), immediate.begin() as connection:

@@ -76,11 +76,7 @@ class JobLog:
             await asyncio.shield(self._writing)
 
     def write_rest(self) -> None:
-        """Write what no flush could write, in this thread, when nothing else writes.
-
-        Raises:
-            DiskFull, OperationalError: it cannot be written now either.
-        """
+        """Write what no flush could write, in this thread, when nothing else writes."""
         if self._lines or self._progress is not None:
             job = self._job
             self._store.record(job.id, job.attempt, self._lines, self._progress)

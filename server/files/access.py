@@ -1,4 +1,4 @@
-"""Who may read a file: whoever has its URL, whoever has it signed, or the key that it belongs to.
+"""Who may read a file: all who have its URL, its signed URL, or the key that it belongs to.
 
 A video belongs to the key of its job, an upload to the key that sent it. What was made while no key
 was asked for belongs to nobody.
@@ -27,7 +27,7 @@ _EXPIRED = "The time of this URL is over. The result of a request, asked for aga
 class ReadPermission:
     """Which files may be read: those of the `owners`, or everybody's if that is None.
 
-    All else is answered with the `refusal`, be it there or not. `ends_at` is Unix seconds.
+    All else is answered with the `refusal`, whether it exists or not. `ends_at` is Unix seconds.
     """
 
     owners: frozenset[str | None] | None = None
@@ -64,7 +64,7 @@ class FileAccess:
     def by_caller(self, caller: Caller) -> ReadPermission:
         """What a key, or a token that it lent, may read: its own files.
 
-        What is nobody's is for the people who run the server.
+        Files that belong to no key are for the people who run the server.
         """
         nobodys: set[str | None] = {None} if Scope.ADMIN in caller.scopes else set()
         return ReadPermission(owners=frozenset({caller.key_id} | nobodys))

@@ -1,7 +1,7 @@
 """The files that have a URL: videos that were made, and what callers uploaded.
 
-A URL of ours is known by its scheme, host and prefix and is never fetched over HTTP: what it names
-is looked up, and may be gone, or not for everybody: `server.files.access` says for whom.
+This server's URLs are known by their scheme, host and prefix and are never fetched over HTTP: the
+file is looked up, and may be gone, or not for everybody: `server.files.access` says for whom.
 """
 
 import re
@@ -95,7 +95,7 @@ class PublicFiles:
         return file
 
     def by_url(self, url: str, job: Job) -> PublicFile | None:
-        """The file that a URL in the job's request names, None if the URL is not one of ours.
+        """The file that a URL in the job's request names, None if the URL is another server's.
 
         Raises:
             UnknownFile, FileUrlRefused: the URL is ours, and there is no such file, no longer, or

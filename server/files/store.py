@@ -33,7 +33,7 @@ class FileStore:
             part.unlink()
 
     def path(self, artifact_id: str) -> Path:
-        """Where the file is, or would be. An id that is none of ours is our own bug."""
+        """Where the file is, or would be. An id that this server did not make is a bug."""
         assert _ID.fullmatch(artifact_id), f"{artifact_id!r} is not an artefact's id"
         folder = hashlib.sha256(artifact_id.encode()).hexdigest()[:2]
         return self._root / folder / artifact_id

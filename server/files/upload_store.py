@@ -1,7 +1,7 @@
 """The statements of uploads: those under way, their parts, and the files that they became.
 
 Synchronous, like `server.jobs.store`. A file is put in its place within the transaction that writes
-its row: whoever comes second to the same upload finds it closed before touching the file.
+its row: the second caller of the same upload finds it closed before touching the file.
 """
 
 import secrets
@@ -123,21 +123,12 @@ class UploadStore:
             return [Part(*row) for row in rows]
 
     def add_file(self, file: StoredArtifact, new: NewUpload, *, place: MoveIntoPlace) -> None:
-        """Commit a file that needs no upload before it.
-
-        Raises:
-            StorageFull, KeyStorageFull: there is no room for it.
-        """
+        """Commit a file that needs no upload before it."""
         with self._database.write() as db:
             self._add_file(db, file, new, place)
 
     def finish(self, upload: Upload, file: StoredArtifact, *, place: MoveIntoPlace) -> None:
-        """Commit the file of an upload and close that; its parts are forgotten.
-
-        Raises:
-            UploadClosed: the upload is over.
-            StorageFull, KeyStorageFull: there is no room for the file.
-        """
+        """Commit the file of an upload and close that; its parts are forgotten."""
         with self._database.write() as db:
             _check_open(db, upload.id)
             _forget_parts(db, [upload.id])

@@ -1,6 +1,6 @@
 """Files that callers send us: whole, or in parts that become one file in the end.
 
-The URL of an upload is the right to use it: whoever has it may send the file once, within an hour,
+The URL of an upload is the right to use it: its holder may send the file once, within an hour,
 of the size and type that were agreed. Bytes go to the disk as they come; a file appears whole or
 not at all, and its row after it.
 """
@@ -39,12 +39,7 @@ class Uploads:
         self._max_size = max_size
 
     async def receive(self, new: NewUpload, body: AsyncIterator[bytes]) -> StoredArtifact:
-        """Take a file in that comes with the request that asks for it.
-
-        Raises:
-            UploadTooLarge: it has more bytes than a file may have.
-            StorageFull, KeyStorageFull: there is no room for it.
-        """
+        """Take a file in that comes with the request that asks for it."""
         async with self._incoming() as incoming:
             await _write(incoming, body, self._max_size)
             file = _described(incoming, incoming.id, new)
@@ -60,11 +55,7 @@ class Uploads:
         return await asyncio.to_thread(self._store.begin, new, in_parts=in_parts, max_size=max_size)
 
     async def find(self, upload_id: str) -> Upload:
-        """An upload by its id.
-
-        Raises:
-            UnknownUpload: there is none.
-        """
+        """An upload by its id."""
         return await asyncio.to_thread(self._store.upload, upload_id)
 
     async def put(self, upload: Upload, body: AsyncIterator[bytes]) -> StoredArtifact:

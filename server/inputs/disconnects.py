@@ -41,13 +41,7 @@ class DisconnectedRuns:
         self._left: dict[_Identity, dict[str, _Left]] = {}
 
     async def begin(self, submission: Submission) -> Job:
-        """The job of a request: the one that it had before it was cut off, or else a new one.
-
-        Raises:
-            InvalidInput: the input cannot be used; nothing is committed.
-            QueueFull: as many jobs wait as may wait.
-            KeyQueueFull, TooManySubmits: the caller's key has all that it may have.
-        """
+        """The job of a request: the one that it had before it was cut off, or else a new one."""
         identity = _Identity(
             submission.caller.key_id,
             submission.base_url,
@@ -56,7 +50,7 @@ class DisconnectedRuns:
             await asyncio.to_thread(lambda: submission.body_sha256),
         )
         # The headers of a run are those of its first try, but for the idempotency key, which is
-        # the queue's: whoever has that may ask for the job again.
+        # the queue's: with that, the caller may ask for the job again.
         options = replace(submission.options, idempotency_key=None)
         run = replace(submission, options=options, is_run=True)
         return self._take(identity) or await self._submissions.accept(run)

@@ -137,7 +137,7 @@ def webhook_is_done() -> ColumnElement[bool]:
 
 
 def is_removable() -> ColumnElement[bool]:
-    """A job can be removed when it is done, and whoever asked to be told has been."""
+    """A job can be removed when it is done and its webhook, if any, is no longer due."""
     return and_(_jobs.status == JobStatus.COMPLETED.value, webhook_is_done())
 
 

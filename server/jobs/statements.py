@@ -155,7 +155,7 @@ def end(
     result: Mapping[str, Any] | None = None,
     error: JobError | None = None,
 ) -> None:
-    """Complete a job, and have whoever asked to be told of it told."""
+    """Complete a job; its webhook, if it has one, is due."""
     values: dict[str, Any] = {
         "finished_at": now,
         "result": result,
@@ -171,7 +171,7 @@ def end(
 
 
 def announce(db: Connection, job_id: str, webhook_url: str | None, now: float) -> None:
-    """Let a job that has ended tell whoever asked to be told."""
+    """Make the webhook of a job that has ended due, if one was asked for."""
     if webhook_url is not None:
         db.execute(insert(tables.webhooks).values(row_of_webhook(job_id, webhook_url, now)))
 

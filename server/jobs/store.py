@@ -126,40 +126,24 @@ class JobStore:
     def resubmitted(
         self, key_id: str | None, idempotency_key: str | None, body_sha256: str
     ) -> Job | None:
-        """The job that was submitted with this idempotency key before.
-
-        Raises:
-            IdempotencyMismatch: it came of another request.
-        """
+        """The job that was submitted with this idempotency key before."""
         with self._database.read() as db:
             return read_resubmitted(db, key_id, idempotency_key, body_sha256, self._now())
 
     def check_room(self, key_id: str | None, *, queue_limit: int) -> None:
-        """Refuse what `submit` would refuse now, before anything is done for it.
-
-        Raises:
-            QueueFull, KeyQueueFull, TooManySubmits: as for `submit`.
-        """
+        """Refuse what `submit` would refuse now, before anything is done for it."""
         with self._database.read() as db:
             if count_queued(db) >= queue_limit:
                 raise QueueFull(queue_limit)
             check_key(db, key_id, self._key_limits, self._now())
 
     def job(self, job_id: str) -> Job:
-        """Read one job.
-
-        Raises:
-            UnknownJob: there is none of that id, or it was not to be kept for so long.
-        """
+        """Read one job."""
         with self._database.read() as db:
             return read_job(db, job_id, self._now())
 
     def standing(self, job_id: str) -> JobSnapshot:
-        """Read one job, its place in the queue, and the lines of its runs, oldest first.
-
-        Raises:
-            UnknownJob: there is none of that id, or it was not to be kept for so long.
-        """
+        """Read one job, its place in the queue, and the lines of its runs, oldest first."""
         with self._database.read() as db:
             job = read_job(db, job_id, self._now())
             position = count_ahead(db, job) if job.status is JobStatus.IN_QUEUE else 0
@@ -174,11 +158,7 @@ class JobStore:
             return None if row is None else JobProgress(*row)
 
     def request_cancel(self, job_id: str) -> CancelAnswer:
-        """Cancel a job that waits at once; ask the run of a running one to stop.
-
-        Raises:
-            UnknownJob: there is none of that id.
-        """
+        """Cancel a job that waits at once; ask the run of a running one to stop."""
         with self._write() as db:
             job = read_job(db, job_id, self._now())
             if job.done:
@@ -332,7 +312,7 @@ class JobStore:
     def give_back(self, job_id: str, attempt: int, *, keeps_inputs: bool = True) -> None:
         """Put a job back at its old place: its run ended for no fault of the job.
 
-        Without `keeps_inputs` its media are prepared anew.
+        Without `keeps_inputs` its media are prepared again.
         """
         with self._write() as db:
             job = read_held(db, job_id, attempt)

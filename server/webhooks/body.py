@@ -11,7 +11,7 @@ from server.jobs.store import JobStore
 from server.models import Job
 
 MAX_INLINE_BYTES = 16 * 1024 * 1024
-"""The largest video that `sync_mode` puts into a webhook: it is made anew for every try, and few
+"""The largest video that `sync_mode` puts into a webhook: it is made again for every try, and few
 receivers read so much."""
 
 

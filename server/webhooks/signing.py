@@ -1,6 +1,6 @@
 """The key that webhooks are signed with, and fal's recipe for a signature.
 
-The key is an Ed25519 key of this server's own. Whoever has a data folder has the key; a new data
+The key is an Ed25519 key of this server's own. The holder of a data folder has the key; a new data
 folder has a new one, which receivers find in the key set.
 """
 

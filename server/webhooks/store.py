@@ -2,7 +2,7 @@
 
 A row is there from the very transaction that ended its job. It is taken by lease, so several
 processes may send from one table: a process that dies holds nothing for longer than its lease.
-`tries` is the fence: whoever took a row may write to it until it is taken again.
+`tries` is the fence: the sender that took a row may write to it until it is taken again.
 """
 
 import time
