@@ -13,7 +13,6 @@ from pathlib import Path
 import certifi
 
 from server.cli.certificates import (
-    Host,
     KeyPair,
     UnusableAuthority,
     UnusableHost,
@@ -133,7 +132,8 @@ def _issue_into(folder: Path, authority: KeyPair, now: datetime) -> KeyPair:
 
 def _account(folder: Path, authority: KeyPair, issued: KeyPair) -> str:
     """What was made, and what server and clients need to use it."""
-    hosts = [_shown(host) for host in hosts_of(authority)]
+    # Hosts as they stand in URLs.
+    hosts = [f"[{host}]" if isinstance(host, IPv6Address) else host for host in hosts_of(authority)]
     paths = {name: shlex.quote(str(folder.resolve() / name)) for name in _FILES}
     return _ACCOUNT.format(
         folder=folder,
@@ -146,8 +146,3 @@ def _account(folder: Path, authority: KeyPair, issued: KeyPair) -> str:
         bundle=paths[BUNDLE],
         hosts_lines="\n".join(f"  ADDRESS {' '.join(names)}" for names in HOSTS_LINES),
     )
-
-
-def _shown(host: Host) -> str:
-    """The host as it stands in a URL."""
-    return f"[{host}]" if isinstance(host, IPv6Address) else str(host)

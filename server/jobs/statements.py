@@ -1,7 +1,6 @@
 """What the transactions of the job store are made of: conditions, reads, and steps of a write."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import (
@@ -9,10 +8,8 @@ from sqlalchemy import (
     Connection,
     Update,
     and_,
-    exists,
     func,
     insert,
-    literal,
     or_,
     select,
     update,
@@ -29,9 +26,7 @@ from server.models import (
     UNFETCHED_LIFETIME_S,
     Job,
     JobError,
-    JobProgress,
     JobStatus,
-    LogLine,
     StoredArtifact,
 )
 
@@ -126,12 +121,6 @@ def read_held(db: Connection, job_id: str, attempt: int) -> Job | None:
     return None if row is None else job_of(row)
 
 
-def read_lines(db: Connection, job_id: str) -> list[LogLine]:
-    logs = tables.logs.c
-    query = select(logs.at, logs.level, logs.message).where(logs.job_id == job_id)
-    return [LogLine(*row) for row in db.execute(query.order_by(logs.id))]
-
-
 def count_queued(db: Connection) -> int:
     return db.execute(select(func.count()).select_from(tables.jobs).where(QUEUED)).scalar_one()
 
@@ -206,26 +195,6 @@ def add_artifacts(
             # It may have been about to go, and is wanted again.
             wanted = update(tables.artifacts).where(tables.artifacts.c.id == artifact.id)
             db.execute(wanted.values(expires_at=None))
-
-
-def set_progress(db: Connection, job_id: str, progress: JobProgress) -> None:
-    row = asdict(progress)
-    of_job = tables.progress.c.job_id == job_id
-    if db.execute(update(tables.progress).where(of_job).values(row)).rowcount == 0:
-        db.execute(insert(tables.progress).values(job_id=job_id, **row))
-
-
-def not_yet_logged(message: str) -> ColumnElement[bool]:
-    """The jobs that wait and whose log does not have this line."""
-    told = exists().where(and_(tables.logs.c.job_id == jobs.id, tables.logs.c.message == message))
-    return and_(QUEUED, ~told)
-
-
-def add_log_lines(db: Connection, which: ColumnElement[bool], message: str, now: float) -> None:
-    """Add a line to the logs of these jobs."""
-    lines = select(jobs.id, jobs.attempt, literal(now), literal("INFO"), literal(message))
-    columns = ["job_id", "attempt", "at", "level", "message"]
-    db.execute(insert(tables.logs).from_select(columns, lines.where(which)))
 
 
 def _is_kept(now: float) -> ColumnElement[bool]:

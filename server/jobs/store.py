@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, or_, select
+from sqlalchemy import Connection, and_, exists, func, insert, literal, or_, select, update
 
 from server.db import tables
 from server.db.database import Database
@@ -23,7 +23,6 @@ from server.jobs.statements import (
     IN_ORDER,
     QUEUED,
     add_artifacts,
-    add_log_lines,
     announce,
     change,
     claim_of,
@@ -33,13 +32,10 @@ from server.jobs.statements import (
     free_expired_key,
     held,
     jobs,
-    not_yet_logged,
     put_back,
     read_held,
     read_job,
-    read_lines,
     read_resubmitted,
-    set_progress,
 )
 from server.models import (
     CANCELLED,
@@ -144,10 +140,13 @@ class JobStore:
 
     def standing(self, job_id: str) -> JobSnapshot:
         """Read one job, its place in the queue, and the lines of its runs, oldest first."""
+        logs = tables.logs.c
+        query = select(logs.at, logs.level, logs.message).where(logs.job_id == job_id)
         with self._database.read() as db:
             job = read_job(db, job_id, self._now())
             position = count_ahead(db, job) if job.status is JobStatus.IN_QUEUE else 0
-            return JobSnapshot(job=job, position=position, lines=read_lines(db, job_id))
+            lines = [LogLine(*row) for row in db.execute(query.order_by(logs.id))]
+            return JobSnapshot(job=job, position=position, lines=lines)
 
     def progress(self, job_id: str) -> JobProgress | None:
         """How far the latest run of the job has come."""
@@ -258,11 +257,17 @@ class JobStore:
 
     def log_to_waiting(self, message: str) -> None:
         """Add a line to the log of every job that waits, unless it is there already."""
+        logs = tables.logs
+        logged = exists().where(and_(logs.c.job_id == jobs.id, logs.c.message == message))
+        level, text = literal("INFO"), literal(message)
+        lines = select(jobs.id, jobs.attempt, literal(self._now()), level, text)
+        lines = lines.where(and_(QUEUED, ~logged))
         with self._database.read() as db:
-            if db.execute(select(jobs.seq).where(not_yet_logged(message)).limit(1)).first() is None:
+            if db.execute(lines.limit(1)).first() is None:
                 return
         with self._write() as db:
-            add_log_lines(db, not_yet_logged(message), message, self._now())
+            columns = ["job_id", "attempt", "at", "level", "message"]
+            db.execute(insert(logs).from_select(columns, lines))
 
     def cancel_requested(self, job_id: str, attempt: int) -> bool:
         """Whether this run should stop: its caller asked, or the job is no longer its."""
@@ -281,7 +286,9 @@ class JobStore:
                 of_run = {"job_id": job_id, "attempt": attempt}
                 db.execute(insert(tables.logs), [of_run | asdict(line) for line in lines])
             if progress is not None:
-                set_progress(db, job_id, progress)
+                row, of_job = asdict(progress), tables.progress.c.job_id == job_id
+                if db.execute(update(tables.progress).where(of_job).values(row)).rowcount == 0:
+                    db.execute(insert(tables.progress).values(job_id=job_id, **row))
 
     def finish(
         self,
