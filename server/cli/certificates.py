@@ -87,7 +87,14 @@ def parse_host(text: str) -> Host:
     try:
         address = ip_address(name.removeprefix("[").removesuffix("]"))
     except ValueError:
-        return _parse_name(name, text)
+        last_label = name.rpartition(".")[2]
+        if _NAME.fullmatch(name) and len(name) <= 253 and not last_label.isdigit():
+            return name
+        raise UnusableHost(
+            f"{text!r} is neither a host's name nor an address: give it without scheme, port or "
+            "path, such as gpu.example.com or 192.168.1.20, and a name with umlauts in its xn-- "
+            "form."
+        ) from None
     if address.is_unspecified:
         raise UnusableHost(
             f"{text} is where a server listens, not where clients find it: "
@@ -96,17 +103,6 @@ def parse_host(text: str) -> Host:
     if isinstance(address, IPv6Address) and address.scope_id is not None:
         raise UnusableHost(f"{text} holds the name of a network card: give the address alone.")
     return address
-
-
-def _parse_name(name: str, text: str) -> str:
-    last_label = name.rpartition(".")[2]
-    if not _NAME.fullmatch(name) or len(name) > 253 or last_label.isdigit():
-        raise UnusableHost(
-            f"{text!r} is neither a host's name nor an address: give it without scheme, port or "
-            "path, such as gpu.example.com or 192.168.1.20, and a name with umlauts in its xn-- "
-            "form."
-        )
-    return name
 
 
 def new_authority(hosts: Iterable[Host], now: datetime) -> KeyPair:

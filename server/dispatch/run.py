@@ -133,8 +133,7 @@ class JobRun:
         raise AssertionError("a pool's run ended without its last event")
 
     async def _enforce(self, deadline: RunDeadline) -> None:
-        reason = await deadline.missed()
-        await self.pool.kill(self.slot, reason)
+        await self.pool.kill(self.slot, await deadline.missed())
 
     def _media(self) -> dict[str, Pixels] | None:
         """The job's pictures; None if they were prepared for a checkpoint of another size, or are

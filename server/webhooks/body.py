@@ -21,7 +21,11 @@ def webhook_body(job: Job, jobs: JobStore, files: FileStore, links: FileLinks) -
     It is the same at every try, but for the URL of a video that is signed for less time than the
     tries take.
     """
-    ending = _error(job) if job.error is not None else _output(job, jobs, files, links)
+    if job.error is not None:
+        problem = f"Invalid status code: {job.error.http_status}"
+        ending = {"status": "ERROR", "error": problem, "payload": job.error.body}
+    else:
+        ending = _output(job, jobs, files, links)
     body = {"request_id": job.id, "gateway_request_id": job.id, **ending}
     return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
 
@@ -41,12 +45,6 @@ def _output(job: Job, jobs: JobStore, files: FileStore, links: FileLinks) -> dic
     else:
         url = links.of_video(job, video)
     return {"status": "OK", "payload": output_view(job, video, url)}
-
-
-def _error(job: Job) -> dict[str, Any]:
-    assert job.error is not None
-    problem = f"Invalid status code: {job.error.http_status}"
-    return {"status": "ERROR", "error": problem, "payload": job.error.body}
 
 
 def _without_payload(reason: str) -> dict[str, Any]:
