@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ import typer
 from api_keys import add_key
 from rich.console import Console
 from rich.table import Table
-from servers import APP, ENDPOINT, request_of, settings_in, start_server
+from servers import APP, COMMAND, ENDPOINT, request_of, settings_in, start_server
 
 from benchmarks.machine import SERVER_PACKAGES, describe
 
@@ -62,11 +62,11 @@ def main(
     """Put each load on a server, print a table, and fail if a limit is not kept."""
     if shutil.which("wrk") is None:
         sys.exit("There is no wrk on this machine: install it with `apt-get install wrk`.")
-    with _server() as (url, key, folder):
-        ids = _jobs(url, key)
-        _wait_for_pictures(folder)
-        results = [_measure(load, url, key, ids, folder, seconds) for load in LOADS]
-    report = {**describe(SERVER_PACKAGES), "wrk": _wrk_version(), "loads": results}
+    with serving() as (url, key, folder):
+        ids = submit_jobs(url, key)
+        wait_for_pictures(folder)
+        results = [measure(load, url, key, ids, folder, seconds) for load in LOADS]
+    report = {**describe(SERVER_PACKAGES), "wrk": wrk_version(), "loads": results}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=2) + "\n")
     Console().print(_table(results))
@@ -75,19 +75,23 @@ def main(
 
 
 @contextmanager
-def _server() -> Iterator[tuple[str, str, Path]]:
+def serving(
+    program: Sequence[str | Path] = (COMMAND,),
+) -> Iterator[tuple[str, str, Path]]:
     """A server's URL, a key of its table, and its folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         key = add_key(settings_in(folder))
-        server = start_server(folder, COSMOS_AUTH="on", COSMOS_QUEUE_LIMIT="1000000")
+        server = start_server(
+            folder, program=program, COSMOS_AUTH="on", COSMOS_QUEUE_LIMIT="1000000"
+        )
         try:
             yield server.http, key, folder
         finally:
             server.end()
 
 
-def _jobs(url: str, key: str) -> list[str]:
+def submit_jobs(url: str, key: str) -> list[str]:
     """One job that runs all the while and logs as it does, and others that wait behind it."""
     slow = request_of("sleep 2", num_inference_steps=50)
     with httpx.Client(base_url=url, headers={"authorization": f"Key {key}"}) as client:
@@ -97,7 +101,7 @@ def _jobs(url: str, key: str) -> list[str]:
         ]
 
 
-def _wait_for_pictures(folder: Path) -> None:
+def wait_for_pictures(folder: Path) -> None:
     """Return when every picture is prepared: what that costs is not what is measured here."""
     query = "SELECT count(*) FROM jobs WHERE input_refs IS NULL"
     with closing(sqlite3.connect(folder / "data" / "jobs.sqlite3")) as database:
@@ -105,7 +109,7 @@ def _wait_for_pictures(folder: Path) -> None:
             time.sleep(0.1)
 
 
-def _measure(
+def measure(
     load: Load, url: str, key: str, ids: list[str], folder: Path, seconds: int
 ) -> dict[str, Any]:
     body = folder / "body.json"
@@ -140,7 +144,7 @@ def _measure(
     }
 
 
-def _wrk_version() -> str:
+def wrk_version() -> str:
     # It prints its version with its usage, and exits with 1.
     ran = subprocess.run(["wrk", "--version"], capture_output=True, text=True)
     return (ran.stdout or ran.stderr).splitlines()[0].partition(" Copyright")[0]

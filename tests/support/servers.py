@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,19 +124,23 @@ SCRIPTED = {
 """The environment of a server with scripted workers."""
 
 
-def launch(folder: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
-    """Run `cosmos-serve serve` with a scripted worker."""
+def launch(
+    folder: Path, *options: str, program: Sequence[str | Path] = (COMMAND,), **environment: str
+) -> subprocess.Popen[str]:
+    """Run `cosmos-serve serve` with a scripted worker; `program` may be one that wraps it."""
     return subprocess.Popen(
-        [COMMAND, *command_line(folder, *options)],
+        [*program, *command_line(folder, *options)],
         env={**os.environ, **SCRIPTED, **environment},
         stdout=subprocess.PIPE,
         text=True,
     )
 
 
-def start_server(folder: Path, *options: str, **environment: str) -> RunningServer:
+def start_server(
+    folder: Path, *options: str, program: Sequence[str | Path] = (COMMAND,), **environment: str
+) -> RunningServer:
     """Run `cosmos-serve serve` as `launch` does, and wait until it listens."""
-    process = launch(folder, *options, **environment)
+    process = launch(folder, *options, program=program, **environment)
     assert process.stdout is not None
     urls = re.findall(r"https?://[^\s,]+", process.stdout.readline())
     return RunningServer(process, urls[0], urls[1] if len(urls) > 1 else None)
