@@ -1,12 +1,13 @@
 """Every setting of the server, read once into one frozen value.
 
 The only place where the environment is read. Names begin with COSMOS_; CUDA_VISIBLE_DEVICES is
-the one other name. A `.env` file is not read.
+the one other name. A variable that is empty is one that is not set. A `.env` file is not read.
 """
 
 import difflib
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -21,7 +22,13 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from pipeline.memory_plan import MemoryChoice
 from server.hosts import read_name, read_origin
@@ -29,6 +36,14 @@ from server.keys import Credential
 
 PREFIX = "COSMOS_"
 DAY_S = 86_400.0
+
+_SERVICE_LINK = re.compile(
+    r"COSMOS_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)",
+    re.IGNORECASE,
+)
+_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
+"""Kubernetes sets such names for each Service, and a PORT with such a URL: for one that is called
+`cosmos` or `cosmos-db` they begin as ours do."""
 
 DEFAULT_WORKER = "server.workers.gpu:GpuWorker"
 _FORMER_DEFAULT_WORKER = "server.worker:GpuWorker"
@@ -220,16 +235,30 @@ class Settings(BaseSettings):
     )
 
     @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic's signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is passed, then the environment, as far as it is meant for us."""
+        assert isinstance(env_settings, EnvSettingsSource)
+        env_settings.env_vars = _meant_for_us(env_settings.env_vars)
+        return init_settings, env_settings
+
+    @classmethod
     def load(cls, **overrides: Any) -> "Settings":
-        """Read the environment; `overrides` that are not None win over it.
+        """Read the environment; `overrides` that are neither None nor empty win over it.
 
         Raises:
             SettingsError: a COSMOS_ name is unknown, or a value cannot be used.
         """
         fields = cls.model_fields.items()
         known = {PREFIX + name.upper() for name, field in fields if not field.validation_alias}
-        _refuse_unknown_names(os.environ, known)
-        given = {name: value for name, value in overrides.items() if value is not None}
+        _refuse_unknown_names(_meant_for_us(os.environ), known)
+        given = {name: value for name, value in overrides.items() if value not in (None, "")}
         try:
             return cls(**given)
         except ValidationError as error:
@@ -314,7 +343,22 @@ def data_folder() -> Path:
     """The setting `data`, for a command that needs no other."""
     named = os.environ.get(f"{PREFIX}DATA")
     default: Path = Settings.model_fields["data"].default
-    return default if named is None else Path(named)
+    return Path(named) if named else default
+
+
+def _meant_for_us(environment: Mapping[str, str | None]) -> dict[str, str]:
+    """The variables that are set, without what Kubernetes says of services.
+
+    CUDA_VISIBLE_DEVICES may be empty: it then shows no GPU.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if value is not None
+        if not name.upper().startswith(PREFIX) or value
+        if not _SERVICE_LINK.fullmatch(name)
+        if not (name.upper().endswith("_PORT") and _SERVICE_URL.match(value))
+    }
 
 
 def _refuse_unknown_names(environment: Mapping[str, str], known: set[str]) -> None:

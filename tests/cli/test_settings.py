@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from server.settings import Settings, SettingsError
+from server.settings import Settings, SettingsError, data_folder
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +109,41 @@ def test_a_setting_that_cannot_be_used_is_named(
         Settings.load()
 
     assert sentence in str(refused.value)
+
+
+def test_variables_of_kubernetes_services_are_ignored(environment: pytest.MonkeyPatch) -> None:
+    for service in ("COSMOS", "COSMOS_SERVE", "COSMOS_DB"):
+        environment.setenv(f"{service}_SERVICE_HOST", "10.0.0.1")
+        environment.setenv(f"{service}_SERVICE_PORT", "8000")
+        environment.setenv(f"{service}_SERVICE_PORT_HTTP", "8000")
+        environment.setenv(f"{service}_PORT", "tcp://10.0.0.1:8000")
+        environment.setenv(f"{service}_PORT_8000_TCP", "tcp://10.0.0.1:8000")
+        environment.setenv(f"{service}_PORT_8000_TCP_PROTO", "tcp")
+        environment.setenv(f"{service}_PORT_8000_TCP_PORT", "8000")
+        environment.setenv(f"{service}_PORT_8000_TCP_ADDR", "10.0.0.1")
+
+    assert Settings.load().port == 8000
+
+    environment.setenv("COSMOS_SERVICE_HOSTS", "10.0.0.1")
+    with pytest.raises(SettingsError, match="COSMOS_SERVICE_HOSTS is not a setting"):
+        Settings.load()
+
+
+@pytest.mark.parametrize("name", [n for n in Settings.model_fields if n != "weights"])
+def test_an_empty_variable_is_not_set(environment: pytest.MonkeyPatch, name: str) -> None:
+    expected = Settings.load()
+    environment.setenv("CUDA_VISIBLE_DEVICES" if name.startswith("cuda") else f"COSMOS_{name}", "")
+
+    if name == "cuda_visible_devices":
+        assert Settings.load().cuda_visible_devices == ""
+    else:
+        assert Settings.load() == expected
+
+
+def test_an_empty_data_folder_is_the_default(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("COSMOS_DATA", "")
+
+    assert data_folder() == Path("data")
 
 
 def test_missing_weights_are_named(environment: pytest.MonkeyPatch) -> None:
