@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Set
 from contextlib import asynccontextmanager
 from functools import partial
 
+import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -61,6 +62,8 @@ from server.workers.local_pool import LocalPool
 from server.workers.pool import Pool
 from weights.checkpoint_profile import PROFILE_FILE
 from weights.store import WeightStore
+
+_log = structlog.get_logger("server")
 
 
 def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
@@ -119,6 +122,8 @@ async def _running(
     await services.webhooks.recover()
     services.runs.adopt_all(await asyncio.to_thread(services.store.unfinished_runs))
     store, files, signals = services.store, services.files, services.signals
+    if await asyncio.to_thread(store.paused_since) is not None:
+        _log.warning("The queue is paused: `cosmos-serve queue resume` starts jobs again")
     intake = InputPreparer(
         store, files, services.images, services.public_files, fetcher, limits, signals
     )

@@ -11,6 +11,7 @@ from server.db.database import Database
 from server.disk import DiskSpace
 from server.dispatch.drain import Drain
 from server.errors import DiskFull
+from server.jobs.pause import paused_since
 from server.workers.pool import Pool
 
 _LOOK_AGAIN_S = 1.0
@@ -36,6 +37,8 @@ class Readiness:
         self._looking = asyncio.Lock()
         self._looked_at: float | None = None
         self._storage: list[Check] = []
+        self.paused_since: float | None = None
+        """When the queue was paused, as of the last look."""
 
     async def checks(self) -> Sequence[Check]:
         """Every need, in a fixed order."""
@@ -64,7 +67,9 @@ class Readiness:
     def _database_problem(self) -> str | None:
         try:
             with self._database.write():
-                return None
+                pass
+            self.paused_since = paused_since(self._database)
+            return None
         except DatabaseError as error:
             return f"The database cannot be written: {error.orig}."
         except DiskFull as error:

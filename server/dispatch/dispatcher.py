@@ -17,6 +17,7 @@ from server.tasks import LOOK_AGAIN_S, Signals, log_errors, on
 from server.workers.pool import Pool, SlotDown, SlotState, SlotUp
 from server.workers.progress_text import describe_loading
 
+_PAUSED = "The queue is paused by the operator: this request waits until it is resumed."
 _NO_ROOM = "The server's disk is almost full: this request waits until there is room."
 
 _log = structlog.get_logger("server")
@@ -100,6 +101,8 @@ class Dispatcher:
         """Tell the callers of the jobs that wait why, if it is not for other jobs."""
         if self.disk.problem() is not None:
             await asyncio.to_thread(self.store.log_to_waiting, _NO_ROOM)
+        if await asyncio.to_thread(self.store.paused_since) is not None:
+            await asyncio.to_thread(self.store.log_to_waiting, _PAUSED)
         slots = self.pool.slots()
         if any(slot.state in (SlotState.IDLE, SlotState.BUSY) for slot in slots):
             return

@@ -19,6 +19,7 @@ from server.db.rows import ARTIFACT_COLUMNS, JOB_COLUMNS, job_of, row_of_job
 from server.errors import QueueFull
 from server.files.store import MoveIntoPlace
 from server.jobs.limits import NO_LIMITS, KeyLimits, check_key
+from server.jobs.pause import paused_since
 from server.jobs.statements import (
     IN_ORDER,
     QUEUED,
@@ -254,6 +255,10 @@ class JobStore:
             for row in db.execute(late).all():
                 end(db, job_of(row), self._now(), error=TOO_LATE)
         return 0.0
+
+    def paused_since(self) -> float | None:
+        """When the queue was paused, in Unix seconds; None if it is not."""
+        return paused_since(self._database)
 
     def log_to_waiting(self, message: str) -> None:
         """Add a line to the log of every job that waits, unless it is there already."""

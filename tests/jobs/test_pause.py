@@ -60,6 +60,28 @@ async def test_a_pause_outlives_the_server(tmp_path: Path) -> None:
         assert (await client.get("/admin/queue")).json()["paused_since"] == since
 
 
+async def test_a_pause_is_seen_by_operators_and_by_those_who_wait(
+    tmp_path: Path, run: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_in(tmp_path)
+    async with serving(settings) as client:
+        ready = (await client.get("/health/ready")).json()
+        assert ready["queue"] == {"paused": False, "paused_since": None}
+        assert "The queue goes on." in run("queue", "status")
+        await client.post("/admin/queue/pause")
+        job = await submit(client)
+        while not (status := (await status_of(client, job, logs="1")).json())["logs"]:
+            await asyncio.sleep(0.02)
+        assert "paused by the operator" in status["logs"][0]["message"]
+        assert "paused since" in (said := run("queue", "status"))
+        assert "1 waiting, 0 running." in said
+    capsys.readouterr()
+    async with serving(settings) as client:
+        printed = capsys.readouterr()
+        assert "The queue is paused" in printed.out + printed.err
+        assert (await client.get("/health/ready")).json()["queue"]["paused"] is True
+
+
 async def test_the_command_works_beside_a_running_server(tmp_path: Path, run: Commands) -> None:
     async with serving(settings_in(tmp_path)) as client:
         assert "is paused" in run("queue", "pause")

@@ -46,5 +46,9 @@ async def resume_queue(services: ServicesDep, _: AdminDep) -> QueueState:
 
 
 async def _state(services: Services) -> QueueState:
-    since = await asyncio.to_thread(pause.paused_since, services.database)
+    return state_of_queue(await asyncio.to_thread(pause.paused_since, services.database))
+
+
+def state_of_queue(since: float | None) -> QueueState:
+    """The switch as callers see it."""
     return {"paused": since is not None, "paused_since": since}

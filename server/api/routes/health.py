@@ -9,6 +9,7 @@ from pipeline.memory_plan import MemoryPlan
 from server.api.dependencies import ServicesDep
 from server.api.openapi.parts import answer
 from server.api.readiness import Check
+from server.api.routes.admin import QueueState, state_of_queue
 from server.fal.urls import Service
 from server.workers.pool import SlotView
 
@@ -55,6 +56,7 @@ class ReadinessView(TypedDict):
     status: str
     checks: list[CheckView]
     slots: list[SlotStatus]
+    queue: QueueState
 
 
 @router.get("/live", response_description="It does.")
@@ -76,7 +78,7 @@ async def ready(services: ServicesDep, response: Response) -> ReadinessView:
 
     Now or, as there is a queue, soon: a worker has loaded the model, busy or not, the database can
     be written, the disk is not full, and the server was not told to end. The body says which of
-    these is not so, and how far loading is.
+    these is not so, how far loading is, and whether an operator paused the queue.
     """
     checks = await services.readiness.checks()
     is_ready = all(check.problem is None for check in checks)
@@ -85,6 +87,7 @@ async def ready(services: ServicesDep, response: Response) -> ReadinessView:
         "status": "ready" if is_ready else "not ready",
         "checks": [_check_view(check) for check in checks],
         "slots": [_slot_view(slot) for slot in services.pool.slots()],
+        "queue": state_of_queue(services.readiness.paused_since),
     }
 
 
