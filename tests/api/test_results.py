@@ -48,7 +48,7 @@ async def test_the_base64_of_a_video_comes_in_pieces_that_fit(tmp_path: Path, si
 
 
 async def test_memory_never_holds_the_video(tmp_path: Path) -> None:
-    size = 64 * PIECE_BYTES
+    size = 256 * PIECE_BYTES
     with (tmp_path / "video").open("wb") as file:
         file.truncate(size)
     output = Output(
