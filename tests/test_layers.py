@@ -26,20 +26,14 @@ VALUES = {
 """The modules at the root of `server/` that every package may import."""
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "models": set(),
-    "keys": set(),
-    "hosts": set(),
-    "part_file": set(),
+    **{name: set() for name in ("models", "keys", "hosts", "part_file")},
+    **dict.fromkeys(("outbound", "workers", "fal", "db"), VALUES),
     "data_folder": {"part_file"},
     "errors": {"models"},
     "settings": {"hosts", "keys"},
     "disk": {"errors"},
     "tasks": {"errors"},
     "http_protocol": {"errors"},
-    "outbound": VALUES,
-    "workers": VALUES,
-    "fal": VALUES,
-    "db": VALUES,
     "auth": {"db", *VALUES},
     "files": {"auth", "db", "fal", *VALUES},
     "jobs": {"db", "files", *VALUES},

@@ -66,10 +66,9 @@ class Readiness:
 
     def _database_problem(self) -> str | None:
         try:
-            with self._database.write():
-                pass
             self.paused_since = paused_since(self._database)
-            return None
+            with self._database.write():
+                return None
         except DatabaseError as error:
             return f"The database cannot be written: {error.orig}."
         except DiskFull as error:

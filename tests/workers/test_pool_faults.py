@@ -98,6 +98,7 @@ async def test_a_slot_can_be_killed_while_nobody_takes_the_events_of_its_run(
         await step(events, 2)
         await pool.pool.kill(SLOT)
         await pool.until(SlotUp)
+    assert isinstance((await pool.run(order()))[-1], Done)
 
 
 async def test_what_a_worker_started_ends_with_it(pool: Watched) -> None:
