@@ -27,6 +27,7 @@ from server.outbound.addresses import Network
 from server.settings import Settings
 
 REQUEST_ID = "x-fal-request-id"
+PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +133,8 @@ class EntryMiddleware:
         """Address the request; what is to answer it."""
         headers = Headers(scope=scope)
         rules = self._rules
+        # Bytes that a URL should not hold, and that Starlette would fail to decode.
+        scope["query_string"] = quote(scope["query_string"], safe=PRINTABLE).encode()
         try:
             arrival = origin_of_request(scope, rules.trusted_proxies)
             rules.check(arrival, headers)

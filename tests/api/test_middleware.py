@@ -5,7 +5,7 @@ import socket
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import httpx
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import settings as tried
 from hypothesis import strategies as st
 from queue_calls import SUBMIT, until
 from servers import APP, BASE_URL, ENDPOINT, request_of, serving, settings_in
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -236,13 +237,14 @@ HEADERS = st.fixed_dictionaries(
 @given(
     method=st.sampled_from(["GET", "POST", "OPTIONS", "\u00fc"]),
     raw_path=st.sampled_from([b"/api/fal/proxy", b"/health/live"]) | st.binary(max_size=20),
+    query=st.binary(max_size=20),
     headers=HEADERS,
     trusting=st.booleans(),
 )
 def test_whatever_is_sent_has_an_answer(
-    method: str, raw_path: bytes, headers: dict[bytes, list[bytes]], trusting: bool
+    method: str, raw_path: bytes, query: bytes, headers: dict[bytes, list[bytes]], trusting: bool
 ) -> None:
-    """And what is let in has a base URL on a host that is known."""
+    """And what is let in has a base URL on a host that is known, and the query that was sent."""
     reached: list[Scope] = []
 
     async def inner(scope: Scope, receive: Receive, send: Send) -> None:
@@ -265,7 +267,7 @@ def test_whatever_is_sent_has_an_answer(
         "client": ("127.0.0.1", 4711),
         "raw_path": raw_path,
         "path": "/",
-        "query_string": b"",
+        "query_string": query,
         "headers": [(name, value) for name, values in headers.items() for value in values],
     }
     sent: list[Message] = []
@@ -280,6 +282,9 @@ def test_whatever_is_sent_has_an_answer(
     for let_in in reached:
         parts = urlsplit(let_in["state"]["base_url"])
         assert known.allows(parts.netloc) and parts.scheme in ("http", "https")
+        if raw_path != b"/api/fal/proxy":
+            let_in_query = Request(let_in).url.query
+            assert unquote_to_bytes(let_in_query) == unquote_to_bytes(query)
 
 
 async def never() -> Message:

@@ -341,7 +341,7 @@ def known_requests(authorization: str) -> list[HostileRequest]:
     return [
         HostileRequest(
             "POST",
-            path.encode(),
+            path.encode() + b"?fal_webhook=http://\xa0/",
             tuple((name.encode(), text.encode("latin-1")) for name, text in plain + more if text),
             (body, b""),
             is_chunked=False,
