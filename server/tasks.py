@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import structlog
 
 from server.errors import DiskFull
 
 _log = structlog.get_logger("server")
+
+Result = TypeVar("Result")
 
 
 async def log_errors(what: str, work: Awaitable[object]) -> bool:
@@ -42,6 +45,19 @@ async def on(signal: "Signal", what: str, work: Callable[[], Awaitable[object]])
         seen = signal.count
         await log_errors(what, work())
         await signal.wait(seen)
+
+
+async def in_thread(work: Callable[..., Result], *args: Any) -> Result:
+    """`asyncio.to_thread`, but a cancel waits until the thread is done.
+
+    What the thread opens or writes is then there for the caller's `finally` to give up.
+    """
+    thread = asyncio.ensure_future(asyncio.to_thread(work, *args))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        raise
 
 
 LOOK_AGAIN_S = 1.0

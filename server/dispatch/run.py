@@ -17,7 +17,7 @@ from server.fal.views import display_url
 from server.files.store import FileStore, IncomingFile
 from server.jobs.store import JobStore
 from server.models import Job, JobError, StoredArtifact, infrastructure_error
-from server.tasks import Signals
+from server.tasks import Signals, in_thread
 from server.workers.messages import (
     Artifact,
     CancelledEvent,
@@ -157,9 +157,9 @@ class JobRun:
             case StageStarted() | StepDone() | Note() | Restarted():
                 self._log.tell(event)
             case Chunk(data):
-                await asyncio.to_thread(self._append, data)
+                await in_thread(self._append, data)
             case Artifact():
-                await asyncio.to_thread(self._keep, event)
+                await in_thread(self._keep, event)
             case Done():
                 return self._done(event)
             case CancelledEvent():

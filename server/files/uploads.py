@@ -7,7 +7,7 @@ not at all, and its row after it.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from server.disk import MIB
@@ -15,6 +15,7 @@ from server.errors import BadRequest, UploadClosed, UploadTooLarge
 from server.files.store import FileStore, IncomingFile
 from server.files.upload_store import NewUpload, Part, Upload, UploadStore
 from server.models import StoredArtifact
+from server.tasks import in_thread
 
 MAX_PARTS = 10_000
 
@@ -140,11 +141,11 @@ class Uploads:
     @asynccontextmanager
     async def _incoming(self) -> AsyncIterator[IncomingFile]:
         """A file to be written, which is given up unless it is kept."""
-        incoming = await asyncio.to_thread(self._files.receive)
+        stack = ExitStack()
         try:
-            yield incoming
+            yield await in_thread(lambda: stack.enter_context(self._files.receive()))
         finally:
-            await asyncio.to_thread(incoming.discard)
+            await asyncio.to_thread(stack.close)
 
     def _join(self, parts: Sequence[Part], incoming: IncomingFile) -> None:
         for part in parts:
