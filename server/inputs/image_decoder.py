@@ -7,6 +7,7 @@ caller is told so. See `server.inputs.image_process` for the process's own side.
 
 import asyncio
 import json
+import os
 import signal
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,10 @@ from pipeline.spec import Pixels
 from server.inputs.image_process import REFUSED
 
 MAX_REFUSAL_BYTES = 16 * 1024
+
+_INHERITED = {"LD_LIBRARY_PATH"}
+"""The variables that its process gets of ours: what some Pythons need to start. The others may be
+secrets, such as COSMOS_KEY."""
 
 _ERRORS = {
     error.code: error for error in (FileTooLarge, ImageTooLarge, ImageTooSmall, ImageUnreadable)
@@ -120,6 +125,7 @@ class ImageDecoder:
         # The loop's thread is the one that starts it, and the one that it dies with.
         return await asyncio.create_subprocess_exec(
             *python_command(self._program, values, *WITHOUT_SITE),
+            env={name: value for name, value in {**os.environ}.items() if name in _INHERITED},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -1,6 +1,7 @@
 """Pictures are decoded in processes of their own, and what happens there stays there."""
 
 import asyncio
+import json
 import subprocess
 import sys
 
@@ -108,6 +109,19 @@ async def test_an_image_without_end_is_given_up(fault: str, limits: DecodeLimits
     refused = await refusal(ImageDecoder(limits, program=MISBEHAVING), data)
 
     assert refused.code == "image_load_error"
+
+
+async def test_an_image_process_has_no_secrets_and_gets_no_new_privileges(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COSMOS_KEY", "id:secret")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/lib")
+
+    told = json.loads(str(await refusal(ImageDecoder(program=MISBEHAVING), b"tell\n")))
+
+    # Python itself sets LC_CTYPE where there is no locale.
+    assert told["environment"].keys() - {"LC_CTYPE"} == {"LD_LIBRARY_PATH"}
+    assert told["no_new_privs"] == "1"
 
 
 async def test_a_cancelled_image_leaves_no_process() -> None:

@@ -4,6 +4,7 @@
 """
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -50,6 +51,14 @@ def _hoard() -> None:
     sys.exit(f"There was room for {len(hoard)} bytes.")
 
 
+def _tell() -> None:
+    """Refuse the picture with what the process has of its parent."""
+    status = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines())
+    told = {"environment": dict(os.environ), "no_new_privs": status["NoNewPrivs"]}
+    refusal = {"code": "image_load_error", "message": json.dumps(told), "context": {}}
+    _refuse(json.dumps(refusal).encode())
+
+
 _FAULTS: dict[str, Callable[[], object]] = {
     "segfault": lambda: ctypes.string_at(0),
     "exit": lambda: os._exit(1),
@@ -58,6 +67,7 @@ _FAULTS: dict[str, Callable[[], object]] = {
     "killed": _killed,
     "spin": _spin,
     "hoard": _hoard,
+    "tell": _tell,
     "sleep": lambda: time.sleep(3600),
     "no json": lambda: _refuse(b"\xff"),
     "no object": lambda: _refuse(b"[]"),
