@@ -20,6 +20,8 @@ from server.models import FETCHED_LIFETIME_S, Job, JobStatus
 
 BATCH = 500
 """Jobs removed in one transaction, which others wait for."""
+_OVER = 0.0
+"""The end of what is not served from now on, whatever becomes of the clock."""
 
 _jobs, _artifacts, _webhooks = tables.jobs.c, tables.artifacts.c, tables.webhooks.c
 
@@ -81,7 +83,7 @@ class Retention:
             videos = remove_jobs(db, [job.id for job in jobs if job.id not in leaving])
             remove_jobs(db, leaving, with_videos=False)
         self._gone()
-        self._files.remove(*videos)
+        _remove_videos(self._database, self._files, videos)
         return True
 
     def _sweep_videos(self, now: float) -> bool:
@@ -93,10 +95,12 @@ class Retention:
             if db.execute(query.limit(1)).first() is None:
                 return False
         with self._database.write() as db:
-            removed = delete(tables.artifacts).where(_artifacts.id.in_(query))
-            videos = list(db.execute(removed.returning(_artifacts.id)).scalars())
+            ended = (
+                update(tables.artifacts).where(_artifacts.id.in_(query)).values(expires_at=_OVER)
+            )
+            videos = list(db.execute(ended.returning(_artifacts.id)).scalars())
         self._gone()
-        self._files.remove(*videos)
+        _remove_videos(self._database, self._files, videos)
         return True
 
     def _oldest(self, now: float) -> float:
@@ -121,7 +125,7 @@ def _purge(database: Database, files: FileStore, which: ColumnElement[bool]) -> 
         with database.write() as db:
             job_ids = list(db.execute(query).scalars())
             videos = remove_jobs(db, job_ids)
-        files.remove(*videos)
+        _remove_videos(database, files, videos)
         if not job_ids:
             return purged
         purged += job_ids
@@ -142,20 +146,28 @@ def is_removable() -> ColumnElement[bool]:
 
 
 def remove_jobs(db: Connection, job_ids: Collection[str], *, with_videos: bool = True) -> list[str]:
-    """Remove the rows of at most `BATCH` jobs; the files to remove once that is committed.
+    """Remove the rows of at most `BATCH` jobs; the ids of their videos.
 
-    Without `with_videos` their videos stay, and belong to no job from then on, but to its key.
+    Their videos belong to no job from then on, but to its key, and their time is over. Without
+    `with_videos` it is not.
     """
-    of_jobs = _artifacts.job_id.in_(job_ids)
-    videos: list[str] = []
+    # An earlier release wrote the owner to the job alone.
+    of_job = select(_jobs.key_id).where(_jobs.id == _artifacts.job_id).scalar_subquery()
+    left = update(tables.artifacts).where(_artifacts.job_id.in_(job_ids))
+    left = left.values(job_id=None, key_id=func.coalesce(_artifacts.key_id, of_job))
     if with_videos:
-        removed = delete(tables.artifacts).where(of_jobs).returning(_artifacts.id)
-        videos.extend(db.execute(removed).scalars())
-    else:
-        # An earlier release wrote it to the job alone.
-        of_job = select(_jobs.key_id).where(_jobs.id == _artifacts.job_id).scalar_subquery()
-        owner = func.coalesce(_artifacts.key_id, of_job)
-        left = update(tables.artifacts).where(of_jobs)
-        db.execute(left.values(job_id=None, key_id=owner))
+        left = left.values(expires_at=_OVER)
+    videos = list(db.execute(left.returning(_artifacts.id)).scalars())
     db.execute(delete(tables.jobs).where(_jobs.id.in_(job_ids)))
     return videos
+
+
+def _remove_videos(database: Database, files: FileStore, ids: Collection[str]) -> None:
+    """Remove at most `BATCH` videos whose time is over by their rows, so that nobody reads them.
+
+    Files go first. A server that is killed in between leaves rows for the next sweep, and no file
+    that the next start does not know.
+    """
+    files.remove(*ids)
+    with database.write() as db:
+        db.execute(delete(tables.artifacts).where(_artifacts.id.in_(ids)))

@@ -15,9 +15,9 @@ from servers import APP, serving, settings_in
 from upload_calls import upload
 
 from server.api.dependencies import Services
-from server.errors import UnknownJob
-from server.files.upload_store import UploadStore
-from server.files.uploads import Uploads
+from server.errors import UnknownFile, UnknownJob
+from server.files.access import READ_ALL, FileAccess
+from server.files.public import PublicFiles
 from server.jobs.retention import purge, purge_ended_before
 from server.models import JobError, LogLine
 from server.settings import DAY_S, Settings, SettingsError
@@ -165,10 +165,10 @@ def test_more_jobs_than_one_transaction_removes_all_go(
     assert nothing(place)
 
 
-def test_a_removal_that_is_cut_short_leaves_files_and_no_rows(
+def test_a_removal_that_is_cut_short_leaves_no_unknown_file_and_serves_nothing(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place.made("a")
+    _, video = place.made("a")
     place.clock.now += 3 * DAY_S
 
     def die(*_: str) -> None:
@@ -178,10 +178,11 @@ def test_a_removal_that_is_cut_short_leaves_files_and_no_rows(
         dying.setattr(place.files, "remove", die)
         with pytest.raises(KeyboardInterrupt):
             place.retention.sweep()
-    assert counts(place) == dict.fromkeys(counts(place), 0) | {"files": 1}
+    assert counts(place) == dict.fromkeys(counts(place), 0) | {"artifacts": 1, "files": 1}
+    with pytest.raises(UnknownFile):
+        PublicFiles(place.database, access=FileAccess()).find(video.id, video.name, READ_ALL)
 
-    # The next start:
-    Uploads(UploadStore(place.database, max_bytes=1), place.files, max_size=1).sweep_orphans()
+    place.retention.sweep()
     assert nothing(place)
 
 
