@@ -5,7 +5,7 @@ import secrets
 import socket
 import uuid
 from collections.abc import AsyncIterator, Set
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 
 import structlog
@@ -27,7 +27,7 @@ from server.auth.authenticator import Authenticator
 from server.auth.first_key import configured_key, make_first_key
 from server.auth.key_store import KeyCache, KeyStore
 from server.auth.tokens import SECRET_BYTES, Tokens
-from server.data_folder import database_in, owned, read_or_make
+from server.data_folder import QUARANTINE, database_in, owned, read_or_make
 from server.db.database import Database
 from server.disk import MIB, DiskSpace
 from server.dispatch.deadlines import Deadlines, RunLimits
@@ -40,6 +40,7 @@ from server.files.access import FileAccess
 from server.files.links import FileLinks, LinkSigner
 from server.files.public import PublicFiles, base_urls_of
 from server.files.store import FileStore
+from server.files.unknown_files import UnknownFiles
 from server.files.upload_store import UploadStore
 from server.files.uploads import Uploads
 from server.inputs.disconnects import DisconnectedRuns
@@ -98,16 +99,23 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
 async def _lifespan(
     app: FastAPI, settings: Settings, key: ApiKey | None, limits: Limits, pool: Pool
 ) -> AsyncIterator[None]:
-    with owned(settings.data):
-        async with _running(app, settings, key, limits, pool):
+    with (
+        owned(settings.data, any_filesystem=settings.any_filesystem),
+        closing(Database(database_in(settings.data))) as database,
+    ):
+        async with _running(app, settings, database, key, limits, pool):
             yield
 
 
 @asynccontextmanager
 async def _running(
-    app: FastAPI, settings: Settings, key: ApiKey | None, limits: Limits, pool: Pool
+    app: FastAPI,
+    settings: Settings,
+    database: Database,
+    key: ApiKey | None,
+    limits: Limits,
+    pool: Pool,
 ) -> AsyncIterator[None]:
-    database = Database(database_in(settings.data))
     fetcher = _fetcher(settings, app.state.ports)
     drain: Drain = app.state.drain
     services = _services(settings, database, fetcher, key, limits, pool, drain)
@@ -115,7 +123,7 @@ async def _running(
     app.state.first_key = None
     if settings.needs_key and key is None:
         app.state.first_key = make_first_key(KeyStore(database), settings.data)
-    sweeper = Sweeper(services.retention, services.images, services.uploads, services.files)
+    sweeper = _sweeper(settings, services)
     # Take up what the last process on this data folder left.
     await asyncio.to_thread(sweeper.clean_up)
     await asyncio.to_thread(services.store.recover)
@@ -158,7 +166,6 @@ async def _running(
         await services.webhooks.close()
         await dispatcher.close()
         await pool.close()
-        database.close()
 
 
 def _services(
@@ -233,9 +240,21 @@ def _uploads(settings: Settings, database: Database, files: FileStore) -> Upload
     return Uploads(store, files, max_size=settings.upload_limit_mib * MIB)
 
 
+def _sweeper(settings: Settings, services: Services) -> Sweeper:
+    unknown = UnknownFiles(
+        services.database,
+        services.files,
+        FileStore(settings.data / QUARANTINE),
+        insist=settings.quarantine_unknown,
+        keep_s=settings.keep_s,
+    )
+    return Sweeper(services.retention, services.images, services.uploads, services.files, unknown)
+
+
 def _secret(settings: Settings) -> bytes:
     """What nobody but this server knows; tokens and signed URLs end with it."""
-    return read_or_make(settings.data / "token.secret", lambda: secrets.token_bytes(SECRET_BYTES))
+    path = settings.data / "token.secret"
+    return read_or_make(path, lambda: secrets.token_bytes(SECRET_BYTES), at_least=SECRET_BYTES)
 
 
 def _file_reading(settings: Settings) -> tuple[FileAccess, FileLinks]:

@@ -1,33 +1,69 @@
 """The data folder: one server owns it, and commands open its database beside that server."""
 
+import contextlib
 import fcntl
 import os
 import re
+import shlex
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
+
 from server.part_file import write_file
 
 LOCK_FILE = "server.lock"
+QUARANTINE = "quarantine"
+RUN_MARKER = ".cosmos-serve"
+"""The file by which a worker's folder in `scratch` is known as ours."""
 
-_SHARED = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "fuse.sshfs", "fuse.glusterfs"}
-"""File systems that several machines use at once. A database with a write-ahead log, which shares
-memory between its readers, is corrupted there sooner or later."""
+_DATABASE = "jobs.sqlite3"
+WRITTEN = (
+    *(_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm", LOCK_FILE),
+    *("files", QUARANTINE, "compiled"),
+)
+SECRETS = ("key", "token.secret", "webhook-signing-key.pem")
+
+_LOCAL = {
+    *{"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "jfs"},
+    *{"overlay", "fuse.fuse-overlayfs", "tmpfs", "ramfs"},
+}
+"""File systems of one machine's own disks and memory, with the locks and the shared memory that a
+database with a write-ahead log needs. Those of networks and of virtual machines' hosts may lack
+them and say nothing, and the database is corrupted sooner or later."""
+
+_EARLIER_RUN = re.compile("cosmos-[a-z0-9_]{8}")
+_TEMPORARY = re.compile("tmp[a-z0-9_]{8}")
+
+_log = structlog.get_logger("server")
 
 
-class DataFolderInUse(Exception):
-    """Another server owns the data folder; the message says which and what to do."""
+class DataFolderError(Exception):
+    """The data folder cannot be used; the message says why, and what to do."""
 
 
-class DataFolderShared(Exception):
-    """The data folder is on a network; the message says what to do."""
+class DataFolderInUse(DataFolderError):
+    """Another server owns the data folder."""
+
+
+class DataFolderNotLocal(DataFolderError):
+    """The file system of the data folder is not known to work."""
+
+
+class DataFolderDenied(DataFolderError):
+    """This user may not write the data folder, or something in it."""
+
+
+class UnusableSecret(DataFolderError):
+    """A secret is too short to be one."""
 
 
 def database_in(folder: Path) -> Path:
     """Where the database of a data folder is."""
-    return folder / "jobs.sqlite3"
+    return folder / _DATABASE
 
 
 def scratch_in(folder: Path) -> Path:
@@ -36,20 +72,27 @@ def scratch_in(folder: Path) -> Path:
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[None]:
+def owned(folder: Path, *, any_filesystem: bool = False) -> Iterator[None]:
     """Own the folder, which is made if it is not there, until the end of the block.
+
+    What this process and its children make meanwhile is for this user alone, by their umask.
 
     The kernel lets go of the lock with the process, however that ends: no lock is left over.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    check_is_local(folder, Path("/proc/self/mountinfo").read_text())
+    _make(folder)
+    check_access(folder)
+    if not any_filesystem:
+        check_is_local(folder, Path("/proc/self/mountinfo").read_text())
     # Not inheritable: a worker must not keep the lock of a server that is gone.
     handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    former_umask = os.umask(0o077)
     try:
         _lock(handle, folder)
+        _close_to_others(folder)
         _clear_scratch(folder)
         yield
     finally:
+        os.umask(former_umask)
         os.close(handle)
 
 
@@ -57,13 +100,15 @@ def check_is_local(folder: Path, mounts: str) -> None:
     """Refuse a folder that is not on a disk of this machine.
 
     Raises:
-        DataFolderShared: by the text of /proc/self/mountinfo, it is on a network.
+        DataFolderNotLocal: by the text of /proc/self/mountinfo, it is on a network, or on a file
+            system that this program does not know.
     """
     kind = filesystem_of(folder, mounts)
-    if kind in _SHARED:
-        raise DataFolderShared(
-            f"The data folder {folder} is on a network ({kind}), where its database would be "
-            "corrupted: choose a folder on a disk of this machine with --data."
+    if kind not in _LOCAL:
+        raise DataFolderNotLocal(
+            f"The data folder {folder} is on a file system ({kind or 'not listed'}) that is not "
+            "known to be this machine's own disk; elsewhere its database may be corrupted: choose "
+            "another folder with --data, or insist with --any-filesystem."
         )
 
 
@@ -79,12 +124,97 @@ def filesystem_of(folder: Path, mounts: str) -> str | None:
     return next((kinds[each] for each in (path, *path.parents) if each in kinds), None)
 
 
+def check_access(folder: Path) -> None:
+    """See that this user may write what a server writes in the folder, as far as it is there.
+
+    Raises:
+        DataFolderDenied: it may not.
+    """
+    for path, wanted in _accessed(folder):
+        if os.access(path, os.F_OK) and not os.access(path, wanted):
+            raise DataFolderDenied(_denial(folder, path))
+
+
+def _accessed(folder: Path) -> Iterator[tuple[Path, int]]:
+    whole = os.R_OK | os.W_OK | os.X_OK
+    yield folder, whole
+    yield scratch_in(folder), whole
+    for path in map(folder.joinpath, WRITTEN):
+        yield path, whole if path.is_dir() else os.R_OK | os.W_OK
+    yield from ((path, whole) for path in (folder / "files").glob("??/"))
+    yield from ((path, os.R_OK) for path in map(folder.joinpath, SECRETS))
+
+
+def _denial(folder: Path, path: Path) -> str:
+    uid, owner = os.geteuid(), path.stat().st_uid
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return f"{path} is on a file system that is mounted read-only: choose another with --data."
+    quoted = shlex.quote(str(folder))
+    if owner == uid:
+        return f"{path} may not be read and written by its own user: run `chmod -R u+rwX {quoted}`."
+    return (
+        f"{path} belongs to uid {owner}, and this program runs as uid {uid}, which may not read "
+        f"and write it: run it as uid {owner}, or run `chown -R {uid} {quoted}` as root."
+    )
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except PermissionError as error:
+        uid = os.geteuid()
+        raise DataFolderDenied(
+            f"The data folder {folder} cannot be made by uid {uid}, as which this program runs: "
+            f"run `install -d -o {uid} -m 700 {shlex.quote(str(folder))}` as root, or choose "
+            "another folder with --data."
+        ) from error
+
+
+def _close_to_others(folder: Path) -> None:
+    """Let nobody else read what is ours in the folder, also of earlier releases, and after
+    Kubernetes has given it to the group of `fsGroup`; say what is not ours to close.
+
+    The folder's own mode is left to those who made it.
+    """
+    for path in (folder, *map(folder.joinpath, (*WRITTEN, *SECRETS))):
+        if not path.exists():
+            continue
+        status = path.stat()
+        mode = stat.S_IMODE(status.st_mode)
+        if status.st_uid == os.geteuid():
+            if path != folder and mode & 0o077:
+                path.chmod(mode & 0o700)
+            continue
+        others = {
+            f"uid {status.st_uid}": mode & stat.S_IRUSR,
+            f"group {status.st_gid}": mode & stat.S_IRGRP,
+            "every user": mode & stat.S_IROTH,
+        }
+        _log.warning(
+            "This belongs to another user and is left as it is",
+            path=str(path),
+            read_by=", ".join(name for name, may in others.items() if may),
+        )
+
+
 def _clear_scratch(folder: Path) -> None:
-    """Remove what the workers of a server that was killed could not."""
+    """Remove what the workers of a server that was killed could not; nothing else that is there."""
     scratch = scratch_in(folder)
-    if scratch.exists():
-        shutil.rmtree(scratch)
-    scratch.mkdir()
+    scratch.mkdir(exist_ok=True)
+    for path in scratch.iterdir():
+        # What cannot be removed is left: it does no harm.
+        with contextlib.suppress(OSError):
+            if _is_of_a_worker(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_of_a_worker(path: Path) -> bool:
+    """By its marker, or, as earlier releases made none, by its name and all that it holds."""
+    if (path / RUN_MARKER).is_file():
+        return True
+    if not (_EARLIER_RUN.fullmatch(path.name) and path.is_dir()):
+        return False
+    return all(_TEMPORARY.fullmatch(each.name) for each in path.iterdir())
 
 
 def _lock(handle: int, folder: Path) -> None:
@@ -97,11 +227,20 @@ def _lock(handle: int, folder: Path) -> None:
         ) from error
 
 
-def read_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
-    """What the file holds; if there is none, it is made with mode 0600, whole or not at all."""
+def read_or_make(path: Path, make: Callable[[], bytes], *, at_least: int = 1) -> bytes:
+    """What the file holds; if there is none, it is made with mode 0600, whole or not at all.
+
+    Raises:
+        UnusableSecret: it holds fewer bytes than `at_least`.
+    """
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except FileNotFoundError:
         content = make()
-    write_file(path, content, mode=0o600)
+        write_file(path, content, mode=0o600)
+    if len(content) < at_least:
+        raise UnusableSecret(
+            f"{path} is a secret and has {len(content)} bytes, fewer than {at_least}: restore it, "
+            "or remove it, and the next start makes a new one."
+        )
     return content

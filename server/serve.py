@@ -29,7 +29,7 @@ def serve(settings: Settings) -> None:
 
     Raises:
         SettingsError: an address, the certificate or the file with the key cannot be used.
-        DataFolderInUse, DataFolderShared, DiskFull: the data folder cannot be used.
+        DataFolderError, DiskFull: the data folder cannot be used.
         CheckpointError: the checkpoint is not whole.
         GuardrailMissing: the checkpoint requires a guardrail, and none is installed.
         ValueError: the settings name a device that is not there.

@@ -107,6 +107,11 @@ class Settings(BaseSettings):
 
     weights: Path = Field(description="folder of the checkpoint")
     data: Path = Field(default=Path("data"), description="folder for the database and the files")
+    any_filesystem: bool = Field(default=False, description="use a file system not known to work")
+    quarantine_unknown: bool = Field(
+        default=False,
+        description="start though the database does not know most files; they go to quarantine",
+    )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port for HTTP")
     tls_cert: Path | None = Field(default=None, description="PEM file of the TLS certificate")

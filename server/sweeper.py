@@ -3,6 +3,7 @@
 import asyncio
 
 from server.files.store import FileStore
+from server.files.unknown_files import UnknownFiles
 from server.files.uploads import Uploads
 from server.inputs.image_store import ImageStore
 from server.jobs.retention import Retention
@@ -15,20 +16,30 @@ class Sweeper:
     """Removes what is over: rows first, and their files after that."""
 
     def __init__(
-        self, retention: Retention, images: ImageStore, uploads: Uploads, files: FileStore
+        self,
+        retention: Retention,
+        images: ImageStore,
+        uploads: Uploads,
+        files: FileStore,
+        unknown: UnknownFiles,
     ) -> None:
         self._sweeps = {
             "removing what has expired": retention.sweep,
             "removing pictures": images.sweep,
             "removing files whose time is over": uploads.sweep,
+            "removing files from the quarantine": unknown.sweep,
         }
-        self._uploads = uploads
         self._files = files
+        self._unknown = unknown
 
     def clean_up(self) -> None:
-        """Remove what the last server left unfinished, before anything comes in. Blocks."""
+        """Clear up what the last server left unfinished, before anything comes in. Blocks.
+
+        Raises:
+            MostFilesUnknown: the database is not the one of these files.
+        """
         self._files.clear_parts()
-        self._uploads.sweep_orphans()
+        self._unknown.set_aside()
 
     async def run(self) -> None:
         """Sweep from time to time until cancelled."""

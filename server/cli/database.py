@@ -17,13 +17,15 @@ def open_database(folder: Path) -> Iterator["Database"]:
 
     Raises:
         CommandFailed: there is none, or it cannot be used.
+        DataFolderDenied: this user may not write it.
     """
     from sqlalchemy.exc import DatabaseError
 
-    from server.data_folder import database_in
+    from server.data_folder import check_access, database_in
     from server.db.database import Database
 
     path = database_in(folder)
+    check_access(folder)
     if not path.is_file():
         raise CommandFailed(
             f"There is no database in {folder}: name a server's data folder with --data. "

@@ -22,7 +22,7 @@ class WrongUsage(CommandFailed):
 def as_failure(error: Exception) -> CommandFailed | None:
     """The failure that an error means, if it is one that a user can cause."""
     from pipeline.errors import PipelineError
-    from server.data_folder import DataFolderInUse, DataFolderShared
+    from server.data_folder import DataFolderError
     from server.db.upgrade import UnknownSchema
     from server.errors import DiskFull
     from server.settings import SettingsError
@@ -39,8 +39,7 @@ def as_failure(error: Exception) -> CommandFailed | None:
             PipelineError()
             | WorkerDied()
             | CheckpointError()
-            | DataFolderInUse()
-            | DataFolderShared()
+            | DataFolderError()
             | DiskFull()
             | UnknownSchema()
         ):

@@ -7,8 +7,8 @@ from server.cli.options import WORKER_SETTINGS, takes_settings
 from server.settings import Settings
 
 LISTENER_SETTINGS = (
-    *("data", "host", "port", "tls_cert", "tls_key", "tls_port", "public_url"),
-    "forwarded_allow_ips",
+    *("data", "any_filesystem", "quarantine_unknown", "host", "port"),
+    *("tls_cert", "tls_key", "tls_port", "public_url", "forwarded_allow_ips"),
 )
 
 app = typer.Typer()

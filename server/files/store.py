@@ -21,29 +21,30 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 class FileStore:
-    """The folder of one server's files. Every method blocks on the disk."""
+    """The files in the folder `root`. Every method blocks on the disk."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
-        self._root.mkdir(parents=True, exist_ok=True)
+        self.root = root
+        self.root.mkdir(parents=True, exist_ok=True)
 
     def clear_parts(self) -> None:
         """Remove what was being written when the last server on this folder ended."""
-        for part in self._root.glob("*/*.part"):
-            part.unlink()
+        for part in self.root.glob("*/*.part"):
+            if self._is_at(part.with_suffix("")):
+                part.unlink()
 
     def path(self, artifact_id: str) -> Path:
         """Where the file is, or would be. An id that this server did not make is a bug."""
         assert _ID.fullmatch(artifact_id), f"{artifact_id!r} is not an artefact's id"
         folder = hashlib.sha256(artifact_id.encode()).hexdigest()[:2]
-        return self._root / folder / artifact_id
+        return self.root / folder / artifact_id
 
     def read(self, artifact_id: str) -> bytes:
         return self.path(artifact_id).read_bytes()
 
     def ids(self) -> Iterator[str]:
-        """Every file that is there."""
-        return (file.name for file in self._root.glob("*/*") if _ID.fullmatch(file.name))
+        """Every file that is there. What is not where this store would put it is no file of it."""
+        return (file.name for file in self.root.glob("*/*") if self._is_at(file))
 
     def receive(self) -> "IncomingFile":
         """Begin a file whose bytes come in pieces."""
@@ -53,6 +54,15 @@ class FileStore:
         """Delete the files that are there. Their rows must be gone, or never have been."""
         for artifact_id in artifact_ids:
             self.path(artifact_id).unlink(missing_ok=True)
+
+    def move(self, artifact_id: str, other: "FileStore") -> None:
+        """Give a file to another store, on the same disk."""
+        target = other.path(artifact_id)
+        target.parent.mkdir(exist_ok=True)
+        self.path(artifact_id).replace(target)
+
+    def _is_at(self, file: Path) -> bool:
+        return bool(_ID.fullmatch(file.name)) and self.path(file.name) == file
 
 
 class IncomingFile(PartFile):

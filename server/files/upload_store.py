@@ -183,12 +183,6 @@ class UploadStore:
             db.execute(delete(tables.uploads).where(uploads.id.in_(ids)))
         return gone
 
-    def known_files(self) -> set[str]:
-        """Every file that a row names."""
-        with self._database.read() as db:
-            files = set(db.execute(select(tables.artifacts.c.id)).scalars())
-            return files.union(db.execute(select(tables.upload_parts.c.file_id)).scalars())
-
     def _add_file(
         self, db: Connection, file: StoredArtifact, new: NewUpload, place: MoveIntoPlace
     ) -> None:

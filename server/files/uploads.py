@@ -91,7 +91,7 @@ class Uploads:
             raise UploadClosed
         async with self._incoming() as incoming:
             await _write(incoming, body, upload.max_size)
-            part = Part(number, incoming.id, incoming.size, incoming.sha256)
+            part = Part(number, f"part-{incoming.id}", incoming.size, incoming.sha256)
             await asyncio.to_thread(incoming.flush)
             replaced = await asyncio.to_thread(
                 self._store.add_part, upload, part, place=lambda: incoming.keep_as(part.file_id)
@@ -123,12 +123,6 @@ class Uploads:
     def sweep(self) -> None:
         """Remove files and uploads whose time is over. Blocks."""
         self._files.remove(*self._store.expire())
-
-    def sweep_orphans(self) -> None:
-        """Remove files that no row knows: a server ended between the file and its row, or between
-        the row and its file. Nothing may be on its way in meanwhile. Blocks."""
-        known = self._store.known_files()
-        self._files.remove(*(each for each in self._files.ids() if each not in known))
 
     async def _finish(self, upload: Upload, incoming: IncomingFile) -> StoredArtifact:
         file = _described(incoming, upload.file_id, upload)

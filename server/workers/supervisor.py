@@ -10,9 +10,11 @@ import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pipeline.errors import OutOfMemory
 from pipeline.progress import Restarted
+from server.data_folder import RUN_MARKER
 from server.tasks import backoff_s
 from server.workers.loop import Cancel, WorkerOptions
 from server.workers.messages import (
@@ -130,6 +132,7 @@ class Supervisor:
             with tempfile.TemporaryDirectory(
                 prefix="cosmos-", dir=plan.options.scratch, ignore_cleanup_errors=True
             ) as own:
+                (Path(own) / RUN_MARKER).touch()
                 options = replace(plan.options, scratch=own)
                 return self._attend(WorkerProcess(plan.worker, plan.device, options))
         except OSError as error:

@@ -51,10 +51,16 @@ def test_what_a_dead_server_was_writing_is_cleared_away(files: FileStore, tmp_pa
     kept = keep(files)
     abandoned = files.receive()
     abandoned.write(DATA)
+    (tmp_path / "files" / "mine").mkdir()
+    for name in ("film.mp4.part", "film", f"{abandoned.id}.part"):
+        (tmp_path / "files" / "mine" / name).write_bytes(DATA)
 
     FileStore(tmp_path / "files").clear_parts()
 
-    assert names_in(tmp_path) == [kept]
+    assert sorted(names_in(tmp_path)) == sorted(
+        [kept, "film.mp4.part", "film", f"{abandoned.id}.part"]
+    )
+    assert list(files.ids()) == [kept]
     abandoned.discard()
 
 

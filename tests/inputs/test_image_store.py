@@ -18,8 +18,7 @@ from pipeline.spec import Pixels
 from server.db.database import Database
 from server.errors import QueueFull
 from server.files.store import FileStore
-from server.files.upload_store import UploadStore
-from server.files.uploads import Uploads
+from server.files.unknown_files import UnknownFiles
 from server.inputs.image_store import UNWANTED_LIFETIME_S, ImageStore
 from server.jobs.store import JobStore
 from server.models import Job, JobError, NewJob, StoredArtifact
@@ -92,9 +91,10 @@ class Place:
         self.now += seconds
         self.images.sweep()
 
-    def sweep_orphans(self) -> None:
+    def start_again(self) -> None:
         """What the next start does."""
-        Uploads(UploadStore(self.database, max_bytes=1), self.files, max_size=1).sweep_orphans()
+        quarantine = FileStore(self.path.with_name("quarantine"))
+        UnknownFiles(self.database, self.files, quarantine).set_aside()
 
     def rows(self) -> dict[str, float | None]:
         with closing(sqlite3.connect(self.path)) as db:
@@ -275,7 +275,7 @@ def test_an_image_is_there_for_every_job_that_was_accepted(place: Place) -> None
     assert place.kept() == set()
 
 
-# A crash leaves at most a file without a row, which the next start removes.
+# A crash leaves at most a file without a row, which the next start sets aside.
 
 
 def test_a_submit_that_is_cut_short_leaves_a_file_and_no_row(place: Place) -> None:
@@ -286,7 +286,7 @@ def test_a_submit_that_is_cut_short_leaves_a_file_and_no_row(place: Place) -> No
         place.submit("a", placed=die)
     assert (place.rows(), len(list(place.files.ids()))) == ({}, 1)
 
-    place.sweep_orphans()
+    place.start_again()
     assert place.kept() == set()
 
 
@@ -306,7 +306,7 @@ def test_a_sweep_that_is_cut_short_leaves_a_file_and_no_row(
             place.sweep_after(UNWANTED_LIFETIME_S)
     assert (place.rows(), len(list(place.files.ids()))) == ({}, 1)
 
-    place.sweep_orphans()
+    place.start_again()
     assert place.kept() == set()
 
 

@@ -7,6 +7,8 @@ import pytest
 from job_fixtures import Place
 from structlog.testing import capture_logs
 
+from server.files.store import FileStore
+from server.files.unknown_files import UnknownFiles
 from server.files.upload_store import NewUpload, UploadStore
 from server.files.uploads import Uploads
 from server.inputs.image_store import UNWANTED_LIFETIME_S, ImageStore
@@ -20,6 +22,11 @@ def place(tmp_path: Path) -> Iterator[Place]:
     place = Place(tmp_path, keep_s=DAY_S)
     yield place
     place.database.close()
+
+
+def unknown_files(place: Place) -> UnknownFiles:
+    quarantine = FileStore(place.path.with_name("quarantine"))
+    return UnknownFiles(place.database, place.files, quarantine, now=place.clock)
 
 
 def put_image(place: Place, images: ImageStore) -> None:
@@ -61,7 +68,7 @@ async def test_jobs_images_and_uploads_go_and_one_that_cannot_keeps_no_other(
     if failing is not None:
         monkeypatch.setattr(parts[failing], "sweep", fail)
     with capture_logs() as logs:
-        await Sweeper(place.retention, images, uploads, place.files).sweep()
+        await Sweeper(place.retention, images, uploads, place.files, unknown_files(place)).sweep()
 
     left = {"retention": ["video"], "images": ["image"], "uploads": ["upload"], None: []}
     assert [kind for (kind,) in place.rows("SELECT kind FROM artifacts")] == left[failing]
@@ -69,12 +76,13 @@ async def test_jobs_images_and_uploads_go_and_one_that_cannot_keeps_no_other(
     assert len(logs) == (failing is not None)
 
 
-async def test_what_the_last_server_left_unfinished_is_removed(place: Place) -> None:
+async def test_what_the_last_server_left_unfinished_is_cleared_up(place: Place) -> None:
     images = ImageStore(place.database, place.files, now=place.clock)
     uploads = Uploads(UploadStore(place.database, max_bytes=100), place.files, max_size=100)
     _, video = place.made("a")
     with place.files.receive() as orphan, place.files.receive() as part:
         orphan.keep_as(orphan.id)
-        Sweeper(place.retention, images, uploads, place.files).clean_up()
+        unknown = unknown_files(place)
+        Sweeper(place.retention, images, uploads, place.files, unknown).clean_up()
         assert list(place.files.ids()) == [video.id]
         assert not place.files.path(part.id).with_suffix(".part").exists()

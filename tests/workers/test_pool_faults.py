@@ -13,6 +13,7 @@ from killed_programs import child_of_killed
 from pools import SLOT, Watched, local_pool, order, running, step, worker_process
 
 from pipeline.progress import StepDone
+from server.data_folder import RUN_MARKER
 from server.tasks import backoff_s
 from server.workers.local_pool import LocalPool
 from server.workers.loop import WorkerOptions
@@ -215,6 +216,7 @@ async def test_the_files_of_a_worker_that_dies_go_with_it(
     await pool.fails(order("killed"))
     await pool.until(SlotUp)
     (scratch,) = tmp_path.iterdir()
+    assert (scratch / RUN_MARKER).is_file()
     (scratch / "video.mp4").write_bytes(b"unfinished")
     await pool.fails(order("killed"))
     await pool.until(SlotDown)

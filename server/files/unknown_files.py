@@ -1,0 +1,118 @@
+"""Files that no row names: a crash left them, or the database is an older copy.
+
+The server cannot tell the two apart, so it deletes neither at once. At the start such files are
+moved to the quarantine, where they stay for a week; if the right database is put back in that
+time, the next start moves them back. Where most files are unknown, the start is refused.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy import select
+
+from server.data_folder import DataFolderError
+from server.db import tables
+from server.db.database import Database
+from server.files.store import FileStore
+
+QUARANTINE_DAYS = 7
+MAX_UNKNOWN = 10
+"""How many a crash may leave: with more, and more than are known, the database is suspected."""
+
+_VIDEO_OR_UPLOAD = re.compile("[0-9a-f]{32}")
+"""The ids of what people would miss. Those of pictures and of parts, which are kept for minutes,
+have a dash: a crash may leave all the parts of an upload."""
+
+_log = structlog.get_logger("server")
+
+
+class MostFilesUnknown(DataFolderError):
+    """The database does not know most of the files; the message says what to do."""
+
+
+class UnknownFiles:
+    """Keeps `files` to those that the database knows, and moves the others to `quarantine`.
+
+    `insist` moves them even where they are most of all. They stay for a week, and no longer than
+    `keep_s`, if that is given. Every method blocks.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        files: FileStore,
+        quarantine: FileStore,
+        *,
+        insist: bool = False,
+        keep_s: float | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._files = files
+        self._quarantine = quarantine
+        self._insist = insist
+        week_s = QUARANTINE_DAYS * 86_400.0
+        self._keep_s = week_s if keep_s is None else min(week_s, keep_s)
+        self._now = now
+
+    def set_aside(self) -> None:
+        """Move the unknown files away, and those that are known again back. Nothing may be on its
+        way in meanwhile.
+
+        Raises:
+            MostFilesUnknown: they are most of all, and nobody insists.
+        """
+        known = self._known()
+        here = set(self._files.ids())
+        back = (known - here).intersection(self._quarantine.ids())
+        unknown = here - known
+        if not self._insist:
+            self._check(unknown, (known & here) | back)
+        try:
+            for file_id in back:
+                self._quarantine.move(file_id, self._files)
+            for file_id in unknown:
+                # Its week begins now.
+                os.utime(self._files.path(file_id), (self._now(), self._now()))
+                self._files.move(file_id, self._quarantine)
+        except OSError as error:
+            # A full disk, say. What was not moved stays where it is until the next start.
+            _log.error("Unknown files could not be moved to the quarantine", why=str(error))
+        if back:
+            _log.info("Files that are known again were moved back", count=len(back))
+        if unknown:
+            _log.warning(
+                "Files that the database does not know were moved to the quarantine",
+                count=len(unknown),
+                folder=str(self._quarantine.root),
+                removed_after_days=self._keep_s / 86_400.0,
+            )
+
+    def sweep(self) -> None:
+        """Remove the files that have been in the quarantine for long enough."""
+        oldest = self._now() - self._keep_s
+        for file_id in self._quarantine.ids():
+            if self._quarantine.path(file_id).stat().st_mtime <= oldest:
+                self._quarantine.remove(file_id)
+
+    def _known(self) -> set[str]:
+        """Every file that a row names."""
+        with self._database.read() as db:
+            files = set(db.execute(select(tables.artifacts.c.id)).scalars())
+            return files.union(db.execute(select(tables.upload_parts.c.file_id)).scalars())
+
+    def _check(self, unknown: set[str], known: set[str]) -> None:
+        strange, good = (
+            sum(1 for file_id in ids if _VIDEO_OR_UPLOAD.fullmatch(file_id))
+            for ids in (unknown, known)
+        )
+        if strange > max(MAX_UNKNOWN, good):
+            raise MostFilesUnknown(
+                f"The database does not know {strange} of the {strange + good} videos and uploads "
+                f"in {self._files.root}, so it may be an older copy: put the right one back, or "
+                f"start with --quarantine-unknown, which moves them to {self._quarantine.root} "
+                f"and removes them there after {QUARANTINE_DAYS} days."
+            )
