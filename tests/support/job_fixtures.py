@@ -10,8 +10,42 @@ from server.dispatch.run import keep
 from server.files.store import FileStore
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
-from server.models import Job, NewJob, StoredArtifact
+from server.models import Job, JobError, NewJob, StoredArtifact
 from server.workers.messages import Artifact
+
+FAILURE = JobError(500, {"detail": "The worker died.", "error_type": "runner_server_error"})
+INVALID = JobError(422, {"detail": [{"loc": ["body", "prompt"], "type": "missing"}]})
+
+
+def new_job(job_id: str, **changes: Any) -> NewJob:
+    plain: dict[str, Any] = {
+        "endpoint": "fal-ai/cosmos-predict-2.5/image-to-video",
+        "base_url": "http://localhost:8000",
+        "key_id": None,
+        "input": {"media": {}, "sync_mode": False, "spec": {"prompt": "a secret"}},
+        "tier": "exact",
+    }
+    return NewJob(id=job_id, **(plain | changes))
+
+
+def artifact(artifact_id: str, kind: str = "video", size: int = 7) -> StoredArtifact:
+    """The row of a file that is not there."""
+    return StoredArtifact(
+        id=artifact_id, kind=kind, name=kind, content_type="x/y", size=size, sha256="def"
+    )
+
+
+def sql(path: Path, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    """Execute a statement as another process would, and commit; its rows."""
+    with closing(sqlite3.connect(path)) as db, db:
+        return db.execute(statement, values).fetchall()
+
+
+def submit(store: JobStore, job_id: str, *, limit: int = 100, **changes: Any) -> Job:
+    """A job that can be claimed."""
+    job = store.submit(new_job(job_id, **changes), queue_limit=limit)
+    store.set_inputs(job_id, {})
+    return job
 
 
 class Clock:
@@ -42,16 +76,7 @@ class Place:
         self.was_told += 1
 
     def submit(self, job_id: str, *, limit: int = 100, **changes: Any) -> Job:
-        plain: dict[str, Any] = {
-            "endpoint": "fal-ai/cosmos-predict-2.5/image-to-video",
-            "base_url": "http://localhost:8000",
-            "key_id": None,
-            "input": {"media": {}, "sync_mode": False, "spec": {"prompt": "a secret"}},
-            "tier": "exact",
-        }
-        job = self.store.submit(NewJob(id=job_id, **(plain | changes)), queue_limit=limit)
-        self.store.set_inputs(job_id, {})
-        return job
+        return submit(self.store, job_id, limit=limit, **changes)
 
     def claim(self) -> Job:
         job = self.store.claim("cpu")
@@ -84,5 +109,4 @@ class Place:
         return self.store.job(job_id), video
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(self.path)) as db:
-            return db.execute(query).fetchall()
+        return sql(self.path, query)
