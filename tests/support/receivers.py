@@ -4,14 +4,13 @@ import asyncio
 import base64
 import hashlib
 import json
-import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from http_sites import Script, Site
+from job_fixtures import sql
 from nacl.encoding import HexEncoder
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
@@ -66,8 +65,7 @@ async def hang(_writer: asyncio.StreamWriter) -> None:
 
 def webhook_rows(folder: Path, columns: str) -> list[tuple[Any, ...]]:
     """These columns of the table of webhooks in the data folder, oldest first."""
-    with closing(sqlite3.connect(folder / "jobs.sqlite3")) as db:
-        return db.execute(f"SELECT {columns} FROM webhooks ORDER BY id").fetchall()
+    return sql(folder / "jobs.sqlite3", f"SELECT {columns} FROM webhooks ORDER BY id")
 
 
 def verifies(hook: Hook, jwks: Mapping[str, Any], now: float) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from http_sites import LOOPBACK, NAME, NO_ROOTS, Site, answer, fetcher, redirect, resolving, running
+from job_fixtures import INVALID, artifact, new_job, submit
 from receivers import hang, hooks_at, in_turn, until, until_hooked, verifies, webhook_rows
 from sqlalchemy import update
 from structlog.testing import capture_logs
@@ -18,7 +19,7 @@ from server.db.database import Database
 from server.files.links import FileLinks
 from server.files.store import FileStore
 from server.jobs.store import JobStore
-from server.models import Job, JobError, NewJob, StoredArtifact
+from server.models import Job, StoredArtifact
 from server.outbound.fetch import Fetcher
 from server.tasks import Signals
 from server.webhooks.body import MAX_INLINE_BYTES, webhook_body
@@ -28,10 +29,6 @@ from server.webhooks.store import LEASE_S, WebhookAttempt, WebhookStore
 
 START = 1_700_000_000.0
 OK, DOWN = answer(), answer(b"a long story", status="500 Internal Server Error")
-INVALID = JobError(422, {"detail": [{"loc": ["body", "prompt"], "type": "missing"}]})
-VIDEO = StoredArtifact(
-    id="0123", kind="video", name="video.mp4", content_type="video/mp4", size=7, sha256="def"
-)
 
 
 @dataclass
@@ -53,18 +50,21 @@ class Outbox:
 
     def end_job(self, job_id: str, url: str) -> None:
         """Commit a job that has failed, and so its webhook."""
-        new = NewJob(
-            id=job_id,
-            endpoint="fal-ai/cosmos-predict-2.5/image-to-video",
-            base_url="http://localhost:8000",
-            key_id=None,
-            input={},
-            tier=None,
-            webhook_url=url,
-            error=INVALID,
-        )
-        self.jobs.submit(new, queue_limit=1)
+        self.jobs.submit(new_job(job_id, webhook_url=url, error=INVALID), queue_limit=1)
         self.signals.finished.notify()
+
+    def finish_job(self, job_id: str, url: str, video: StoredArtifact, *, sync_mode: bool) -> None:
+        """Commit a job that has succeeded, with a video whose file is not there."""
+        wanted = {"media": {}, "sync_mode": sync_mode}
+        submit(self.jobs, job_id, webhook_url=url, input=wanted)
+        result = {"video": {"artifact": video.id}, "seed": 3}
+        self.jobs.claim("cpu")
+        assert self.jobs.finish(job_id, 1, result=result, artifacts=[video])
+
+    def claim(self, owner: str = "a server", **only: Any) -> WebhookAttempt:
+        attempt = self.store(owner).claim(**only)
+        assert attempt is not None
+        return attempt
 
     def wait(self, seconds: float) -> None:
         """Let the time pass."""
@@ -123,7 +123,9 @@ async def test_one_that_was_not_taken_is_sent_again_with_a_fresh_timestamp(
 
     async with outbox.sending():
         await outbox.until_rows("tries, not_before", [(1, START + 10)])
-        outbox.wait(10)
+        outbox.wait(9.5)
+        assert outbox.store().claim() is None, "it is not due before its time"
+        outbox.wait(0.5)
         first, second = await until_hooked(receiver, 2)
         await outbox.until_rows("tries, delivered_at", [(2, START + 10)])
 
@@ -135,22 +137,9 @@ async def test_one_that_was_not_taken_is_sent_again_with_a_fresh_timestamp(
         assert verifies(hook, outbox.key.key_set(), at)
 
 
-async def test_it_is_not_sent_again_before_its_time(outbox: Outbox, receiver: Site) -> None:
-    receiver.answers["/hook"] = in_turn(DOWN, OK)
-    outbox.end_job("a", receiver.url("/hook"))
-
-    async with outbox.sending():
-        await outbox.until_rows("not_before", [(START + 10,)])
-        outbox.wait(9.9)
-        assert outbox.store().claim() is None
-
-    assert len(hooks_at(receiver)) == 1
-
-
 async def test_after_the_tenth_try_it_is_given_up(outbox: Outbox, receiver: Site) -> None:
-    receiver.answers["/hook"] = DOWN
-    outbox.end_job("a", receiver.url("/hook?token=secret"))
     receiver.answers["/hook?token=secret"] = DOWN
+    outbox.end_job("a", receiver.url("/hook?token=secret"))
 
     with capture_logs() as logs:
         async with outbox.sending():
@@ -265,7 +254,7 @@ async def test_one_that_cannot_be_made_does_not_stop_the_others(
     outbox: Outbox, receiver: Site
 ) -> None:
     """Its video is to be sent along, and is gone from the disk."""
-    finish_job(outbox, "broken", receiver.url("/hook"), VIDEO, sync_mode=True)
+    outbox.finish_job("broken", receiver.url("/hook"), artifact("0123"), sync_mode=True)
     outbox.end_job("a", receiver.url("/hook"))
 
     with capture_logs() as logs:
@@ -295,16 +284,9 @@ async def test_the_webhook_of_a_job_that_is_no_longer_kept_is_given_up(
 
 
 def test_a_video_that_is_too_large_for_a_webhook_is_left_to_the_queue(outbox: Outbox) -> None:
-    large = StoredArtifact(
-        id="4567",
-        kind="video",
-        name="video.mov",
-        content_type="video/quicktime",
-        size=MAX_INLINE_BYTES + 1,
-        sha256="def",
-    )
-    finish_job(outbox, "in it", "https://a.example/", large, sync_mode=True)
-    finish_job(outbox, "by url", "https://a.example/", large, sync_mode=False)
+    large = artifact("4567", size=MAX_INLINE_BYTES + 1)
+    outbox.finish_job("in it", "https://a.example/", large, sync_mode=True)
+    outbox.finish_job("by url", "https://a.example/", large, sync_mode=False)
 
     body = outbox.body_of(outbox.jobs.job("in it")).decode()
     assert '"status":"OK","payload":null,"payload_error":"The video has 16,777,217 bytes' in body
@@ -327,23 +309,18 @@ def test_receivers_that_are_busy_are_passed_over(outbox: Outbox) -> None:
     outbox.end_job("a", "https://a.example:8443/")
     outbox.end_job("b", "https://b.example/")
 
-    taken = outbox.store().claim(besides=["a.example:8443"])
-
-    assert taken is not None
-    assert taken.job_id == "b"
+    assert outbox.claim(besides=["a.example:8443"]).job_id == "b"
 
 
 def test_what_a_process_that_died_had_taken_is_taken_after_its_lease(outbox: Outbox) -> None:
     outbox.end_job("a", "https://a.example/")
     dead, next_one = outbox.store("the dead"), outbox.store("the next")
-    stale = dead.claim()
-    assert stale is not None
+    stale = outbox.claim("the dead")
 
     outbox.wait(LEASE_S - 1)
     assert next_one.claim() is None
     outbox.wait(1)
-    taken = next_one.claim()
-    assert taken is not None
+    taken = outbox.claim("the next")
     assert taken.tries == 2
 
     # It was not dead, but asleep: what it has to say comes too late.
@@ -356,45 +333,17 @@ def test_what_a_process_that_died_had_taken_is_taken_after_its_lease(outbox: Out
 
 def test_what_a_server_that_is_gone_had_taken_is_due_at_the_next_start(outbox: Outbox) -> None:
     outbox.end_job("a", "https://a.example/")
-    gone, next_one = outbox.store("the gone"), outbox.store("the next")
-    assert gone.claim() is not None
+    outbox.claim("the gone")
 
-    next_one.recover()
+    outbox.store("the next").recover()
 
-    again = next_one.claim()
-    assert again is not None
+    again = outbox.claim("the next")
     assert (again.job_id, again.tries) == ("a", 2)
 
 
 def test_what_was_broken_off_is_due_again_at_once(outbox: Outbox) -> None:
     outbox.end_job("a", "https://a.example/")
-    store = outbox.store()
-    delivery = store.claim()
-    assert delivery is not None
 
-    store.give_back(delivery)
+    outbox.store().give_back(outbox.claim())
 
-    again = store.claim()
-    assert again is not None
-    assert again.job_id == "a"
-
-
-def finish_job(
-    outbox: Outbox, job_id: str, url: str, video: StoredArtifact, *, sync_mode: bool
-) -> None:
-    """Commit a job that has succeeded, with a video whose file is not there."""
-    new = NewJob(
-        id=job_id,
-        endpoint="fal-ai/cosmos-predict-2.5/image-to-video",
-        base_url="http://localhost:8000",
-        key_id=None,
-        input={"sync_mode": sync_mode, "media": {}},
-        tier="exact",
-        webhook_url=url,
-    )
-    outbox.jobs.submit(new, queue_limit=1)
-    outbox.jobs.set_inputs(job_id, {})
-    run = outbox.jobs.claim("cpu")
-    assert run is not None
-    result = {"video": {"artifact": video.id}, "seed": 3}
-    assert outbox.jobs.finish(job_id, run.attempt, result=result, artifacts=[video])
+    assert outbox.claim().job_id == "a"
