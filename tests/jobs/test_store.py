@@ -1,6 +1,5 @@
 """The tables are the truth: what is committed, in which order, and who may still write."""
 
-import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_fixtures import Clock
+from job_fixtures import FAILURE, INVALID, Clock, artifact, new_job, sql
 
 from server.db.database import Database
 from server.errors import QueueFull, UnknownJob
@@ -17,29 +16,12 @@ from server.models import (
     CANCELLED,
     CancelAnswer,
     Job,
-    JobError,
     JobProgress,
     JobStatus,
     LogLine,
-    NewJob,
-    StoredArtifact,
 )
 
-FAILURE = JobError(500, {"detail": "The worker died.", "error_type": "runner_server_error"})
-INVALID = JobError(422, {"detail": [{"loc": ["body", "prompt"], "type": "missing"}]})
-PIXELS = StoredArtifact(
-    id="pixels-96x64-abc",
-    kind="pixels",
-    name="pixels",
-    content_type="application/octet-stream",
-    size=96 * 64 * 3,
-    sha256="abc",
-    width=96,
-    height=64,
-)
-VIDEO = StoredArtifact(
-    id="0123", kind="video", name="video.mp4", content_type="video/mp4", size=7, sha256="def"
-)
+PIXELS, VIDEO = artifact("pixels-96x64-abc", "pixels"), artifact("0123")
 RESULT = {"video": {"artifact": VIDEO.id}, "seed": 3}
 
 
@@ -57,14 +39,7 @@ def store(path: Path, clock: Clock) -> Iterator[JobStore]:
 def submit(
     store: JobStore, job_id: str, *, ready: bool = True, limit: int = 100, **changes: Any
 ) -> Job:
-    plain: dict[str, Any] = {
-        "endpoint": "fal-ai/cosmos-predict-2.5/image-to-video",
-        "base_url": "http://localhost:8000",
-        "key_id": None,
-        "input": {"media": {"image": {"url": "https://example.com/car.jpg"}}},
-        "tier": "exact",
-    }
-    job = store.submit(NewJob(id=job_id, **(plain | changes)), queue_limit=limit)
+    job = store.submit(new_job(job_id, **changes), queue_limit=limit)
     if ready:
         store.set_inputs(job_id, {"image": PIXELS})
     return job
@@ -76,20 +51,15 @@ def claim(store: JobStore) -> Job:
     return job
 
 
-def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(path)) as db:
-        return db.execute(query).fetchall()
-
-
 def queued(path: Path) -> int:
-    [(count,)] = rows(path, "SELECT count(*) FROM jobs WHERE status = 'IN_QUEUE'")
+    [(count,)] = sql(path, "SELECT count(*) FROM jobs WHERE status = 'IN_QUEUE'")
     return int(count)
 
 
 def test_a_submitted_job_is_there_for_every_other_connection(store: JobStore, path: Path) -> None:
     submit(store, "a")
 
-    assert rows(path, "SELECT id, status FROM jobs") == [("a", "IN_QUEUE")]
+    assert sql(path, "SELECT id, status FROM jobs") == [("a", "IN_QUEUE")]
 
 
 def test_the_database_keeps_what_it_has_committed_through_a_loss_of_power(
@@ -143,7 +113,7 @@ def test_a_claim_says_who_runs_the_job_where_and_for_which_time(
 
     assert (job.status, job.attempt, job.slot) == (JobStatus.IN_PROGRESS, 1, "cpu")
     assert (job.submitted_at, job.started_at) == (1000.0, 1005.0)
-    assert rows(path, "SELECT claimed_by FROM jobs") == [("this server",)]
+    assert sql(path, "SELECT claimed_by FROM jobs") == [("this server",)]
 
 
 def test_two_claims_never_get_the_same_job(store: JobStore) -> None:
@@ -214,7 +184,7 @@ def test_a_result_its_files_and_the_webhook_are_committed_together(
     assert (job.status, job.result, job.error) == (JobStatus.COMPLETED, RESULT, None)
     assert job.inference_seconds == 42.0
     assert store.artifact(VIDEO.id) == VIDEO
-    assert rows(path, "SELECT job_id, url, tries FROM webhooks") == [
+    assert sql(path, "SELECT job_id, url, tries FROM webhooks") == [
         ("a", "https://example.com/hook", 0)
     ]
 
@@ -224,7 +194,7 @@ def test_a_job_that_is_over_when_it_is_submitted_has_its_webhook_too(
 ) -> None:
     submit(store, "a", webhook_url="https://example.com:8443/hook?x=1", error=INVALID, ready=False)
 
-    assert rows(path, "SELECT job_id, receiver, not_before FROM webhooks") == [
+    assert sql(path, "SELECT job_id, receiver, not_before FROM webhooks") == [
         ("a", "example.com:8443", 1000.0)
     ]
 
@@ -377,8 +347,8 @@ def test_an_unknown_id_is_said_to_be_unknown(store: JobStore) -> None:
 def test_media_never_enter_a_table(store: JobStore, path: Path) -> None:
     types = {
         kind
-        for (table,) in rows(path, "SELECT name FROM sqlite_master WHERE type = 'table'")
-        for (kind,) in rows(path, f"SELECT type FROM pragma_table_info('{table}')")
+        for (table,) in sql(path, "SELECT name FROM sqlite_master WHERE type = 'table'")
+        for (kind,) in sql(path, f"SELECT type FROM pragma_table_info('{table}')")
     }
 
     assert "BLOB" not in types
