@@ -1,20 +1,14 @@
 """A caller's wishes in the tables: a time to start in, a key against repeats, no traces."""
 
-import sqlite3
-from contextlib import closing
 from typing import Any
 
 import pytest
-from job_fixtures import Place
+from job_fixtures import FAILURE, INVALID, Place, sql
 
 from server.errors import IdempotencyMismatch, QueueFull, UnknownJob
-from server.models import CANCELLED, TOO_LATE, JobError, JobStatus, NewJob
+from server.models import CANCELLED, TOO_LATE, JobStatus
 
 DAY_S, TEN_MINUTES_S = 86_400.0, 600.0
-FAILURE = JobError(500, {"detail": "The worker died.", "error_type": "runner_server_error"})
-INVALID = JobError(422, {"detail": [{"loc": ["body", "prompt"], "type": "missing"}]})
-
-
 NO_TRACES: list[dict[str, Any]] = [
     {"store_io": False},
     {"input": {"media": {}, "sync_mode": True}},
@@ -184,19 +178,7 @@ def test_a_job_whose_output_is_never_fetched_is_gone_after_a_day(
 
 
 def test_an_error_is_gone_in_the_same_time(place: Place) -> None:
-    job = place.store.submit(
-        NewJob(
-            id="a",
-            endpoint="e",
-            base_url="b",
-            key_id=None,
-            input={},
-            tier=None,
-            error=INVALID,
-            store_io=False,
-        ),
-        queue_limit=1,
-    )
+    job = place.submit("a", input={}, error=INVALID, store_io=False)
     place.retention.fetched(job)
     place.clock.now += TEN_MINUTES_S
 
@@ -259,9 +241,7 @@ def test_an_output_waits_for_its_webhook(place: Place) -> None:
     place.clock.now += TEN_MINUTES_S
     assert place.store.job("a").done
 
-    with closing(sqlite3.connect(place.path)) as db:
-        db.execute("UPDATE webhooks SET delivered_at = 1.0, not_before = NULL")
-        db.commit()
+    sql(place.path, "UPDATE webhooks SET delivered_at = 1.0, not_before = NULL")
     place.retention.fetched(job)
     place.clock.now += TEN_MINUTES_S
 
