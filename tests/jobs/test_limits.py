@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 from api_keys import add_key, by_key
-from job_fixtures import Clock
+from job_fixtures import INVALID, Clock
+from job_fixtures import submit as submit_job
 from queue_calls import RUN, SUBMIT
 from servers import APP, request_of, serving, settings_in
 from upload_calls import UPLOAD, kept, upload
@@ -22,10 +23,9 @@ from server.files.upload_store import NewUpload, Part, UploadStore
 from server.jobs.limits import MINUTE_S, KeyLimits
 from server.jobs.reports import queue_size
 from server.jobs.store import JobStore
-from server.models import CANCELLED, Job, JobError, NewJob
+from server.models import CANCELLED, Job
 from server.settings import Settings, SettingsError
 
-INVALID = JobError(422, {"detail": [{"loc": ["body", "prompt"], "type": "missing"}]})
 MINE, YOURS = "mine", "yours"
 
 
@@ -44,14 +44,8 @@ def opened(tmp_path: Path, clock: Clock) -> Iterator[Open]:
         yield open_store
 
 
-def submit(
-    store: JobStore, job_id: str, key_id: str | None = MINE, *, limit: int = 1000, **changes: Any
-) -> Job:
-    plain: dict[str, Any] = {"endpoint": "e", "base_url": "b", "input": {"media": {}}}
-    new = NewJob(id=job_id, key_id=key_id, tier=None, **(plain | changes))
-    job = store.submit(new, queue_limit=limit)
-    store.set_inputs(job_id, {})
-    return job
+def submit(store: JobStore, job_id: str, key_id: str | None = MINE, **changes: Any) -> Job:
+    return submit_job(store, job_id, key_id=key_id, **changes)
 
 
 def accepted(work: Callable[[], object]) -> bool:
