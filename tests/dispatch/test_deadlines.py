@@ -7,9 +7,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from job_fixtures import Clock
+from job_fixtures import Clock, new_job
 from pools import PICTURE, SLOT, local_pool, order, running, worker_process
-from servers import ENDPOINT
 
 from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone
 from server.db.database import Database
@@ -20,7 +19,6 @@ from server.fal.endpoints import Limits
 from server.files.store import FileStore
 from server.inputs.image_store import IncomingImages
 from server.jobs.store import JobStore
-from server.models import NewJob
 from server.tasks import Signals
 from server.workers.local_pool import LocalPool
 from server.workers.loop import WorkerOptions
@@ -221,14 +219,7 @@ async def dispatching(folder: Path, limits: RunLimits) -> AsyncIterator[JobStore
 
 def submit(store: JobStore, folder: Path, prompt: str) -> str:
     """A job whose picture is here."""
-    job = NewJob(
-        id=prompt,
-        endpoint=ENDPOINT,
-        base_url="http://localhost",
-        key_id=None,
-        input={"spec": order(prompt).spec.to_json(), "media": {"image": {"url": "x"}}},
-        tier=None,
-    )
+    job = new_job(prompt, input={"spec": order(prompt).spec.to_json(), "media": {"image": {}}})
     store.submit(job, queue_limit=10)
     with IncomingImages(FileStore(folder / "files")) as images:
         store.set_inputs(job.id, {"image": images.add_pixels(PICTURE)}, place=images.place)
