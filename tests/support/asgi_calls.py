@@ -1,12 +1,56 @@
-"""Requests whose caller goes away, which httpx cannot make without a socket."""
+"""Requests that httpx cannot make without a socket: odd ones, and those whose caller goes away."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp, Message, Scope
+
+
+def app_of(client: httpx.AsyncClient) -> Any:
+    """The app in this process that a client speaks to."""
+    transport = client._transport
+    assert isinstance(transport, httpx.ASGITransport)
+    return transport.app
+
+
+def scope_of(method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> dict[str, Any]:
+    """A request as uvicorn hands it to an app; `target` is path and query as they are sent."""
+    path, _, query = target.partition(b"?")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": unquote(path.decode("latin-1")),
+        "raw_path": path,
+        "query_string": query,
+        "root_path": "",
+        "headers": list(headers),
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 8000),
+        "state": {},
+    }
+
+
+async def call(app: ASGIApp, scope: Scope, *body: bytes, is_cut: bool = False) -> list[Message]:
+    """What an app sends to a caller who leaves after these pieces, the last one or not."""
+    left, sent = list(body), []
+
+    async def receive() -> Message:
+        if not left:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": left.pop(0), "more_body": is_cut or bool(left)}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent
 
 
 class Connection:
@@ -19,9 +63,7 @@ class Connection:
         body: Any,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        transport = client._transport
-        assert isinstance(transport, httpx.ASGITransport)
-        self._app: ASGIApp = transport.app
+        self._app: ASGIApp = app_of(client)
         self._path = path
         self._headers = {"host": "localhost:8000", **(headers or {})}
         # The very bytes that the client would send.
@@ -45,19 +87,8 @@ class Connection:
         await self._task
 
     async def _call(self) -> None:
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "path": self._path,
-            "raw_path": self._path.encode(),
-            "query_string": b"",
-            "headers": [(k.encode(), v.encode()) for k, v in self._headers.items()],
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 8000),
-        }
+        headers = [(name.encode(), value.encode()) for name, value in self._headers.items()]
+        scope = scope_of("POST", self._path.encode(), headers)
         await self._app(scope, self._receive, self._send)
 
     async def _receive(self) -> Message:

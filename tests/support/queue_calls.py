@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import httpx
+from asgi_calls import app_of
 from servers import APP, ENDPOINT, request_of
 
 RUN = f"/run/{ENDPOINT}"
@@ -31,8 +32,7 @@ async def until(client: httpx.AsyncClient, job: str, status: str) -> dict[str, A
 
 async def until_prepared(client: httpx.AsyncClient, *jobs: str) -> None:
     """Wait for the jobs' pictures, which no answer tells of: until then others may overtake."""
-    transport: Any = client._transport  # of an app in this process
-    store = transport.app.state.services.store
+    store = app_of(client).state.services.store
     while not all(store.job(job).input_refs for job in jobs):
         await asyncio.sleep(0.01)
 
