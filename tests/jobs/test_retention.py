@@ -1,15 +1,13 @@
 """How long jobs, videos and uploads are kept where the server is told; what goes, goes whole."""
 
 import asyncio
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from job_fixtures import Place
+from asgi_calls import app_of
+from job_fixtures import FAILURE, Place, sql
 from queue_calls import result_of, status_of, submit, until
 from servers import APP, serving, settings_in
 from upload_calls import upload
@@ -19,10 +17,9 @@ from server.errors import UnknownFile, UnknownJob
 from server.files.access import READ_ALL, FileAccess
 from server.files.public import PublicFiles
 from server.jobs.retention import purge, purge_ended_before
-from server.models import JobError, LogLine
+from server.models import LogLine
 from server.settings import DAY_S, Settings, SettingsError
 
-FAILURE = JobError(500, {"detail": "The worker died.", "error_type": "runner_server_error"})
 HOOK = "https://example.com/hook"
 
 
@@ -47,9 +44,7 @@ def nothing(place: Place) -> bool:
 
 def sent(place: Place) -> None:
     """Every webhook has been sent."""
-    with closing(sqlite3.connect(place.path)) as db:
-        db.execute("UPDATE webhooks SET delivered_at = 1.0, not_before = NULL")
-        db.commit()
+    sql(place.path, "UPDATE webhooks SET delivered_at = 1.0, not_before = NULL")
 
 
 def test_after_its_days_a_job_goes_with_all_that_hangs_on_it(place: Place) -> None:
@@ -133,9 +128,7 @@ def test_a_video_that_outlived_its_job_belongs_to_its_key(place: Place, is_writt
     assert place.rows("SELECT key_id FROM artifacts") == [("mine",)]
     if not is_written:
         # An earlier release left it to the job.
-        with closing(sqlite3.connect(place.path)) as db:
-            db.execute("UPDATE artifacts SET key_id = NULL")
-            db.commit()
+        sql(place.path, "UPDATE artifacts SET key_id = NULL")
     place.clock.now += DAY_S
     place.retention.sweep()
 
@@ -209,8 +202,7 @@ def test_days_that_cannot_be_kept_are_refused(days: str, monkeypatch: pytest.Mon
 
 
 async def sweep(client: httpx.AsyncClient) -> None:
-    transport: Any = client._transport  # of an app in this process
-    services: Services = transport.app.state.services
+    services: Services = app_of(client).state.services
     await asyncio.to_thread(services.retention.sweep)
     await asyncio.to_thread(services.uploads.sweep)
 
@@ -224,14 +216,13 @@ async def test_over_http_what_is_gone_is_unknown(tmp_path: Path) -> None:
         await until(client, stays, "COMPLETED")
         await sweep(client)
         assert (await client.get(httpx.URL(video).path)).status_code == 200
-        with closing(sqlite3.connect(settings.data / "jobs.sqlite3")) as db:
-            past = "finished_at = finished_at - ? WHERE id = ?"
-            db.execute(f"UPDATE jobs SET {past}", [2 * DAY_S, job])
-            made = "created_at = created_at - ? WHERE id = ?"
-            db.execute(
-                f"UPDATE artifacts SET {made}", [2 * DAY_S, httpx.URL(sent_file).path.split("/")[2]]
-            )
-            db.commit()
+        file_id = httpx.URL(sent_file).path.split("/")[2]
+        for table, column, old in (
+            ("jobs", "finished_at", job),
+            ("artifacts", "created_at", file_id),
+        ):
+            past = f"UPDATE {table} SET {column} = {column} - ? WHERE id = ?"
+            sql(settings.data / "jobs.sqlite3", past, 2 * DAY_S, old)
         assert (await status_of(client, job)).status_code == 200
         await sweep(client)
 
