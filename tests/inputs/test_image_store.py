@@ -1,16 +1,16 @@
 """Images stay while a job that is not done needs them, and go soon after, row and file."""
 
 import asyncio
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from asgi_calls import app_of
+from job_fixtures import FAILURE, new_job, sql
 from queue_calls import result_of, submit, until_prepared
 from servers import data_uri, picture, request_of, serving, settings_in
 
@@ -21,9 +21,7 @@ from server.files.store import FileStore
 from server.files.unknown_files import UnknownFiles
 from server.inputs.image_store import UNWANTED_LIFETIME_S, ImageStore
 from server.jobs.store import JobStore
-from server.models import Job, JobError, NewJob, StoredArtifact
-
-FAILURE = JobError(500, {"detail": "The worker died.", "error_type": "runner_server_error"})
+from server.models import Job, StoredArtifact
 
 
 def nothing() -> None:
@@ -58,14 +56,7 @@ class Place:
             kept = images.add_sent(data)
             written()
             media = {"image": {"artifact": kept.id}}
-            new = NewJob(
-                id=job_id,
-                endpoint="e",
-                base_url="b",
-                key_id=None,
-                input={"media": media, "sync_mode": False},
-                tier=None,
-            )
+            new = new_job(job_id, input={"media": media, "sync_mode": False})
 
             def place() -> None:
                 images.place()
@@ -97,8 +88,7 @@ class Place:
         UnknownFiles(self.database, self.files, quarantine).set_aside()
 
     def rows(self) -> dict[str, float | None]:
-        with closing(sqlite3.connect(self.path)) as db:
-            return dict(db.execute("SELECT id, expires_at FROM artifacts"))
+        return dict(sql(self.path, "SELECT id, expires_at FROM artifacts"))
 
     def kept(self) -> set[str]:
         """The images that are there, of which each must have both row and file."""
@@ -361,20 +351,16 @@ async def test_what_is_not_to_be_kept_leaves_no_image(
     tmp_path: Path, headers: dict[str, str], fields: dict[str, Any]
 ) -> None:
     async with serving(settings_in(tmp_path)) as client:
-        transport: Any = client._transport  # of an app in this process
-        images: ImageStore = transport.app.state.services.images
+        images: ImageStore = app_of(client).state.services.images
         request = request_of(image_url=data_uri(picture(colour="plum")), **fields)
         path = "/run/fal-ai/cosmos-predict-2.5/image-to-video"
         answer = await client.post(path, json=request, headers=headers)
         assert answer.status_code == 200
         await asyncio.to_thread(images.sweep)
-        with closing(sqlite3.connect(tmp_path / "data" / "jobs.sqlite3")) as db:
-            kinds = {kind for (kind,) in db.execute("SELECT kind FROM artifacts")}
-            assert {"image", "pixels"} <= kinds
-            times = db.execute("SELECT expires_at FROM artifacts WHERE kind != 'video'").fetchall()
-            assert None not in [time for (time,) in times]
-            db.execute("UPDATE artifacts SET expires_at = expires_at - ?", [UNWANTED_LIFETIME_S])
-            db.commit()
+        database = tmp_path / "data" / "jobs.sqlite3"
+        times = dict(sql(database, "SELECT kind, expires_at FROM artifacts"))
+        assert None not in (times["image"], times["pixels"])
+        sql(database, "UPDATE artifacts SET expires_at = expires_at - ?", UNWANTED_LIFETIME_S)
         await asyncio.to_thread(images.sweep)
 
     kept = list((tmp_path / "data" / "files").glob("*/*"))
