@@ -9,6 +9,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import httpx
 import pytest
+from asgi_calls import call, scope_of
 from hypothesis import given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from queue_calls import SUBMIT, until
 from servers import APP, BASE_URL, ENDPOINT, request_of, serving, settings_in
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from server.api.middleware import AccessRules, EntryMiddleware
 from server.app import create_app
@@ -260,22 +261,10 @@ def test_whatever_is_sent_has_an_answer(
         public_url=None,
         needs_key=trusting,
     )
-    scope = {
-        "type": "http",
-        "method": method,
-        "scheme": "http",
-        "client": ("127.0.0.1", 4711),
-        "raw_path": raw_path,
-        "path": "/",
-        "query_string": query,
-        "headers": [(name, value) for name, values in headers.items() for value in values],
-    }
-    sent: list[Message] = []
+    sent_headers = [(name, value) for name, values in headers.items() for value in values]
+    scope = scope_of(method, b"/", sent_headers) | {"raw_path": raw_path, "query_string": query}
 
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    asyncio.run(EntryMiddleware(inner, rules)(scope, never, send))
+    sent = asyncio.run(call(EntryMiddleware(inner, rules), scope))
 
     assert sent[0]["status"] in (200, 204, 400, 403, 404, 405, 421)
     assert b"x-fal-request-id" in dict(sent[0]["headers"])
@@ -287,27 +276,11 @@ def test_whatever_is_sent_has_an_answer(
             assert unquote_to_bytes(let_in_query) == unquote_to_bytes(query)
 
 
-async def never() -> Message:
-    raise AssertionError("the front reads no body")
-
-
 async def test_a_websocket_is_refused(tmp_path: Path) -> None:
     app = create_app(settings_in(tmp_path))
-    sent = []
+    path = f"/{ENDPOINT}/realtime".encode()
+    scope = scope_of("GET", path, [(b"host", b"fal.run")]) | {"type": "websocket"}
 
-    async def receive() -> dict[str, Any]:
-        return {"type": "websocket.connect"}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "websocket",
-        "path": f"/{ENDPOINT}/realtime",
-        "raw_path": f"/{ENDPOINT}/realtime".encode(),
-        "query_string": b"",
-        "headers": [(b"host", b"fal.run")],
-    }
-    await app(scope, receive, send)
+    sent = await call(app, scope)
 
     assert sent == [{"type": "websocket.close"}]
