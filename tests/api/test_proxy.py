@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from asgi_calls import scope_of
 from hypothesis import given
 from hypothesis import strategies as st
 from queue_calls import until
@@ -239,7 +240,9 @@ async def test_a_stream_comes_through_event_by_event(
         job = (await through(client, "POST", SUBMIT, request_of())).json()["request_id"]
         target = f"https://queue.fal.run/{APP}/requests/{job}/status/stream?logs=1"
         sent: asyncio.Queue[Message] = asyncio.Queue()
-        call = asyncio.create_task(app(_get_through(target), _stay(), sent.put))
+        headers = [(b"host", b"localhost:8000"), (b"x-fal-target-url", target.encode())]
+        scope = scope_of("GET", PROXY.encode(), headers)
+        call = asyncio.create_task(app(scope, _stay(), sent.put))
         start, event = await sent.get(), await sent.get()
         assert dict(start["headers"])[b"content-type"].startswith(b"text/event-stream")
         assert b'"IN_QUEUE"' in event["body"], "the first event comes before there is a worker"
@@ -247,22 +250,6 @@ async def test_a_stream_comes_through_event_by_event(
         await call
         bodies = [sent.get_nowait()["body"] for _ in range(sent.qsize())]
         assert b'"COMPLETED"' in b"".join(bodies)
-
-
-def _get_through(target: str) -> dict[str, Any]:
-    """A GET of the proxy, as a server hands it to an app."""
-    return {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "path": PROXY,
-        "raw_path": PROXY.encode(),
-        "query_string": b"",
-        "headers": [(b"host", b"localhost:8000"), (b"x-fal-target-url", target.encode())],
-        "client": ("127.0.0.1", 4711),
-        "server": ("127.0.0.1", 8000),
-    }
 
 
 def _stay() -> Receive:
