@@ -6,11 +6,11 @@ import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from api_keys import add_key, by_key, keys_of
+from asgi_calls import app_of, call, scope_of
 from queue_calls import RUN
 from servers import BASE_URL, picture, request_of, serving, settings_in
 from upload_calls import INITIATE, INITIATE_MULTIPART, TOKEN, UPLOAD, initiate, kept, put, upload
@@ -261,38 +261,9 @@ async def test_a_file_whose_time_is_over_is_gone(small: Path) -> None:
 
 
 async def test_a_caller_who_leaves_amid_an_upload_leaves_nothing(small: Path) -> None:
-    arriving = iter(
-        [
-            {"type": "http.request", "body": b"the begin", "more_body": True},
-            {"type": "http.disconnect"},
-        ]
-    )
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        return next(arriving)
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
     async with serving(settings_in(small)) as client:
-        request = client.build_request("POST", UPLOAD)
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "path": UPLOAD,
-            "raw_path": UPLOAD.encode(),
-            "query_string": b"",
-            "headers": [(name.lower(), value) for name, value in request.headers.raw],
-            "server": ("localhost", 8000),
-            "client": ("127.0.0.1", 1),
-        }
-        transport = client._transport
-        assert isinstance(transport, httpx.ASGITransport)
-        await transport.app(scope, receive, send)
+        scope = scope_of("POST", UPLOAD.encode(), [(b"host", b"localhost")])
+        sent = await call(app_of(client), scope, b"the begin", is_cut=True)
 
         assert sent[0]["status"] == 499
         assert kept(small) == []
