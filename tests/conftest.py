@@ -1,5 +1,7 @@
 """Fixtures that several files share."""
 
+import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,6 +13,13 @@ from job_fixtures import Clock, Place
 from servers import serving, settings_in
 
 pytest_plugins = ["client_servers", "client_table"]
+
+
+def pytest_configure() -> None:
+    """Keep what tests write in memory where there is room: most of it is synced to the disk."""
+    shared = Path("/dev/shm")
+    if shared.is_dir() and shutil.disk_usage(shared).free > 4 * 2**30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(shared))
 
 
 @pytest.fixture(autouse=True)
