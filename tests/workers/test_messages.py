@@ -56,23 +56,13 @@ EVENTS: dict[type[WorkerEvent], SearchStrategy[Any]] = {
     Chunk: st.builds(Chunk, st.binary(max_size=1000)),
     Artifact: st.builds(
         Artifact,
-        kind=text,
-        name=text,
-        content_type=text,
-        size=integers,
-        sha256=text,
-        width=integers,
-        height=integers,
-        frames=integers,
+        **dict.fromkeys(("kind", "name", "content_type", "sha256"), text),
+        **dict.fromkeys(("size", "width", "height", "frames"), integers),
     ),
     Done: st.builds(Done, text, st.dictionaries(text, seconds, max_size=5)),
     CancelledEvent: st.builds(CancelledEvent, st.none() | text),
     Failed: st.builds(
-        Failed,
-        code=text,
-        message=text,
-        field=st.none() | text,
-        context=json_objects,
+        Failed, code=text, message=text, field=st.none() | text, context=json_objects
     ),
     Idle: st.builds(Idle, st.sampled_from(MemoryPlan)),
 }
@@ -141,6 +131,8 @@ def test_a_changed_field_is_taken_only_if_it_has_the_declared_type(data: st.Data
         assert decode_event(message(json.dumps(header))) == expected
 
 
+TEXTS = {"kind": "video", "name": "a.mp4", "content_type": "video/mp4", "sha256": "0"}
+VIDEO = Artifact(**TEXTS, size=5, width=96, height=64, frames=9)
 SAMPLES: list[WorkerEvent] = [
     Loading("Reading the transformer", 0.5),
     Ready("abc", "cpu", "native", MemoryPlan.RESIDENT),
@@ -148,16 +140,7 @@ SAMPLES: list[WorkerEvent] = [
     StepDone(1, 35, 0.5, 17.0),
     Note("The prompt was cut."),
     Restarted("There was too little memory."),
-    Artifact(
-        kind="video",
-        name="a.mp4",
-        content_type="video/mp4",
-        size=5,
-        sha256="0",
-        width=96,
-        height=64,
-        frames=9,
-    ),
+    VIDEO,
     Done("exact", {"text": 0.1}),
     CancelledEvent("denoise"),
     Failed(code="value_error", message="No.", field="prompt", context={"a": 1}),
