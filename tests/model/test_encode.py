@@ -59,25 +59,10 @@ def moving_frames(
 
 
 def encode(
-    frames: Iterator[Frame],
-    container: Container,
-    quality: Quality,
-    out: Path,
-    *,
-    num_frames: int = NUM_FRAMES,
-    width: int = WIDTH,
-    height: int = HEIGHT,
+    frames: Iterator[Frame], container: Container, quality: Quality, out: Path, **changes: int
 ) -> EncodedVideo:
-    return encode_video(
-        frames,
-        container,
-        quality,
-        width=width,
-        height=height,
-        num_frames=num_frames,
-        out=out,
-        check=lambda: None,
-    )
+    sizes = {"width": WIDTH, "height": HEIGHT, "num_frames": NUM_FRAMES} | changes
+    return encode_video(frames, container, quality, out=out, check=lambda: None, **sizes)
 
 
 def decoded(path: Path) -> list[VideoFrame]:
@@ -214,15 +199,8 @@ def test_the_quality_of_a_gif_sets_its_size_and_its_colours(
 
 
 def test_a_gif_smaller_than_its_limit_is_not_enlarged(tmp_path: Path) -> None:
-    video = encode(
-        moving_frames(9, 95, 63),
-        Container.GIF,
-        Quality.LOW,
-        tmp_path / "clip.gif",
-        num_frames=9,
-        width=95,
-        height=63,
-    )
+    frames, out = moving_frames(9, 95, 63), tmp_path / "clip.gif"
+    video = encode(frames, Container.GIF, Quality.LOW, out, num_frames=9, width=95, height=63)
     assert (video.width, video.height) == (95, 63)
     assert (decoded(video.path)[0].width, decoded(video.path)[0].height) == (95, 63)
 
@@ -242,15 +220,9 @@ def test_the_result_describes_the_file(container: Container, tmp_path: Path) -> 
 
 
 def test_a_size_that_the_codec_refuses_is_reported_in_its_own_words(tmp_path: Path) -> None:
+    frames, out = moving_frames(9, 95, 64), tmp_path / "odd.mp4"
     with pytest.raises(EncodingFailed, match="width not divisible by 2"):
-        encode(
-            moving_frames(9, 95, 64),
-            Container.X264,
-            Quality.LOW,
-            tmp_path / "odd.mp4",
-            num_frames=9,
-            width=95,
-        )
+        encode(frames, Container.X264, Quality.LOW, out, num_frames=9, width=95)
     assert list(tmp_path.iterdir()) == []
 
 
