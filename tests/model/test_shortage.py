@@ -161,19 +161,24 @@ def test_a_model_that_is_to_stay_resident_does(
     assert pipeline.placement.plan is MemoryPlan.RESIDENT
 
 
+NO_ROOM = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 3 bytes.")
+ILLEGAL = RuntimeError("CUDA error: an illegal memory access")
+
+
 @pytest.mark.parametrize(
-    "error",
+    ("error", "raised", "message"),
     [
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 3 bytes."),
-        MemoryError(),
+        (NO_ROOM, OutOfMemory, "^The machine has too little memory for 9 frames: "),
+        (MemoryError(), OutOfMemory, "^The machine has too little memory for 9 frames: "),
+        (ILLEGAL, RuntimeError, "illegal memory access"),
     ],
 )
-def test_a_host_without_memory_gains_nothing_by_offloading(
-    pixels: Pixels, tmp_path: Path, error: Exception
+def test_what_is_no_shortage_of_the_device_does_not_offload_the_model(
+    pixels: Pixels, tmp_path: Path, error: Exception, raised: type[Exception], message: str
 ) -> None:
     pipeline, listener = load(), Listener()
     RunsOut(1, error).within(pipeline, Stage.DENOISE)
-    with pytest.raises(OutOfMemory, match=r"^The machine has too little memory for 9 frames: "):
+    with pytest.raises(raised, match=message):
         pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", listener.watcher)
     assert restarts(listener) == []
     assert pipeline.placement.plan is MemoryPlan.RESIDENT
@@ -183,7 +188,7 @@ def test_a_host_without_room_for_the_model_is_said_and_not_tried_again(
     pixels: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_room(_device: torch.device) -> None:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 …")
+        raise NO_ROOM
 
     pipeline, listener = load(), Listener()
     RunsOut(1).within(pipeline, Stage.DENOISE)
@@ -191,14 +196,6 @@ def test_a_host_without_room_for_the_model_is_said_and_not_tried_again(
     with pytest.raises(OutOfMemory, match=r"^The machine has too little memory"):
         pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", listener.watcher)
     assert restarts(listener) == []
-
-
-def test_other_errors_are_not_taken_for_a_shortage(pixels: Pixels, tmp_path: Path) -> None:
-    pipeline = load()
-    RunsOut(1, RuntimeError("CUDA error: an illegal memory access")).within(pipeline, Stage.DENOISE)
-    with pytest.raises(RuntimeError, match="illegal memory access"):
-        pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", Listener().watcher)
-    assert pipeline.placement.plan is MemoryPlan.RESIDENT
 
 
 def test_a_cancel_is_heard_before_the_model_is_moved(pixels: Pixels, tmp_path: Path) -> None:
