@@ -5,7 +5,7 @@ weights are 2, at 96x64. Our two constants are set to diffusers'.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -129,10 +129,8 @@ def _our_latents(ours: VideoPipeline, spec: VideoSpec, pixels: Pixels) -> Tensor
 
 
 def test_one_forward_is_the_oracles(sides: Sides) -> None:
-    distance = _distance(
-        _our_velocity(sides.ours.transformer, sides.answers), sides.answers["forward.velocity"]
-    )
-    assert distance <= FORWARD_BOUND[sides.dtype]
+    velocity = _our_velocity(sides.ours.transformer, sides.answers)
+    assert _distance(velocity, sides.answers["forward.velocity"]) <= FORWARD_BOUND[sides.dtype]
 
 
 @pytest.mark.parametrize("clip", CLIPS)
@@ -175,7 +173,7 @@ def test_other_frame_counts_are_the_start_of_the_longer_clip(
 
 
 @pytest.fixture
-def swapped_axes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def swapped_axes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows take the columns' angles and the other way round."""
     right = layers.rotary_tables
 
@@ -186,25 +184,36 @@ def swapped_axes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return layers.RotaryTables(*(t.flatten(0, 2) for t in swapped))
 
     monkeypatch.setattr("pipeline.network.transformer.rotary_tables", wrong)
-    yield
 
 
-@pytest.fixture
-def wrong_mask(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The network is told that frame 0 is to be made, like the others."""
+def misinform(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> None:
+    """The network is told otherwise which frames are given, and how noisy each is."""
     right = CosmosTransformer.forward_shared
 
     def wrong(
         self: CosmosTransformer, latents: Tensor, given: Tensor, times: Tensor, rotary: Any
     ) -> SharedState:
-        return right(self, latents, torch.zeros_like(given), times, rotary)
+        return right(self, latents, *change(given, times), rotary)
 
     monkeypatch.setattr(CosmosTransformer, "forward_shared", wrong)
-    yield
 
 
 @pytest.fixture
-def swapped_gate(monkeypatch: pytest.MonkeyPatch, sides: Sides) -> Iterator[None]:
+def wrong_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frame 0 is to be made, like the others."""
+    misinform(monkeypatch, lambda given, times: (torch.zeros_like(given), times))
+
+
+@pytest.fixture
+def late_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frames to be made are a thousandth noisier than they are."""
+    misinform(monkeypatch, lambda given, times: (given, times + 0.001 * (1 - given)))
+
+
+@pytest.fixture
+def swapped_gate(monkeypatch: pytest.MonkeyPatch, sides: Sides) -> None:
     """One block's self-attention takes its gate for its shift."""
     right = layers.Block.modulation
     broken = sides.ours.transformer.transformer_blocks[1]
@@ -219,21 +228,6 @@ def swapped_gate(monkeypatch: pytest.MonkeyPatch, sides: Sides) -> Iterator[None
         return modulation._replace(self_attention=swapped)
 
     monkeypatch.setattr(layers.Block, "modulation", wrong)
-    yield
-
-
-@pytest.fixture
-def late_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The frames to be made are said to be a thousandth noisier than they are."""
-    right = CosmosTransformer.forward_shared
-
-    def wrong(
-        self: CosmosTransformer, latents: Tensor, given: Tensor, times: Tensor, rotary: Any
-    ) -> SharedState:
-        return right(self, latents, given, times + 0.001 * (1 - given), rotary)
-
-    monkeypatch.setattr(CosmosTransformer, "forward_shared", wrong)
-    yield
 
 
 @pytest.mark.parametrize("mistake", ["swapped_axes", "wrong_mask", "swapped_gate", "late_time"])
