@@ -1,5 +1,4 @@
 import struct
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -21,10 +20,10 @@ from image_files import (
     png_chunk,
     png_rows,
     prepared,
+    printed_by,
     rgb_profile,
     scene,
 )
-from paths import ROOT
 from PIL import ExifTags, Image, ImageDraw
 
 from pipeline import image as pictures
@@ -165,18 +164,9 @@ except ImageUnreadable as error:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is measured from /proc")
 def test_a_picture_that_memory_does_not_suffice_for_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
-    path.write_bytes(png(8_000, 6_000, 8, 2, png_rows(bytes(24_000))))
+    picture = png(8_000, 6_000, 8, 2, png_rows(bytes(24_000)))
 
-    answer = subprocess.run(
-        [sys.executable, "-c", DECODE_IN_LITTLE_MEMORY, str(path)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-
-    assert "memory" in answer.stdout
+    assert "memory" in printed_by(DECODE_IN_LITTLE_MEMORY, picture, tmp_path)
 
 
 def drawing() -> Image.Image:

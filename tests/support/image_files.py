@@ -2,10 +2,14 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from paths import ROOT
 from PIL import Image
 
 from pipeline.image import prepare
@@ -18,6 +22,13 @@ def encoded(image: Image.Image, format: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def printed_by(code: str, data: bytes, folder: Path) -> str:
+    """What a Python program prints in a process of its own, which is given a file of the data."""
+    (path := folder / "picture").write_bytes(data)
+    command = [sys.executable, "-c", code, str(path)]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
 def prepared(data: bytes, width: int = WIDTH, height: int = HEIGHT) -> npt.NDArray[np.uint8]:
