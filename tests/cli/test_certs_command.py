@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import certifi
 import httpx
@@ -35,6 +36,7 @@ from server.cli.certificates import (
 from server.cli.errors import CommandFailed, WrongUsage
 
 NOW = datetime.now(UTC)
+FILES = ["ca.pem", "ca-key.pem", "cert.pem", "key.pem", "bundle.pem"]
 HOSTS = ["gpu.example.com", "192.168.1.20", "2001:db8::7"]
 NAMES = [
     *("fal.run", "queue.fal.run", "ws.fal.run", "falrun.com", "queue.falrun.com"),
@@ -75,6 +77,13 @@ def put(leaf: trustme.LeafCert, folder: Path) -> None:
     """Give a server this certificate, and its key."""
     (folder / "cert.pem").write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
     leaf.private_key_pem.write_to_path(folder / "key.pem")
+
+
+def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program in a fresh environment, with this one's commands in its path."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    options["env"] = {"PATH": path, **options.get("env", {})}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
 
 
 @pytest.fixture(scope="module")
@@ -182,16 +191,11 @@ def test_the_keys_are_for_their_owner_alone(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-    assert modes == {
-        "ca.pem": 0o644,
-        "ca-key.pem": 0o600,
-        "cert.pem": 0o644,
-        "key.pem": 0o600,
-        "bundle.pem": 0o644,
-    }
+    secrets = {"ca-key.pem", "key.pem"}
+    assert modes == {name: 0o600 if name in secrets else 0o644 for name in FILES}
 
 
-@pytest.mark.parametrize("name", ["ca.pem", "ca-key.pem", "cert.pem", "key.pem", "bundle.pem"])
+@pytest.mark.parametrize("name", FILES)
 def test_a_file_that_is_there_is_never_replaced_by_a_first_run(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("somebody's")
 
@@ -297,13 +301,7 @@ def test_node_trusts_the_server_by_the_printed_line(server: RunningServer, said:
     program = "fetch(process.argv[1]).then(a => a.text()).then(console.log)"
     trust = {"NODE_EXTRA_CA_CERTS": exported(said, "NODE_EXTRA_CA_CERTS")}
     for environment, code in ((trust, 0), ({}, 1)):
-        ran = subprocess.run(
-            [node, "-e", program, f"{server.https}/health/live"],
-            env={"PATH": os.environ["PATH"], **environment},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        ran = run([node, "-e", program, f"{server.https}/health/live"], env=environment)
         assert ran.returncode == code, ran.stderr
     assert "unable to verify" in ran.stderr or "self-signed" in ran.stderr
 
@@ -338,16 +336,8 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path: Path) -> None:
     make, renew = lines_of_the_page("cosmos-serve certs")
     look = lines_of_the_page("openssl")
     assert len(look) == 3
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for line in (make, *look, renew, *look):
-        ran = subprocess.run(
-            ["bash", "-ec", line],
-            cwd=tmp_path,
-            env={"PATH": path},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        ran = run(["bash", "-ec", line], cwd=tmp_path)
         assert ran.returncode == 0, f"{line}\n{ran.stdout}{ran.stderr}"
     assert ran.stdout == "certs/cert.pem: OK\n"
 
