@@ -1,13 +1,12 @@
 """What becomes of a run whose caller goes away, and of the same request when it comes again."""
 
 import asyncio
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from api_keys import add_key, by_key
 from asgi_calls import Connection
+from job_fixtures import sql
 from queue_calls import RUN, result_of
 from servers import APP, request_of, serving, settings_in
 
@@ -18,8 +17,9 @@ Row = tuple[str, str, int | None]
 
 def jobs_in(settings: Settings) -> list[Row]:
     """Id, status and HTTP status of each job, in their order."""
-    with closing(sqlite3.connect(settings.data / "jobs.sqlite3")) as db:
-        return db.execute("SELECT id, status, http_status FROM jobs ORDER BY seq").fetchall()
+    return sql(
+        settings.data / "jobs.sqlite3", "SELECT id, status, http_status FROM jobs ORDER BY seq"
+    )
 
 
 async def until(settings: Settings, *wanted: tuple[str, int | None]) -> list[Row]:
@@ -129,6 +129,12 @@ async def test_another_request_is_another_job(tmp_path: Path, difference: str) -
 
         async with Connection(client, RUN, request_of("sleep 3600", seed=seed), headers):
             await until(settings, RUNNING, WAITING)
+    columns = {"body": "body_sha256", "key": "key_id", "host": "base_url"}
+    kinds = {
+        name: sql(settings.data / "jobs.sqlite3", f"SELECT count(DISTINCT {column}) FROM jobs")
+        for name, column in columns.items()
+    }
+    assert kinds == {name: [(1 + (name == difference),)] for name in columns}
 
 
 async def test_a_video_that_was_cut_off_on_its_way_is_there_when_asked_for_again(
