@@ -206,7 +206,9 @@ async def test_closing_the_pool_ends_a_run_and_leaves_no_process(prompt: str) ->
 
 
 async def test_a_pool_that_was_never_started_can_be_closed() -> None:
-    await local_pool().close()
+    never_started = Watched(local_pool())
+    await never_started.pool.close()
+    assert [change async for change in never_started.changes] == [], "what waits for it ends"
 
 
 async def test_the_files_of_a_worker_that_dies_go_with_it(
