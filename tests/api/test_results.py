@@ -3,14 +3,13 @@
 import asyncio
 import base64
 import json
-import sqlite3
 import time
 import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
+from job_fixtures import sql
 from queue_calls import RUN, result_of, submit, until
 from servers import APP, request_of, serving, settings_in
 from starlette.types import Message
@@ -21,23 +20,18 @@ from server.settings import Settings
 
 def seconds_left(settings: Settings, job: str) -> float:
     """How long the job is still kept."""
-    with closing(sqlite3.connect(settings.data / "jobs.sqlite3")) as db:
-        row = db.execute("SELECT expires_at FROM jobs WHERE id = ?", [job]).fetchone()
-    return float(row[0]) - time.time()
+    query = "SELECT expires_at FROM jobs WHERE id = ?"
+    [(expires_at,)] = sql(settings.data / "jobs.sqlite3", query, job)
+    return float(expires_at) - time.time()
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, PIECE_BYTES, PIECE_BYTES + 1, 2 * PIECE_BYTES + 5])
 async def test_the_base64_of_a_video_comes_in_pieces_that_fit(tmp_path: Path, size: int) -> None:
     data = bytes(range(256)) * (size // 256 + 1)
     (tmp_path / "video").write_bytes(data[:size])
-    output = Output(
-        status=200,
-        headers={},
-        head=b'{"url":"',
-        video=(tmp_path / "video").open("rb"),
-        video_size=size,
-        tail=b'"}',
-    )
+    file = (tmp_path / "video").open("rb")
+    parts = {"head": b'{"url":"', "tail": b'"}'}
+    output = Output(status=200, headers={}, video=file, video_size=size, **parts)
 
     pieces = [piece async for piece in output.pieces()]
 
@@ -51,13 +45,8 @@ async def test_memory_never_holds_the_video(tmp_path: Path) -> None:
     size = 256 * PIECE_BYTES
     with (tmp_path / "video").open("wb") as file:
         file.truncate(size)
-    output = Output(
-        status=200,
-        headers={},
-        head=b"",
-        video=(tmp_path / "video").open("rb"),
-        video_size=size,
-    )
+    video = (tmp_path / "video").open("rb")
+    output = Output(status=200, headers={}, head=b"", video=video, video_size=size)
     tracemalloc.start()
     try:
         num_bytes = 0
