@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from job_fixtures import FAILURE, INVALID, artifact, new_job
 from job_model import KEEP_S, QUEUE_LIMIT, RUNS, WAITS, Model, outcome, rows_of_jobs
 from sqlalchemy import select
 
@@ -31,11 +32,8 @@ from server.jobs.limits import KeyLimits
 from server.jobs.pause import pause, resume
 from server.jobs.retention import Retention, purge
 from server.jobs.store import JobStore
-from server.models import CANCELLED, JobError, JobStatus, LogLine, NewJob, StoredArtifact
+from server.models import CANCELLED, JobError, JobStatus, LogLine
 from server.webhooks.store import WebhookStore
-
-FAILURE = JobError(500, {"detail": "The worker died.", "error_type": "runner_server_error"})
-INVALID = JobError(422, {"detail": [{"loc": ["body", "prompt"], "type": "missing"}]})
 
 Run = tuple[str, int]
 
@@ -51,12 +49,6 @@ WISHES = st.fixed_dictionaries(
         "store_io": st.sampled_from([True, True, False]),
     }
 )
-
-
-def artifact(artifact_id: str, kind: str) -> StoredArtifact:
-    return StoredArtifact(
-        id=artifact_id, kind=kind, name=kind, content_type="x", size=1, sha256="0"
-    )
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -76,12 +68,12 @@ class StoreMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.resources.close()
 
+    def now(self) -> float:
+        return self.model.now
+
     def open(self) -> None:
         self.database = Database(self.path)
-
-        def now() -> float:
-            return self.model.now
-
+        now = self.now
         self.store = JobStore(self.database, owner="test", key_limits=self.model.limits, now=now)
         self.retention = Retention(
             self.database, self.files, gone=lambda: None, keep_s=KEEP_S, now=now
@@ -151,9 +143,7 @@ class StoreMachine(RuleBasedStateMachine):
         """The id of the new job, if there is one."""
         self.count += 1
         media = {"media": {}, "sync_mode": sync_mode and wishes.get("error") is None}
-        new = NewJob(
-            id=f"job-{self.count}", endpoint="e", base_url="b", tier=None, input=media, **wishes
-        )
+        new = new_job(f"job-{self.count}", input=media, **wishes)
         expected = self.model.submit(new)
         job = outcome(lambda: self.store.submit(new, queue_limit=QUEUE_LIMIT))
         assert (job if isinstance(job, type) else job.id) == expected

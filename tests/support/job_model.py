@@ -60,10 +60,6 @@ class ModelJob:
     is_untold: bool = False
 
     @property
-    def place(self) -> tuple[int, int]:
-        return -self.new.priority, self.seq
-
-    @property
     def sync_mode(self) -> bool:
         return bool(self.new.input["sync_mode"])
 
@@ -100,7 +96,8 @@ class Model:
         return job if job and job.status is RUNS and job.attempt == attempt else None
 
     def in_order(self, status: JobStatus = WAITS) -> list[ModelJob]:
-        return sorted((job for job in self.jobs.values() if job.status is status), key=_place)
+        found = (job for job in self.jobs.values() if job.status is status)
+        return sorted(found, key=lambda job: (-job.new.priority, job.seq))
 
     def submit(self, new: NewJob) -> str | Refusal:
         """The id of the job that the request has, or why it is refused."""
@@ -253,7 +250,3 @@ def rows_of_jobs(db: Connection) -> dict[str, AnyRow]:
 
 def _is_full(count: int, limit: int | None) -> bool:
     return limit is not None and count >= limit
-
-
-def _place(job: ModelJob) -> tuple[int, int]:
-    return job.place
