@@ -1,10 +1,11 @@
 """Which job runs where, and what becomes of a run that does not end as it should."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+import httpx
 from queue_calls import RUN, cancel, submit, until_prepared
 from servers import request_of, serving, settings_in
 
@@ -14,11 +15,12 @@ from server.models import CancelAnswer, JobStatus
 from server.settings import Settings
 
 
-@contextmanager
-def second_connection(settings: Settings) -> Iterator[JobStore]:
-    """The tables as another process sees them: what it writes, nobody here is told of."""
-    with closing(Database(settings.data / "jobs.sqlite3")) as database:
-        yield JobStore(database, owner="another process")
+@asynccontextmanager
+async def watched(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, JobStore]]:
+    """A server, and the tables as another process sees them: what it writes, nobody is told of."""
+    async with serving(settings) as client:
+        with closing(Database(settings.data / "jobs.sqlite3")) as database:
+            yield client, JobStore(database, owner="another process")
 
 
 async def until(store: JobStore, job_id: str, status: JobStatus) -> None:
@@ -28,33 +30,31 @@ async def until(store: JobStore, job_id: str, status: JobStatus) -> None:
 
 async def test_every_slot_runs_a_job_of_its_own(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, devices="cpu,cpu")
-    async with serving(settings) as client:
-        with second_connection(settings) as store:
-            jobs = [await submit(client, "sleep 3600") for _ in range(2)]
-            for job in jobs:
-                await until(store, job, JobStatus.IN_PROGRESS)
-            jobs.append(await submit(client, "sleep 3600"))
-            assert {store.job(job).slot for job in jobs[:2]} == {"cpu", "cpu-2"}
-            assert store.job(jobs[2]).status is JobStatus.IN_QUEUE
+    async with watched(settings) as (client, store):
+        jobs = [await submit(client, "sleep 3600") for _ in range(2)]
+        for job in jobs:
+            await until(store, job, JobStatus.IN_PROGRESS)
+        jobs.append(await submit(client, "sleep 3600"))
+        assert {store.job(job).slot for job in jobs[:2]} == {"cpu", "cpu-2"}
+        assert store.job(jobs[2]).status is JobStatus.IN_QUEUE
 
-            await cancel(client, jobs[0])
+        await cancel(client, jobs[0])
 
-            await until(store, jobs[2], JobStatus.IN_PROGRESS)
-            assert store.job(jobs[1]).status is JobStatus.IN_PROGRESS
+        await until(store, jobs[2], JobStatus.IN_PROGRESS)
+        assert store.job(jobs[1]).status is JobStatus.IN_PROGRESS
 
 
 async def test_jobs_run_in_the_order_in_which_they_came(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
-    async with serving(settings) as client:
-        with second_connection(settings) as store:
-            # A job whose picture is prepared later than another's may run after it.
-            await client.post("/admin/queue/pause")
-            jobs = [await submit(client) for _ in range(5)]
-            await until_prepared(client, *jobs)
-            await client.post("/admin/queue/resume")
-            for job in jobs:
-                await until(store, job, JobStatus.COMPLETED)
-            started = [store.job(job).started_at for job in jobs]
+    async with watched(settings) as (client, store):
+        # A job whose picture is prepared later than another's may run after it.
+        await client.post("/admin/queue/pause")
+        jobs = [await submit(client) for _ in range(5)]
+        await until_prepared(client, *jobs)
+        await client.post("/admin/queue/resume")
+        for job in jobs:
+            await until(store, job, JobStatus.COMPLETED)
+        started = [store.job(job).started_at for job in jobs]
 
     assert None not in started
     assert started == sorted(started, key=lambda at: at or 0.0)
@@ -62,56 +62,52 @@ async def test_jobs_run_in_the_order_in_which_they_came(tmp_path: Path) -> None:
 
 async def test_a_cancel_that_nobody_was_told_of_is_found_in_the_table(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
-    async with serving(settings) as client:
-        with second_connection(settings) as store:
-            job = await submit(client, "sleep 3600")
-            await until(store, job, JobStatus.IN_PROGRESS)
+    async with watched(settings) as (client, store):
+        job = await submit(client, "sleep 3600")
+        await until(store, job, JobStatus.IN_PROGRESS)
 
-            assert store.request_cancel(job) is CancelAnswer.REQUESTED
+        assert store.request_cancel(job) is CancelAnswer.REQUESTED
 
-            await until(store, job, JobStatus.COMPLETED)
-            error = store.job(job).error
-            assert error is not None
-            assert error.http_status == 499
+        await until(store, job, JobStatus.COMPLETED)
+        error = store.job(job).error
+        assert error is not None
+        assert error.http_status == 499
 
 
 async def test_a_job_put_back_by_another_process_is_found_in_the_table(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
-    async with serving(settings) as client:
-        with second_connection(settings) as store:
-            job = await submit(client, "sleep 0.5")
-            await until(store, job, JobStatus.IN_PROGRESS)
+    async with watched(settings) as (client, store):
+        job = await submit(client, "sleep 0.5")
+        await until(store, job, JobStatus.IN_PROGRESS)
 
-            # The run here is of attempt 1: it is given up, and its video is never published.
-            store.give_back(job, 1)
+        # The run here is of attempt 1: it is given up, and its video is never published.
+        store.give_back(job, 1)
 
-            await until(store, job, JobStatus.COMPLETED)
-            row = store.job(job)
-            assert (row.attempt, row.error, row.worker_deaths) == (2, None, 0)
+        await until(store, job, JobStatus.COMPLETED)
+        row = store.job(job)
+        assert (row.attempt, row.error, row.worker_deaths) == (2, None, 0)
     assert len(videos_in(settings)) == 1
 
 
 async def test_a_cancelled_video_leaves_no_file(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
-    async with serving(settings) as client:
-        with second_connection(settings) as store:
-            job = await submit(client, "flood")
-            while not list((settings.data / "files").glob("*/*.part")):
-                await asyncio.sleep(0.01)
+    async with watched(settings) as (client, store):
+        job = await submit(client, "flood")
+        while not list((settings.data / "files").glob("*/*.part")):
+            await asyncio.sleep(0.01)
 
-            await cancel(client, job)
+        await cancel(client, job)
 
-            await until(store, job, JobStatus.COMPLETED)
+        await until(store, job, JobStatus.COMPLETED)
     assert videos_in(settings) == []
 
 
 async def test_progress_is_in_the_table_while_the_job_runs(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
-    async with serving(settings) as client:
-        with second_connection(settings) as store:
-            job = await submit(client, "wait 1")
-            while (progress := store.progress(job)) is None or progress.step is None:
-                await asyncio.sleep(0.02)
+    async with watched(settings) as (client, store):
+        job = await submit(client, "wait 1")
+        while (progress := store.progress(job)) is None or progress.step is None:
+            await asyncio.sleep(0.02)
 
     assert (progress.stage, progress.num_steps) == ("denoise", 2)
 
