@@ -10,17 +10,8 @@ from paths import ROOT
 from stand_ins import stand_in
 
 SECTIONS = {
-    "machine",
-    "kernels",
-    "precision",
-    "ceilings",
-    "attention",
-    "step",
-    "diffusers",
-    "vae",
-    "job",
-    "memory",
-    "ratios",
+    *("machine", "kernels", "precision", "ceilings", "attention", "step", "diffusers"),
+    *("vae", "job", "memory", "ratios"),
 }
 
 

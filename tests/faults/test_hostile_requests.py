@@ -31,14 +31,7 @@ pytestmark = [
 
 HEADER_NAME = re.compile(rb"[a-z0-9-]+")
 HEADER_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-INTERNALS = [
-    b"Traceback",
-    b"site-packages",
-    b"sqlite3.",
-    b"sqlalchemy",
-    b"/checkpoint",
-    b"jobs.sqlite3-",
-]
+INTERNALS = b"Traceback site-packages sqlite3. sqlalchemy /checkpoint jobs.sqlite3-".split()
 """What no response may show."""
 
 OPEN = {Service.HEALTH, Service.DISCOVERY, Service.FILES}

@@ -71,12 +71,8 @@ def test_the_database_keeps_what_it_has_committed_through_a_loss_of_power(
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         }
 
-    assert pragmas == {
-        "journal_mode": "wal",
-        "synchronous": 2,
-        "foreign_keys": 1,
-        "busy_timeout": 5000,
-    }
+    kept = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
+    assert pragmas == kept
 
 
 def test_jobs_are_claimed_by_priority_and_then_by_age(store: JobStore) -> None:
