@@ -47,7 +47,7 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 def exchange(url: str, sent: bytes) -> RawAnswer | None:
-    """Send bytes and say no more; the first answer, None if the connection ends without one.
+    """Send bytes and wait; the first answer, None if the server ends the connection without one.
 
     Raises:
         http.client.HTTPException: what came back is not HTTP.
@@ -55,7 +55,6 @@ def exchange(url: str, sent: bytes) -> RawAnswer | None:
     with connected(url) as connection:
         try:
             connection.sendall(sent)
-            connection.shutdown(socket.SHUT_WR)
             return answer_on(connection, sent.partition(b" ")[0].decode("latin-1"))
         except ConnectionError:
             return None
