@@ -18,6 +18,8 @@ from fastapi import FastAPI
 from server.app import create_app
 from server.dispatch.drain import Drain
 from server.http_protocol import BoundedConfig, Connections
+from server.log.setup import configure_log
+from server.log.stderr import unblocked_stderr, unfailing
 from server.settings import Settings, SettingsError
 
 GRACE_S = 5
@@ -35,25 +37,11 @@ def serve(settings: Settings) -> None:
         ValueError: the settings name a device that is not there.
     """
     _check_certificate(settings)
-    _configure_log()
+    configure_log()
     keep_heap_small()
     app = create_app(settings)
-    asyncio.run(_serve(app, settings))
-
-
-def _configure_log() -> None:
-    """Log to stderr. Tracebacks are without the variables' values: these hold keys and prompts."""
-    renderer = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    with unblocked_stderr():
+        asyncio.run(_serve(app, settings))
 
 
 class _Server(uvicorn.Server):
@@ -75,9 +63,10 @@ async def _serve(app: FastAPI, settings: Settings) -> None:
     app.state.ports = frozenset(sock.getsockname()[1] for _, sock in listeners)
     # The lifespan is the app's, not a listener's: it begins and ends once.
     async with app.router.lifespan_context(app):
-        print(_greeting(settings, [sock for _, sock in listeners]), flush=True)
+        stdout = unfailing(sys.stdout)
+        print(_greeting(settings, [sock for _, sock in listeners]), file=stdout)
         if app.state.first_key is not None:
-            print(app.state.first_key.announcement(sys.stdout.isatty()), flush=True)
+            print(app.state.first_key.announcement(stdout.isatty()), file=stdout)
         await asyncio.gather(*(server.serve(sockets=[sock]) for server, sock in listeners))
 
 
@@ -88,6 +77,8 @@ def _server(app: FastAPI, connections: Connections, tls: Settings | None = None)
         lifespan="off",
         server_header=False,
         access_log=False,
+        # `configure_log` has done it.
+        log_config=None,
         log_level="warning",
         ssl_certfile=None if tls is None else tls.tls_cert,
         ssl_keyfile=None if tls is None else tls.tls_key,

@@ -26,8 +26,9 @@ VALUES = {
 """The modules at the root of `server/` that every package may import."""
 
 MAY_IMPORT: dict[str, set[str]] = {
-    **{name: set() for name in ("models", "keys", "hosts", "part_file")},
-    **dict.fromkeys(("outbound", "workers", "fal", "db"), VALUES),
+    **{name: set() for name in ("models", "keys", "hosts", "part_file", "log")},
+    **dict.fromkeys(("outbound", "fal", "db"), VALUES),
+    "workers": {"log", *VALUES},
     "data_folder": {"part_file"},
     "errors": {"models"},
     "settings": {"hosts", "keys"},
@@ -49,8 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *{"api", "auth", "db", "dispatch", "fal", "files", "inputs", "jobs", "outbound"},
         *{"sweeper", "webhooks", "workers", *VALUES},
     },
-    "serve": {"app", "dispatch", "http_protocol", *VALUES},
-    "cli": {"auth", "db", "files", "jobs", "serve", "workers", *VALUES},
+    "serve": {"app", "dispatch", "http_protocol", "log", *VALUES},
+    "cli": {"auth", "db", "files", "jobs", "log", "serve", "workers", *VALUES},
 }
 """What each package of `server/`, and each module at its root, may import of the others. `inputs`,
 `dispatch` and `webhooks` do not know each other: they meet in the rows of jobs."""

@@ -6,6 +6,7 @@ Artifact come back. No HTTP and no tables.
 
 import asyncio
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.console import Console
 from pipeline.spec import Pixels, VideoSpec
 from server.cli.errors import CommandFailed
 from server.cli.progress_bar import Display, open_display
+from server.log.stderr import unfailing
 from server.part_file import PartFile
 from server.settings import Settings
 from server.workers.local_pool import LocalPool
@@ -43,7 +45,9 @@ def render(
     order = WorkOrder(job_id="generate", attempt=1, spec=spec, media={"image": pixels})
     pool = LocalPool.from_settings(settings, max_devices=1, ending_grace_s=ENDING_GRACE_S)
     part = out.with_name(f"{out.name}.part")
-    with open_display(Console(stderr=True)) as display, PartFile(part) as file:
+    # A video is not given up because nobody can be told how far it is.
+    console = Console(file=unfailing(sys.stderr))
+    with open_display(console) as display, PartFile(part) as file:
         made = asyncio.run(_render(pool, order, file, display))
         file.move_to(out)
     return made

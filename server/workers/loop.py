@@ -23,6 +23,8 @@ from typing import Any, Literal, Protocol
 from pipeline.errors import Cancelled, InputError, PipelineError
 from pipeline.memory_plan import MemoryChoice, MemoryPlan
 from pipeline.progress import Stage, StageStarted
+from server.log.setup import configure_log
+from server.log.stderr import unfailing
 from server.workers.messages import (
     CancelledEvent,
     Done,
@@ -249,6 +251,9 @@ def main(pipe: int, worker: str, device: str, options: dict[str, Any]) -> None:
     `pipe` is the descriptor of its end; `worker` is `module:Class`; `device` is `cpu` or `cuda`;
     `options` are those of `WorkerOptions`.
     """
+    # What a worker prints goes to stderr, too: see `server.workers.process`.
+    sys.stdout = sys.stderr = unfailing(sys.stderr)
+    configure_log()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
     served = serve_worker(

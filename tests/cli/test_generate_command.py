@@ -184,6 +184,17 @@ def test_an_interrupted_run_leaves_no_file_and_no_process(
     assert place.files == set()
 
 
+def test_a_video_is_made_though_nobody_can_be_told_how_far_it_is(place: Place) -> None:
+    command = place.generate("stderr 100000", "-o", "sea.mp4")
+    with (
+        Path("/dev/full").open("w") as full,
+        place.start(command, stderr=full.fileno()) as process,
+    ):
+        out, _ = process.communicate(timeout=60)
+    assert (process.returncode, place.files) == (0, {"sea.mp4"})
+    assert out.startswith("sea.mp4: ")
+
+
 def test_a_terminal_shows_a_bar_with_step_rate_and_time_left(place: Place) -> None:
     ours, theirs = pty.openpty()
     command = place.generate("sleep 0.05", "-o", "sea.mp4", "--steps", "8")

@@ -108,6 +108,16 @@ class RunningServer:
             return self.process.wait(30)
 
 
+def ignoring(*signals: str) -> list[str]:
+    """The program for `launch` that ignores these signals from its start, such as `HUP`."""
+    return ["sh", "-c", f"trap '' {' '.join(signals)}; exec \"$@\"", "sh", str(COMMAND)]
+
+
+def logging_to(path: Path | str) -> list[str]:
+    """The program for `launch` whose stderr is this file."""
+    return ["sh", "-c", f"exec \"$@\" 2>'{path}'", "sh", str(COMMAND)]
+
+
 def command_line(folder: Path, *options: str) -> list[str]:
     """The arguments of `cosmos-serve` for a server with all that it keeps in `folder`."""
     settings = settings_in(folder)

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,6 +87,7 @@ class ScriptedWorker:
         sleep S     each step takes S seconds (default 0), and looks for a cancel meanwhile
         bytes N     the file has N bytes (default 65536)
         notes N     writes N lines of 2000 characters before its first step
+        stderr N    writes N letters to stderr before its first step
 
     Faults, each after step N (`killed 3`; default 1) or at the start of a stage (`hang decode`),
     and with `once` on attempt 1 only:
@@ -117,7 +119,7 @@ class ScriptedWorker:
     """
 
     SETTINGS = frozenset(
-        {"sleep", "bytes", "notes", "small", "liesize", "liehash", "noartifact", "flood"}
+        {"sleep", "bytes", "notes", "stderr", "small", "liesize", "liehash", "noartifact", "flood"}
     )
     FAULTS = frozenset(
         {"refuse", "memory", "offload", "raise", "cuda", "exit", "killed", "segfault", "stopped"}
@@ -155,6 +157,7 @@ class ScriptedWorker:
         send(Note("The script begins."))
         for number in range(int(script.number("notes", 0))):
             send(Note(f"{number} " + "x" * 2000))
+        sys.stderr.write("x" * int(script.number("stderr", 0)))
         start(Stage.DENOISE)
         self._steps(order, script, send, cancelled)
         start(Stage.DECODE)
