@@ -54,7 +54,7 @@ from server.keys import ApiKey
 from server.outbound.fetch import Fetcher
 from server.settings import Settings
 from server.sweeper import Sweeper
-from server.tasks import Signals
+from server.tasks import Loops, Signals
 from server.webhooks.body import webhook_body
 from server.webhooks.sender import Webhooks
 from server.webhooks.signing import SigningKey
@@ -145,22 +145,17 @@ async def _running(
         disk=services.disk,
         deadlines=Deadlines(RunLimits(patience=settings.patience)),
     )
-    loops = (
-        intake.run(),
-        dispatcher.run(),
-        dispatcher.watch_pool(),
-        dispatcher.end_late(),
-        services.webhooks.run(),
-        sweeper.run(),
-    )
-    tasks = [asyncio.create_task(loop) for loop in loops]
+    services.loops.start("taking in pictures", intake.run)
+    services.loops.start("starting jobs", dispatcher.run)
+    services.loops.start("watching the workers", dispatcher.watch_pool)
+    services.loops.start("ending late jobs", dispatcher.end_late)
+    services.loops.start("sending webhooks", services.webhooks.run)
+    services.loops.start("removing what is over", sweeper.run)
     try:
         await pool.start()
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await services.loops.close()
         await services.runs.close()
         await intake.close()
         await services.webhooks.close()
@@ -180,7 +175,7 @@ def _services(
     owner = str(uuid.uuid4())
     store = JobStore(database, owner=owner, key_limits=_key_limits(settings))
     files = FileStore(settings.data / "files")
-    signals = Signals()
+    signals, loops = Signals(), Loops()
     statuses = StatusCache(store.standing)
     store.on_write(statuses.written)
     retention = Retention(
@@ -223,7 +218,8 @@ def _services(
         drain=drain,
         metrics=measured,
         disk=disk,
-        readiness=Readiness(pool, database, drain, disk),
+        loops=loops,
+        readiness=Readiness(pool, database, drain, disk, loops),
         database=database,
         bodies=BodyReader(timeout_s=settings.read_timeout),
     )

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -19,12 +20,19 @@ async def log_errors(what: str, work: Awaitable[object]) -> bool:
     """Await `work` and say whether it came to its end.
 
     Without it a full disk, or a bug, on one job would stop the loop that serves all of them. The
-    traceback goes to the log; of a full disk, a sentence does.
+    traceback goes to the log; of a full disk, a sentence does. A cancellation is an error, too,
+    unless it is this task that was cancelled.
     """
     try:
         await work
     except DiskFull as full:
         _log.error(str(full), during=what)
+        return False
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        _log.exception("Unexpected cancellation", during=what)
         return False
     except Exception:
         _log.exception("Unexpected error", during=what)
@@ -63,10 +71,54 @@ async def in_thread(work: Callable[..., Result], *args: Any) -> Result:
 LOOK_AGAIN_S = 1.0
 """Hints may be lost, and other processes send none: waiters look at the tables this often."""
 
+MAX_WAIT_S = 60.0
+"""The longest wait before a loop of the server that keeps failing is begun again."""
+
 
 def backoff_s(failures: int, first_s: float, max_s: float = math.inf) -> float:
     """Seconds to wait after so many failures in a row: `first_s`, then twice that, and so on."""
     return min(first_s * 2.0 ** min(failures - 1, 64), max_s)
+
+
+class Loops:
+    """The loops of one server, which never end by themselves.
+
+    One that does is begun again, ever more slowly up to a minute, and `problem` names it meanwhile.
+    """
+
+    def __init__(self, first_wait_s: float = 1.0) -> None:
+        self._first_wait_s = first_wait_s
+        self._tasks: list[asyncio.Task[None]] = []
+        self._waiting: set[str] = set()
+
+    def start(self, what: str, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run a loop until `close`."""
+        self._tasks.append(asyncio.create_task(self._keep(what, loop), name=what))
+
+    def problem(self) -> str | None:
+        """Which loops do not run now, as a sentence; None if all do."""
+        gone = {task.get_name() for task in self._tasks if task.done()}
+        stopped = sorted(self._waiting | gone)
+        if not stopped:
+            return None
+        return f"Parts of the server do not run, and the log says why: {', '.join(stopped)}."
+
+    async def close(self) -> None:
+        """End every loop."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _keep(self, what: str, loop: Callable[[], Awaitable[None]]) -> None:
+        failures = 0
+        while True:
+            begun = time.monotonic()
+            if await log_errors(what, loop()):
+                _log.error("A loop of the server ended", during=what)
+            failures = failures + 1 if time.monotonic() - begun < MAX_WAIT_S else 1
+            self._waiting.add(what)
+            await asyncio.sleep(backoff_s(failures, self._first_wait_s, MAX_WAIT_S))
+            self._waiting.remove(what)
 
 
 class Signal:

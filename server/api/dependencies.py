@@ -34,7 +34,7 @@ from server.jobs.store import JobStore
 from server.keys import Scope
 from server.models import RequestOptions
 from server.settings import Settings
-from server.tasks import Signals
+from server.tasks import Loops, Signals
 from server.webhooks.sender import Webhooks
 from server.webhooks.signing import SigningKey
 from server.workers.pool import Pool
@@ -72,6 +72,7 @@ class Services:
     drain: Drain
     disk: DiskSpace
     metrics: Metrics
+    loops: Loops
     readiness: Readiness
     database: Database
     bodies: BodyReader

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.exc import DatabaseError
@@ -12,10 +12,15 @@ from server.disk import DiskSpace
 from server.dispatch.drain import Drain
 from server.errors import DiskFull
 from server.jobs.pause import paused_since
-from server.workers.pool import Pool
+from server.jobs.reports import in_progress
+from server.tasks import Loops
+from server.workers.pool import Pool, SlotState
 
 _LOOK_AGAIN_S = 1.0
 """Callers, who need no key, make the disk work no more often than this."""
+
+_AT_ODDS_S = 60.0
+"""How long slots, runs and rows may be at odds, as they are while one of them is changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +34,39 @@ class Check:
 class Readiness:
     """Looks after the needs of one server."""
 
-    def __init__(self, pool: Pool, database: Database, drain: Drain, disk: DiskSpace) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        database: Database,
+        drain: Drain,
+        disk: DiskSpace,
+        loops: Loops,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._pool = pool
         self._database = database
         self._drain = drain
         self._disk = disk
+        self._loops = loops
+        self._now = now
         self._looking = asyncio.Lock()
         self._looked_at: float | None = None
         self._storage: list[Check] = []
+        self._in_progress: set[str] = set()
+        self._at_odds_since: dict[str, float] = {}
         self.paused_since: float | None = None
         """When the queue was paused, as of the last look."""
 
     async def checks(self) -> Sequence[Check]:
         """Every need, in a fixed order."""
         async with self._looking:
-            now = time.monotonic()
+            now = self._now()
             if self._looked_at is None or now - self._looked_at >= _LOOK_AGAIN_S:
                 self._storage = await asyncio.to_thread(self._look_at_storage)
+                self._compare(now)
                 self._looked_at = now
-        return [self._worker(), *self._storage, self._draining()]
+        return [self._worker(), *self._storage, self._tasks(), self._draining()]
 
     def _worker(self) -> Check:
         slots = self._pool.slots()
@@ -57,6 +76,24 @@ class Readiness:
             return Check("worker", "Workers keep ending; down_reason says why the last one did.")
         return Check("worker", "No worker has loaded the model.")
 
+    def _tasks(self) -> Check:
+        """That the loops run, and that slots, runs and rows agree on which jobs do."""
+        problem = self._loops.problem()
+        now = self._now()
+        lost = [what for what, since in self._at_odds_since.items() if now - since >= _AT_ODDS_S]
+        if problem is None and lost:
+            problem = f"The server has lost sight of {', '.join(lost)}: start it again."
+        return Check("tasks", problem)
+
+    def _compare(self, now: float) -> None:
+        """Note since when a job is in progress without a run, or a slot busy without one."""
+        running = self._drain.running
+        jobs = self._in_progress - set(running.values())
+        slots = {slot.name for slot in self._pool.slots() if slot.state is SlotState.BUSY}
+        at_odds = [f"the job {id_}" for id_ in sorted(jobs)]
+        at_odds += [f"the slot {name}" for name in sorted(slots - running.keys())]
+        self._at_odds_since = {what: self._at_odds_since.get(what, now) for what in at_odds}
+
     def _draining(self) -> Check:
         begun = self._drain.has_begun
         return Check("draining", "The server was told to end." if begun else None)
@@ -65,8 +102,10 @@ class Readiness:
         return [Check("database", self._database_problem()), Check("disk", self._disk.problem())]
 
     def _database_problem(self) -> str | None:
+        self._in_progress = set()
         try:
             self.paused_since = paused_since(self._database)
+            self._in_progress = in_progress(self._database)
             with self._database.write():
                 return None
         except DatabaseError as error:

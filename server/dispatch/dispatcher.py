@@ -113,6 +113,15 @@ class Dispatcher:
                 return
 
     async def _supervise(self, job: Job, slot: str) -> None:
+        try:
+            with self.drain.run(slot, job.id):
+                if not await log_errors(f"run of job {job.id}", self._run(job, slot)):
+                    await log_errors(f"ending job {job.id}", self._fail(job))
+        finally:
+            del self._running[slot]
+            self.signals.claimable.notify()
+
+    async def _run(self, job: Job, slot: str) -> None:
         run = JobRun(
             job=job,
             slot=slot,
@@ -123,11 +132,7 @@ class Dispatcher:
             signals=self.signals,
             deadlines=self.deadlines,
         )
-        with self.drain.run():
-            if not await log_errors(f"run of job {job.id}", run.run()):
-                await self._fail(job)
-        del self._running[slot]
-        self.signals.claimable.notify()
+        await run.run()
 
     async def _fail(self, job: Job) -> None:
         """End a job whose run met an error of this server."""

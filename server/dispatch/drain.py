@@ -1,16 +1,17 @@
 """The end of a server that is told to go: no new runs, and time for those that have begun."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 
 class Drain:
-    """Whether the server is on its way out, and whether anything still runs."""
+    """Whether the server is on its way out, and what still runs."""
 
     def __init__(self) -> None:
         self._has_begun = False
-        self._running = 0
+        self._running: dict[str, str] = {}
         self._changed = asyncio.Event()
 
     @property
@@ -18,14 +19,19 @@ class Drain:
         """Whether the server is to end: then it starts no run, and is not ready."""
         return self._has_begun
 
+    @property
+    def running(self) -> Mapping[str, str]:
+        """The ids of the jobs that run, by their slots."""
+        return MappingProxyType(self._running)
+
     @contextmanager
-    def run(self) -> Iterator[None]:
+    def run(self, slot: str, job_id: str) -> Iterator[None]:
         """One run, for which the server's end waits."""
-        self._running += 1
+        self._running[slot] = job_id
         try:
             yield
         finally:
-            self._running -= 1
+            del self._running[slot]
             self._changed.set()
 
     async def begin(self, at_most_s: float) -> None:
@@ -33,7 +39,7 @@ class Drain:
         self._has_begun = True
         try:
             async with asyncio.timeout(at_most_s):
-                while self._running > 0:
+                while self._running:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:

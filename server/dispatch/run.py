@@ -95,7 +95,7 @@ class JobRun:
                     tasks.create_task(self._log.keep_writing()),
                     tasks.create_task(self._watch_for_cancel()),
                 ]
-                ending = await self._work()
+                ending = await self._work(tasks)
                 for helper in helpers:
                     helper.cancel()
         finally:
@@ -103,7 +103,7 @@ class JobRun:
                 await asyncio.to_thread(self._incoming.discard)
         await self._commit(ending)
 
-    async def _work(self) -> _Ending:
+    async def _work(self, tasks: asyncio.TaskGroup) -> _Ending:
         media = await asyncio.to_thread(self._media)
         if media is None:
             return _Stopped(keeps_inputs=False)
@@ -112,7 +112,7 @@ class JobRun:
         again = f", try {job.attempt}" if job.attempt > 1 else ""
         self._log.say(f"Started on {self.slot}{again}")
         deadline = self.deadlines.begin(self.slot, self._spec.num_frames)
-        watching = asyncio.create_task(self._enforce(deadline))
+        watching = tasks.create_task(self._enforce(deadline))
         try:
             async with self.pool.run(self.slot, order) as events:
                 async for event in events:

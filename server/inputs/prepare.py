@@ -91,11 +91,13 @@ class InputPreparer:
             self._tasks[job.id] = asyncio.create_task(self._supervise(job))
 
     async def _supervise(self, job: Job) -> None:
-        if not await log_errors(f"intake of job {job.id}", self._prepare_job(job)):
-            error = infrastructure_error("The input could not be stored.", "internal_error")
-            await log_errors(f"refusing job {job.id}", self._refuse(job, error))
-        del self._tasks[job.id]
-        self.signals.submitted.notify()
+        try:
+            if not await log_errors(f"intake of job {job.id}", self._prepare_job(job)):
+                error = infrastructure_error("The input could not be stored.", "internal_error")
+                await log_errors(f"refusing job {job.id}", self._refuse(job, error))
+        finally:
+            del self._tasks[job.id]
+            self.signals.submitted.notify()
 
     async def _prepare_job(self, job: Job) -> None:
         try:

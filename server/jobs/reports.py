@@ -42,6 +42,13 @@ def queue_size(database: Database, now: float) -> QueueSize:
     return QueueSize(waiting, running, max(0.0, now - first))
 
 
+def in_progress(database: Database) -> set[str]:
+    """The ids of the jobs that a run has claimed and not ended."""
+    query = select(_jobs.id).where(_jobs.status == JobStatus.IN_PROGRESS.value)
+    with database.read() as db:
+        return set(db.execute(query).scalars())
+
+
 def ended_after(database: Database, at: float) -> list[Ended]:
     """The jobs that ended after that, in their order: writers take turns, and so do ends."""
     ended = and_(_jobs.status == JobStatus.COMPLETED.value, _jobs.finished_at > at)

@@ -45,7 +45,7 @@ class WorkerProcess:
         """Start the class `module:Class` on `cpu` or `cuda:N`.
 
         Raises:
-            OSError: the system starts no further process.
+            OSError, RuntimeError: the system starts no further process, or no further thread.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -59,7 +59,13 @@ class WorkerProcess:
         self._is_reaped = False
         self._lock = threading.Lock()
         self._writer = threading.Thread(target=self._write, name=f"to {device}", daemon=True)
-        self._writer.start()
+        try:
+            self._writer.start()
+        except RuntimeError:
+            _kill_group(self._process.pid)
+            self._process.wait()
+            self._pipe.close()
+            raise
 
     def post(self, request: WorkOrder | Cancel) -> None:
         """Send a request, without waiting for the worker to read it."""

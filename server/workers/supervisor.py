@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import structlog
+
 from pipeline.errors import OutOfMemory
 from pipeline.progress import Restarted
 from server.data_folder import RUN_MARKER
@@ -32,6 +34,8 @@ from server.workers.streams import RunEvents
 
 MAX_BACKOFF_S = 60.0
 """The longest wait before a worker that keeps ending is started again."""
+
+_log = structlog.get_logger("server")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +141,10 @@ class Supervisor:
                 return self._attend(WorkerProcess(plan.worker, plan.device, options))
         except OSError as error:
             return f"The worker could not be started: {error}."
+        except Exception as error:
+            # The thread is the only one that this slot has.
+            _log.exception("Unexpected error", during=f"starting the worker of {self._plan.name}")
+            return f"The worker could not be started: {error}."
 
     def _attend(self, process: WorkerProcess) -> str:
         with self._lock:
@@ -149,6 +157,9 @@ class Supervisor:
                 self._hear(event)
         except BadMessage as error:
             self.kill(f"{error} The worker was stopped.")
+        except Exception:
+            _log.exception("Unexpected error", during=f"following the worker of {self._plan.name}")
+            self.kill("The server met an error of its own, so the worker was stopped.")
         code = process.reap()
         with self._lock:
             self._state, self._run = SlotState.DOWN, None

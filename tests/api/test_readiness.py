@@ -1,5 +1,6 @@
 """Ready means that a video can be made now, and the body says what is missing."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -7,13 +8,15 @@ from typing import Any
 
 import httpx
 import pytest
-from pools import local_pool, running
+from job_fixtures import Clock, Place
+from pools import SLOT, local_pool, order, running
 from servers import serving, settings_in
 
 from server.api.readiness import Readiness
 from server.db.database import Database
 from server.disk import DiskSpace
 from server.dispatch.drain import Drain
+from server.tasks import Loops
 from server.workers.pool import SlotUp
 
 
@@ -41,7 +44,7 @@ async def test_a_server_without_a_loaded_model_says_so_and_how_far_it_is(tmp_pat
             assert problems(answer[1]) == {"worker": "No worker has loaded the model."}
         assert answer[1]["status"] == "ready"
         names = [check["name"] for check in answer[1]["checks"]]
-        assert names == ["worker", "database", "disk", "draining"]
+        assert names == ["worker", "database", "disk", "tasks", "draining"]
 
 
 async def test_a_disk_below_the_watermark_is_named(tmp_path: Path) -> None:
@@ -63,8 +66,8 @@ async def test_a_server_that_is_told_to_end_is_not_ready(
     drain = Drain()
     async with running(local_pool()) as watched:
         await watched.until(SlotUp)
-        readiness = Readiness(watched.pool, database, drain, DiskSpace(tmp_path, 0))
-        assert [check.problem for check in await readiness.checks()] == [None] * 4
+        readiness = Readiness(watched.pool, database, drain, DiskSpace(tmp_path, 0), Loops())
+        assert [check.problem for check in await readiness.checks()] == [None] * 5
         await drain.begin(1.0)
         assert [check.name for check in await readiness.checks() if check.problem] == ["draining"]
 
@@ -76,7 +79,43 @@ async def test_a_database_that_cannot_be_written_is_named(
     for file in tmp_path.glob("jobs.sqlite3*"):
         file.write_bytes(b"a letter to my aunt" * 100)
     pool = local_pool()
-    readiness = Readiness(pool, database, Drain(), DiskSpace(tmp_path, 0))
+    readiness = Readiness(pool, database, Drain(), DiskSpace(tmp_path, 0), Loops())
     found = {check.name: check.problem for check in await readiness.checks()}
     assert found["database"] == "The database cannot be written: file is not a database."
     assert found["disk"] is None
+
+
+async def test_a_loop_that_does_not_run_is_named(tmp_path: Path, database: Database) -> None:
+    async def fail() -> None:
+        raise RuntimeError
+
+    loops = Loops(first_wait_s=3600)
+    readiness = Readiness(local_pool(), database, Drain(), DiskSpace(tmp_path, 0), loops)
+    loops.start("sending webhooks", fail)
+    while loops.problem() is None:
+        await asyncio.sleep(0)
+    found = {check.name: check.problem for check in await readiness.checks()}
+    assert "sending webhooks" in str(found["tasks"])
+    await loops.close()
+
+
+async def test_what_no_run_has_is_named_after_a_minute(place: Place, tmp_path: Path) -> None:
+    place.submit(job := "a job")
+    place.claim()
+    drain, disk, clock = Drain(), DiskSpace(tmp_path, 0), Clock()
+    async with running(local_pool()) as watched:
+        await watched.until(SlotUp)
+        readiness = Readiness(watched.pool, place.database, drain, disk, Loops(), now=clock)
+
+        async def problem() -> str | None:
+            return next(each.problem for each in await readiness.checks() if each.name == "tasks")
+
+        async with watched.pool.run(SLOT, order("sleep 3600")):
+            assert await problem() is None
+            clock.now += 59
+            assert await problem() is None
+            clock.now += 1
+            assert f"lost sight of the job {job}, the slot {SLOT}" in str(await problem())
+            clock.now += 1
+            with drain.run(SLOT, job):
+                assert await problem() is None

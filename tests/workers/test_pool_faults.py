@@ -4,9 +4,11 @@ import asyncio
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from killed_programs import child_of_killed
@@ -19,7 +21,7 @@ from server.workers.local_pool import LocalPool
 from server.workers.loop import WorkerOptions
 from server.workers.messages import Done, Failed
 from server.workers.pool import SlotDown, SlotUp, WorkerDied
-from server.workers.process import exit_sentence
+from server.workers.process import WorkerProcess, exit_sentence
 from server.workers.supervisor import MAX_BACKOFF_S
 
 
@@ -150,6 +152,32 @@ async def test_a_worker_that_cannot_load_says_why_and_is_tried_again(
     async with running(local_pool(worker)) as watched:
         for _ in range(2):
             assert reason in (await watched.until(SlotDown)).reason
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "reason"),
+    [
+        (WorkerProcess, "receive", "The server met an error of its own"),
+        (threading.Thread, "start", "could not be started: can't start new thread"),
+    ],
+)
+async def test_a_slot_outlives_an_error_of_its_own_thread(
+    monkeypatch: pytest.MonkeyPatch, owner: type, method: str, reason: str
+) -> None:
+    original = getattr(owner, method)
+    errors = iter([RuntimeError("can't start new thread")])
+
+    def fail_once(itself: Any) -> Any:
+        if getattr(itself, "name", "to cpu") == "to cpu":
+            for error in errors:
+                raise error
+        return original(itself)
+
+    monkeypatch.setattr(owner, method, fail_once)
+    async with running(local_pool()) as watched:
+        assert reason in (await watched.until(SlotDown)).reason
+        await watched.until(SlotUp)
+        assert isinstance((await watched.run(order()))[-1], Done)
 
 
 async def test_a_worker_that_cannot_even_be_started_is_tried_again(

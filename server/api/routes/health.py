@@ -77,8 +77,8 @@ async def ready(services: ServicesDep, response: Response) -> ReadinessView:
     """Whether a video could be made now, and what is missing.
 
     Now or, as there is a queue, soon: a worker has loaded the model, busy or not, the database can
-    be written, the disk is not full, and the server was not told to end. The body says which of
-    these is not so, how far loading is, and whether an operator paused the queue.
+    be written, the disk is not full, every part of the server runs, and it was not told to end. The
+    body says which of these is not so, how far loading is, and whether the queue is paused.
     """
     checks = await services.readiness.checks()
     is_ready = all(check.problem is None for check in checks)
