@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -20,6 +21,13 @@ def pytest_configure() -> None:
     shared = Path("/dev/shm")
     if shared.is_dir() and shutil.disk_usage(shared).free > 4 * 2**30:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(shared))
+
+
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    # As with `nohup make test &`. Programs that tests start would inherit that a signal is
+    # ignored; one that has a handler here has its default there.
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,9 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 
@@ -45,20 +46,36 @@ def render(
     order = WorkOrder(job_id="generate", attempt=1, spec=spec, media={"image": pixels})
     pool = LocalPool.from_settings(settings, max_devices=1, ending_grace_s=ENDING_GRACE_S)
     part = out.with_name(f"{out.name}.part")
+    _on_stop_signals(signal.default_int_handler)
     # A video is not given up because nobody can be told how far it is.
     console = Console(file=unfailing(sys.stderr))
     with open_display(console) as display, PartFile(part) as file:
-        made = asyncio.run(_render(pool, order, file, display))
+        try:
+            made = asyncio.run(_render(pool, order, file, display))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
         file.move_to(out)
     return made
+
+
+def _on_stop_signals(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Have a service manager's SIGTERM and a closed terminal's SIGHUP mean what Ctrl-C means.
+
+    Unless SIGHUP is ignored: so it is with `nohup`, for the command to outlive its terminal.
+    """
+    signal.signal(signal.SIGTERM, handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, handler)
 
 
 async def _render(
     pool: LocalPool, order: WorkOrder, file: PartFile, display: Display
 ) -> tuple[Artifact, float]:
-    # A terminal that closes and a service manager that stops us mean what Ctrl-C means.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.getsignal(signal.SIGINT))
+    # asyncio does the same for SIGINT, but only if that is not ignored, as it is in the background
+    # of a shell without job control.
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    _on_stop_signals(lambda *_: loop.call_soon_threadsafe(task.cancel))
     try:
         slot = await _load(pool, display)
         started = time.monotonic()
@@ -67,6 +84,7 @@ async def _render(
         return artifact, time.monotonic() - started
     finally:
         await pool.close()
+        _on_stop_signals(signal.default_int_handler)
 
 
 async def _load(pool: Pool, display: Display) -> str:

@@ -14,7 +14,8 @@ from typing import get_args
 import psutil
 import pytest
 from paths import SUPPORT
-from servers import MAX_FRAMES, picture, write_small_checkpoint
+from process_signals import ignored_by
+from servers import MAX_FRAMES, ignoring, picture, write_small_checkpoint
 from workers import file_of
 
 from pipeline.image import prepare
@@ -181,6 +182,25 @@ def test_an_interrupted_run_leaves_no_file_and_no_process(
     assert err.splitlines()[-1] == "cosmos-serve: interrupted."
     assert "Traceback" not in err
     assert not worker.is_running()
+    assert place.files == set()
+
+
+@pytest.mark.parametrize("ignored", [["INT"], ["INT", "HUP"]])
+def test_a_run_in_the_background_of_a_shell_ends_by_sigterm(
+    place: Place, ignored: list[str]
+) -> None:
+    """A shell without job control has SIGINT ignored there, and `nohup` has SIGHUP."""
+    command = [*ignoring(*ignored), *place.generate("flood", "-o", "sea.mp4", "--steps", "1")[1:]]
+    with place.start(command) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("Step 1"):
+                break
+        still = ignored_by(process.pid) & {signal.SIGINT, signal.SIGHUP, signal.SIGTERM}
+        assert still == {signal.Signals[f"SIG{name}"] for name in ignored}
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.splitlines()[-1]) == (130, "cosmos-serve: interrupted.")
     assert place.files == set()
 
 
