@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,11 +90,51 @@ def owned(folder: Path, *, any_filesystem: bool = False) -> Iterator[None]:
     try:
         _lock(handle, folder)
         _close_to_others(folder)
+        _write_owner(folder, str(os.getpid()))
         _clear_scratch(folder)
         yield
     finally:
         os.umask(former_umask)
         os.close(handle)
+
+
+def check_is_free(folder: Path) -> None:
+    """See that no server owns the folder, which may not be there.
+
+    Raises:
+        DataFolderInUse: one does.
+    """
+    with contextlib.suppress(OSError), (folder / LOCK_FILE).open() as lock:
+        _lock(lock.fileno(), folder)
+
+
+def tell_stopping(folder: Path, seconds: float) -> None:
+    """Let who finds the folder owned know that its server, this one, may take so many seconds more
+    to end."""
+    _write_owner(folder, f"{os.getpid()} {time.time() + seconds:.0f}")
+
+
+def _write_owner(folder: Path, text: str) -> None:
+    """Say who holds the lock: a process id, and the time of its end if it is to end."""
+    # It is for people; on a full disk it is not there.
+    with contextlib.suppress(OSError):
+        (folder / LOCK_FILE).write_text(text)
+
+
+def _owner(folder: Path) -> str:
+    """The server that holds the lock, and what to do about it."""
+    pid, _, ends_at = (folder / LOCK_FILE).read_text().partition(" ")
+    which = f" (process {pid})" if pid else ""
+    if not ends_at:
+        return (
+            f"Another server{which} uses the data folder {folder}: stop it, or choose another "
+            "folder with --data."
+        )
+    left_s = max(1, round(float(ends_at) - time.time()))
+    return (
+        f"The server of the data folder {folder}{which} is still stopping: its jobs have up to "
+        f"{left_s} s. Start this one after it."
+    )
 
 
 def check_is_local(folder: Path, mounts: str) -> None:
@@ -221,10 +262,7 @@ def _lock(handle: int, folder: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise DataFolderInUse(
-            f"Another server uses the data folder {folder}: stop it, or choose another folder "
-            "with --data."
-        ) from error
+        raise DataFolderInUse(_owner(folder)) from error
 
 
 def read_or_make(path: Path, make: Callable[[], bytes], *, at_least: int = 1) -> bytes:

@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.app import create_app
+from server.data_folder import check_is_free, tell_stopping
 from server.dispatch.drain import Drain
 from server.http_protocol import BoundedConfig, Connections
 from server.log.setup import configure_log
@@ -25,9 +26,11 @@ from server.settings import Settings, SettingsError
 GRACE_S = 5
 """How long answers that are being sent may take once the runs are over."""
 
+_log = structlog.get_logger("server")
+
 
 def serve(settings: Settings) -> None:
-    """Run the server until SIGINT or SIGTERM, and let it drain; a second signal ends it at once.
+    """Run the server until a signal asks it to end, and let it drain; a second one ends it at once.
 
     Raises:
         SettingsError: an address, the certificate or the file with the key cannot be used.
@@ -54,11 +57,13 @@ class _Server(uvicorn.Server):
 
 async def _serve(app: FastAPI, settings: Settings) -> None:
     connections = Connections(settings.connection_limit, settings.read_timeout)
+    # Also said of a port in use, if it is for the server of the same folder, which is ending.
+    check_is_free(settings.data)
     listeners = [(_server(app, connections), _listen(settings.host, settings.port))]
     if settings.tls_port is not None:
         secure = _server(app, connections, settings)
         listeners.append((secure, _listen(settings.host, settings.tls_port)))
-    ending = _Ending([server for server, _ in listeners], app.state.drain, settings.drain_seconds)
+    ending = _Ending([server for server, _ in listeners], app.state.drain, settings)
     ending.on_signals()
     app.state.ports = frozenset(sock.getsockname()[1] for _, sock in listeners)
     # The lifespan is the app's, not a listener's: it begins and ends once.
@@ -126,21 +131,26 @@ def _reason(error: OSError) -> str:
 class _Ending:
     """What the first signal begins, and the second one cuts short."""
 
-    def __init__(self, servers: list[_Server], drain: Drain, drain_s: float) -> None:
+    def __init__(self, servers: list[_Server], drain: Drain, settings: Settings) -> None:
         self._servers = servers
         self._drain = drain
-        self._drain_s = drain_s
+        self._drain_s = settings.drain_seconds
+        self._data = settings.data
         self._draining: asyncio.Task[None] | None = None
 
     def on_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._hear)
+        # With `nohup` it is ignored, for the server to outlive its terminal.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            loop.add_signal_handler(signal.SIGHUP, self._hear)
 
     def _hear(self) -> None:
         if self._draining is None:
             self._draining = asyncio.create_task(self._end())
             return
+        _log.warning("Stopping at once", jobs_given_back=len(self._drain.running))
         self._draining.cancel()
         for server in self._servers:
             server.force_exit = server.should_exit = True
@@ -148,12 +158,25 @@ class _Ending:
     async def _end(self) -> None:
         """Let runs finish, and then the answers that are being sent, for a while each."""
         started = time.monotonic()
-        await self._drain.begin(self._drain_s)
-        left_s = self._drain_s - (time.monotonic() - started)
-        for server in self._servers:
-            # A service manager may not wait much longer than the drain takes.
-            server.config.timeout_graceful_shutdown = max(1, min(GRACE_S, int(left_s)))
-            server.should_exit = True
+        try:
+            tell_stopping(self._data, self._drain_s)
+            _log.info(_stopping(len(self._drain.running), self._drain_s))
+            await self._drain.begin(self._drain_s)
+            if self._drain.running:
+                _log.warning("The time is over", jobs_given_back=len(self._drain.running))
+        finally:
+            left_s = self._drain_s - (time.monotonic() - started)
+            for server in self._servers:
+                # A service manager may not wait much longer than the drain takes.
+                server.config.timeout_graceful_shutdown = max(1, min(GRACE_S, int(left_s)))
+                server.should_exit = True
+
+
+def _stopping(running: int, drain_s: float) -> str:
+    if running == 0:
+        return "Stopping"
+    jobs = "1 job has" if running == 1 else f"{running} jobs have"
+    return f"Stopping: {jobs} up to {drain_s:g} s"
 
 
 def _greeting(settings: Settings, sockets: list[socket.socket]) -> str:

@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 from client_servers import KEY, ClientServer
-from servers import ENDPOINT, request_of, start_server
+from servers import ENDPOINT, ignoring, request_of, start_server
 
 AUTHORIZED = {"authorization": f"Key {KEY}"}
 SEVERAL_S = 20.0
@@ -43,7 +43,7 @@ def test_the_server_does_not_say_what_it_runs_on(client_server: ClientServer) ->
     assert "server" not in httpx.get(f"{client_server.http}/health/live").headers
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_server_and_its_workers(tmp_path: Path, number: signal.Signals) -> None:
     server = start_server(tmp_path)
     busy = httpx.post(f"{server.http}/queue/{ENDPOINT}", json=request_of("sleep 3600")).json()
@@ -54,6 +54,13 @@ def test_a_signal_ends_the_server_and_its_workers(tmp_path: Path, number: signal
     assert server.end(number) == 0
 
     assert psutil.wait_procs(workers, timeout=SEVERAL_S)[1] == []
+
+
+def test_a_server_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    server = start_server(tmp_path, program=ignoring("HUP"))
+    server.process.send_signal(signal.SIGHUP)
+    assert httpx.get(f"{server.http}/health/live").status_code == 200
+    assert server.end() == 0
 
 
 def test_a_killed_server_loses_no_job(tmp_path: Path) -> None:

@@ -68,8 +68,8 @@ def test_a_second_server_says_in_one_sentence_whose_folder_it_is_and_ends(tmp_pa
         assert first.end() == 0
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr == (
-        f"cosmos-serve: Another server uses the data folder {tmp_path / 'data'}: stop it, or "
-        "choose another folder with --data.\n"
+        f"cosmos-serve: Another server (process {first.process.pid}) uses the data folder "
+        f"{tmp_path / 'data'}: stop it, or choose another folder with --data.\n"
     )
 
 
