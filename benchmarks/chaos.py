@@ -32,9 +32,9 @@ import typer
 from client_record import Record, Wish
 from crash_site import CrashSite, Receiver, receiving, workers_of
 from failpoints import POINTS, around
-from fork_server import Failpoint
 from rich.console import Console
 from rich.table import Table
+from servers import logging_to
 
 from benchmarks.machine import SERVER_PACKAGES, describe
 
@@ -118,17 +118,42 @@ class Chaos:
         self.faults: Counter[str] = Counter()
         self.unexpected: list[str] = []
 
-    def start(self, failpoint: Failpoint | None = None) -> None:
+    def start(self) -> None:
         """Start the server again, if it has ended."""
         if not self.site.is_alive():
             self.site.wait()
-            self.site.start(failpoint)
+            self.site.start()
+
+    def start_somehow(self) -> None:
+        """Start the server, which has ended: as it is, with a failpoint, or with a full stderr."""
+        self.site.wait()
+        match self.random.choice(("", "armed", "armed", "full")):
+            case "armed":
+                self.faults["server armed with a failpoint"] += 1
+                self.site.start((self.random.choice(POINTS), self.random.randint(1, 5)))
+            case "full":
+                self.faults["server with a full stderr"] += 1
+                self.site.start(program=logging_to("/dev/full"))
+            case _:
+                self.site.start()
 
     def end(self, fault: str, number: signal.Signals) -> None:
         """End the server by a signal, unless it has ended by itself."""
         if self.site.is_alive():
             self.faults[fault] += 1
             self.site.end(number)
+
+    def end_all(self, fault: str, number: signal.Signals) -> None:
+        """End the server as a service manager does, which signals every process of a service."""
+        process = self.site.process
+        if process is None or not self.site.is_alive():
+            return
+        self.faults[fault] += 1
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    child.send_signal(number)
+        self.site.end(number)
 
     def signal_worker(self, fault: str, *numbers: signal.Signals) -> None:
         """Send these signals, a second apart, to one of the workers, if there is any."""
@@ -231,16 +256,14 @@ def _at_random(chaos: Chaos, *, seconds: float) -> None:
     kinds: Sequence[Callable[[], None]] = (
         lambda: chaos.end("server killed", signal.SIGKILL),
         lambda: chaos.end("server ended", signal.SIGTERM),
+        lambda: chaos.end_all("server ended with all it started", signal.SIGTERM),
         lambda: chaos.signal_worker("worker killed", signal.SIGKILL),
         lambda: chaos.signal_worker("worker stopped for good", signal.SIGSTOP),
         lambda: chaos.signal_worker("worker stopped a while", signal.SIGSTOP, signal.SIGCONT),
     )
     while time.monotonic() < until:
         if not chaos.site.is_alive():
-            is_armed = chaos.random.random() < 0.5
-            failpoint = chaos.random.choice(POINTS), chaos.random.randint(1, 5)
-            chaos.start(failpoint if is_armed else None)
-            chaos.faults["server armed with a failpoint"] += is_armed
+            chaos.start_somehow()
         time.sleep(chaos.random.uniform(0.5, 4.0))
         chaos.random.choice(kinds)()
 

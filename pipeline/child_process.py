@@ -1,4 +1,4 @@
-"""Child processes that end with the thread that started them, however that ends."""
+"""Child processes that end with the thread that started them, and by no signal to end."""
 
 import ctypes
 import importlib
@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks a process to end, and often every process of a terminal or a service at once."""
 
 WITHOUT_SITE = ("-I", "-S")
 """Options for a quick start: site's search for packages takes longer than the import of Pillow."""
@@ -46,6 +49,9 @@ def program_command(command: list[str]) -> list[str]:
 
 def boot(parent: int, module: str, values: Mapping[str, Any]) -> None:
     """What a child does first."""
+    # When a child ends is for its parent to say, who hears these signals, too. They are blocked
+    # and not ignored, because ffmpeg would set handlers of its own.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:

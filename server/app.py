@@ -133,7 +133,14 @@ async def _running(
     if await asyncio.to_thread(store.paused_since) is not None:
         _log.warning("The queue is paused: `cosmos-serve queue resume` starts jobs again")
     intake = InputPreparer(
-        store, files, services.images, services.public_files, fetcher, limits, signals
+        store,
+        files,
+        services.images,
+        services.public_files,
+        fetcher,
+        limits,
+        signals,
+        is_stopping=lambda: drain.has_begun,
     )
     dispatcher = Dispatcher(
         pool=pool,

@@ -130,6 +130,7 @@ class Dispatcher:
             files=self.files,
             limits=self.limits,
             signals=self.signals,
+            drain=self.drain,
             deadlines=self.deadlines,
         )
         await run.run()

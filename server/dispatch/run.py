@@ -10,6 +10,7 @@ from pipeline.progress import Note, Restarted, StageStarted, StepDone
 from pipeline.spec import FPS, Pixels, VideoSpec
 from server.disk import retry_until_written
 from server.dispatch.deadlines import Deadlines, RunDeadline
+from server.dispatch.drain import Drain
 from server.dispatch.log import JobLog
 from server.errors import DiskFull, InvalidInput, error_item
 from server.fal.endpoints import ENDPOINTS, Limits
@@ -78,6 +79,7 @@ class JobRun:
     files: FileStore
     limits: Limits
     signals: Signals
+    drain: Drain
     deadlines: Deadlines
 
     def __post_init__(self) -> None:
@@ -164,6 +166,9 @@ class JobRun:
                 return self._done(event)
             case CancelledEvent():
                 return _Stopped()
+            case Failed(field=None) if self.drain.has_begun:
+                # What ends the server may have ended a process of the worker, too.
+                return _Stopped()
             case Failed():
                 return self._failed(event)
         return None
@@ -235,6 +240,9 @@ class JobRun:
                 return self.store.finish(id_, attempt, result=result, artifacts=artifacts.values())
             case JobError():
                 self.store.finish(id_, attempt, error=ending)
+            case _Died() if self.drain.has_begun:
+                # What ends the server may have ended the worker, too.
+                self.store.give_back(id_, attempt)
             case _Died(reason):
                 error = infrastructure_error(reason, "runner_server_error")
                 self.store.worker_died(id_, attempt, error)

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from pipeline.child_process import WITHOUT_SITE, python_command
+from pipeline.child_process import STOP_SIGNALS, WITHOUT_SITE, python_command
 from pipeline.errors import (
     FileTooLarge,
     ImageTooLarge,
@@ -40,6 +40,9 @@ _CRASHED = (
     "The image cannot be read: decoding it failed. Send it again as an ordinary JPEG, PNG, WebP "
     "or GIF file."
 )
+
+_FROM_OUTSIDE = (signal.SIGKILL, *STOP_SIGNALS)
+"""What others end a process with; the stop signals only while it is not blocking them yet."""
 
 _log = structlog.get_logger("server")
 
@@ -107,7 +110,7 @@ class ImageDecoder:
             return Pixels(width, height, output)
         if code == REFUSED:
             raise _refusal(output, field)
-        if code == -signal.SIGKILL and len(output) <= most:
+        if -code in _FROM_OUTSIDE and len(output) <= most:
             # Neither by us, for there was no more than it may write, nor by its own limits.
             _log.warning("A picture's process was killed")
             raise ImageProcessKilled
@@ -128,6 +131,8 @@ class ImageDecoder:
             env={name: value for name, value in {**os.environ}.items() if name in _INHERITED},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            # A Ctrl-C is for the server, and not for what it started.
+            start_new_session=True,
         )
 
 

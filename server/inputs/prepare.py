@@ -5,7 +5,7 @@ claimed once its images are here; one whose image cannot be used ends with fal's
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from server.inputs.image_store import ImageStore
 from server.jobs.store import JobStore
 from server.models import Job, JobError, infrastructure_error
 from server.outbound.fetch import Fetcher, FetchError, FetchTooLarge, HostRefused
-from server.tasks import Signals, log_errors, on
+from server.tasks import MAX_WAIT_S, Signals, backoff_s, log_errors, on
 
 AT_ONCE = 4
 """Jobs whose images are prepared at the same time."""
@@ -34,7 +34,7 @@ AT_ONCE = 4
 DECODES_AT_ONCE = 2
 """Images decoded at the same time: each may need hundreds of megabytes."""
 
-DECODE_TRIES = 3
+DECODE_TRIES = 5
 """How often an image is decoded whose process is killed from outside."""
 
 _log = structlog.get_logger("server")
@@ -64,6 +64,7 @@ class InputPreparer:
     fetcher: Fetcher
     limits: Limits
     signals: Signals
+    is_stopping: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         self._decoder = ImageDecoder()
@@ -162,12 +163,13 @@ class InputPreparer:
     async def _decode(self, data: bytes, field: str) -> Pixels:
         width, height = self.limits.width, self.limits.height
         tries = 0
-        async with self._decoding:
-            while True:
-                tries += 1
-                try:
+        while True:
+            tries += 1
+            try:
+                async with self._decoding:
                     return await self._decoder.prepare(data, width, height, field=field)
-                except ImageProcessKilled:
-                    if tries == DECODE_TRIES:
-                        raise
-                await asyncio.sleep(TRY_AGAIN_S)
+            except ImageProcessKilled:
+                # While the server stops, the job is left to the next start.
+                if tries >= DECODE_TRIES and not self.is_stopping():
+                    raise
+            await asyncio.sleep(backoff_s(tries, TRY_AGAIN_S, MAX_WAIT_S))

@@ -254,7 +254,6 @@ def main(pipe: int, worker: str, device: str, options: dict[str, Any]) -> None:
     # What a worker prints goes to stderr, too: see `server.workers.process`.
     sys.stdout = sys.stderr = unfailing(sys.stderr)
     configure_log()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
     served = serve_worker(
         Pipe.at(pipe), lambda: worker_class(worker)(device, WorkerOptions(**options))

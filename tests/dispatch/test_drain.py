@@ -1,14 +1,27 @@
 """A server that is told to end: what it still does, and what becomes of the jobs that run."""
 
+import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 
 import httpx
+import psutil
 import pytest
-from servers import ENDPOINT, RunningServer, request_of, settings_in, start_server
+from servers import (
+    COMMAND,
+    ENDPOINT,
+    RunningServer,
+    data_uri,
+    launch,
+    logging_to,
+    picture,
+    request_of,
+    settings_in,
+    start_server,
+)
 
 from server.db.database import Database
 from server.jobs.store import JobStore
@@ -19,8 +32,10 @@ FOR_EVER = {"COSMOS_DRAIN_SECONDS": "3600"}
 
 
 @contextmanager
-def started(folder: Path, **environment: str) -> Iterator[tuple[RunningServer, httpx.Client]]:
-    server = start_server(folder, **environment)
+def started(
+    folder: Path, program: Sequence[str | Path] = (COMMAND,), **environment: str
+) -> Iterator[tuple[RunningServer, httpx.Client]]:
+    server = start_server(folder, program=program, **environment)
     try:
         with httpx.Client(base_url=server.http, timeout=30) as client:
             yield server, client
@@ -83,6 +98,67 @@ def test_a_run_that_takes_longer_goes_back_to_the_queue(tmp_path: Path, prompt: 
         assert server.process.wait(30) == 0
     [kept] = jobs_in(tmp_path, job)
     assert (kept.status, kept.attempt, kept.worker_deaths) == (JobStatus.IN_QUEUE, 1, 0)
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGINT])
+def test_a_signal_to_every_process_of_the_server_ends_no_job(
+    tmp_path: Path, number: Signals
+) -> None:
+    with started(tmp_path, **FOR_EVER) as (server, client):
+        running = submit(client, "sleep 0.7")
+        until(lambda: runs(client, running))
+        large = data_uri(picture(4000, 4000))
+        decoded = client.post(QUEUE, json=request_of(image_url=large)).json()["request_id"]
+        processes = psutil.Process(server.process.pid)
+        while not any("image_process" in each for each in command_lines(processes)):
+            pass
+
+        for process in (processes, *processes.children(recursive=True)):
+            process.send_signal(number)
+
+        assert server.process.wait(30) == 0
+    ended, kept = jobs_in(tmp_path, running, decoded)
+    assert (ended.status, ended.error, ended.attempt) == (JobStatus.COMPLETED, None, 1)
+    assert (kept.status, kept.error) == (JobStatus.IN_QUEUE, None)
+
+
+@pytest.mark.parametrize("fault", ["killed 2", "raise 2"])
+def test_a_failure_while_the_server_stops_is_not_the_jobs(tmp_path: Path, fault: str) -> None:
+    with started(tmp_path, **FOR_EVER) as (server, client):
+        job = submit(client, f"sleep 0.7; {fault}")
+        until(lambda: runs(client, job))
+
+        server.process.send_signal(SIGTERM)
+
+        assert server.process.wait(30) == 0
+    [kept] = jobs_in(tmp_path, job)
+    assert (kept.status, kept.error, kept.worker_deaths) == (JobStatus.IN_QUEUE, None, 0)
+
+
+def command_lines(parent: psutil.Process) -> list[str]:
+    with suppress(psutil.NoSuchProcess):
+        return [" ".join(each.cmdline()) for each in parent.children()]
+    return []
+
+
+def test_stopping_is_said_and_a_start_meanwhile_names_who_is_stopping(tmp_path: Path) -> None:
+    log, said = tmp_path / "log", tmp_path / "said"
+    with started(tmp_path, logging_to(log), **FOR_EVER) as (server, client):
+        job = submit(client, "sleep 3600")
+        until(lambda: runs(client, job))
+        server.process.send_signal(SIGTERM)
+        until(lambda: "Stopping: 1 job has up to 3600 s" in log.read_text())
+
+        port = server.http.rpartition(":")[2]
+        second = launch(tmp_path, "--port", port, program=logging_to(said))
+        out, _ = second.communicate(timeout=30)
+        assert (second.returncode, out) == (1, "")
+        assert re.fullmatch(
+            rf"cosmos-serve: The server of the data folder {tmp_path}/data "
+            rf"\(process {server.process.pid}\) is still stopping: its jobs have up to \d+ s\. "
+            r"Start this one after it\.\n",
+            said.read_text(),
+        )
 
 
 @pytest.mark.parametrize("second", [SIGTERM, SIGINT])

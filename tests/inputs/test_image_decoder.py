@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 
@@ -9,8 +10,10 @@ import psutil
 import pytest
 from image_processes import main
 from killed_programs import child_of_killed
+from process_signals import blocked_by
 from servers import picture
 
+from pipeline.child_process import STOP_SIGNALS
 from pipeline.errors import FileTooLarge, ImageTooSmall, ImageUnreadable, InputError
 from pipeline.image import MAX_BYTES, prepare
 from server.inputs.image_decoder import DecodeLimits, ImageDecoder, ImageProcessKilled
@@ -85,9 +88,10 @@ async def test_a_process_that_misbehaves_is_the_callers_error(fault: str) -> Non
     assert "decoding it failed" in str(refused)
 
 
-async def test_a_process_that_is_killed_from_outside_is_not_the_callers_error() -> None:
+@pytest.mark.parametrize("fault", ["killed", "SIGTERM", "SIGINT", "SIGHUP"])
+async def test_a_process_that_is_ended_from_outside_is_not_the_callers_error(fault: str) -> None:
     with pytest.raises(ImageProcessKilled, match="out of memory"):
-        await ImageDecoder(program=MISBEHAVING).prepare(b"killed\n", 96, 64, field=FIELD)
+        await ImageDecoder(program=MISBEHAVING).prepare(f"{fault}\n".encode(), 96, 64, field=FIELD)
 
 
 async def test_a_process_that_cannot_be_started_is_not_the_callers_error(
@@ -124,10 +128,14 @@ async def test_an_image_process_has_no_secrets_and_gets_no_new_privileges(
     assert told["no_new_privs"] == "1"
 
 
-async def test_a_cancelled_image_leaves_no_process() -> None:
+async def test_a_cancelled_image_leaves_no_process_though_that_hears_no_stop_signal() -> None:
     decoder = ImageDecoder(program=MISBEHAVING)
     decoding = asyncio.create_task(decoder.prepare(b"sleep\n", 96, 64, field=FIELD))
-    while not picture_processes():
+    while not (processes := picture_processes()):
+        await asyncio.sleep(0.01)
+    pid = processes[0].pid
+    assert os.getsid(pid) == pid
+    while not blocked_by(pid).issuperset(STOP_SIGNALS):
         await asyncio.sleep(0.01)
 
     decoding.cancel()

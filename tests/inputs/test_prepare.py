@@ -153,6 +153,7 @@ async def test_an_image_whose_process_is_killed_is_decoded_again(
 ) -> None:
     decoder = ImageDecoder(program=image_processes.__name__)
     monkeypatch.setattr("server.inputs.prepare.ImageDecoder", lambda: decoder)
+    monkeypatch.setattr("server.inputs.prepare.TRY_AGAIN_S", 0.01)
     async with serving(settings_in(tmp_path)) as client:
         once = await submit(client, image_url=f"data:,killed until {tmp_path}/killed")
         always = await submit(client, image_url="data:,killed")

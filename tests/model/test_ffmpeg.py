@@ -14,6 +14,7 @@ import psutil
 import pytest
 from paths import ROOT, SUPPORT, TESTS
 
+from pipeline.child_process import STOP_SIGNALS
 from pipeline.encode import encode_video
 from pipeline.errors import Cancelled, EncodingFailed
 from pipeline.ffmpeg import LOOK_AHEAD
@@ -174,6 +175,17 @@ def test_an_ffmpeg_killed_from_outside_is_an_error_that_says_so(tmp_path: Path) 
     with pytest.raises(EncodingFailed, match="killed by signal 9 and said: nothing"):
         encode(frames(), tmp_path / "clip.mp4")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_signals_to_every_process_of_a_service_end_no_video(tmp_path: Path) -> None:
+    def frames() -> Iterator[Frame]:
+        for index, frame in enumerate(noise()):
+            if index == 6:
+                for number in STOP_SIGNALS:
+                    running_ffmpeg().send_signal(number)
+            yield frame
+
+    encode(frames(), tmp_path / "clip.mp4")
 
 
 def test_an_ffmpeg_killed_after_the_last_frame_is_an_error_too(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +18,7 @@ import httpx
 import psutil
 from client_record import Findings, Ledger, by_job
 from fork_server import Failpoint, ForkedServer, Nursery
-from servers import SCRIPTED, command_line, launch
+from servers import COMMAND, SCRIPTED, command_line, launch
 
 
 class Receiver(http.server.ThreadingHTTPServer):
@@ -94,11 +94,16 @@ class CrashSite:
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=30)
 
-    def start(self, failpoint: Failpoint | None = None) -> None:
-        """Start the server, to be killed at a failpoint or not; it may be gone by the return."""
+    def start(
+        self, failpoint: Failpoint | None = None, program: Sequence[str | Path] = (COMMAND,)
+    ) -> None:
+        """Start the server, to be killed at a failpoint or not; it may be gone by the return.
+
+        Without a failpoint, `program` is that of `launch`.
+        """
         options = ["--port", str(self._port), *self._options]
         if failpoint is None:
-            self.process = launch(self.folder, *options, **self._environment)
+            self.process = launch(self.folder, *options, program=program, **self._environment)
         else:
             environment = {**SCRIPTED, **self._environment}
             arguments = command_line(self.folder, *options)

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import tempfile
 import threading
 from collections.abc import AsyncIterator
@@ -13,7 +12,9 @@ from typing import Any
 import pytest
 from killed_programs import child_of_killed
 from pools import SLOT, Watched, local_pool, order, running, step, worker_process
+from process_signals import blocked_by
 
+from pipeline.child_process import STOP_SIGNALS
 from pipeline.progress import StepDone
 from server.data_folder import RUN_MARKER
 from server.tasks import backoff_s
@@ -115,10 +116,14 @@ async def test_what_a_worker_started_ends_with_it(pool: Watched) -> None:
     await asyncio.to_thread(child.wait)
 
 
-async def test_a_worker_leads_its_own_session_and_ignores_ctrl_c(pool: Watched) -> None:
+async def test_a_worker_leads_its_own_session_and_is_ended_by_no_stop_signal(
+    pool: Watched,
+) -> None:
     worker = worker_process()
     assert os.getsid(worker.pid) == worker.pid
-    worker.send_signal(signal.SIGINT)
+    assert blocked_by(worker.pid).issuperset(STOP_SIGNALS)
+    for number in STOP_SIGNALS:
+        worker.send_signal(number)
     assert isinstance((await pool.run(order()))[-1], Done)
 
 
