@@ -5,15 +5,27 @@ field; elsewhere it is a sentence, with `error_type` beside it. Routes raise the
 the app makes responses of them.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from pipeline.errors import InputError
 
 ERROR_PAGE = "https://docs.fal.ai/errors#"
 TRY_AGAIN_LATER = {"retry-after": "10"}
+MAX_DETAIL_BYTES = 64 * 1024
+"""Of the JSON of all items together: it is stored, and sent again with every result."""
+
 _LONGEST_ECHO = 200
-"""Characters of the caller's own value that an error repeats; it may be a whole picture."""
+"""Characters of one text of the caller's that an error repeats; it may be a whole picture."""
+
+_LONGEST_MESSAGE = 2000
+_ECHO_BYTES = 8 * 1024
+"""About what one item repeats of a value that has other values in it."""
+
+_ECHO_DEPTH = 8
+_CUT = "…"
+"""Stands for what is left out."""
 
 
 class RequestError(Exception):
@@ -269,7 +281,10 @@ class DiskFull(RequestError):
 
 
 class InvalidInput(RequestError):
-    """The input cannot be used; `items` say which fields and why, in fal's shape."""
+    """The input cannot be used; `items` say which fields and why, in fal's shape.
+
+    Of many items those are kept that fit into `MAX_DETAIL_BYTES`.
+    """
 
     status = 422
     headers: Mapping[str, str] = {
@@ -279,9 +294,9 @@ class InvalidInput(RequestError):
         "x-fal-needs-retry": "false",
     }
 
-    def __init__(self, items: Sequence[Mapping[str, Any]]) -> None:
-        super().__init__("; ".join(str(item["msg"]) for item in items))
-        self.items = list(items)
+    def __init__(self, items: Iterable[Mapping[str, Any]]) -> None:
+        self.items = _that_fit(items)
+        super().__init__("; ".join(str(item["msg"]) for item in self.items))
         self.body = {"detail": self.items}
 
     @classmethod
@@ -301,7 +316,7 @@ def error_item(
     """One item of `detail`, as fal writes it."""
     item = {
         "loc": list(loc),
-        "msg": message,
+        "msg": message[:_LONGEST_MESSAGE],
         "type": kind,
         "url": f"{ERROR_PAGE}{kind}",
         "input": truncated(given),
@@ -311,15 +326,64 @@ def error_item(
 
 def truncated(value: Any) -> Any:
     """A value from outside in a form that is short and surely JSON."""
-    if isinstance(value, str):
-        text = value.encode("utf-8", "replace").decode()
-        return text if len(text) <= _LONGEST_ECHO else f"{text[:_LONGEST_ECHO]}…"
+    return _Echo().of(value)
+
+
+class _Echo:
+    """Copies one value, until there is no room for more of it."""
+
+    def __init__(self) -> None:
+        self._room = _ECHO_BYTES
+
+    def of(self, value: Any, depth: int = 0) -> Any:
+        if not isinstance(value, Mapping | list | tuple):
+            return self._leaf(value)
+        if depth == _ECHO_DEPTH:
+            return self._leaf(_CUT)
+        self._room -= len("[], ")
+        if isinstance(value, Mapping):
+            return self._mapping(value, depth + 1)
+        copy: list[Any] = []
+        for item in value:
+            if self._room <= 0:
+                return [*copy, _CUT]
+            copy.append(self.of(item, depth + 1))
+        return copy
+
+    def _mapping(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        copy: dict[str, Any] = {}
+        for key, item in value.items():
+            if self._room <= 0:
+                return copy | {_CUT: _CUT}
+            copy[self._leaf(str(key))] = self.of(item, depth)
+        return copy
+
+    def _leaf(self, value: Any) -> Any:
+        copy = _short(value)
+        self._room -= _json_size(copy)
+        return copy
+
+
+def _short(value: Any) -> Any:
     if isinstance(value, bool | int | None):
         return value
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else str(value)
-    if isinstance(value, Mapping):
-        return {truncated(str(key)): truncated(item) for key, item in list(value.items())[:50]}
-    if isinstance(value, list | tuple):
-        return [truncated(item) for item in value[:50]]
-    return truncated(str(value))
+    if isinstance(value, float) and abs(value) < float("inf"):
+        return value
+    text = str(value).encode("utf-8", "replace").decode()
+    return text if len(text) <= _LONGEST_ECHO else f"{text[:_LONGEST_ECHO]}{_CUT}"
+
+
+def _json_size(value: Any) -> int:
+    """Bytes of the value as JSON in its longest form, with all but ASCII escaped."""
+    return len(json.dumps(value)) + len(", ")
+
+
+def _that_fit(items: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The first items, as many as have room in one answer."""
+    fitting, room = [], MAX_DETAIL_BYTES - len('{"detail": []}')
+    for item in items:
+        room -= _json_size(item)
+        if room < 0:
+            break
+        fitting.append(item)
+    return fitting

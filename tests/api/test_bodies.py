@@ -18,7 +18,12 @@ from servers import data_uri, picture, request_of, serving, settings_in, start_s
 from starlette.types import Message
 
 from server.api.bodies import LARGE_BYTES, MIN_BYTES_PER_S, BodyReader
-from server.errors import BodyTooLarge, RequestTooSlow, TooManyLargeBodies
+from server.errors import (
+    MAX_DETAIL_BYTES,
+    BodyTooLarge,
+    RequestTooSlow,
+    TooManyLargeBodies,
+)
 from server.inputs.submit import MAX_TEXT_BYTES
 
 MANY = 2**30
@@ -152,6 +157,71 @@ async def test_a_request_may_have_little_besides_its_picture(tmp_path: Path, pat
         with_picture = request_of("x" * (MAX_TEXT_BYTES // 2))
         with_picture["image_url"] = data_uri(picture() + bytes(MAX_TEXT_BYTES))
         assert (await client.post(SUBMIT, json=with_picture)).status_code == 200
+
+
+LONG = "\N{GRINNING FACE}" * 300
+INVALID = {
+    "wide and nested": [[[["x" * 250] * 60] * 4] * 4] * 4,
+    "deep": "[" * 900 + "]" * 900,
+    "many small values": [[]] * 100_000,
+    "long names and texts": {f"{number}{LONG}": LONG for number in range(300)},
+    "a long number": [10**4000] * 100,
+}
+"""Each within the limit for the text of a request."""
+
+
+async def test_what_an_invalid_body_leaves_behind_is_small(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    async with serving(settings) as client:
+        for name, value in INVALID.items():
+            body = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for sent in (body, f'{{"prompt": {body}, "seed": -9}}'):
+                submitted = await client.post(SUBMIT, content=sent.encode())
+                assert submitted.status_code == 200, name
+                for answer in (
+                    await client.get(submitted.json()["response_url"]),
+                    await client.post(RUN, content=sent.encode()),
+                ):
+                    assert answer.status_code == 422, name
+                    assert answer.json()["detail"][0]["msg"]
+                    assert len(answer.content) <= MAX_DETAIL_BYTES, name
+    with closing(sqlite3.connect(settings.data / "jobs.sqlite3")) as db:
+        [(most, count)] = db.execute("SELECT max(length(error)), count(*) FROM jobs")
+    assert (most <= MAX_DETAIL_BYTES, count) == (True, 2 * len(INVALID))
+
+
+async def test_an_error_of_many_items_is_small(client: httpx.AsyncClient) -> None:
+    begun = await client.post("/files/upload/multipart")
+    complete = f"/files/upload/{begun.json()['uploadId']}/complete"
+
+    answer = await client.post(complete, json={"parts": [{"partNumber": LONG}] * 1000})
+
+    assert answer.status_code == 422
+    assert 1 < len(answer.json()["detail"]) < 2000
+    assert len(answer.content) <= MAX_DETAIL_BYTES
+
+
+@pytest.mark.parametrize("path", [RUN, SUBMIT])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 25 * MIB,
+        b'{"a":[' + b"[]," * 8 * MIB + b'[]],"b":1}',
+        b'{"image_url":"data:,' + b"A" * 2 * MIB + b'","a":[' + b'"",' * MIB + b'""]}',
+        b'{"prompt":"' + b"x" * 25 * MIB + b'","num_frames":1}',
+        b'"\\"' * 5 * MIB,
+    ],
+    ids=["nested", "outside of strings", "besides a picture", "a prompt", "no JSON"],
+)
+async def test_a_body_with_too_much_text_is_not_parsed(
+    client: httpx.AsyncClient, path: str, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.inputs.submit.parse_request", lambda *_: pytest.fail("parsed"))
+
+    answer = await client.post(path, content=body)
+
+    assert answer.status_code == 413
+    assert "1,048,576 bytes" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
