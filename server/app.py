@@ -39,6 +39,7 @@ from server.fal.urls import Service
 from server.files.access import FileAccess
 from server.files.links import FileLinks, LinkSigner
 from server.files.public import PublicFiles, base_urls_of
+from server.files.quota import StorageQuota
 from server.files.store import FileStore
 from server.files.unknown_files import UnknownFiles
 from server.files.upload_store import UploadStore
@@ -194,16 +195,17 @@ def _services(
     disk = DiskSpace(settings.data, settings.min_free_disk_mib)
     measured = Metrics(database, pool.slots)
     access, links = _file_reading(settings)
+    auth = _authenticator(settings, KeyStore(database), key)
     return Services(
         settings=settings,
         limits=limits,
-        auth=_authenticator(settings, KeyStore(database), key),
+        auth=auth,
         store=store,
         files=files,
         public_files=PublicFiles(database, access=access, base_urls=base_urls_of(settings)),
         file_links=links,
         file_access=access,
-        uploads=_uploads(settings, database, files),
+        uploads=_uploads(settings, database, files, auth),
         submissions=submissions,
         statuses=statuses,
         results=Results(store, files, links, retention),
@@ -232,15 +234,18 @@ def _services(
     )
 
 
-def _uploads(settings: Settings, database: Database, files: FileStore) -> Uploads:
+def _uploads(
+    settings: Settings, database: Database, files: FileStore, auth: Authenticator
+) -> Uploads:
     key_limit_mib = settings.key_storage_limit_mib
-    store = UploadStore(
+    quota = StorageQuota(
         database,
         max_bytes=settings.storage_limit_mib * MIB,
         max_key_bytes=None if key_limit_mib is None else key_limit_mib * MIB,
-        keep_s=settings.keep_s,
     )
-    return Uploads(store, files, max_size=settings.upload_limit_mib * MIB)
+    store = UploadStore(database, keep_s=settings.keep_s)
+    max_size = settings.upload_limit_mib * MIB
+    return Uploads(store, files, quota, max_size=max_size, check_key=auth.check_key)
 
 
 def _sweeper(settings: Settings, services: Services) -> Sweeper:

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import structlog
@@ -155,3 +157,71 @@ class Signals:
         """A running job should stop."""
         self.finished = Signal()
         """A job is done."""
+
+
+def share_of(places: int) -> int:
+    """How many of the places of something shared one key may have: all but one."""
+    return max(1, places - 1)
+
+
+class FairSemaphore:
+    """Places that keys share: no key has all of them, and the keys that wait take turns.
+
+    Where no key is asked for, all callers are one, whose key is None and who may have every place.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._share = share_of(places)
+        self._held: Counter[str | None] = Counter()
+        # Keys in the order of their turns, and for each those who wait with it.
+        self._waiting: dict[str | None, deque[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def place(self, key_id: str | None) -> AsyncIterator[None]:
+        """Have a place during the block; wait for it first."""
+        await self.acquire(key_id)
+        try:
+            yield
+        finally:
+            self.release(key_id)
+
+    async def acquire(self, key_id: str | None) -> None:
+        """Wait for a place and take it, until `release`."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key_id, deque()).append(turn)
+        self._give()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.release(key_id)
+            raise
+
+    def release(self, key_id: str | None) -> None:
+        """Give back a place of this key."""
+        self._free += 1
+        self._held[key_id] -= 1
+        self._give()
+
+    def _give(self) -> None:
+        while self._free and (turn := self._next_turn()) is not None:
+            turn.set_result(None)
+
+    def _next_turn(self) -> asyncio.Future[None] | None:
+        """The turn of the first key in line that has less than its share; it has a place now."""
+        for key_id in list(self._waiting):
+            if key_id is not None and self._held[key_id] >= self._share:
+                continue
+            turns = self._waiting.pop(key_id)
+            while turns:
+                turn = turns.popleft()
+                if turn.cancelled():
+                    continue
+                if turns:
+                    # Behind the other keys.
+                    self._waiting[key_id] = turns
+                self._held[key_id] += 1
+                self._free -= 1
+                return turn
+        return None

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, func, insert, or_, select, update
 from server.db import tables
 from server.db.database import Database
 from server.db.rows import row_of_artifact
-from server.errors import KeyStorageFull, StorageFull, UnknownUpload, UploadClosed, UploadTooLarge
+from server.errors import UnknownUpload, UploadClosed, UploadTooLarge
 from server.files.store import MoveIntoPlace
 from server.models import StoredArtifact
 
@@ -62,24 +62,19 @@ class Part:
 
 
 class UploadStore:
-    """The uploads of one data folder, and how many bytes they may have together.
+    """The uploads of one data folder; `server.files.quota` says how large they may become.
 
-    `max_key_bytes` is how many those of one key may have; None is as many as all. `keep_s` is how
-    long a file is kept that may have a longer lifetime; None is for ever.
+    `keep_s` is how long a file is kept that may have a longer lifetime; None is for ever.
     """
 
     def __init__(
         self,
         database: Database,
         *,
-        max_bytes: int,
-        max_key_bytes: int | None = None,
         keep_s: float | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
-        self._max_bytes = max_bytes
-        self._max_key_bytes = max_key_bytes
         self._keep_s = keep_s
         self._now = now
 
@@ -114,6 +109,11 @@ class UploadStore:
             raise UploadClosed
         return upload
 
+    def is_closed(self, upload_id: str) -> bool:
+        """Whether the file of an upload is here."""
+        with self._database.read() as db:
+            return _read(db, upload_id).is_closed
+
     def parts(self, upload_id: str) -> list[Part]:
         """The parts that are here."""
         parts = tables.upload_parts.c
@@ -127,14 +127,18 @@ class UploadStore:
         with self._database.write() as db:
             self._add_file(db, file, new, place)
 
-    def finish(self, upload: Upload, file: StoredArtifact, *, place: MoveIntoPlace) -> None:
-        """Commit the file of an upload and close that; its parts are forgotten."""
+    def finish(self, upload: Upload, file: StoredArtifact, *, place: MoveIntoPlace) -> list[str]:
+        """Commit the file of an upload and close that; its parts are forgotten.
+
+        Returns the files of all its parts, those that came last as well.
+        """
         with self._database.write() as db:
             _check_open(db, upload.id)
-            _forget_parts(db, [upload.id])
+            parts = _forget_parts(db, [upload.id])
             self._add_file(db, file, upload, place)
             closed = update(tables.uploads).where(tables.uploads.c.id == upload.id)
             db.execute(closed.values(closed_at=self._now()))
+            return parts
 
     def add_part(self, upload: Upload, part: Part, *, place: MoveIntoPlace) -> str | None:
         """Commit a part; the file of the one that it replaces, if there is one.
@@ -142,7 +146,6 @@ class UploadStore:
         Raises:
             UploadClosed: the upload is over.
             UploadTooLarge: the upload has more bytes than were agreed.
-            StorageFull, KeyStorageFull: there is no room for the part.
         """
         parts = tables.upload_parts
         with self._database.write() as db:
@@ -154,7 +157,6 @@ class UploadStore:
             here = select(func.sum(parts.c.size)).where(parts.c.upload_id == upload.id)
             if (db.execute(here).scalar_one() or 0) + part.size > upload.max_size:
                 raise UploadTooLarge(upload.max_size)
-            self._check_room(db, part.size, upload.key_id)
             place()
             db.execute(
                 insert(parts).values(
@@ -186,7 +188,6 @@ class UploadStore:
     def _add_file(
         self, db: Connection, file: StoredArtifact, new: NewUpload, place: MoveIntoPlace
     ) -> None:
-        self._check_room(db, file.size, new.key_id)
         place()
         now = self._now()
         expires_at = None if new.lifetime_s is None else now + new.lifetime_s
@@ -194,25 +195,6 @@ class UploadStore:
             file, job_id=None, key_id=new.key_id, created_at=now, expires_at=expires_at
         )
         db.execute(insert(tables.artifacts).values(row))
-
-    def _check_room(self, db: Connection, size: int, key_id: str | None) -> None:
-        if _used(db) + size > self._max_bytes:
-            raise StorageFull(self._max_bytes)
-        limit = self._max_key_bytes
-        if key_id is not None and limit is not None and _used(db, key_id) + size > limit:
-            raise KeyStorageFull(key_id, limit)
-
-
-def _used(db: Connection, key_id: str | None = None) -> int:
-    """How many bytes the uploads have, those of one key or all."""
-    files, parts, uploads = tables.artifacts, tables.upload_parts, tables.uploads
-    whole = select(func.sum(files.c.size)).where(files.c.kind == "upload")
-    in_parts = select(func.sum(parts.c.size))
-    if key_id is not None:
-        whole = whole.where(files.c.key_id == key_id)
-        of_key = parts.join(uploads, parts.c.upload_id == uploads.c.id)
-        in_parts = in_parts.select_from(of_key).where(uploads.c.key_id == key_id)
-    return sum(db.execute(query).scalar_one() or 0 for query in (whole, in_parts))
 
 
 def _read(db: Connection, upload_id: str) -> Upload:

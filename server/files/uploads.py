@@ -1,23 +1,28 @@
 """Files that callers send us: whole, or in parts that become one file in the end.
 
 The URL of an upload is the right to use it: its holder may send the file once, within an hour,
-of the size and type that were agreed. Bytes go to the disk as they come; a file appears whole or
-not at all, and its row after it.
+of the size and type that were agreed. Bytes go to the disk as they come, once there is room for
+them within the limits; a file appears whole or not at all, and its row after it. The key is asked
+for again just before the row.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from server.disk import MIB
 from server.errors import BadRequest, UploadClosed, UploadTooLarge
+from server.files.quota import Reservation, StorageQuota
 from server.files.store import FileStore, IncomingFile
 from server.files.upload_store import NewUpload, Part, Upload, UploadStore
 from server.models import StoredArtifact
-from server.tasks import in_thread
+from server.tasks import FairSemaphore, in_thread
 
 MAX_PARTS = 10_000
+
+JOINED_AT_ONCE = 2
+"""Uploads whose parts become one file at the same time: both are on the disk until that is done."""
 
 _WRITE_BYTES = MIB
 """Bytes collected before a thread writes them."""
@@ -31,20 +36,39 @@ class PartClaim:
     etag: str
 
 
-class Uploads:
-    """Takes files in."""
+async def _no_key(_key_id: str | None) -> None:
+    """Nothing that was begun needs a key."""
 
-    def __init__(self, store: UploadStore, files: FileStore, *, max_size: int) -> None:
+
+class Uploads:
+    """Takes files in. `check_key` raises Unauthorized for a key that is no longer good."""
+
+    def __init__(
+        self,
+        store: UploadStore,
+        files: FileStore,
+        quota: StorageQuota,
+        *,
+        max_size: int,
+        check_key: Callable[[str | None], Awaitable[None]] = _no_key,
+    ) -> None:
         self._store = store
         self._files = files
+        self._quota = quota
         self._max_size = max_size
+        self._check_key = check_key
+        self._joining = FairSemaphore(JOINED_AT_ONCE)
 
     async def receive(self, new: NewUpload, body: AsyncIterator[bytes]) -> StoredArtifact:
-        """Take a file in that comes with the request that asks for it."""
-        async with self._incoming() as incoming:
-            await _write(incoming, body, self._max_size)
+        """Take a file in that comes with the request that asks for it.
+
+        Raises:
+            UploadTooLarge: it has more bytes than a file may have.
+            StorageFull, KeyStorageFull: there is no room for it.
+            Unauthorized: its key has ended meanwhile.
+        """
+        async with self._received(new.key_id, body, self._max_size) as incoming:
             file = _described(incoming, incoming.id, new)
-            await asyncio.to_thread(incoming.flush)
             await asyncio.to_thread(
                 self._store.add_file, file, new, place=lambda: incoming.keep_as(file.id)
             )
@@ -65,15 +89,18 @@ class Uploads:
         Raises:
             UploadClosed: the upload is over.
             UploadTooLarge: the file has more bytes than were agreed.
-            StorageFull, KeyStorageFull: there is no room for it.
+            StorageFull, KeyStorageFull, Unauthorized: as for `receive`.
         """
         if upload.in_parts:
             raise BadRequest("This upload comes in parts: put each under its number.")
         if upload.is_closed:
             raise UploadClosed
-        async with self._incoming() as incoming:
-            await _write(incoming, body, upload.max_size)
-            return await self._finish(upload, incoming)
+        async with self._received(upload.key_id, body, upload.max_size) as incoming:
+            file = _described(incoming, upload.file_id, upload)
+            await asyncio.to_thread(
+                self._store.finish, upload, file, place=lambda: incoming.keep_as(file.id)
+            )
+            return file
 
     async def put_part(self, upload: Upload, number: int, body: AsyncIterator[bytes]) -> Part:
         """Take in one part; one that comes again replaces the first.
@@ -81,7 +108,7 @@ class Uploads:
         Raises:
             UploadClosed: the upload is over.
             UploadTooLarge: all parts together have more bytes than were agreed.
-            StorageFull, KeyStorageFull: there is no room for it.
+            StorageFull, KeyStorageFull, Unauthorized: as for `receive`.
         """
         if not upload.in_parts:
             raise BadRequest("This upload does not come in parts: put the file to its own URL.")
@@ -89,10 +116,8 @@ class Uploads:
             raise BadRequest(f"Parts are numbered from 1 to {MAX_PARTS:,}.")
         if upload.is_closed:
             raise UploadClosed
-        async with self._incoming() as incoming:
-            await _write(incoming, body, upload.max_size)
+        async with self._received(upload.key_id, body, upload.max_size) as incoming:
             part = Part(number, f"part-{incoming.id}", incoming.size, incoming.sha256)
-            await asyncio.to_thread(incoming.flush)
             replaced = await asyncio.to_thread(
                 self._store.add_part, upload, part, place=lambda: incoming.keep_as(part.file_id)
             )
@@ -107,30 +132,44 @@ class Uploads:
 
         Raises:
             BadRequest: a part is not what the caller says it is.
-            UploadClosed, StorageFull, KeyStorageFull: as for `put`.
+            Unauthorized: its key has ended meanwhile.
         """
         if not upload.in_parts:
             raise BadRequest("This upload does not come in parts.")
-        if upload.is_closed:
-            return
-        parts = await asyncio.to_thread(self._store.parts, upload.id)
-        chosen = _chosen(parts, claims)
-        async with self._incoming() as incoming:
-            await asyncio.to_thread(self._join, chosen, incoming)
-            await self._finish(upload, incoming)
-        await asyncio.to_thread(self._files.remove, *(part.file_id for part in parts))
+        async with self._joining.place(upload.key_id):
+            # Another request may have completed it while this one waited.
+            if await asyncio.to_thread(self._store.is_closed, upload.id):
+                return
+            parts = await asyncio.to_thread(self._store.parts, upload.id)
+            chosen = _chosen(parts, claims)
+            async with self._incoming() as incoming:
+                await asyncio.to_thread(self._join, chosen, incoming)
+                file = _described(incoming, upload.file_id, upload)
+                await self._check_key(upload.key_id)
+                gone = await asyncio.to_thread(
+                    self._store.finish, upload, file, place=lambda: incoming.keep_as(file.id)
+                )
+        await asyncio.to_thread(self._files.remove, *gone)
 
     def sweep(self) -> None:
         """Remove files and uploads whose time is over. Blocks."""
         self._files.remove(*self._store.expire())
 
-    async def _finish(self, upload: Upload, incoming: IncomingFile) -> StoredArtifact:
-        file = _described(incoming, upload.file_id, upload)
-        await asyncio.to_thread(incoming.flush)
-        await asyncio.to_thread(
-            self._store.finish, upload, file, place=lambda: incoming.keep_as(file.id)
-        )
-        return file
+    @asynccontextmanager
+    async def _received(
+        self, key_id: str | None, body: AsyncIterator[bytes], max_size: int
+    ) -> AsyncIterator[IncomingFile]:
+        """A file that has come whole; the block commits it, or it is given up.
+
+        What is on its way counts against the limits, and the key must be good to the end.
+        """
+        with self._quota.reservation(key_id) as room:
+            async with self._incoming() as incoming:
+                await _write(incoming, body, max_size, room)
+                await asyncio.to_thread(incoming.flush)
+                await self._check_key(key_id)
+                yield incoming
+            room.keep()
 
     @asynccontextmanager
     async def _incoming(self) -> AsyncIterator[IncomingFile]:
@@ -150,9 +189,12 @@ class Uploads:
             with file:
                 while piece := file.read(_WRITE_BYTES):
                     incoming.write(piece)
+        incoming.flush()
 
 
-async def _write(incoming: IncomingFile, body: AsyncIterator[bytes], max_size: int) -> None:
+async def _write(
+    incoming: IncomingFile, body: AsyncIterator[bytes], max_size: int, room: Reservation
+) -> None:
     pending = bytearray()
     size = 0
     async for chunk in body:
@@ -161,9 +203,14 @@ async def _write(incoming: IncomingFile, body: AsyncIterator[bytes], max_size: i
             raise UploadTooLarge(max_size)
         pending += chunk
         if len(pending) >= _WRITE_BYTES:
-            await asyncio.to_thread(incoming.write, bytes(pending))
+            await asyncio.to_thread(_write_within, room, incoming, bytes(pending))
             pending.clear()
-    await asyncio.to_thread(incoming.write, bytes(pending))
+    await asyncio.to_thread(_write_within, room, incoming, bytes(pending))
+
+
+def _write_within(room: Reservation, incoming: IncomingFile, data: bytes) -> None:
+    room.add(len(data))
+    incoming.write(data)
 
 
 def _chosen(parts: Sequence[Part], claims: Sequence[PartClaim]) -> list[Part]:

@@ -57,7 +57,7 @@ def uploaded(place: Place, key_id: str | None) -> StoredArtifact:
         id="0" * 32, kind="upload", name="car.png", content_type="image/png", size=1, sha256="a"
     )
     new = NewUpload(key_id=key_id, file_name="car.png", content_type="image/png")
-    UploadStore(place.database, max_bytes=100).add_file(file, new, place=lambda: None)
+    UploadStore(place.database).add_file(file, new, place=lambda: None)
     return file
 
 

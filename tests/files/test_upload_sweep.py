@@ -11,6 +11,7 @@ from server.db.database import Database
 from server.errors import DiskFull, UnknownFile, UnknownUpload, UploadClosed
 from server.files.access import READ_ALL, FileAccess
 from server.files.public import PublicFiles
+from server.files.quota import StorageQuota
 from server.files.store import FileStore
 from server.files.upload_store import KEPT_AFTERWARDS_S, UPLOAD_LIFETIME_S, NewUpload, UploadStore
 from server.files.uploads import PartClaim, Uploads
@@ -32,8 +33,9 @@ class Disk:
     def __post_init__(self) -> None:
         self.database = Database(self.folder / "jobs.sqlite3")
         self.files = FileStore(self.folder / "files")
-        store = UploadStore(self.database, max_bytes=10_000, now=lambda: self.now)
-        self.uploads = Uploads(store, self.files, max_size=1_000)
+        store = UploadStore(self.database, now=lambda: self.now)
+        quota = StorageQuota(self.database, max_bytes=10_000)
+        self.uploads = Uploads(store, self.files, quota, max_size=1_000)
         self.public = PublicFiles(self.database, access=FileAccess(), now=lambda: self.now)
 
     async def upload(self, lifetime_s: float | None) -> StoredArtifact:

@@ -19,7 +19,7 @@ from upload_calls import UPLOAD, kept, upload
 from server.db.database import Database
 from server.disk import MIB
 from server.errors import KeyQueueFull, KeyStorageFull, QueueFull, RequestError, TooManySubmits
-from server.files.upload_store import NewUpload, Part, UploadStore
+from server.files.quota import StorageQuota
 from server.jobs.limits import MINUTE_S, KeyLimits
 from server.jobs.reports import queue_size
 from server.jobs.store import JobStore
@@ -247,27 +247,19 @@ def test_claims_that_come_at_once_do_not_pass_a_limit_together(opened: Open) -> 
 
 def test_the_uploads_of_a_key_have_a_limit_of_their_own(tmp_path: Path) -> None:
     with closing(Database(tmp_path / "jobs.sqlite3")) as database:
-        store = UploadStore(database, max_bytes=100, max_key_bytes=40)
+        quota = StorageQuota(database, max_bytes=100, max_key_bytes=40)
 
-        def begin(key_id: str | None) -> Any:
-            new = NewUpload(key_id=key_id, file_name="a", content_type="text/plain")
-            return store.begin(new, in_parts=True, max_size=100)
+        def fits(key_id: str | None, size: int) -> bool:
+            return accepted(lambda: quota.reserve(key_id, size))
 
-        def part(upload: Any, number: int, size: int) -> Callable[[], object]:
-            piece = Part(number, f"{upload.file_id}-{number}", size, "")
-            return lambda: store.add_part(upload, piece, place=lambda: None)
-
-        mine, also_mine, yours, keyless = map(begin, (MINE, MINE, YOURS, None))
-        assert accepted(part(mine, 1, 40))
-        for refused in (part(mine, 2, 1), part(also_mine, 1, 1)):
-            with pytest.raises(KeyStorageFull, match="'mine' together may have 40 bytes"):
-                refused()
-        # A part that comes again takes the place of the first.
-        assert accepted(part(mine, 1, 30))
-        assert accepted(part(also_mine, 1, 10))
-        assert accepted(part(yours, 1, 10))
-        assert accepted(part(keyless, 1, 50)), "where no key is asked for, none has a share"
-        assert not accepted(part(yours, 2, 1)), "all together have as much as they may"
+        assert fits(MINE, 40)
+        with pytest.raises(KeyStorageFull, match="'mine' together may have 40 bytes"):
+            quota.reserve(MINE, 1)
+        quota.release(MINE, 10, is_kept=False)
+        assert (fits(MINE, 11), fits(MINE, 10)) == (False, True)
+        assert fits(YOURS, 10)
+        assert fits(None, 50), "where no key is asked for, none has a share"
+        assert not fits(YOURS, 1), "all together have as much as they may"
 
 
 async def test_a_key_that_has_filled_its_share_leaves_the_others_theirs(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from server.files.store import FileStore
 from server.files.unknown_files import UnknownFiles
-from server.files.upload_store import NewUpload, UploadStore
+from server.files.upload_store import NewUpload
 from server.files.uploads import Uploads
 from server.inputs.image_store import UNWANTED_LIFETIME_S, ImageStore
 from server.sweeper import Sweeper
@@ -52,9 +52,7 @@ async def test_jobs_images_and_uploads_go_and_one_that_cannot_keeps_no_other(
     place: Place, failing: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = ImageStore(place.database, place.files, now=place.clock)
-    uploads = Uploads(
-        UploadStore(place.database, max_bytes=100, now=place.clock), place.files, max_size=100
-    )
+    uploads = place.uploads()
     parts = {"retention": place.retention, "images": images, "uploads": uploads}
     place.made("a")
     put_image(place, images)
@@ -78,7 +76,7 @@ async def test_jobs_images_and_uploads_go_and_one_that_cannot_keeps_no_other(
 
 async def test_what_the_last_server_left_unfinished_is_cleared_up(place: Place) -> None:
     images = ImageStore(place.database, place.files, now=place.clock)
-    uploads = Uploads(UploadStore(place.database, max_bytes=100), place.files, max_size=100)
+    uploads = place.uploads()
     _, video = place.made("a")
     with place.files.receive() as orphan, place.files.receive() as part:
         orphan.keep_as(orphan.id)

@@ -7,7 +7,10 @@ from typing import Any
 
 from server.db.database import Database
 from server.dispatch.run import keep
+from server.files.quota import StorageQuota
 from server.files.store import FileStore
+from server.files.upload_store import UploadStore
+from server.files.uploads import Uploads
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.models import Job, JobError, NewJob, StoredArtifact
@@ -107,6 +110,12 @@ class Place:
         self.submit(job_id, **changes)
         video = self.finish(self.claim())
         return self.store.job(job_id), video
+
+    def uploads(self) -> Uploads:
+        """Of 100 bytes at most."""
+        quota = StorageQuota(self.database, max_bytes=100)
+        store = UploadStore(self.database, now=self.clock)
+        return Uploads(store, self.files, quota, max_size=100)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         return sql(self.path, query)
