@@ -12,10 +12,13 @@ from contextlib import contextmanager
 from PIL import ExifTags, Image, ImageCms
 
 from pipeline.errors import FileTooLarge, ImageTooLarge, ImageTooSmall, ImageUnreadable
+from pipeline.jpeg import MAX_SCANS, has_too_many_scans
 from pipeline.spec import Pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 """The formats decoded, by Pillow's names; every other decoder stays out of reach."""
+
+_JPEG = b"\xff\xd8\xff"
 
 MAX_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 50_000_000
@@ -67,7 +70,8 @@ def prepare(data: bytes, width: int, height: int, *, field: str = "image_url") -
         FileTooLarge: more than 20 MiB; nothing was decoded, as with the next two.
         ImageTooLarge: more than 50 megapixels.
         ImageTooSmall: a side of less than 64 pixels.
-        ImageUnreadable: the file is broken, cut short, or not a picture.
+        ImageUnreadable: the file is broken, cut short, or not a picture, or is a JPEG of more than
+            100 scans.
     """
     image = _open(data, field)
     with _decoding(field):
@@ -86,6 +90,7 @@ def _open(data: bytes, field: str) -> Image.Image:
         )
     if not data:
         raise ImageUnreadable(field, "The image is empty: it has 0 bytes.")
+    _check_scans(data, field)
     with _decoding(field):
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
@@ -99,6 +104,13 @@ def _open(data: bytes, field: str) -> Image.Image:
             {"min_height": MIN_SIDE, "min_width": MIN_SIDE},
         )
     return image
+
+
+def _check_scans(data: bytes, field: str) -> None:
+    if data.startswith(_JPEG) and has_too_many_scans(data):
+        raise ImageUnreadable(
+            field, f"The JPEG has more than {MAX_SCANS} scans. Save it again as an ordinary one."
+        )
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Read the bodies of requests: bounded in size, in time, and in how many are large at once.
 
 A body that is large takes a place before more than its beginning is read; until there is one,
-TCP holds its caller back. It has the place until what was to be done with it is done.
+TCP holds its caller back. It has the place until what was to be done with it is done. Keys take
+turns, and none has all the places.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fastapi import Request
 
 from server.errors import BodyTooLarge, RequestTooSlow, TooManyLargeBodies
+from server.tasks import FairSemaphore
 
 LARGE_BYTES = 256 * 1024
 LARGE_AT_ONCE = 4
@@ -25,11 +27,13 @@ class BodyReader:
 
     def __init__(self, *, timeout_s: float, large_at_once: int = LARGE_AT_ONCE) -> None:
         self._timeout_s = timeout_s
-        self._places = asyncio.Semaphore(large_at_once)
+        self._places = FairSemaphore(large_at_once)
 
     @asynccontextmanager
-    async def read(self, request: Request, *, max_bytes: int) -> AsyncIterator[bytes]:
-        """The whole body, to be kept no longer than the block.
+    async def read(
+        self, request: Request, *, key_id: str | None, max_bytes: int
+    ) -> AsyncIterator[bytes]:
+        """The whole body, to be kept no longer than the block. `key_id` is whose request it is.
 
         Raises:
             BodyTooLarge: it has more than `max_bytes` bytes.
@@ -45,7 +49,7 @@ class BodyReader:
                     raise BodyTooLarge(max_bytes)
                 chunks.append(chunk)
                 if is_small and size > LARGE_BYTES:
-                    await self._take(place)
+                    await self._take(place, key_id)
             body = b"".join(chunks)
             chunks.clear()
             yield body
@@ -74,9 +78,9 @@ class BodyReader:
             size += len(chunk)
             yield chunk
 
-    async def _take(self, place: AsyncExitStack) -> None:
+    async def _take(self, place: AsyncExitStack, key_id: str | None) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                await place.enter_async_context(self._places)
+                await place.enter_async_context(self._places.place(key_id))
         except TimeoutError as error:
             raise TooManyLargeBodies from error

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Path, Request, Security
@@ -99,7 +100,15 @@ async def caller_of(
 ) -> Caller:
     """The caller, by the request's key or token."""
     token = request.query_params.get("fal_jwt_token")
-    return await services.auth.caller(request.headers.get("authorization"), token)
+    caller = await services.auth.caller(request.headers.get("authorization"), token)
+    begin_with_key(request, services, caller.key_id)
+    return caller
+
+
+def begin_with_key(request: Request, services: Services, key_id: str | None) -> None:
+    """Note whose request this is: it goes on as long as the key is good."""
+    request.state.key_id = key_id
+    request.state.may_go_on = partial(services.auth.is_good, key_id)
 
 
 AnyCallerDep = Annotated[Caller, Depends(caller_of)]
@@ -148,8 +157,10 @@ async def known_endpoint(endpoint: Annotated[str, Path(include_in_schema=False)]
 
 
 async def _json_of(request: Request, services: ServicesDep) -> bytes:
-    """The whole body of a request that sends no picture."""
-    async with services.bodies.read(request, max_bytes=MAX_JSON_BYTES) as body:
+    """The whole body of a request that sends no picture. Its key was noted by what came before."""
+    key_id = request.state.key_id
+    async with services.bodies.read(request, key_id=key_id, max_bytes=MAX_JSON_BYTES) as body:
+        await services.auth.check_key(key_id)
         return body
 
 
@@ -167,6 +178,7 @@ class Incoming:
 
     request: Request
     bodies: BodyReader
+    auth: Authenticator
     endpoint: str
     caller: Caller
     base_url: str
@@ -174,8 +186,13 @@ class Incoming:
 
     @asynccontextmanager
     async def read(self, *, webhook_url: str | None = None) -> AsyncIterator[Submission]:
-        """The whole request; its body is to be kept no longer than the block."""
-        async with self.bodies.read(self.request, max_bytes=MAX_BODY_BYTES) as body:
+        """The whole request; its body is to be kept no longer than the block.
+
+        The body may have taken its time: the key has to be good still.
+        """
+        key_id = self.caller.key_id
+        async with self.bodies.read(self.request, key_id=key_id, max_bytes=MAX_BODY_BYTES) as body:
+            await self.auth.check_key(key_id)
             yield Submission(
                 endpoint=self.endpoint,
                 body=body,
@@ -198,6 +215,7 @@ async def _incoming(
     return Incoming(
         request=request,
         bodies=services.bodies,
+        auth=services.auth,
         endpoint=endpoint,
         caller=caller,
         base_url=base_url,

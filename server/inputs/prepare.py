@@ -26,7 +26,7 @@ from server.inputs.image_store import ImageStore
 from server.jobs.store import JobStore
 from server.models import Job, JobError, infrastructure_error
 from server.outbound.fetch import Fetcher, FetchError, FetchTooLarge, HostRefused
-from server.tasks import MAX_WAIT_S, Signals, backoff_s, log_errors, on
+from server.tasks import MAX_WAIT_S, FairSemaphore, Signals, backoff_s, log_errors, on
 
 AT_ONCE = 4
 """Jobs whose images are prepared at the same time."""
@@ -55,7 +55,10 @@ class ImageLost(Exception):
 
 @dataclass(eq=False)
 class InputPreparer:
-    """Prepares the images of the jobs that wait, a few at a time, oldest first."""
+    """Prepares the images of the jobs that wait, a few at a time; keys take turns.
+
+    No key has all places, so a host that is slow, or a picture that takes long, holds up its own.
+    """
 
     store: JobStore
     files: FileStore
@@ -68,8 +71,8 @@ class InputPreparer:
 
     def __post_init__(self) -> None:
         self._decoder = ImageDecoder()
-        self._decoding = asyncio.Semaphore(DECODES_AT_ONCE)
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._decoding = FairSemaphore(DECODES_AT_ONCE)
+        self._in_hand: dict[asyncio.Task[None], Job] = {}
 
     async def run(self) -> None:
         """Look for jobs without their images until cancelled."""
@@ -77,28 +80,29 @@ class InputPreparer:
 
     async def close(self) -> None:
         """Stop the jobs under way; the next start takes them up."""
-        tasks = list(self._tasks.values())
+        tasks = list(self._in_hand)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _begin(self) -> None:
-        room = AT_ONCE - len(self._tasks)
-        if room == 0:
-            return
-        besides = list(self._tasks)
-        jobs = await asyncio.to_thread(self.store.awaiting_inputs, room, besides=besides)
-        for job in jobs:
-            self._tasks[job.id] = asyncio.create_task(self._supervise(job))
+        while len(self._in_hand) < AT_ONCE:
+            in_hand = list(self._in_hand.values())
+            job = await asyncio.to_thread(self.store.awaiting_inputs, AT_ONCE, in_hand)
+            if job is None:
+                return
+            task = asyncio.create_task(self._supervise(job))
+            self._in_hand[task] = job
+            task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        del self._in_hand[task]
+        self.signals.submitted.notify()
 
     async def _supervise(self, job: Job) -> None:
-        try:
-            if not await log_errors(f"intake of job {job.id}", self._prepare_job(job)):
-                error = infrastructure_error("The input could not be stored.", "internal_error")
-                await log_errors(f"refusing job {job.id}", self._refuse(job, error))
-        finally:
-            del self._tasks[job.id]
-            self.signals.submitted.notify()
+        if not await log_errors(f"intake of job {job.id}", self._prepare_job(job)):
+            error = infrastructure_error("The input could not be stored.", "internal_error")
+            await log_errors(f"refusing job {job.id}", self._refuse(job, error))
 
     async def _prepare_job(self, job: Job) -> None:
         try:
@@ -131,7 +135,7 @@ class InputPreparer:
                 data = await self._read_url(source["url"], job, field)
             else:
                 data = await self._read_sent(source["artifact"])
-            return await self._decode(data, field)
+            return await self._decode(data, job, field)
         except InputError as error:
             raise InvalidInput.from_error(error, display_url(source)) from error
 
@@ -147,7 +151,7 @@ class InputPreparer:
         try:
             file = await asyncio.to_thread(self.public_files.by_url, url, job)
             if file is None:
-                return await self.fetcher.fetch(url, max_bytes=MAX_BYTES)
+                return await self.fetcher.fetch(url, max_bytes=MAX_BYTES, key_id=job.key_id)
             if file.size > MAX_BYTES:
                 raise file_too_large(field)
             return await asyncio.to_thread(self.files.read, file.id)
@@ -160,13 +164,13 @@ class InputPreparer:
         except (FileUrlRefused, FetchError) as error:
             raise FileDownloadError(field, str(error)) from error
 
-    async def _decode(self, data: bytes, field: str) -> Pixels:
+    async def _decode(self, data: bytes, job: Job, field: str) -> Pixels:
         width, height = self.limits.width, self.limits.height
         tries = 0
         while True:
             tries += 1
             try:
-                async with self._decoding:
+                async with self._decoding.place(job.key_id):
                     return await self._decoder.prepare(data, width, height, field=field)
             except ImageProcessKilled:
                 # While the server stops, the job is left to the next start.

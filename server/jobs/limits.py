@@ -5,13 +5,15 @@ however many requests come at once, and a restart does not forget the last minut
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, case, func, literal, select
 
 from server.db import tables
 from server.errors import KeyQueueFull, TooManySubmits
 from server.models import JobStatus
+from server.tasks import share_of
 
 MINUTE_S = 60.0
 
@@ -55,6 +57,23 @@ def may_run_another(limit: int) -> ColumnElement[bool]:
     of_key = others.c.key_id == _jobs.key_id
     running = select(func.count()).where(others.c.status == JobStatus.IN_PROGRESS.value, of_key)
     return running.correlate(tables.jobs).scalar_subquery() < limit
+
+
+def has_less_than_share(in_hand: Mapping[str | None, int], places: int) -> ColumnElement[bool]:
+    """Whether the key of a row of `jobs` has fewer of so many places in hand than one key may.
+
+    A row without a key may have every place.
+    """
+    full = [key for key, count in in_hand.items() if key is not None and count >= share_of(places)]
+    return func.coalesce(_jobs.key_id, "").not_in(full)
+
+
+def fewest_first(in_hand: Mapping[str | None, int]) -> ColumnElement[int]:
+    """What to order rows of `jobs` by, so that keys take turns: how many their key has in hand."""
+    counts = {key or "": count for key, count in in_hand.items()}
+    if not counts:
+        return literal(0)
+    return case(counts, value=func.coalesce(_jobs.key_id, ""), else_=0)
 
 
 def _count_queued(db: Connection, key_id: str) -> int:

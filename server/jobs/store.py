@@ -6,6 +6,7 @@ another run, or none, has the job.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,7 +19,13 @@ from server.db.database import Database
 from server.db.rows import ARTIFACT_COLUMNS, JOB_COLUMNS, job_of, row_of_job
 from server.errors import QueueFull
 from server.files.store import MoveIntoPlace
-from server.jobs.limits import NO_LIMITS, KeyLimits, check_key
+from server.jobs.limits import (
+    NO_LIMITS,
+    KeyLimits,
+    check_key,
+    fewest_first,
+    has_less_than_share,
+)
 from server.jobs.pause import paused_since
 from server.jobs.statements import (
     IN_ORDER,
@@ -177,14 +184,23 @@ class JobStore:
 
     # What intake does.
 
-    def awaiting_inputs(self, limit: int, *, besides: Collection[str] = ()) -> list[Job]:
-        """The first jobs in the queue whose media are not here, but for those in hand."""
-        waiting = and_(QUEUED, jobs.input_refs.is_(None))
-        if besides:
-            waiting = and_(waiting, jobs.id.not_in(besides))
-        query = select(*JOB_COLUMNS).where(waiting).order_by(*IN_ORDER).limit(limit)
+    def awaiting_inputs(self, places: int, in_hand: Collection[Job] = ()) -> Job | None:
+        """The next job in the queue whose media are not here, None if there is none.
+
+        Of the `places` in which media are prepared `in_hand` have some. Keys take turns, and none
+        has all the places: the first job counts of the key that has the fewest.
+        """
+        by_key = Counter(job.key_id for job in in_hand)
+        waiting = and_(
+            QUEUED,
+            jobs.input_refs.is_(None),
+            jobs.id.not_in([job.id for job in in_hand]),
+            has_less_than_share(by_key, places),
+        )
+        query = select(*JOB_COLUMNS).where(waiting).order_by(fewest_first(by_key), *IN_ORDER)
         with self._database.read() as db:
-            return [job_of(row) for row in db.execute(query)]
+            row = db.execute(query.limit(1)).one_or_none()
+            return None if row is None else job_of(row)
 
     def set_inputs(
         self,

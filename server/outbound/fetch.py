@@ -25,6 +25,7 @@ import httpcore
 import httpx
 
 from server.outbound.addresses import Address, Network, is_allowed, is_own, names
+from server.tasks import FairSemaphore
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """(host, port) to the host's addresses as text; raises OSError if it has none."""
@@ -83,8 +84,11 @@ class FetchTooLarge(FetchError):
 
 async def resolve_by_system(host: str, port: int) -> list[str]:
     """The addresses that the operating system finds for a name or a literal."""
-    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    found = await asyncio.get_running_loop().run_in_executor(_lookup_threads(), look_up)
+    return await asyncio.get_running_loop().run_in_executor(_lookup_threads(), _look_up, host, port)
+
+
+def _look_up(host: str, port: int, flags: int = 0) -> list[str]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     return [str(socket_address[0]) for *_, socket_address in found]
 
 
@@ -111,6 +115,8 @@ class Fetcher:
     the clouds' metadata addresses are reached only if `allow_nets` names them. `own_ports` are
     those that we listen on: of an address of this machine they are reached only if `allow_nets`
     has that very address, as a /32 or /128. One that is not `enabled` refuses every URL.
+
+    `key_id` is whose request it is that asks: look-ups of names are shared out among keys.
     """
 
     enabled: bool = True
@@ -121,8 +127,11 @@ class Fetcher:
     max_redirects: int = 5
     resolve: Resolver = resolve_by_system
     ssl_context: ssl.SSLContext = field(default_factory=trusted_roots, repr=False)
+    lookups: FairSemaphore = field(
+        default_factory=lambda: FairSemaphore(LOOKUPS_AT_ONCE), repr=False
+    )
 
-    async def fetch(self, url: str, *, max_bytes: int) -> bytes:
+    async def fetch(self, url: str, *, max_bytes: int, key_id: str | None = None) -> bytes:
         """The bytes at one http or https URL, redirects followed. The deadline covers everything.
 
         Raises:
@@ -133,14 +142,20 @@ class Fetcher:
         """
         try:
             async with asyncio.timeout(self.deadline_s):
-                return await self._follow(self._checked(url), max_bytes)
+                return await self._follow(self._checked(url), max_bytes, key_id)
         except TimeoutError as error:
             raise FetchFailed(
                 f"The file did not arrive within {self.deadline_s:g} seconds."
             ) from error
 
     async def post(
-        self, url: str, body: bytes, headers: Mapping[str, str], *, deadline_s: float
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        deadline_s: float,
+        key_id: str | None = None,
     ) -> int:
         """Send `body` to one http or https URL; the status of the answer, whatever it is.
 
@@ -153,42 +168,59 @@ class Fetcher:
         try:
             async with (
                 asyncio.timeout(deadline_s),
-                self._send("POST", self._checked(url), headers, body) as response,
+                self._send("POST", self._checked(url), headers, key_id, body) as response,
             ):
                 return response.status
         except TimeoutError as error:
             raise FetchFailed(f"There was no answer within {deadline_s:g} seconds.") from error
 
-    async def check(self, url: str) -> str:
-        """The URL in its normal form, once its host was looked up; nothing is connected to.
+    def check(self, url: str) -> str:
+        """The URL in its normal form. No name is looked up, so what is said tells nothing of one.
 
         Raises:
-            FetchRefused: the URL is malformed or not allowed as things are now.
+            FetchRefused: the URL is malformed, or can be seen not to be allowed: its host is an
+                address, or `localhost`.
         """
         parsed = self._checked(url)
         port = parsed.port or {"http": 80, "https": 443}[parsed.scheme]
+        host = parsed.raw_host.decode("ascii")
+        literal = "127.0.0.1" if host.lower().removesuffix(".") == "localhost" else host
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await self.vetted(parsed.raw_host.decode("ascii"), port)
-        except TimeoutError as error:
-            raise HostRefused(parsed.host) from error
+            addresses = _look_up(literal, port, socket.AI_NUMERICHOST)
+        except UnicodeError as error:
+            raise HostRefused(host) from error  # no name that DNS could have
+        except OSError:
+            return str(parsed)
+        self._vet(host, port, addresses)
         return str(parsed)
 
     def allows(self, address: Address, host: str) -> bool:
         """Whether a connection to `address` is allowed when it is wanted for `host`."""
         return is_allowed(address, host, nets=self.allow_nets, hosts=self.allow_hosts)
 
-    async def vetted(self, host: str, port: int) -> list[Address]:
+    async def vetted(self, host: str, port: int, key_id: str | None = None) -> list[Address]:
         """The addresses of `host`; every one may be connected to.
 
         Raises:
             HostRefused: there is none, or one of them is not allowed, or leads to ourselves.
         """
+        await self.lookups.acquire(key_id)
+        # A look-up that nobody waits for any more has its place, and its thread, until its end.
+        look_up = asyncio.ensure_future(self.resolve(host, port))
+        look_up.add_done_callback(partial(self._looked_up, key_id))
         try:
-            addresses = [ip_address(found) for found in await self.resolve(host, port)]
+            return self._vet(host, port, await asyncio.shield(look_up))
         # Not only OSError: a name that DNS cannot express is a UnicodeError.
         except (OSError, ValueError) as error:
             raise HostRefused(host) from error
+
+    def _looked_up(self, key_id: str | None, look_up: asyncio.Future[Sequence[str]]) -> None:
+        self.lookups.release(key_id)
+        if not look_up.cancelled():
+            look_up.exception()  # if nobody waits for it, nothing else reads it
+
+    def _vet(self, host: str, port: int, found: Sequence[str]) -> list[Address]:
+        addresses = [ip_address(each) for each in found]
         if not addresses or not all(self.allows(address, host) for address in addresses):
             raise HostRefused(host)
         if any(self._is_ourselves(address, port) for address in addresses):
@@ -205,9 +237,9 @@ class Fetcher:
             return False
         return not any(names(network, address) for network in self.allow_nets)
 
-    async def _follow(self, url: httpx.URL, max_bytes: int) -> bytes:
+    async def _follow(self, url: httpx.URL, max_bytes: int, key_id: str | None) -> bytes:
         for _ in range(self.max_redirects + 1):
-            async with self._send("GET", url, _FILE_WANTED) as response:
+            async with self._send("GET", url, _FILE_WANTED, key_id) as response:
                 if response.status not in _REDIRECTS:
                     return await _read(response, url, max_bytes)
                 url = _next_url(response, url)
@@ -215,14 +247,19 @@ class Fetcher:
 
     @asynccontextmanager
     async def _send(
-        self, method: str, url: httpx.URL, headers: Mapping[str, str], body: bytes | None = None
+        self,
+        method: str,
+        url: httpx.URL,
+        headers: Mapping[str, str],
+        key_id: str | None,
+        body: bytes | None = None,
     ) -> AsyncIterator[httpcore.Response]:
         """Send the request and give its response, whose body is not yet read."""
         target = httpcore.URL(
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
         )
         pool = httpcore.AsyncConnectionPool(
-            ssl_context=self.ssl_context, network_backend=_VettedNetwork(self)
+            ssl_context=self.ssl_context, network_backend=_VettedNetwork(self, key_id)
         )
         timeout = {"connect": CONNECT_TIMEOUT_S}
         try:
@@ -246,8 +283,9 @@ class Fetcher:
 class _VettedNetwork(httpcore.AsyncNetworkBackend):
     """The network as the connection pool sees it: it leads to vetted addresses alone."""
 
-    def __init__(self, fetcher: Fetcher) -> None:
+    def __init__(self, fetcher: Fetcher, key_id: str | None) -> None:
         self._fetcher = fetcher
+        self._key_id = key_id
         self._network = httpcore.AnyIOBackend()
 
     async def connect_tcp(
@@ -259,7 +297,7 @@ class _VettedNetwork(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         failure: Exception | None = None
-        for address in await self._fetcher.vetted(host, port):
+        for address in await self._fetcher.vetted(host, port, self._key_id):
             try:
                 return await self._network.connect_tcp(
                     str(address), port, timeout, local_address, socket_options

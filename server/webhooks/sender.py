@@ -67,31 +67,34 @@ class Webhooks:
         for delivery in broken_off.values():
             await asyncio.to_thread(self.webhooks.give_back, delivery)
 
-    async def check(self, url: str) -> str:
-        """The URL in its normal form, if a webhook could be sent there as things are now.
+    def check(self, url: str) -> str:
+        """The URL in its normal form. Its name, if it has one, is looked up at each try.
 
         Raises:
-            InvalidInput: it could not.
+            InvalidInput: the URL is none that a webhook may ever be sent to.
         """
         try:
-            return await self.fetcher.check(url)
+            return self.fetcher.check(url)
         except FetchRefused as error:
             message = f"The webhook cannot be sent. {error}"
             item = error_item(("query", "fal_webhook"), message, "value_error", url)
             raise InvalidInput([item]) from error
 
     async def _send_due(self) -> None:
-        while delivery := await asyncio.to_thread(self.webhooks.claim, besides=self._busy()):
+        while delivery := await asyncio.to_thread(self._claim):
             task = asyncio.create_task(self._supervise(delivery))
             self._sending[task] = delivery
             task.add_done_callback(self._sending.pop)
             while len(self._sending) == AT_ONCE:
                 await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
 
-    def _busy(self) -> list[str]:
-        """The receivers that must answer before they are sent more."""
-        counts = Counter(delivery.receiver for delivery in self._sending.values())
-        return [name for name, count in counts.items() if count >= AT_ONCE_FOR_A_RECEIVER]
+    def _claim(self) -> WebhookAttempt | None:
+        """The next one to send: not to a receiver that must answer first, and keys take turns."""
+        sending = list(self._sending.values())
+        receivers = Counter(delivery.receiver for delivery in sending)
+        busy = [name for name, count in receivers.items() if count >= AT_ONCE_FOR_A_RECEIVER]
+        by_key = Counter(delivery.key_id for delivery in sending)
+        return self.webhooks.claim(AT_ONCE, by_key, besides=busy)
 
     async def _supervise(self, delivery: WebhookAttempt) -> None:
         what = f"webhook of job {delivery.job_id}"
@@ -117,7 +120,9 @@ class Webhooks:
     ) -> str | None:
         """Send it once; what is wrong if the receiver has not taken it."""
         try:
-            status = await self.fetcher.post(delivery.url, body, headers, deadline_s=TRY_S)
+            status = await self.fetcher.post(
+                delivery.url, body, headers, deadline_s=TRY_S, key_id=delivery.key_id
+            )
         except FetchError as error:
             return str(error)
         if 200 <= status < 300:

@@ -6,14 +6,16 @@ processes may send from one table: a process that dies holds nothing for longer 
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, or_, select, update
 
 from server.db import tables
 from server.db.database import Database
+from server.jobs.limits import fewest_first, has_less_than_share
 
 LEASE_S = 60.0
 """Several times what one try can take."""
@@ -21,10 +23,14 @@ LEASE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class WebhookAttempt:
-    """One try to tell `receiver`, the host and port of `url`, how a job ended; the first is 1."""
+    """One try to tell `receiver`, the host and port of `url`, how a job ended; the first is 1.
+
+    `key_id` is whose job it was.
+    """
 
     id: int
     job_id: str
+    key_id: str | None
     url: str
     receiver: str
     tries: int
@@ -47,8 +53,18 @@ class WebhookStore:
             free = update(tables.webhooks).where(taken)
             db.execute(free.values(claimed_by=None, lease_until=None))
 
-    def claim(self, *, besides: Collection[str] = ()) -> WebhookAttempt | None:
-        """Take the webhook that is due the longest; None if none is, but for these receivers."""
+    def claim(
+        self,
+        places: int = 1,
+        in_hand: Mapping[str | None, int] = MappingProxyType({}),
+        *,
+        besides: Collection[str] = (),
+    ) -> WebhookAttempt | None:
+        """Take the next webhook that is due; None if none is, but for these receivers.
+
+        Of the `places` in which webhooks are sent keys have so many `in_hand`. Keys take turns, and
+        none has all the places: the one counts that is due the longest of the key with the fewest.
+        """
         webhooks = tables.webhooks.c
         now = self._now()
         due = and_(
@@ -56,22 +72,27 @@ class WebhookStore:
             or_(webhooks.lease_until.is_(None), webhooks.lease_until <= now),
             webhooks.receiver.not_in(besides),
         )
-        first = select(webhooks.id).where(due).order_by(webhooks.not_before, webhooks.id).limit(1)
-        claim = (
-            update(tables.webhooks)
-            .where(webhooks.id == first.scalar_subquery())
-            .values(tries=webhooks.tries + 1, claimed_by=self._owner, lease_until=now + LEASE_S)
-            .returning(
-                webhooks.id, webhooks.job_id, webhooks.url, webhooks.receiver, webhooks.tries
-            )
+        first = (
+            select(webhooks.id, webhooks.job_id, tables.jobs.c.key_id, webhooks.url)
+            .add_columns(webhooks.receiver, webhooks.tries + 1)
+            .select_from(tables.webhooks.join(tables.jobs))
+            .where(due, has_less_than_share(in_hand, places))
+            .order_by(fewest_first(in_hand), webhooks.not_before, webhooks.id)
+            .limit(1)
         )
         # There is seldom one, and looking holds up no writer.
         with self._database.read() as db:
             if db.execute(first).one_or_none() is None:
                 return None
         with self._database.write() as db:
-            row = db.execute(claim).one_or_none()
-            return None if row is None else WebhookAttempt(*row)
+            row = db.execute(first).one_or_none()
+            if row is None:
+                return None
+            taken = WebhookAttempt(*row)
+            claim = update(tables.webhooks).where(webhooks.id == taken.id)
+            lease = {"claimed_by": self._owner, "lease_until": now + LEASE_S}
+            db.execute(claim.values(tries=taken.tries, **lease))
+            return taken
 
     def delivered(self, delivery: WebhookAttempt) -> None:
         """The receiver has it."""

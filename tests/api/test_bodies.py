@@ -72,8 +72,10 @@ async def until_it_rests(sender: Sender) -> None:
         await asyncio.sleep(0.02)
 
 
-async def read(bodies: BodyReader, sender: Sender, *, max_bytes: int = MANY) -> bytes:
-    async with bodies.read(sender.request, max_bytes=max_bytes) as body:
+async def read(
+    bodies: BodyReader, sender: Sender, *, key_id: str | None = None, max_bytes: int = MANY
+) -> bytes:
+    async with bodies.read(sender.request, key_id=key_id, max_bytes=max_bytes) as body:
         return body
 
 
@@ -93,7 +95,7 @@ async def test_nothing_is_read_beyond_the_limit() -> None:
 
 async def test_a_large_body_waits_for_its_place_with_little_of_it_read() -> None:
     bodies, waiting = BodyReader(timeout_s=30, large_at_once=1), large()
-    async with bodies.read(large().request, max_bytes=MANY):
+    async with bodies.read(large().request, key_id=None, max_bytes=MANY):
         second = asyncio.create_task(read(bodies, waiting))
         await until_it_rests(waiting)
         assert waiting.left == 8
@@ -103,9 +105,17 @@ async def test_a_large_body_waits_for_its_place_with_little_of_it_read() -> None
     assert len(await second) > LARGE_BYTES
 
 
+async def test_large_bodies_of_one_key_leave_room_for_those_of_others() -> None:
+    bodies = BodyReader(timeout_s=0.05, large_at_once=2)
+    async with bodies.read(large().request, key_id="mine", max_bytes=MANY):
+        with pytest.raises(TooManyLargeBodies):
+            await read(bodies, large(), key_id="mine")
+        assert await read(bodies, large(), key_id="yours")
+
+
 async def test_a_body_for_which_there_is_no_place_in_time_is_sent_away() -> None:
     bodies = BodyReader(timeout_s=0.05, large_at_once=1)
-    async with bodies.read(large().request, max_bytes=MANY):
+    async with bodies.read(large().request, key_id=None, max_bytes=MANY):
         with pytest.raises(TooManyLargeBodies):
             await read(bodies, large())
 

@@ -17,6 +17,7 @@ from upload_calls import upload
 
 from pipeline.errors import ImageUnreadable, InputError
 from pipeline.image import prepare
+from pipeline.jpeg import MAX_SCANS
 
 SCRIPT = b"<html><script>alert(document.domain)</script></html>"
 MIB = 1024 * 1024
@@ -196,6 +197,37 @@ def test_absurd_dimensions_are_refused_by_the_header_alone(
         prepare(data, 96, 64)
 
     assert refused.value.code in {"image_too_large", "image_too_small", "image_load_error"}
+
+
+def progressive(num_scans: int) -> bytes:
+    """A JPEG with so many scans more than it needs, each of a few bytes."""
+    data = encoded(scene(100, 80), "JPEG", progressive=True)
+    last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return data[:end] + data[last:end] * num_scans + data[end:]
+
+
+@pytest.mark.parametrize("num_scans", [MAX_SCANS, 50_000])
+def test_a_jpeg_of_many_scans_is_refused_before_any_is_decoded(
+    num_scans: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("it was opened"))
+
+    with pytest.raises(ImageUnreadable, match="more than 100 scans"):
+        prepare(progressive(num_scans), 96, 64)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        progressive(MAX_SCANS - 10),
+        # A thumbnail, and the video behind a photograph, may look like scans.
+        jpeg_with(b"\xff\xda\x00\x02" * 200),
+        clean("JPEG") + b"\xff\xda\x00\x02" * 200,
+    ],
+    ids=["few scans", "a comment", "behind the end"],
+)
+def test_what_is_no_scan_does_not_count(data: bytes) -> None:
+    assert len(prepare(data, 96, 64).rgb) == 96 * 64 * 3
 
 
 def hidden_bomb(name: bytes, before: bytes) -> bytes:

@@ -6,17 +6,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import image_processes
 import pytest
-from queue_calls import cancel, result_of, submit
-from servers import data_uri, picture, serving, settings_in
+from api_keys import add_key, by_key
+from queue_calls import RUN, SUBMIT, cancel, result_of, submit
+from servers import data_uri, picture, request_of, serving, settings_in
 
 from pipeline.image import MAX_BYTES
+from pipeline.spec import Pixels
 from server.errors import InvalidInput
 from server.inputs.data_uri import decode_data_uri, is_data_uri
 from server.inputs.image_decoder import ImageDecoder
-from server.inputs.prepare import AT_ONCE
+from server.inputs.prepare import AT_ONCE, DECODES_AT_ONCE
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
 
@@ -118,6 +121,49 @@ async def test_images_are_taken_in_a_few_at_a_time_and_hold_up_nobody_else(
         for job in slow:
             assert (await result_of(client, job)).status_code == 200
         assert images.most_at_once == AT_ONCE
+
+
+async def silent(images: ImageSite, _decoder: "SlowDecoder") -> None:
+    while images.asked < AT_ONCE - 1:
+        await asyncio.sleep(0.02)
+
+
+async def slow(_images: ImageSite, decoder: "SlowDecoder") -> None:
+    while decoder.asked < DECODES_AT_ONCE - 1:
+        await asyncio.sleep(0.02)
+
+
+class SlowDecoder(ImageDecoder):
+    """Some pictures take it for ever."""
+
+    asked = 0
+
+    async def prepare(self, data: bytes, width: int, height: int, *, field: str) -> Pixels:
+        if data == b"slow":
+            self.asked += 1
+            await asyncio.Event().wait()
+        return await super().prepare(data, width, height, field=field)
+
+
+@pytest.mark.parametrize("until_stuck", [silent, slow])
+async def test_pictures_of_one_key_that_take_long_leave_room_for_those_of_others(
+    tmp_path: Path, until_stuck: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = SlowDecoder()
+    monkeypatch.setattr("server.inputs.prepare.ImageDecoder", lambda: decoder)
+    settings = settings_in(tmp_path, auth="on", fetch_allow_nets=LOOPBACK)
+    mine, yours = by_key(add_key(settings)), by_key(add_key(settings))
+    async with serving_images() as (images, url), serving(settings) as client:
+        stuck = request_of(image_url=url if until_stuck is silent else "data:,slow")
+        for _ in range(AT_ONCE + 1):
+            assert (await client.post(SUBMIT, json=stuck, headers=mine)).status_code == 200
+        await until_stuck(images, decoder)
+
+        answer = await client.post(RUN, json=request_of(), headers=yours)
+
+        assert answer.status_code == 200
+        assert (images.asked, decoder.asked) in {(AT_ONCE - 1, 0), (0, DECODES_AT_ONCE - 1)}
+        images.may_answer.set()
 
 
 async def test_a_job_cancelled_while_its_image_comes_stays_cancelled(tmp_path: Path) -> None:

@@ -91,8 +91,10 @@ def test_a_job_is_claimable_only_with_its_inputs(store: JobStore) -> None:
 
     assert claim(store).id == "ready"
     assert store.claim("cpu") is None
-    assert [job.id for job in store.awaiting_inputs(4)] == ["waits"]
-    assert store.awaiting_inputs(4, besides=["waits"]) == []
+    waits = store.awaiting_inputs(4)
+    assert waits is not None
+    assert waits.id == "waits"
+    assert store.awaiting_inputs(4, [waits]) is None
 
     store.set_inputs("waits", {"image": PIXELS})
 
@@ -163,7 +165,7 @@ def test_invalid_input_makes_a_job_that_is_done_when_it_is_committed(store: JobS
 
     assert job.done
     assert job.error == INVALID
-    assert store.awaiting_inputs(4) == []
+    assert store.awaiting_inputs(4) is None
     assert store.claim("cpu") is None
 
 
@@ -246,7 +248,7 @@ def test_a_job_can_be_given_back_to_have_its_inputs_prepared_anew(store: JobStor
     store.give_back("a", claim(store).attempt, keeps_inputs=False)
 
     assert store.claim("cpu") is None
-    assert [job.id for job in store.awaiting_inputs(4)] == ["a"]
+    assert store.awaiting_inputs(4) == store.job("a")
 
 
 def test_a_job_that_two_workers_died_on_is_given_up(store: JobStore) -> None:

@@ -1,6 +1,7 @@
 """Any order of what callers, intake, runs, crashes and operators do, compared with a model."""
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,7 +33,7 @@ from server.jobs.limits import KeyLimits
 from server.jobs.pause import pause, resume
 from server.jobs.retention import Retention, purge
 from server.jobs.store import JobStore
-from server.models import CANCELLED, JobError, JobStatus, LogLine
+from server.models import CANCELLED, Job, JobError, JobStatus, LogLine
 from server.webhooks.store import WebhookStore
 
 Run = tuple[str, int]
@@ -373,8 +374,16 @@ class StoreMachine(RuleBasedStateMachine):
         for position, job in enumerate(waiting):
             if self.model.known(job.new.id):
                 assert self.store.standing(job.new.id).position == position
-        unprepared = [job.new.id for job in waiting if job.pixels is None]
-        assert [job.id for job in self.store.awaiting_inputs(100)] == unprepared
+        unprepared = [job.new for job in waiting if job.pixels is None]
+        in_hand: list[Job] = []
+        while (next_job := self.store.awaiting_inputs(100, in_hand)) is not None:
+            by_key = Counter(each.key_id for each in in_hand)
+            # The first of the key that has the fewest in hand.
+            expected = min(unprepared, key=lambda new: by_key[new.key_id])
+            assert next_job.id == expected.id
+            unprepared.remove(expected)
+            in_hand.append(next_job)
+        assert unprepared == []
 
 
 # What breaks one is made as short as it can be, which takes longer than to find it.

@@ -7,6 +7,7 @@ import pytest
 from http_sites import LOOPBACK, NAME, NO_ROOTS, Site, answer, fetcher, redirect, resolving, running
 
 from server.outbound.fetch import Fetcher, FetchFailed, FetchRefused, HostRefused
+from server.tasks import FairSemaphore
 
 
 @pytest.fixture
@@ -77,26 +78,63 @@ async def test_a_host_that_is_not_public_is_refused(site: Site, answers: Sequenc
     public_only = Fetcher(ssl_context=NO_ROOTS, resolve=resolving(answers))
 
     with pytest.raises(HostRefused, match="COSMOS_FETCH_ALLOW_NETS"):
-        await public_only.check(site.url("/", NAME))
-    with pytest.raises(HostRefused):
         await post(public_only, site.url("/", NAME))
     assert site.requests == []
 
 
-async def test_the_check_passes_what_may_be_asked_for_and_connects_to_nothing(site: Site) -> None:
-    await fetcher(["127.0.0.1"]).check(site.url("/", NAME))
+async def no_look_up(_host: str, _port: int) -> Sequence[str]:
+    raise AssertionError("a name was looked up")
 
-    assert site.requests == []
+
+@pytest.mark.parametrize("host", [NAME, "db", "nowhere.invalid", "8.8.8.8", "[2001:4860::1]"])
+def test_the_check_passes_every_name_without_a_look_up(host: str) -> None:
+    """So it does not tell which names there are in a private network."""
+    public_only = Fetcher(ssl_context=NO_ROOTS, resolve=no_look_up)
+
+    assert public_only.check(f"https://{host}/hook#top") == f"https://{host}/hook"
+
+
+@pytest.mark.parametrize(
+    "host", ["10.0.0.1", "0x7f.1", "2130706433", "[::1]", "localhost", "LOCALHOST.", "a" * 64]
+)
+def test_the_check_refuses_addresses_that_are_not_public(host: str) -> None:
+    public_only = Fetcher(ssl_context=NO_ROOTS, resolve=no_look_up)
+
+    with pytest.raises(HostRefused):
+        public_only.check(f"https://{host}/")
+
+
+async def test_look_ups_that_hang_leave_room_for_those_of_other_keys() -> None:
+    asked: list[str] = []
+    hang = asyncio.Event()
+
+    async def resolve(host: str, _port: int) -> Sequence[str]:
+        asked.append(host)
+        await hang.wait()
+        return []
+
+    sender = Fetcher(ssl_context=NO_ROOTS, resolve=resolve, lookups=FairSemaphore(3))
+    for number in range(4):
+        # The look-up goes on when its request was given up.
+        with pytest.raises(FetchFailed):
+            await sender.post(f"http://{number}.example/", b"", {}, deadline_s=0.02, key_id="mine")
+    yours = asyncio.create_task(sender.vetted("yours.example", 80, "yours"))
+    while "yours.example" not in asked:
+        await asyncio.sleep(0.005)
+
+    assert asked == ["0.example", "1.example", "yours.example"]
+    hang.set()
+    with pytest.raises(HostRefused):
+        await yours
+    with pytest.raises(HostRefused):
+        await sender.vetted("again.example", 80, "mine")
 
 
 @pytest.mark.parametrize("url", ["", "ftp://a.b/", "http://a:b@c.d/", "http://", "http://a.b:0/"])
 async def test_a_url_of_another_kind_is_refused_without_a_look_up(url: str) -> None:
-    async def resolve(_host: str, _port: int) -> Sequence[str]:
-        raise AssertionError("a name was looked up")
-
-    sender = Fetcher(ssl_context=NO_ROOTS, allow_nets=LOOPBACK, resolve=resolve)
+    sender = Fetcher(ssl_context=NO_ROOTS, allow_nets=LOOPBACK, resolve=no_look_up)
 
     with pytest.raises(FetchRefused):
-        await sender.check(url)
+        sender.check(url)
     with pytest.raises(FetchRefused):
         await post(sender, url)

@@ -101,7 +101,7 @@ async def test_our_own_port_is_not_asked_though_loopback_is_allowed(site: Site, 
     with pytest.raises(HostRefused):
         await careful.post(url, b"", {}, deadline_s=30)
     with pytest.raises(HostRefused):
-        await careful.check(url)
+        careful.check(url)
     assert site.requests == []
 
 
@@ -141,11 +141,11 @@ async def test_no_network_and_no_name_leads_to_our_own_port(own: Address) -> Non
     )
 
     with pytest.raises(HostRefused):
-        await careful.check(f"http://{NAME}:8000/")
+        await careful.vetted(NAME, 8000)
     with pytest.raises(HostRefused):
-        await careful.check(f"https://{NAME}/")
+        await careful.vetted(NAME, 443)
     if not own.is_loopback and not own.is_link_local:
-        await careful.check(f"http://{NAME}:8001/")
+        await careful.vetted(NAME, 8001)
 
 
 async def test_an_app_without_a_socket_has_the_ports_of_its_settings(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The outbox: what is due, who may send it, and what becomes of webhooks that are not taken."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
@@ -48,9 +49,11 @@ class Outbox:
     def store(self, owner: str = "a server") -> WebhookStore:
         return WebhookStore(self.database, owner=owner, now=lambda: self.now)
 
-    def end_job(self, job_id: str, url: str) -> None:
+    def end_job(self, job_id: str, url: str, key_id: str | None = None) -> None:
         """Commit a job that has failed, and so its webhook."""
-        self.jobs.submit(new_job(job_id, webhook_url=url, error=INVALID), queue_limit=1)
+        self.jobs.submit(
+            new_job(job_id, webhook_url=url, key_id=key_id, error=INVALID), queue_limit=1
+        )
         self.signals.finished.notify()
 
     def finish_job(self, job_id: str, url: str, video: StoredArtifact, *, sync_mode: bool) -> None:
@@ -183,17 +186,15 @@ async def test_whatever_is_no_success_is_a_failure(
     assert [hook.target for hook in hooks_at(receiver)] == ["/hook"]
 
 
-async def test_a_name_that_has_come_to_be_private_is_not_sent_to(
-    outbox: Outbox, receiver: Site
+@pytest.mark.parametrize("at_first", [[], ["10.0.0.1"]], ids=["no address", "private"])
+async def test_a_name_that_leads_nowhere_yet_is_tried_again(
+    outbox: Outbox, receiver: Site, at_first: list[str]
 ) -> None:
-    """DNS may change between the submit, where it was looked up, and the try."""
     changing = Fetcher(
-        allow_nets=LOOPBACK,
-        ssl_context=NO_ROOTS,
-        resolve=resolving(["127.0.0.1"], ["10.0.0.1"], ["127.0.0.1"]),
+        allow_nets=LOOPBACK, ssl_context=NO_ROOTS, resolve=resolving(at_first, ["127.0.0.1"])
     )
     async with outbox.sending(changing) as webhooks:
-        url = await webhooks.check(receiver.url("/hook", NAME))
+        url = webhooks.check(receiver.url("/hook", NAME))
         outbox.end_job("a", url)
         await outbox.until_rows("tries, not_before", [(1, START + 10)])
         assert hooks_at(receiver) == []
@@ -214,6 +215,36 @@ async def test_a_receiver_that_hangs_does_not_delay_others(outbox: Outbox, recei
 
         assert hook.json()["request_id"] == "a"
         assert outbox.rows("delivered_at")[:-1] == [(None,)] * (AT_ONCE + 1)
+
+
+async def test_receivers_that_hang_leave_room_for_those_of_other_keys(
+    outbox: Outbox, receiver: Site
+) -> None:
+    async for silent in running(Site(answers={"/hook": hang}), None):
+        for number in range(AT_ONCE + 2):
+            # Each is another receiver.
+            url = silent.url("/hook", f"receiver-{number}.example")
+            outbox.end_job(f"mine {number}", url, "mine")
+        outbox.end_job("yours", receiver.url("/hook"), "yours")
+
+        async with outbox.sending(fetcher(["127.0.0.1"])):
+            (hook,) = await until_hooked(receiver)
+            await until_hooked(silent, AT_ONCE - 1)
+            outbox.signals.finished.notify()
+
+        assert hook.json()["request_id"] == "yours"
+        assert outbox.rows("tries")[:-1].count((1,)) == AT_ONCE - 1
+
+
+def test_keys_take_turns(outbox: Outbox) -> None:
+    for number, key_id in enumerate(["a", "a", "a", "b", None]):
+        outbox.end_job(str(number), f"https://{number}.example/", key_id)
+    store, in_hand = outbox.store(), Counter[str | None]()
+
+    while taken := store.claim(3, in_hand):
+        in_hand[taken.key_id] += 1
+
+    assert list(in_hand.items()) == [("a", 2), ("b", 1), (None, 1)]
 
 
 async def test_so_many_and_no_more_are_sent_at_once(outbox: Outbox, receiver: Site) -> None:
@@ -299,8 +330,8 @@ def test_the_longest_due_is_taken_first_and_by_one_alone(outbox: Outbox) -> None
     outbox.end_job("b", "https://b.example/2")
     mine, other = outbox.store("a server"), outbox.store("another")
 
-    assert mine.claim() == WebhookAttempt(1, "a", "https://a.example/1", "a.example", 1)
-    assert other.claim() == WebhookAttempt(2, "b", "https://b.example/2", "b.example", 1)
+    assert mine.claim() == WebhookAttempt(1, "a", None, "https://a.example/1", "a.example", 1)
+    assert other.claim() == WebhookAttempt(2, "b", None, "https://b.example/2", "b.example", 1)
     assert mine.claim() is None
     assert outbox.rows("claimed_by") == [("a server",), ("another",)]
 

@@ -227,6 +227,12 @@ async def test_a_url_that_is_never_sent_to_is_refused_when_it_is_given(
     assert message in item["msg"]
 
 
+async def test_a_name_that_does_not_resolve_yet_is_accepted(client: httpx.AsyncClient) -> None:
+    params = {"fal_webhook": "http://hooks.invalid/hook"}
+
+    assert (await client.post(SUBMIT, params=params, json=request_of())).status_code == 200
+
+
 async def test_a_server_that_ends_while_it_sends_sends_again_at_its_next_start(
     tmp_path: Path, receiver: Site
 ) -> None:

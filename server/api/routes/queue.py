@@ -139,7 +139,7 @@ async def submit(request: Request, services: ServicesDep, incoming: IncomingDep)
     """
     webhook_url = request.query_params.get("fal_webhook")
     if webhook_url is not None:
-        webhook_url = await services.webhooks.check(webhook_url)
+        webhook_url = services.webhooks.check(webhook_url)
     async with incoming.read(webhook_url=webhook_url) as submission:
         job = await services.submissions.accept_even_if_invalid(submission)
     request.state.request_id = job.id

@@ -10,7 +10,14 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from server.api.dependencies import BaseUrlDep, JsonDep, ServicesDep, UploaderDep, has_room
+from server.api.dependencies import (
+    BaseUrlDep,
+    JsonDep,
+    ServicesDep,
+    UploaderDep,
+    begin_with_key,
+    has_room,
+)
 from server.api.openapi.parts import BYTES_BODY, LIFECYCLE, TEXT, header, json_body
 from server.errors import BadRequest, UnknownUpload
 from server.fal.headers import file_lifetime_s
@@ -44,6 +51,7 @@ async def _upload_by_url(upload_id: str, request: Request, services: ServicesDep
     """Find the upload whose id is in the URL: knowing it is enough, but a key must be its own."""
     upload = await services.uploads.find(upload_id)
     await services.auth.check_key(upload.key_id)
+    begin_with_key(request, services, upload.key_id)
     authorization = request.headers.get("authorization")
     if authorization is not None:
         caller = await services.auth.caller(authorization, None)
