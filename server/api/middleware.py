@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import quote
 
+import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,6 +29,8 @@ from server.settings import Settings
 
 REQUEST_ID = "x-fal-request-id"
 PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
+
+_log = structlog.get_logger("server")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +102,20 @@ class AccessRules:
             )
 
 
+class _KeyEnded(Exception):
+    """The key of a request ended while its answer was being sent."""
+
+
+async def _always() -> bool:
+    return True
+
+
 class EntryMiddleware:
     """Rewrites each path to `/<service>/<path>`, and marks every answer.
 
     It leaves in `request.state` the `base_url` that every URL in the answer begins with, and the
-    `request_id`: a new one, which a route replaces by the job's.
+    `request_id`: a new one, which a route replaces by the job's. An answer in pieces is cut off
+    once `may_go_on` says no: what finds out who calls replaces that, too.
     """
 
     def __init__(self, app: ASGIApp, rules: AccessRules) -> None:
@@ -121,13 +133,20 @@ class EntryMiddleware:
         state = scope.setdefault("state", {})
         state["request_id"] = str(uuid.uuid4())
         state["cors_headers"] = cors_headers(Headers(scope=scope), self._rules.origins)
+        state["may_go_on"] = _always
 
         async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(response_headers(state))
+            elif message.get("more_body") and not await state["may_go_on"]():
+                raise _KeyEnded
             await send(message)
 
-        await self._enter(scope)(scope, receive, send_marked)
+        try:
+            await self._enter(scope)(scope, receive, send_marked)
+        except* _KeyEnded:
+            # The answer is not complete, so the connection is closed.
+            _log.info("An answer was cut off: its key has ended", request_id=state["request_id"])
 
     def _enter(self, scope: Scope) -> ASGIApp:
         """Address the request; what is to answer it."""
