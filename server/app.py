@@ -186,9 +186,7 @@ def _services(
     signals, loops = Signals(), Loops()
     statuses = StatusCache(store.standing)
     store.on_write(statuses.written)
-    retention = Retention(
-        database, files, gone=lambda: statuses.written(None), keep_s=settings.keep_s
-    )
+    retention = _retention(settings, database, files, statuses)
     images = ImageStore(database, files)
     submissions = Submissions(store, images, limits, signals, queue_limit=settings.queue_limit)
     signing_key = SigningKey.in_folder(settings.data)
@@ -196,6 +194,15 @@ def _services(
     measured = Metrics(database, pool.slots)
     access, links = _file_reading(settings)
     auth = _authenticator(settings, KeyStore(database), key)
+    webhooks = Webhooks(
+        webhooks=WebhookStore(database, owner=owner),
+        jobs=store,
+        body_of=partial(webhook_body, jobs=store, files=files, links=links),
+        fetcher=fetcher,
+        key=signing_key,
+        signals=signals,
+        tried=measured.webhook_tried,
+    )
     return Services(
         settings=settings,
         limits=limits,
@@ -214,15 +221,7 @@ def _services(
         runs=DisconnectedRuns(submissions, grace_s=settings.disconnect_grace),
         pool=pool,
         signals=signals,
-        webhooks=Webhooks(
-            webhooks=WebhookStore(database, owner=owner),
-            jobs=store,
-            body_of=partial(webhook_body, jobs=store, files=files, links=links),
-            fetcher=fetcher,
-            key=signing_key,
-            signals=signals,
-            tried=measured.webhook_tried,
-        ),
+        webhooks=webhooks,
         signing_key=signing_key,
         drain=drain,
         metrics=measured,
@@ -232,6 +231,12 @@ def _services(
         database=database,
         bodies=BodyReader(timeout_s=settings.read_timeout),
     )
+
+
+def _retention(
+    settings: Settings, database: Database, files: FileStore, statuses: StatusCache
+) -> Retention:
+    return Retention(database, files, gone=lambda: statuses.written(None), keep_s=settings.keep_s)
 
 
 def _uploads(

@@ -1,6 +1,7 @@
 """The server's own loops: none ends silently."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from servers import serving, settings_in
 from structlog.testing import capture_logs
 
 from server.jobs.store import JobStore
-from server.tasks import Loops, log_errors
+from server.tasks import Loops, in_thread, log_errors
 
 
 @pytest.fixture
@@ -87,3 +88,23 @@ async def test_a_run_that_cannot_be_ended_frees_its_slot(
             while not any("ending job" in str(line.get("during")) for line in logs):
                 await asyncio.sleep(0.01)
         await until(client, await submit(client), "COMPLETED")
+
+
+async def test_a_cancel_waits_until_the_thread_is_done() -> None:
+    begun, may_end, opened = threading.Event(), threading.Event(), []
+
+    def open_slowly() -> None:
+        begun.set()
+        assert may_end.wait(10)
+        opened.append("file")
+
+    task = asyncio.create_task(in_thread(open_slowly))
+    await asyncio.to_thread(begun.wait, 10)
+    task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert opened == ["file"]
