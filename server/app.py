@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Set
 from contextlib import asynccontextmanager, closing
 from functools import partial
+from urllib.parse import urlsplit
 
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -303,6 +304,7 @@ def _fetcher(settings: Settings, ports: Set[int]) -> Fetcher:
         allow_nets=settings.fetch_allow_nets,
         allow_hosts=settings.fetch_allow_hosts,
         own_ports=ports,
+        public_host=None if settings.public_url is None else urlsplit(settings.public_url).hostname,
         enabled=settings.fetch == "on",
     )
 

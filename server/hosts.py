@@ -32,8 +32,8 @@ class HostRule:
         name = name_of(host)
         if self.every_name or is_loopback(name):
             return True
-        if is_address(name):
-            return self.addresses
+        if is_address(name) and self.addresses:
+            return True
         return name in self.names or name.removeprefix("queue.") in self.names
 
 

@@ -20,7 +20,14 @@ from server.hosts import DEFAULT_PORTS, is_well_formed, name_of
 from server.outbound.addresses import Address, Network
 
 _PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")
-_FORWARDED = re.compile(r"forwarded|x-forwarded-.*|x-real-ip")
+_FORWARDED = re.compile(
+    r"via|forwarded|cdn-loop|x-forwarded(-.*)?|x-original-forwarded-for"
+    # X-Real-IP, True-Client-IP, X-Cluster-Client-IP, CF-Connecting-IP, X-Azure-ClientIP …
+    r"|(.+-)?(real|client|connecting|remote|originating|(proxy)?user|socket)-?ip(v6)?"
+    # X-Envoy-External-Address, CloudFront-Viewer-Address, X-Remote-Addr …
+    r"|.+-(external|viewer|client|remote)-addr(ess)?"
+)
+"""Headers in which proxies and content networks say that they pass a request on, or for whom."""
 
 
 @dataclass(frozen=True, slots=True)

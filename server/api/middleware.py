@@ -23,7 +23,7 @@ from server.errors import (
     truncated,
 )
 from server.fal.urls import FAL_HOSTS, Address, Service, resolve
-from server.hosts import HostRule, name_of
+from server.hosts import HostRule, name_of, read_origin
 from server.outbound.addresses import Network
 from server.settings import Settings
 
@@ -38,7 +38,7 @@ class AccessRules:
     """Which requests are let in, before anybody asks for a key.
 
     A server that needs no key serves its own machine only: no name but a loopback one or fal's,
-    no page of another origin, and nothing that came through a proxy.
+    no page of another origin, and nothing whose headers say that it came through a proxy.
     """
 
     hosts: HostRule
@@ -97,8 +97,7 @@ class AccessRules:
         origin = headers.get("origin", arrival.origin)
         if origin not in {arrival.origin, *self.own_origins, *self.origins}:
             raise Forbidden(
-                f"Pages of {truncated(origin)!r} may not use this server. If they should, add "
-                "the origin to COSMOS_CORS_ORIGINS."
+                f"Pages of {truncated(origin)!r} may not use this server. {_advice(origin)}"
             )
 
 
@@ -191,6 +190,18 @@ class EntryMiddleware:
 def response_headers(state: Mapping[str, Any]) -> dict[str, str]:
     """The headers that every answer has, by the state of its request."""
     return {REQUEST_ID: state["request_id"], **state["cors_headers"]}
+
+
+def _advice(origin: str) -> str:
+    """What to do about an origin that is refused."""
+    try:
+        can_be_listed = read_origin(origin) == origin
+    except ValueError:
+        # "null" is the origin of a file, of a frame in a sandbox, and of what was redirected.
+        can_be_listed = False
+    if can_be_listed:
+        return "If they should, add the origin to COSMOS_CORS_ORIGINS."
+    return "That is no site's origin, so no setting allows it: serve the page from a site."
 
 
 def _address(scope: Scope, host: str) -> Address:

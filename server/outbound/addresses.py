@@ -94,6 +94,11 @@ def names(network: Network, address: Address) -> bool:
     return network.num_addresses == 1 and address in network
 
 
+def is_named(address: Address, host: str, *, nets: Sequence[Network], hosts: Sequence[str]) -> bool:
+    """Whether the address lies in a network that the operator allows, or the host is allowed."""
+    return any(address in network for network in nets) or _is_host(host, hosts)
+
+
 def _inner(address: IPv6Address) -> IPv4Address | None:
     """The IPv4 address that a gateway makes of an IPv6 one, where the form tells which."""
     if address.sixtofour is not None:

@@ -24,7 +24,7 @@ from ipaddress import ip_address
 import httpcore
 import httpx
 
-from server.outbound.addresses import Address, Network, is_allowed, is_own, names
+from server.outbound.addresses import Address, Network, is_allowed, is_named, is_own, names
 from server.tasks import FairSemaphore
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -34,6 +34,8 @@ CONNECT_TIMEOUT_S = 10.0
 """For one address and for one TLS handshake; the next address is tried afterwards."""
 
 LOOKUPS_AT_ONCE = 32
+
+WEB_PORTS = frozenset({80, 443})
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _FILE_WANTED = {
@@ -59,7 +61,7 @@ class HostRefused(FetchRefused):
     def __init__(self, host: str) -> None:
         super().__init__(
             f"This server does not connect to {host}: it has no address, or not only public ones, "
-            "or it is this server. Its operator can allow a private network or host with "
+            "or it is this machine. Its operator can allow a network or host with "
             "COSMOS_FETCH_ALLOW_NETS or COSMOS_FETCH_ALLOW_HOSTS."
         )
 
@@ -112,9 +114,12 @@ class Fetcher:
 
     `allow_nets` are networks allowed besides. `allow_hosts` are exact names that may lead to
     private addresses (10/8, 172.16/12, 192.168/16, 100.64/10, fc00::/7). Loopback, link-local and
-    the clouds' metadata addresses are reached only if `allow_nets` names them. `own_ports` are
-    those that we listen on: of an address of this machine they are reached only if `allow_nets`
-    has that very address, as a /32 or /128. One that is not `enabled` refuses every URL.
+    the clouds' metadata addresses are reached only if `allow_nets` names them.
+
+    An address of this machine is reached only if it or the host is allowed so, and on `own_ports`,
+    those that we listen on, only if `allow_nets` has that very address, as a /32 or /128. Of the
+    addresses of `public_host` the ports of the web are reached, for a proxy may have other sites
+    there; other ports only if they are allowed. One that is not `enabled` refuses every URL.
 
     `key_id` is whose request it is that asks: look-ups of names are shared out among keys.
     """
@@ -123,6 +128,7 @@ class Fetcher:
     allow_nets: Sequence[Network] = ()
     allow_hosts: Sequence[str] = ()
     own_ports: Set[int] = frozenset()
+    public_host: str | None = None
     deadline_s: float = 30.0
     max_redirects: int = 5
     resolve: Resolver = resolve_by_system
@@ -202,14 +208,14 @@ class Fetcher:
         """The addresses of `host`; every one may be connected to.
 
         Raises:
-            HostRefused: there is none, or one of them is not allowed, or leads to ourselves.
+            HostRefused: there is none, or one of them is not allowed, or leads to this machine.
         """
         await self.lookups.acquire(key_id)
         # A look-up that nobody waits for any more has its place, and its thread, until its end.
         look_up = asyncio.ensure_future(self.resolve(host, port))
         look_up.add_done_callback(partial(self._looked_up, key_id))
         try:
-            return self._vet(host, port, await asyncio.shield(look_up))
+            return await self._vet(host, port, await asyncio.shield(look_up))
         # Not only OSError: a name that DNS cannot express is a UnicodeError.
         except (OSError, ValueError) as error:
             raise HostRefused(host) from error
@@ -219,12 +225,14 @@ class Fetcher:
         if not look_up.cancelled():
             look_up.exception()  # if nobody waits for it, nothing else reads it
 
-    def _vet(self, host: str, port: int, found: Sequence[str]) -> list[Address]:
+    async def _vet(self, host: str, port: int, found: Sequence[str]) -> list[Address]:
         addresses = [ip_address(each) for each in found]
         if not addresses or not all(self.allows(address, host) for address in addresses):
             raise HostRefused(host)
-        if any(self._is_ourselves(address, port) for address in addresses):
-            raise HostRefused(host)
+        public = await self._public_addresses(port)
+        for address in addresses:
+            if (address in public or is_own(address)) and not self._opens(address, host, port):
+                raise HostRefused(host)
         return addresses
 
     def _checked(self, url: str) -> httpx.URL:
@@ -232,10 +240,21 @@ class Fetcher:
             raise FetchingIsOff
         return _checked(url)
 
-    def _is_ourselves(self, address: Address, port: int) -> bool:
-        if port not in self.own_ports or not is_own(address):
-            return False
-        return not any(names(network, address) for network in self.allow_nets)
+    async def _public_addresses(self, port: int) -> list[Address]:
+        """The addresses by which others reach this machine, if nothing but it has that port."""
+        if self.public_host is None or port in WEB_PORTS:
+            return []
+        try:
+            found = await self.resolve(self.public_host, port)
+        except (OSError, ValueError):
+            return []
+        return [ip_address(address) for address in found]
+
+    def _opens(self, address: Address, host: str, port: int) -> bool:
+        """Whether the operator allows this port of this machine."""
+        if port in self.own_ports:
+            return any(names(network, address) for network in self.allow_nets)
+        return is_named(address, host, nets=self.allow_nets, hosts=self.allow_hosts)
 
     async def _follow(self, url: httpx.URL, max_bytes: int, key_id: str | None) -> bytes:
         for _ in range(self.max_redirects + 1):

@@ -143,11 +143,19 @@ def test_the_caller_is_the_last_who_is_no_proxy(
 
 @pytest.mark.parametrize(
     "name",
-    ["Forwarded", "X-Forwarded-For", "x-forwarded-host", "X-Forwarded-Port", "X-Real-IP"],
+    [
+        *("Forwarded", "Via", "CDN-Loop", "X-Forwarded", "X-Forwarded-For", "x-forwarded-host"),
+        *("X-Forwarded-Port", "X-Original-Forwarded-For", "X-Real-IP", "X-Client-IP", "Client-IP"),
+        *("True-Client-IP", "X-Cluster-Client-IP", "Fastly-Client-IP", "Fly-Client-IP"),
+        *("CF-Connecting-IP", "CF-Connecting-IPv6", "X-Azure-ClientIP", "X-Azure-SocketIP"),
+        *("X-Appengine-User-IP", "X-ProxyUser-Ip", "WL-Proxy-Client-IP", "X-Remote-Addr"),
+        *("X-Envoy-External-Address", "CloudFront-Viewer-Address"),
+    ],
 )
 def test_headers_that_a_proxy_adds_are_found(name: str) -> None:
     assert forwarded_header(Headers({"accept": "*/*", name: "x"})) == name.lower()
 
 
-def test_other_headers_are_no_proxy_s() -> None:
-    assert forwarded_header(Headers({"host": "a", "x-fal-target-url": "x"})) is None
+@pytest.mark.parametrize("name", ["x-fal-target-url", "x-fal-client-proxy", "zip", "x-trip"])
+def test_other_headers_are_no_proxy_s(name: str) -> None:
+    assert forwarded_header(Headers({"host": "a", name: "x"})) is None

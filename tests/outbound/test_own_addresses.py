@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -76,19 +77,27 @@ print([can_bind(public), is_own(public), is_own(own)])
 """
 
 
-def test_where_any_address_can_be_bound_others_are_still_not_ours() -> None:
-    if shutil.which("unshare") is None or os.system("unshare -rn true 2>/dev/null") != 0:
-        pytest.skip("a network of one's own cannot be made here")
+needs_a_network_of_its_own = pytest.mark.skipif(
+    shutil.which("unshare") is None or os.system("unshare -rn true 2>/dev/null") != 0,
+    reason="a network of one's own cannot be made here",
+)
 
+
+def in_a_network_of_its_own(script: str) -> list[str]:
+    """The lines that a shell script prints; its $0 is Python."""
     tried = subprocess.run(
-        ["unshare", "-rn", "sh", "-c", ANY_ADDRESS_CAN_BE_BOUND, sys.executable],
+        ["unshare", "-rn", "sh", "-c", script, sys.executable],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
+    return tried.stdout.splitlines()
 
-    assert tried.stdout.strip() == "[True, False, True]"
+
+@needs_a_network_of_its_own
+def test_where_any_address_can_be_bound_others_are_still_not_ours() -> None:
+    assert in_a_network_of_its_own(ANY_ADDRESS_CAN_BE_BOUND) == ["[True, False, True]"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "2130706433", "0x7f.1"])
@@ -146,6 +155,71 @@ async def test_no_network_and_no_name_leads_to_our_own_port(own: Address) -> Non
         await careful.vetted(NAME, 443)
     if not own.is_loopback and not own.is_link_local:
         await careful.vetted(NAME, 8001)
+
+
+PUBLIC = "8.8.8.8"
+HAS_A_PUBLIC_ADDRESS = f"""
+ip link set lo up && ip address add {PUBLIC}/32 dev lo &&
+exec "$0" -c '
+import asyncio
+from ipaddress import ip_network
+from server.outbound.fetch import Fetcher, HostRefused
+
+async def allowed(port, **options):
+    try:
+        await Fetcher(own_ports={{8000}}, **options).check(f"http://{PUBLIC}:{{port}}/")
+    except HostRefused:
+        return False
+    return True
+
+async def main():
+    nets = (ip_network("{PUBLIC}/32"),)
+    print([await allowed(port) for port in (80, 443, 8000, 9000)])
+    print([await allowed(9000, allow_nets=nets), await allowed(9000, allow_hosts=("{PUBLIC}",))])
+    print([await allowed(8000, allow_nets=nets), await allowed(8000, allow_hosts=("{PUBLIC}",))])
+
+asyncio.run(main())
+'
+"""
+
+
+@needs_a_network_of_its_own
+def test_no_port_of_this_machine_is_asked_by_its_public_address_unless_it_is_named() -> None:
+    assert in_a_network_of_its_own(HAS_A_PUBLIC_ADDRESS) == [
+        "[False, False, False, False]",
+        "[True, True]",
+        "[True, False]",
+    ]
+
+
+@pytest.mark.parametrize("port", [22, 80, 443, 8000, 9000])
+async def test_behind_a_proxy_the_public_address_has_only_the_ports_of_the_web(port: int) -> None:
+    async def resolve(host: str, _port: int) -> list[str]:
+        return [PUBLIC] if host in ("videos.example", "alias.example") else ["1.1.1.1"]
+
+    careful = Fetcher(
+        own_ports={8000}, public_host="videos.example", resolve=resolve, ssl_context=NO_ROOTS
+    )
+    named = replace(careful, allow_hosts=("alias.example",))
+    url = f"http://alias.example:{port}/"
+
+    await careful.check(f"http://other.example:{port}/")
+    if port in (80, 443):
+        await careful.check(url)
+        return
+    with pytest.raises(HostRefused):
+        await careful.check(url)
+    if port != 8000:
+        await named.check(url)
+
+
+async def test_a_public_name_without_an_address_is_no_hindrance() -> None:
+    async def resolve(host: str, _port: int) -> list[str]:
+        if host == "videos.example":
+            raise OSError("no such name")
+        return [PUBLIC]
+
+    await Fetcher(public_host="videos.example", resolve=resolve).check("http://a.example:9000/")
 
 
 async def test_an_app_without_a_socket_has_the_ports_of_its_settings(tmp_path: Path) -> None:
