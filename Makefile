@@ -42,7 +42,7 @@ test-slow: $(READY) $(ORACLE_READY) $(NODE_READY) $(OLD_CLIENTS) ## Run the test
 
 test-floor: $(FLOOR_READY) ## Run the tests of transformers and uvicorn with the oldest that we allow
 	$(FLOOR)/bin/python -m pytest tests/model/test_text.py tests/model/test_load.py tests/model/test_generate.py
-	$(FLOOR)/bin/python -m pytest tests/api/test_uvicorn_members.py tests/api/test_http_bounds.py
+	$(FLOOR)/bin/python -m pytest tests/connections
 
 client-table: $(READY) $(NODE_READY) $(OLD_CLIENTS) ## Write docs/client-table.md from a run of all the clients
 	$(BIN)/python -m pytest -rs -m clients --client-table docs/client-table.md

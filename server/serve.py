@@ -16,9 +16,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.app import create_app
+from server.connections.descriptors import RESERVED, connections_within, raise_limit
+from server.connections.listener import Connections, Listener, on_loop_error
+from server.connections.protocol import BoundedConfig
 from server.data_folder import check_is_free, tell_stopping
 from server.dispatch.drain import Drain
-from server.http_protocol import BoundedConfig, Connections
 from server.log.setup import configure_log
 from server.log.stderr import unblocked_stderr, unfailing
 from server.settings import Settings, SettingsError
@@ -56,13 +58,13 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(app: FastAPI, settings: Settings) -> None:
-    connections = Connections(settings.connection_limit, settings.read_timeout)
+    connections = _connections(settings)
+    asyncio.get_running_loop().set_exception_handler(on_loop_error)
     # Also said of a port in use, if it is for the server of the same folder, which is ending.
     check_is_free(settings.data)
-    listeners = [(_server(app, connections), _listen(settings.host, settings.port))]
+    listeners = [_listener(app, settings, connections, settings.port)]
     if settings.tls_port is not None:
-        secure = _server(app, connections, settings)
-        listeners.append((secure, _listen(settings.host, settings.tls_port)))
+        listeners.append(_listener(app, settings, connections, settings.tls_port, tls=True))
     ending = _Ending([server for server, _ in listeners], app.state.drain, settings)
     ending.on_signals()
     app.state.ports = frozenset(sock.getsockname()[1] for _, sock in listeners)
@@ -75,7 +77,26 @@ async def _serve(app: FastAPI, settings: Settings) -> None:
         await asyncio.gather(*(server.serve(sockets=[sock]) for server, sock in listeners))
 
 
-def _server(app: FastAPI, connections: Connections, tls: Settings | None = None) -> _Server:
+def _connections(settings: Settings) -> Connections:
+    """The connections that there may be: as many as is set, or as there are descriptors for."""
+    descriptors = raise_limit()
+    possible = connections_within(descriptors)
+    limit = min(settings.connection_limit, possible)
+    room = f"this process may open {descriptors:,} files and sockets (`ulimit -Hn`)"
+    if limit < 1:
+        raise SettingsError(f"The server needs more than {RESERVED:,}, and {room}.")
+    if limit < settings.connection_limit:
+        _log.warning(f"COSMOS_CONNECTION_LIMIT is taken as {limit:,}, for {room}")
+    else:
+        _log.info(f"Up to {limit:,} connections are served; {room}")
+    return Connections(
+        limit, read_timeout_s=settings.read_timeout, write_timeout_s=settings.write_timeout
+    )
+
+
+def _listener(
+    app: FastAPI, settings: Settings, connections: Connections, port: int, *, tls: bool = False
+) -> tuple[_Server, Listener]:
     config = BoundedConfig(
         app,
         connections,
@@ -85,12 +106,13 @@ def _server(app: FastAPI, connections: Connections, tls: Settings | None = None)
         # `configure_log` has done it.
         log_config=None,
         log_level="warning",
-        ssl_certfile=None if tls is None else tls.tls_cert,
-        ssl_keyfile=None if tls is None else tls.tls_key,
+        timeout_keep_alive=settings.keep_alive,
+        ssl_certfile=settings.tls_cert if tls else None,
+        ssl_keyfile=settings.tls_key if tls else None,
         # The app reads X-Forwarded-* itself, and Host and Prefix among them.
         proxy_headers=False,
     )
-    return _Server(config)
+    return _Server(config), Listener(_listen(settings.host, port), connections)
 
 
 def _check_certificate(settings: Settings) -> None:
@@ -109,16 +131,12 @@ def _check_certificate(settings: Settings) -> None:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family)
+        return socket.create_server((host, port), family=family)
     except OSError as error:
         raise SettingsError(
             f"Cannot listen on {host} port {port}: {_reason(error)}. "
             "Choose another with --host and --port."
         ) from error
-    # Connections inherit it. asyncio sets it only on sockets that name their protocol; without it
-    # the second answer on a connection may wait 40 ms for an acknowledgement.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
 
 
 def _reason(error: OSError) -> str:

@@ -146,11 +146,15 @@ class Settings(BaseSettings):
         le=1000,
         description="times the usual silence after which a worker is taken to hang: 2 is patient",
     )
-    connection_limit: int = Field(
-        default=500, ge=1, description="connections that may be open at once"
-    )
+    connection_limit: int = Field(default=500, ge=1, description="connections open at once")
     read_timeout: float = Field(
         default=30.0, gt=0, description="seconds that a caller may pause within its request"
+    )
+    write_timeout: float = Field(
+        default=60.0, gt=0, description="seconds that a caller may take nothing of an answer"
+    )
+    keep_alive: float = Field(
+        default=75.0, gt=0, description="seconds that a connection is kept between two requests"
     )
     memory: MemoryChoice = Field(
         default="auto",

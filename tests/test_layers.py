@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": {"hosts", "keys"},
     "disk": {"errors"},
     "tasks": {"errors"},
-    "http_protocol": {"errors"},
+    "connections": {"errors"},
     "auth": {"db", *VALUES},
     "files": {"auth", "db", "fal", *VALUES},
     "jobs": {"db", "files", *VALUES},
@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *{"api", "auth", "db", "dispatch", "fal", "files", "inputs", "jobs", "outbound"},
         *{"sweeper", "webhooks", "workers", *VALUES},
     },
-    "serve": {"app", "dispatch", "http_protocol", "log", *VALUES},
+    "serve": {"app", "connections", "dispatch", "log", *VALUES},
     "cli": {"auth", "db", "files", "jobs", "log", "serve", "workers", *VALUES},
 }
 """What each package of `server/`, and each module at its root, may import of the others. `inputs`,

@@ -22,6 +22,15 @@ class RawAnswer:
         return json.loads(self.body)
 
 
+def assert_refused(answer: RawAnswer, status: int, words: str) -> None:
+    """The answer is the server's own, in fal's form."""
+    assert answer.status == status
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["connection"] == "close"
+    assert len(answer.headers["x-fal-request-id"]) == 36
+    assert words in answer.json()["detail"]
+
+
 @contextmanager
 def connected(url: str, timeout_s: float = 60.0) -> Iterator[socket.socket]:
     parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""uvicorn has what `server.http_protocol` overrides and uses of it, some of which is private."""
+"""uvicorn has what `server.connections.protocol` overrides and uses, some of which is private."""
 
 import ast
 import asyncio
@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 OVERRIDDEN = {
     *{"connection_made", "connection_lost", "data_received"},
     *{"on_header", "on_headers_complete", "on_body", "on_message_complete"},
+    *{"on_response_complete", "pause_writing", "resume_writing"},
     *{"send_400_response", "_unsupported_upgrade_warning"},
 }
 USED = {"_unset_keepalive_if_required", "cycle", "flow", "headers", "loop", "transport", "url"}
@@ -24,7 +25,7 @@ OF_THE_CYCLE = {
 }
 OF_THE_FLOW = {"resume_reading"}
 
-ADVICE = "server/http_protocol.py needs it: do not allow this uvicorn before that is mended"
+ADVICE = "server/connections/protocol.py needs it: do not allow this uvicorn before that is mended"
 
 
 async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
@@ -70,7 +71,7 @@ def test_there_is_a_status_line_for_every_refusal() -> None:
 
 
 def test_the_members_named_here_are_those_in_use() -> None:
-    tree = ast.parse((ROOT / "server" / "http_protocol.py").read_text())
+    tree = ast.parse((ROOT / "server" / "connections" / "protocol.py").read_text())
     (ours,) = (n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == "BoundedHttp")
     defined = {node.name for node in ours.body if isinstance(node, ast.FunctionDef)}
     attributes = [node for node in ast.walk(ours) if isinstance(node, ast.Attribute)]

@@ -1,14 +1,11 @@
 """What a connection may cost a server that runs in a process of its own, byte by byte."""
 
 import json
-import ssl
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
-from pathlib import Path
+from contextlib import suppress
 
 import pytest
-import trustme
-from raw_http import RawAnswer, answer_on, connected, is_closed
+from raw_http import answer_on, assert_refused, connected, is_closed
 from servers import APP, ENDPOINT, RunningServer, request_of, start_server
 
 LIVE = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n"
@@ -27,18 +24,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 @pytest.fixture(scope="module")
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server that waits for nobody."""
-    running = start_server(tmp_path_factory.mktemp("hasty"), COSMOS_READ_TIMEOUT="0.5")
+    running = start_server(
+        tmp_path_factory.mktemp("hasty"), COSMOS_READ_TIMEOUT="0.5", COSMOS_KEEP_ALIVE="3600"
+    )
     yield running
     assert running.end() == 0
-
-
-def assert_refused(answer: RawAnswer, status: int, words: str) -> None:
-    """The answer is the server's own, in fal's form."""
-    assert answer.status == status
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["connection"] == "close"
-    assert len(answer.headers["x-fal-request-id"]) == 36
-    assert words in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -172,14 +162,17 @@ def test_so_is_a_file_that_does_not_come(hasty: RunningServer) -> None:
         assert answer_on(connection, "POST").status == 408
 
 
-def test_the_body_of_a_request_that_was_answered_is_not_waited_for(hasty: RunningServer) -> None:
+@pytest.mark.parametrize("more", [b"", b"x"])
+def test_the_body_of_a_request_that_was_answered_is_not_waited_for(
+    hasty: RunningServer, more: bytes
+) -> None:
     with connected(hasty.http) as connection:
         connection.sendall(
             b"POST /nothing HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n"
         )
         assert answer_on(connection, "POST").status == 404
 
-        connection.sendall(b"x")
+        connection.sendall(more)
 
         assert is_closed(connection)
 
@@ -190,54 +183,6 @@ def test_a_caller_who_waits_for_a_video_has_all_the_time(hasty: RunningServer) -
         connection.sendall(POST + b"content-length: %d\r\n\r\n" % len(body) + body)
 
         assert answer_on(connection, "POST").status == 200
-
-
-def test_connections_beyond_the_limit_are_told_so(tmp_path_factory: pytest.TempPathFactory) -> None:
-    server = start_server(tmp_path_factory.mktemp("full"), COSMOS_CONNECTION_LIMIT="3")
-    with ExitStack() as stack:
-        first, *_ = [stack.enter_context(connected(server.http)) for _ in range(3)]
-        for _ in range(3):
-            with connected(server.http) as another:
-                another.sendall(LIVE + b"\r\n")
-                answer = answer_on(another)
-                assert_refused(answer, 503, "3 connections")
-                assert int(answer.headers["retry-after"]) > 0
-        # Those that are there are served, and make room when they go.
-        first.sendall(LIVE + b"connection: close\r\n\r\n")
-        assert answer_on(first).status == 200
-        assert is_closed(first)
-        with connected(server.http) as another:
-            another.sendall(LIVE + b"\r\n")
-            assert answer_on(another).status == 200
-    assert server.end() == 0
-
-
-def test_both_ports_share_the_limit_and_refuse_in_the_same_words(tmp_path: Path) -> None:
-    authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
-    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
-    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
-    files = ["--tls-cert", f"{tmp_path}/cert.pem", "--tls-key", f"{tmp_path}/key.pem"]
-    server = start_server(tmp_path, "--tls-port", "0", *files, COSMOS_CONNECTION_LIMIT="2")
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    assert server.https is not None
-    with connected(server.http) as plain, connected(server.https) as tcp:
-        with context.wrap_socket(tcp, server_hostname="127.0.0.1") as secure:
-            secure.sendall(LIVE + b"\r\n")
-            assert answer_on(secure).status == 200
-            with (
-                connected(server.https) as tcp_too,
-                context.wrap_socket(tcp_too, server_hostname="127.0.0.1") as refused,
-            ):
-                assert_refused(answer_on(refused), 503, "2 connections")
-            with connected(server.http) as refused_too:
-                assert_refused(answer_on(refused_too), 503, "2 connections")
-            secure.sendall(b"GET /" + b"a" * LIMIT)
-            assert_refused(answer_on(secure), 431, "65,536 bytes")
-        plain.sendall(LIVE + b"\r\n")
-        assert answer_on(plain).status == 200
-    assert server.end() == 0
 
 
 def test_a_websocket_is_refused_whatever_is_installed(server: RunningServer) -> None:

@@ -1,14 +1,14 @@
 """uvicorn's HTTP with bounds: on what a request may send before its body, on the time that it may
-take over that, and on how many connections there are.
+take over that, and on the time that it may take over an answer.
 
-What is bounded elsewhere: bodies, by `server.api.bodies` and `server.files.uploads`; a handshake
-of TLS, by asyncio, which gives it a minute.
+What is bounded elsewhere: the number of connections, and a caller who takes nothing at all, by
+`server.connections.listener`; bodies, by `server.api.bodies` and `server.files.uploads`; a
+handshake of TLS, by asyncio, which gives it a minute.
 """
 
 import asyncio
 import json
 import uuid
-from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from server.connections.listener import Connection, Connections
 from server.errors import (
     BadRequest,
     HeadersTooLarge,
@@ -29,18 +30,6 @@ MAX_HEAD_BYTES = 64 * 1024
 
 LINGER_S = 1.0
 """How long a connection that was refused is read from, so that its caller can read the answer."""
-
-
-@dataclass(slots=True)
-class Connections:
-    """The connections of one server, whichever socket they came by.
-
-    Its callers may take `read_timeout_s` seconds over the head of a request.
-    """
-
-    limit: int
-    read_timeout_s: float
-    open: set[asyncio.Protocol] = field(default_factory=set)
 
 
 class BoundedConfig(uvicorn.Config):
@@ -68,7 +57,9 @@ class BoundedHttp(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._shared = config.shared_connections
+        self._connection: Connection
         self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
         self._in_head = True
         # Bytes since there was a request, or a piece of a body, that anything could be done with.
         self._idle_bytes = 0
@@ -77,16 +68,26 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self._shared.open) >= self._shared.limit:
+        self._connection = self._shared.of(transport)
+        if self._connection.is_refused:
             self._refuse(TooManyConnections(self._shared.limit))
-            return
-        self._shared.open.add(self)
-        self._watch()
+        else:
+            self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._shared.open.discard(self)
         self._unwatch()
+        self._stop_write_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        # More waits to be sent than the transport holds. A caller who takes a little now and then
+        # would keep the system's own deadline, which `Listener` sets, from coming.
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(self._shared.write_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_write_timer()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
@@ -110,6 +111,7 @@ class BoundedHttp(HttpToolsProtocol):
             raise self._complaint
         self._in_head = False
         self._idle_bytes = 0
+        self._connection.idle_since = None
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -120,6 +122,17 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = True
         self._idle_bytes = 0
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._is_answering or self.transport.is_closing():
+            return
+        if not self._in_head:
+            # The rest of a body is to come, which is no pause between requests.
+            self._unset_keepalive_if_required()
+            self._watch()
+        if not self.transport.get_write_buffer_size():
+            self._connection.idle_since = self.loop.time()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         self._refuse(self._complaint or BadRequest("The request is not proper HTTP."))
@@ -167,6 +180,11 @@ class BoundedHttp(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _give_up(self) -> None:
         self._timer = None

@@ -1,0 +1,1 @@
+"""What listens: connections, counted from `accept` to `close`, and HTTP with bounds."""
