@@ -41,13 +41,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="module")
 def asked(server: RunningServer) -> dict[str, bytes]:
-    """What is asked for, by the kind of answer: each is larger than buffers are."""
-    answer = httpx.post(f"{server.http}/files/upload", content=bytes(LARGE), timeout=60)
-    file = urlsplit(answer.json()["access_url"]).path
+    """What is asked for, by the kind of answer: all but one are larger than buffers are."""
+    uploaded = [
+        httpx.post(f"{server.http}/files/upload", content=bytes(size), timeout=60).json()
+        for size in (LARGE, 1_000_000)
+    ]
+    file, short = (urlsplit(answer["access_url"]).path for answer in uploaded)
     stream = json.dumps(request_of(f"bytes {LARGE}", sync_mode=True)).encode()
     head = b"POST /run/%s/stream HTTP/1.1\r\nhost: localhost\r\n" % ENDPOINT.encode()
     document = b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n"
     return {
+        # The system takes all of it, and the server is done.
+        "short file": f"GET {short} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode(),
         "file": f"GET {file} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode(),
         "file and no more": (
             f"GET {file} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode()
@@ -76,7 +81,7 @@ def is_kept(server: RunningServer, connection: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("port", ["http", "https"])
-@pytest.mark.parametrize("kind", ["file", "file and no more", "stream", "pipelined"])
+@pytest.mark.parametrize("kind", ["short file", "file", "file and no more", "stream", "pipelined"])
 def test_a_caller_who_takes_nothing_is_cut_off(
     server: RunningServer, asked: dict[str, bytes], kind: str, port: str
 ) -> None:
