@@ -91,9 +91,8 @@ _PALETTES = {
     Quality.MAXIMUM: _Palette(None, 256, "floyd_steinberg"),
 }
 
-# Finding a palette is most of a GIF's cost, so it is found on fewer and smaller frames. Four a
-# second still sample the shortest video more than once.
-_PALETTE_FPS = 4
+# The palette is found on all frames, for a colour may be seen in one of them alone, and on copies
+# of this width. Their pixels are picked and not averaged: an average is a colour of no frame.
 _PALETTE_WIDTH = 240
 
 
@@ -195,7 +194,7 @@ def _gif_filters(palette: _Palette, width: int, height: int) -> str:
     sample_width, sample_height = _fit(_PALETTE_WIDTH, width, height)
     return (
         "split[sample][frames];"
-        f"[sample]fps={_PALETTE_FPS},scale={sample_width}:{sample_height},"
+        f"[sample]scale={sample_width}:{sample_height}:flags=neighbor,"
         f"palettegen=max_colors={palette.num_colours}[colours];"
         f"[frames]scale={width}:{height}:flags=lanczos[scaled];"
         f"[scaled][colours]paletteuse=dither={palette.dither}:diff_mode=rectangle"

@@ -198,6 +198,22 @@ def test_the_quality_of_a_gif_sets_its_size_and_its_colours(
     assert most // 2 < len(colours) <= most
 
 
+@pytest.mark.parametrize("quality", Quality)
+def test_a_colour_that_one_frame_of_a_gif_has_is_shown(quality: Quality, tmp_path: Path) -> None:
+    flash = (255, 0, 200)
+    frames = [frame.mean(axis=2, keepdims=True).repeat(3, axis=2) for frame in moving_frames(93)]
+    frames = [frame.astype(np.uint8) for frame in frames]
+    frames[50][16:48, 24:72] = flash
+    out = tmp_path / "clip.gif"
+
+    encode(iter(frames), Container.GIF, quality, out, num_frames=93)
+
+    with Image.open(out) as gif:
+        gif.seek(50)
+        shown = np.asarray(gif.convert("RGB"))[20:44, 28:68].reshape(-1, 3)
+    assert np.abs(shown.mean(axis=0) - flash).max() <= 8
+
+
 def test_a_gif_smaller_than_its_limit_is_not_enlarged(tmp_path: Path) -> None:
     frames, out = moving_frames(9, 95, 63), tmp_path / "clip.gif"
     video = encode(frames, Container.GIF, Quality.LOW, out, num_frames=9, width=95, height=63)
