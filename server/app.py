@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import socket
 import uuid
-from collections.abc import AsyncIterator, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from urllib.parse import urlsplit
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -30,7 +31,7 @@ from server.auth.key_store import KeyCache, KeyStore
 from server.auth.tokens import SECRET_BYTES, Tokens
 from server.data_folder import QUARANTINE, database_in, owned, read_or_make
 from server.db.database import Database
-from server.disk import MIB, DiskSpace
+from server.disk import MIB, DiskSpace, shortage_of
 from server.dispatch.deadlines import Deadlines, RunLimits
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.drain import Drain
@@ -49,6 +50,7 @@ from server.inputs.disconnects import DisconnectedRuns
 from server.inputs.image_store import ImageStore
 from server.inputs.prepare import InputPreparer
 from server.inputs.submit import Submissions
+from server.jobs.clock import Clock, Heartbeat
 from server.jobs.limits import KeyLimits
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
@@ -56,7 +58,7 @@ from server.keys import ApiKey
 from server.outbound.fetch import Fetcher
 from server.settings import Settings
 from server.sweeper import Sweeper
-from server.tasks import Loops, Signals
+from server.tasks import TRY_AGAIN_MAX_S, Loops, Signals, log_errors, to_writer_thread, trouble_of
 from server.webhooks.body import webhook_body
 from server.webhooks.sender import Webhooks
 from server.webhooks.signing import SigningKey
@@ -90,6 +92,8 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
     app.add_exception_handler(RequestError, _answer)
     app.add_exception_handler(HTTPException, _answer_router)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
+    for kind in (OSError, MemoryError, RuntimeError, SQLAlchemyError):
+        app.add_exception_handler(kind, _answer_shortage)
     app.add_exception_handler(Exception, _answer)
     app.add_middleware(
         EntryMiddleware, rules=AccessRules.from_settings(settings, socket.gethostname())
@@ -120,18 +124,18 @@ async def _running(
 ) -> AsyncIterator[None]:
     fetcher = _fetcher(settings, app.state.ports)
     drain: Drain = app.state.drain
-    services = _services(settings, database, fetcher, key, limits, pool, drain)
+    clock = Clock()
+    services = _services(settings, database, fetcher, key, limits, pool, drain, clock)
     app.state.services = services
     app.state.first_key = None
     if settings.needs_key and key is None:
         app.state.first_key = make_first_key(KeyStore(database), settings.data)
-    sweeper = _sweeper(settings, services)
-    # Take up what the last process on this data folder left.
-    await asyncio.to_thread(sweeper.clean_up)
-    await asyncio.to_thread(services.store.recover)
-    await services.webhooks.recover()
-    services.runs.adopt_all(await asyncio.to_thread(services.store.unfinished_runs))
     store, files, signals = services.store, services.files, services.signals
+    heartbeat = Heartbeat(database, clock)
+    sweeper = _sweeper(settings, services, heartbeat, clock)
+    # Take up what the last process on this data folder left.
+    await _tried("removing what the last server left", to_writer_thread(sweeper.clean_up))
+    is_taken_up = await _tried("taking up jobs", _take_up(services))
     if await asyncio.to_thread(store.paused_since) is not None:
         _log.warning("The queue is paused: `cosmos-serve queue resume` starts jobs again")
     intake = InputPreparer(
@@ -154,22 +158,66 @@ async def _running(
         disk=services.disk,
         deadlines=Deadlines(RunLimits(patience=settings.patience)),
     )
-    services.loops.start("taking in pictures", intake.run)
-    services.loops.start("starting jobs", dispatcher.run)
-    services.loops.start("watching the workers", dispatcher.watch_pool)
-    services.loops.start("ending late jobs", dispatcher.end_late)
-    services.loops.start("sending webhooks", services.webhooks.run)
-    services.loops.start("removing what is over", sweeper.run)
+    taking_up = asyncio.create_task(_keep_taking_up(services, is_done=is_taken_up))
+    checking = asyncio.create_task(_check(database))
+    for what, loop in {
+        "taking in pictures": intake.run,
+        "starting jobs": dispatcher.run,
+        "watching the workers": dispatcher.watch_pool,
+        "ending late jobs": dispatcher.end_late,
+        "sending webhooks": services.webhooks.run,
+        "removing what is over": sweeper.run,
+    }.items():
+        services.loops.start(what, partial(_after, taking_up, loop))
     try:
         await pool.start()
         yield
     finally:
+        for task in (taking_up, checking):
+            task.cancel()
+        await asyncio.gather(taking_up, checking, return_exceptions=True)
         await services.loops.close()
         await services.runs.close()
         await intake.close()
         await services.webhooks.close()
         await dispatcher.close()
         await pool.close()
+
+
+async def _tried(what: str, work: Awaitable[object]) -> bool:
+    """Await `work`; whether the machine and the database let it be done."""
+    try:
+        await work
+    except Exception as error:
+        trouble = trouble_of(error)
+        if trouble is None:
+            raise
+        _log.error(str(trouble), during=what)
+        return False
+    return True
+
+
+async def _take_up(services: Services) -> None:
+    """Take up what the last process on this data folder left."""
+    await to_writer_thread(services.store.recover)
+    await services.webhooks.recover()
+    services.runs.adopt_all(await asyncio.to_thread(services.store.unfinished_runs))
+
+
+async def _keep_taking_up(services: Services, *, is_done: bool) -> None:
+    """Try it again until it can be done. Jobs wait meanwhile, and what is here can be read."""
+    while not is_done:
+        await asyncio.sleep(TRY_AGAIN_MAX_S)
+        is_done = await _tried("taking up jobs", _take_up(services))
+
+
+async def _after(first: asyncio.Task[None], work: Callable[[], Awaitable[None]]) -> None:
+    await asyncio.shield(first)
+    await work()
+
+
+async def _check(database: Database) -> None:
+    await log_errors("checking the database", asyncio.to_thread(database.check))
 
 
 def _services(
@@ -180,23 +228,24 @@ def _services(
     limits: Limits,
     pool: Pool,
     drain: Drain,
+    clock: Clock,
 ) -> Services:
-    owner = str(uuid.uuid4())
-    store = JobStore(database, owner=owner, key_limits=_key_limits(settings))
+    owner, now = str(uuid.uuid4()), clock.now
+    store = JobStore(database, owner=owner, key_limits=_key_limits(settings), now=now)
     files = FileStore(settings.data / "files")
     signals, loops = Signals(), Loops()
     statuses = StatusCache(store.standing)
     store.on_write(statuses.written)
-    retention = _retention(settings, database, files, statuses)
-    images = ImageStore(database, files)
+    retention = _retention(settings, database, files, statuses, clock)
+    images = ImageStore(database, files, now=now)
     submissions = Submissions(store, images, limits, signals, queue_limit=settings.queue_limit)
     signing_key = SigningKey.in_folder(settings.data)
     disk = DiskSpace(settings.data, settings.min_free_disk_mib)
-    measured = Metrics(database, pool.slots)
+    measured = Metrics(database, pool.slots, now=now)
     access, links = _file_reading(settings)
     auth = _authenticator(settings, KeyStore(database), key)
     webhooks = Webhooks(
-        webhooks=WebhookStore(database, owner=owner),
+        webhooks=WebhookStore(database, owner=owner, now=now),
         jobs=store,
         body_of=partial(webhook_body, jobs=store, files=files, links=links),
         fetcher=fetcher,
@@ -204,16 +253,17 @@ def _services(
         signals=signals,
         tried=measured.webhook_tried,
     )
+    public = PublicFiles(database, access=access, base_urls=base_urls_of(settings), now=now)
     return Services(
         settings=settings,
         limits=limits,
         auth=auth,
         store=store,
         files=files,
-        public_files=PublicFiles(database, access=access, base_urls=base_urls_of(settings)),
+        public_files=public,
         file_links=links,
         file_access=access,
-        uploads=_uploads(settings, database, files, auth),
+        uploads=_uploads(settings, database, files, auth, clock),
         submissions=submissions,
         statuses=statuses,
         results=Results(store, files, links, retention),
@@ -235,13 +285,14 @@ def _services(
 
 
 def _retention(
-    settings: Settings, database: Database, files: FileStore, statuses: StatusCache
+    settings: Settings, database: Database, files: FileStore, statuses: StatusCache, clock: Clock
 ) -> Retention:
-    return Retention(database, files, gone=lambda: statuses.written(None), keep_s=settings.keep_s)
+    gone = partial(statuses.written, None)
+    return Retention(database, files, gone=gone, keep_s=settings.keep_s, now=clock.now)
 
 
 def _uploads(
-    settings: Settings, database: Database, files: FileStore, auth: Authenticator
+    settings: Settings, database: Database, files: FileStore, auth: Authenticator, clock: Clock
 ) -> Uploads:
     key_limit_mib = settings.key_storage_limit_mib
     quota = StorageQuota(
@@ -249,20 +300,23 @@ def _uploads(
         max_bytes=settings.storage_limit_mib * MIB,
         max_key_bytes=None if key_limit_mib is None else key_limit_mib * MIB,
     )
-    store = UploadStore(database, keep_s=settings.keep_s)
+    store = UploadStore(database, keep_s=settings.keep_s, now=clock.now)
     max_size = settings.upload_limit_mib * MIB
     return Uploads(store, files, quota, max_size=max_size, check_key=auth.check_key)
 
 
-def _sweeper(settings: Settings, services: Services) -> Sweeper:
+def _sweeper(settings: Settings, services: Services, heartbeat: Heartbeat, clock: Clock) -> Sweeper:
     unknown = UnknownFiles(
         services.database,
         services.files,
         FileStore(settings.data / QUARANTINE),
         insist=settings.quarantine_unknown,
         keep_s=settings.keep_s,
+        now=clock.now,
     )
-    return Sweeper(services.retention, services.images, services.uploads, services.files, unknown)
+    return Sweeper(
+        services.retention, services.images, services.uploads, services.files, unknown, heartbeat
+    )
 
 
 def _secret(settings: Settings) -> bytes:
@@ -314,6 +368,14 @@ async def _answer(request: Request, error: Exception) -> Response:
     # The answer to an unforeseen error does not pass through EntryMiddleware.
     headers = {**response_headers(request.scope["state"]), **answer.headers}
     return JSONResponse(answer.body, answer.status, headers=headers)
+
+
+async def _answer_shortage(request: Request, error: Exception) -> Response:
+    """The machine is short of something for a while: that is no error of the server either."""
+    shortage = shortage_of(error)
+    if shortage is None:
+        raise error
+    return await _answer(request, shortage)
 
 
 async def _answer_nobody(_request: Request, _error: Exception) -> Response:

@@ -1,31 +1,58 @@
-"""The disk of the data folder: how much of it has to stay free, and what happens when it is full.
+"""What the machine may be short of for a while: disk, memory, files, threads, or its database.
 
-A full disk is a state of the machine that an operator ends, and no fault of a job: what was
-accepted waits until there is room.
+A shortage is a state of the machine that passes, or that an operator ends, and no fault of a job:
+what was accepted waits and is tried again. Who cannot be accepted meanwhile is answered with 503,
+or 507 for a full disk, and fal's mark that the same request may be sent again.
 """
 
-import asyncio
 import errno
 import shutil
+import socket
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import structlog
-from sqlalchemy.exc import DBAPIError, OperationalError
+import sqlalchemy.exc
 
-from server.errors import DiskFull
+from server.errors import DiskFull, Shortage
 
 MIB = 1024 * 1024
-TRY_AGAIN_S = 1.0
-"""How long what cannot be written waits before it is tried again."""
 
-Result = TypeVar("Result")
+_NO_ROOM = "The server's disk is full. Try again when there is room."
+_NO_FILES = "The server has as many files and connections open as it may."
+_NO_THREADS = "The machine has no room for another thread or process."
+_NO_MEMORY = "The machine is out of memory."
+_UNREADABLE = "The server's disk reports errors."
+_READ_ONLY = "The server's disk can only be read."
+TABLES_LOCKED = "Another program holds the server's database."
+_NOT_OPENED = "The server's database cannot be opened."
 
-_log = structlog.get_logger("server")
+_BY_ERRNO: Mapping[int | None, str] = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EMFILE: _NO_FILES,
+    errno.ENFILE: _NO_FILES,
+    errno.EAGAIN: _NO_THREADS,  # of a fork
+    errno.ENOMEM: _NO_MEMORY,
+    errno.EIO: _UNREADABLE,
+    errno.EROFS: _READ_ONLY,
+}
+_BY_SQLITE_CODE: Mapping[int, str] = {
+    sqlite3.SQLITE_FULL: _NO_ROOM,
+    sqlite3.SQLITE_BUSY: TABLES_LOCKED,
+    sqlite3.SQLITE_LOCKED: TABLES_LOCKED,
+    sqlite3.SQLITE_PROTOCOL: TABLES_LOCKED,
+    sqlite3.SQLITE_NOMEM: _NO_MEMORY,
+    sqlite3.SQLITE_IOERR: _UNREADABLE,
+    sqlite3.SQLITE_READONLY: _READ_ONLY,
+    sqlite3.SQLITE_CANTOPEN: _NOT_OPENED,
+}
+_BY_NAME_LOOKUP: Mapping[int | None, str] = {
+    socket.EAI_MEMORY: _NO_MEMORY,
+    socket.EAI_SYSTEM: _NO_FILES,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,32 +83,46 @@ class DiskSpace:
             raise DiskFull(f"{problem} Nothing is accepted until there is room again.")
 
 
-@contextmanager
-def disk_full_errors() -> Iterator[None]:
-    """Raise DiskFull for the errors by which files and the database say that the disk is full."""
-    try:
-        yield
-    except (OSError, DBAPIError) as error:
-        if _is_full(error):
-            raise DiskFull("The server's disk is full. Try again when there is room.") from error
-        raise
+def shortage_of(error: BaseException) -> Shortage | None:
+    """What the machine was short of when the error came; None if the error is of another kind.
+
+    What caused the error counts: a picture that was not fetched because no connection could be
+    opened is not its caller's fault.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, BaseExceptionGroup):
+            found = [shortage_of(each) for each in cause.exceptions]
+            return found[0] if all(found) else None
+        if isinstance(cause, Shortage):
+            return cause
+        sentence = _sentence(cause)
+        if sentence is not None:
+            return DiskFull(sentence) if sentence == _NO_ROOM else Shortage(sentence)
+        cause = cause.__cause__
+    return None
 
 
-def _is_full(error: OSError | DBAPIError) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+def sqlite_code(error: BaseException) -> int | None:
+    """SQLite's primary code of an error of the database; None if the error is not SQLite's."""
+    original = getattr(error, "orig", error)
+    code = getattr(original, "sqlite_errorcode", None)
+    return None if code is None else int(code) & 0xFF
 
 
-async def retry_until_written(what: str, write: Callable[[], Result]) -> Result:
-    """Write to the tables in a thread; again and again, while they cannot be written."""
-    is_told = False
-    while True:
-        try:
-            return await asyncio.to_thread(write)
-        except (DiskFull, OperationalError) as error:
-            if not is_told:
-                reason = str(error) if isinstance(error, DiskFull) else str(error.orig)
-                _log.error("The tables cannot be written; it is tried again", what=what, why=reason)
-                is_told = True
-        await asyncio.sleep(TRY_AGAIN_S)
+def _sentence(error: BaseException) -> str | None:
+    match error:
+        case MemoryError():
+            return _NO_MEMORY
+        case RuntimeError() if "can't start new thread" in str(error):
+            return _NO_THREADS
+        case sqlalchemy.exc.TimeoutError():  # of the pool of connections
+            return TABLES_LOCKED
+        case ssl.SSLError():  # its `errno` is a number of OpenSSL's
+            return None
+        case socket.gaierror():
+            return _BY_NAME_LOOKUP.get(error.errno)
+        case OSError():
+            return _BY_ERRNO.get(error.errno)
+    code = sqlite_code(error)
+    return None if code is None else _BY_SQLITE_CODE.get(code)

@@ -273,11 +273,39 @@ class KeyStorageFull(RequestError):
     )
 
 
-class DiskFull(RequestError):
-    """The disk has less space left than is to stay free; the message says how much."""
+class Shortage(RequestError):
+    """The machine is short of something for a while; the argument is a sentence that says of what.
+
+    `server.disk` knows which errors mean that.
+    """
+
+    status = 503
+    error_type: ClassVar[str | None] = "runner_scheduling_failure"
+    message = "{} Try again later."
+    headers: Mapping[str, str] = {
+        **TRY_AGAIN_LATER,
+        # fal's documents have both names.
+        "x-fal-retryable": "true",
+        "x-fal-needs-retry": "true",
+    }
+
+
+class DiskFull(Shortage):
+    """The disk is full, or has less space left than is to stay free."""
 
     status = 507
-    headers = TRY_AGAIN_LATER
+    error_type = None
+    message = "{}"
+
+
+class DatabaseDamaged(InternalError):
+    """A part of the database's file cannot be read."""
+
+    message = (
+        "The server's database is damaged. Its operator has to stop the server and put a copy of "
+        "jobs.sqlite3 back into the data folder, or what `sqlite3 jobs.sqlite3 .recover` can "
+        "still read of it."
+    )
 
 
 class InvalidInput(RequestError):

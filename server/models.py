@@ -178,7 +178,8 @@ class Job:
         """Seconds from the claim to the end; None if the job never ran or is not done."""
         if self.started_at is None or self.finished_at is None:
             return None
-        return self.finished_at - self.started_at
+        # A command that cancels a job counts by a clock that may have been set.
+        return max(0.0, self.finished_at - self.started_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,12 @@
 """Everything that the server removes by itself, and when."""
 
-import asyncio
-
 from server.files.store import FileStore
 from server.files.unknown_files import UnknownFiles
 from server.files.uploads import Uploads
 from server.inputs.image_store import ImageStore
+from server.jobs.clock import Heartbeat
 from server.jobs.retention import Retention
-from server.tasks import every, log_errors
+from server.tasks import every, log_errors, to_writer_thread
 
 SWEEP_EVERY_S = 30.0
 
@@ -22,6 +21,7 @@ class Sweeper:
         uploads: Uploads,
         files: FileStore,
         unknown: UnknownFiles,
+        heartbeat: Heartbeat,
     ) -> None:
         self._sweeps = {
             "removing what has expired": retention.sweep,
@@ -31,6 +31,7 @@ class Sweeper:
         }
         self._files = files
         self._unknown = unknown
+        self._heartbeat = heartbeat
 
     def clean_up(self) -> None:
         """Clear up what the last server left unfinished, before anything comes in. Blocks.
@@ -48,7 +49,11 @@ class Sweeper:
     async def sweep(self) -> None:
         """Remove the jobs and videos, the images, and the uploads whose time is over.
 
-        If one kind cannot be removed now, that goes to the log, and the others are removed.
+        If one kind cannot be removed now, that goes to the log, and the others are removed. While
+        the clock is doubted nothing is.
         """
+        if self._heartbeat.is_doubted():
+            return
         for what, sweep in self._sweeps.items():
-            await log_errors(what, asyncio.to_thread(sweep))
+            await log_errors(what, to_writer_thread(sweep))
+        await log_errors("noting the time", to_writer_thread(self._heartbeat.beat))

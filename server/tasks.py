@@ -2,44 +2,110 @@
 
 import asyncio
 import contextlib
+import contextvars
 import math
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
 
-from server.errors import DiskFull
+from server.disk import TABLES_LOCKED, shortage_of
+from server.errors import DatabaseDamaged, RequestError, Shortage
+
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
+
+TRY_AGAIN_S = 1.0
+"""How long what met a shortage waits before it is tried again; twice that the next time, …"""
+TRY_AGAIN_MAX_S = 10.0
+"""… and so on, up to this."""
+
+WRITERS = 8
+WRITER_WAIT_S = 15.0
+"""How long a write may wait for a thread. Those of the callers before it wait for the tables."""
+
+_writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="writer")
 
 _log = structlog.get_logger("server")
-
-Result = TypeVar("Result")
 
 
 async def log_errors(what: str, work: Awaitable[object]) -> bool:
     """Await `work` and say whether it came to its end.
 
     Without it a full disk, or a bug, on one job would stop the loop that serves all of them. The
-    traceback goes to the log; of a full disk, a sentence does. A cancellation is an error, too,
-    unless it is this task that was cancelled.
+    traceback goes to the log; of a shortage or a damaged database, a sentence does. A cancellation
+    is an error, too, unless it is this task that was cancelled.
     """
     try:
         await work
-    except DiskFull as full:
-        _log.error(str(full), during=what)
-        return False
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         _log.exception("Unexpected cancellation", during=what)
         return False
-    except Exception:
-        _log.exception("Unexpected error", during=what)
+    except Exception as error:
+        trouble = trouble_of(error)
+        if trouble is None:
+            _log.exception("Unexpected error", during=what)
+        else:
+            _log.error(str(trouble), during=what)
         return False
     return True
+
+
+def trouble_of(error: Exception) -> RequestError | None:
+    """What the operator has to be told of an error that is no bug; None if it may be one."""
+    return error if isinstance(error, DatabaseDamaged) else shortage_of(error)
+
+
+async def to_writer_thread(
+    work: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+) -> Result:
+    """Do what may wait for the tables to be written, in one of `WRITERS` threads.
+
+    It is `asyncio.to_thread` with threads of its own: however many writes wait, reads go on.
+
+    Raises:
+        Shortage: no thread was free for `WRITER_WAIT_S`, and nothing was done.
+    """
+    context = contextvars.copy_context()
+    begin_by = time.monotonic() + WRITER_WAIT_S
+
+    def begin() -> Result:
+        if time.monotonic() > begin_by:
+            raise Shortage(TABLES_LOCKED)
+        return context.run(work, *args, **kwargs)
+
+    try:
+        return await asyncio.get_running_loop().run_in_executor(_writers, begin)
+    except RuntimeError:
+        # If no thread could be started, the executor keeps the work for later: it must not be done
+        # once its caller was told that it failed.
+        begin_by = -math.inf
+        raise
+
+
+async def retry_until_written(what: str, write: Callable[[], Result]) -> Result:
+    """Write in a thread; again and again, while the machine is short of what that needs."""
+    failures = 0
+    while True:
+        try:
+            return await to_writer_thread(write)
+        except Exception as error:
+            shortage = shortage_of(error)
+            if shortage is None:
+                raise
+            failures += 1
+            if failures == 1:
+                _log.error(
+                    "The tables cannot be written; it is tried again", what=what, why=str(shortage)
+                )
+        await asyncio.sleep(backoff_s(failures, TRY_AGAIN_S, TRY_AGAIN_MAX_S))
 
 
 async def every(seconds: float, what: str, work: Callable[[], Awaitable[object]]) -> None:

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": {"models"},
     "settings": {"hosts", "keys"},
     "disk": {"errors"},
-    "tasks": {"errors"},
+    "tasks": {"disk", "errors"},
     "connections": {"errors"},
     "auth": {"db", *VALUES},
     "files": {"auth", "db", "fal", *VALUES},

@@ -24,12 +24,19 @@ STAGE_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 180, 300, 600
 class Metrics:
     """The metrics of one server."""
 
-    def __init__(self, database: Database, slots: Callable[[], Sequence[SlotView]]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        slots: Callable[[], Sequence[SlotView]],
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._database = database
+        self._now = now
         self._slots = slots
         self._registry = CollectorRegistry(auto_describe=False)
         self._scraping = threading.Lock()
-        self._counted_until = time.time()
+        self._counted_until = now()
         self._outcomes = Counter(
             "cosmos_jobs_finished",
             "Jobs that ended, by outcome: succeeded, cancelled, invalid_input or fal's error_type.",
@@ -60,7 +67,7 @@ class Metrics:
             for ended in ended_after(self._database, self._counted_until):
                 self._count(ended)
             now = CollectorRegistry(auto_describe=False)
-            now.register(_Now(queue_size(self._database, time.time()), self._slots()))
+            now.register(_Now(queue_size(self._database, self._now()), self._slots()))
             return generate_latest(self._registry) + generate_latest(now)
 
     def _count(self, ended: Ended) -> None:

@@ -5,15 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy.exc import DatabaseError
-
 from server.db.database import Database
-from server.disk import DiskSpace
+from server.disk import DiskSpace, shortage_of
 from server.dispatch.drain import Drain
-from server.errors import DiskFull
+from server.errors import DatabaseDamaged
 from server.jobs.pause import paused_since
 from server.jobs.reports import in_progress
-from server.tasks import Loops
+from server.tasks import Loops, to_writer_thread
 from server.workers.pool import Pool, SlotState
 
 _LOOK_AGAIN_S = 1.0
@@ -63,7 +61,7 @@ class Readiness:
         async with self._looking:
             now = self._now()
             if self._looked_at is None or now - self._looked_at >= _LOOK_AGAIN_S:
-                self._storage = await asyncio.to_thread(self._look_at_storage)
+                self._storage = await to_writer_thread(self._look_at_storage)
                 self._compare(now)
                 self._looked_at = now
         return [self._worker(), *self._storage, self._tasks(), self._draining()]
@@ -107,8 +105,13 @@ class Readiness:
             self.paused_since = paused_since(self._database)
             self._in_progress = in_progress(self._database)
             with self._database.write():
-                return None
-        except DatabaseError as error:
-            return f"The database cannot be written: {error.orig}."
-        except DiskFull as error:
-            return f"The database cannot be written: {error}"
+                pass
+        except DatabaseDamaged as error:
+            return str(error)
+        except Exception as error:
+            shortage = shortage_of(error)
+            if shortage is None:
+                raise
+            return f"The database cannot be written. {shortage}"
+        # A part that is damaged may be one that is seldom read.
+        return str(DatabaseDamaged()) if self._database.is_damaged else None

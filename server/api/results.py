@@ -21,7 +21,7 @@ from server.files.store import FileStore
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.models import TOO_LATE, Job, JobError
-from server.tasks import log_errors
+from server.tasks import log_errors, to_writer_thread
 
 PIECE_BYTES = 3 * 2**18
 """Of the file; three bytes make four characters, so pieces join without padding."""
@@ -85,7 +85,7 @@ class Results:
 
     async def fetched(self, job: Job) -> None:
         """The caller has the whole output."""
-        noting = asyncio.to_thread(self._retention.fetched, job)
+        noting = to_writer_thread(self._retention.fetched, job)
         await log_errors("noting that an output was fetched", noting)
 
     def _of(self, job: Job) -> Output:

@@ -12,7 +12,7 @@ from server.db import tables
 from server.db.database import Database
 from server.db.rows import AnyRow
 from server.keys import ApiKey, Scope
-from server.tasks import log_errors
+from server.tasks import log_errors, to_writer_thread
 
 COPY_LIVES_S = 1.0
 """How long a new or revoked key may go unnoticed. Many callers poll ten times a second."""
@@ -102,7 +102,7 @@ class KeyCache:
             return
         self._noted_at[key.id] = at
         # A disk that is full must not keep a caller from the status of a job.
-        note = asyncio.to_thread(self._store.note_use, key.id)
+        note = to_writer_thread(self._store.note_use, key.id)
         await log_errors("noting that a key was used", note)
 
     async def _read(self) -> None:

@@ -24,7 +24,8 @@ def as_failure(error: Exception) -> CommandFailed | None:
     from pipeline.errors import PipelineError
     from server.data_folder import DataFolderError
     from server.db.upgrade import UnknownSchema
-    from server.errors import DiskFull
+    from server.disk import shortage_of
+    from server.errors import DatabaseDamaged, Shortage
     from server.settings import SettingsError
     from server.workers.devices import DeviceError
     from server.workers.pool import WorkerDied
@@ -40,11 +41,13 @@ def as_failure(error: Exception) -> CommandFailed | None:
             | WorkerDied()
             | CheckpointError()
             | DataFolderError()
-            | DiskFull()
+            | Shortage()
+            | DatabaseDamaged()
             | UnknownSchema()
         ):
             return CommandFailed(str(error))
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             return CommandFailed(f"{where}{error.strerror or error}.")
-    return None
+    shortage = shortage_of(error)
+    return None if shortage is None else CommandFailed(str(shortage))

@@ -72,6 +72,9 @@ jobs = Table(
     UniqueConstraint("key_id", "idempotency_key"),
     Index("jobs_by_place", "status", "priority", "seq"),
     Index("jobs_by_end", "finished_at"),
+    Index("jobs_by_expiry", "expires_at"),
+    Index("jobs_by_key", "key_id", "status"),
+    Index("jobs_by_submit", "key_id", "submitted_at"),
     # A job's place in the queue is never given to another job, not even after its row is gone.
     sqlite_autoincrement=True,
 )
@@ -94,6 +97,8 @@ artifacts = Table(
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float),
     Index("artifacts_by_job", "job_id"),
+    Index("artifacts_by_kind", "kind", "created_at"),
+    Index("artifacts_by_expiry", "kind", "expires_at"),
 )
 
 uploads = Table(
@@ -175,6 +180,15 @@ progress = Table(
     Column("stage", String(16), nullable=False),
     Column("step", Integer),
     Column("num_steps", Integer),
+)
+
+
+# The time by which the last server on this data folder counted, a moment ago or as it ended.
+heartbeat = Table(
+    "heartbeat",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Float, nullable=False),
 )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from server.disk import DiskSpace, retry_until_written
+from server.disk import DiskSpace
 from server.dispatch.deadlines import Deadlines
 from server.dispatch.drain import Drain
 from server.dispatch.run import JobRun
@@ -13,7 +13,14 @@ from server.fal.endpoints import Limits
 from server.files.store import FileStore
 from server.jobs.store import JobStore
 from server.models import Job, infrastructure_error
-from server.tasks import LOOK_AGAIN_S, Signals, log_errors, on
+from server.tasks import (
+    LOOK_AGAIN_S,
+    Signals,
+    log_errors,
+    on,
+    retry_until_written,
+    to_writer_thread,
+)
 from server.workers.pool import Pool, SlotDown, SlotState, SlotUp
 from server.workers.progress_text import describe_loading
 
@@ -73,12 +80,12 @@ class Dispatcher:
         await asyncio.gather(*(task for _, task in running), return_exceptions=True)
         for job, _ in running:
             # What cannot be given back now is put back at the next start.
-            giving = asyncio.to_thread(self.store.give_back, job.id, job.attempt)
+            giving = to_writer_thread(self.store.give_back, job.id, job.attempt)
             await log_errors(f"giving back job {job.id}", giving)
 
     async def _end_late(self) -> None:
         self._next_is_late_in_s = LOOK_AGAIN_S
-        seconds = await asyncio.to_thread(self.store.end_late)
+        seconds = await to_writer_thread(self.store.end_late)
         if seconds is not None:
             self._next_is_late_in_s = seconds
             self.signals.finished.notify()
@@ -91,7 +98,7 @@ class Dispatcher:
                 return
             if slot.state is not SlotState.IDLE or slot.name in self._running:
                 continue
-            job = await asyncio.to_thread(self.store.claim, slot.name)
+            job = await to_writer_thread(self.store.claim, slot.name)
             if job is None:
                 return
             task = asyncio.create_task(self._supervise(job, slot.name))
@@ -100,16 +107,16 @@ class Dispatcher:
     async def _tell_why(self) -> None:
         """Tell the callers of the jobs that wait why, if it is not for other jobs."""
         if self.disk.problem() is not None:
-            await asyncio.to_thread(self.store.log_to_waiting, _NO_ROOM)
+            await to_writer_thread(self.store.log_to_waiting, _NO_ROOM)
         if await asyncio.to_thread(self.store.paused_since) is not None:
-            await asyncio.to_thread(self.store.log_to_waiting, _PAUSED)
+            await to_writer_thread(self.store.log_to_waiting, _PAUSED)
         slots = self.pool.slots()
         if any(slot.state in (SlotState.IDLE, SlotState.BUSY) for slot in slots):
             return
         for slot in slots:
             if slot.state is SlotState.LOADING and slot.loading is not None:
                 line = describe_loading(slot.loading)
-                await asyncio.to_thread(self.store.log_to_waiting, line)
+                await to_writer_thread(self.store.log_to_waiting, line)
                 return
 
     async def _supervise(self, job: Job, slot: str) -> None:

@@ -4,14 +4,12 @@ At most two writes a second per job; the lines of the meantime go together.
 """
 
 import asyncio
-import time
-
-from sqlalchemy.exc import OperationalError
 
 from pipeline.progress import Progress, Stage, StageStarted, StepDone
-from server.errors import DiskFull
+from server.disk import shortage_of
 from server.jobs.store import JobStore
 from server.models import Job, JobProgress, LogLine
+from server.tasks import to_writer_thread
 from server.workers.progress_text import describe
 
 WRITE_EVERY_S = 0.5
@@ -44,7 +42,7 @@ class JobLog:
             message = _ENOUGH
         if len(message) > MAX_LINE_LENGTH:
             message = f"{message[:MAX_LINE_LENGTH]}…"
-        self._lines.append(LogLine(time.time(), level, message))
+        self._lines.append(LogLine(self._store.now(), level, message))
         self._news.set()
 
     def tell(self, event: Progress) -> None:
@@ -85,8 +83,10 @@ class JobLog:
     async def _write(self, lines: list[LogLine], progress: JobProgress | None) -> None:
         job = self._job
         try:
-            await asyncio.to_thread(self._store.record, job.id, job.attempt, lines, progress)
-        except (DiskFull, OperationalError):
+            await to_writer_thread(self._store.record, job.id, job.attempt, lines, progress)
+        except Exception as error:
+            if shortage_of(error) is None:
+                raise
             # A video is not given up for its log: the lines go with those that follow.
             self._lines[:0] = lines
             self._progress = self._progress or progress

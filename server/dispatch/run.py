@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.progress import Note, Restarted, StageStarted, StepDone
 from pipeline.spec import FPS, Pixels, VideoSpec
-from server.disk import retry_until_written
+from server.disk import shortage_of
 from server.dispatch.deadlines import Deadlines, RunDeadline
 from server.dispatch.drain import Drain
 from server.dispatch.log import JobLog
@@ -18,7 +18,7 @@ from server.fal.views import display_url
 from server.files.store import FileStore, IncomingFile
 from server.jobs.store import JobStore
 from server.models import Job, JobError, StoredArtifact, infrastructure_error
-from server.tasks import Signals, in_thread
+from server.tasks import Signals, backoff_s, in_thread, retry_until_written
 from server.workers.messages import (
     Artifact,
     CancelledEvent,
@@ -32,6 +32,10 @@ from server.workers.pool import Pool, SlotUnavailable, WorkerDied
 
 MAX_ARTIFACT_BYTES = 1024**3
 """Several times the largest video that we make; a worker that sends more is out of order."""
+
+RUN_AGAIN_S = 10.0
+"""How long a job waits whose run the machine was short of something for; doubled each time."""
+RUN_AGAIN_MAX_S = 600.0
 
 _NO_ROOM = "The video was made, but the server's disk is full, so it could not be kept."
 
@@ -60,9 +64,11 @@ class _Died:
 
 @dataclass(frozen=True, slots=True)
 class _Stopped:
-    """The run ended with nothing to blame the job for: it was cancelled, or never began."""
+    """The run ended with nothing to blame the job for: it was cancelled, or never began, or the
+    machine was short of something. `wait_s` is how long it is not to be run again."""
 
     keeps_inputs: bool = True
+    wait_s: float = 0.0
 
 
 _Ending = _Published | JobError | _Died | _Stopped
@@ -97,13 +103,27 @@ class JobRun:
                     tasks.create_task(self._log.keep_writing()),
                     tasks.create_task(self._watch_for_cancel()),
                 ]
-                ending = await self._work(tasks)
+                ending = await self._ending(tasks)
                 for helper in helpers:
                     helper.cancel()
         finally:
             if self._incoming is not None:
                 await asyncio.to_thread(self._incoming.discard)
         await self._commit(ending)
+
+    async def _ending(self, tasks: asyncio.TaskGroup) -> _Ending:
+        """Work, and say how that ended if the machine was short of something."""
+        try:
+            return await self._work(tasks)
+        except Exception as error:
+            shortage = shortage_of(error)
+            if shortage is None:
+                raise
+        if isinstance(shortage, DiskFull):
+            # To make it again would cost the time of a GPU, and end here again.
+            return infrastructure_error(_NO_ROOM, "internal_error")
+        self._log.say(f"{shortage} The video is made again.", "WARN")
+        return _Stopped(wait_s=backoff_s(self.job.attempt, RUN_AGAIN_S, RUN_AGAIN_MAX_S))
 
     async def _work(self, tasks: asyncio.TaskGroup) -> _Ending:
         media = await asyncio.to_thread(self._media)
@@ -128,8 +148,6 @@ class JobRun:
             return _Stopped()
         except ArtifactMismatch as mismatch:
             return infrastructure_error(str(mismatch), "runner_incomplete_response")
-        except DiskFull:
-            return infrastructure_error(_NO_ROOM, "internal_error")
         finally:
             watching.cancel()
         raise AssertionError("a pool's run ended without its last event")
@@ -246,15 +264,24 @@ class JobRun:
             case _Died(reason):
                 error = infrastructure_error(reason, "runner_server_error")
                 self.store.worker_died(id_, attempt, error)
-            case _Stopped(keeps_inputs):
-                self.store.give_back(id_, attempt, keeps_inputs=keeps_inputs)
+            case _Stopped(keeps_inputs, wait_s):
+                self.store.give_back(id_, attempt, keeps_inputs=keeps_inputs, wait_s=wait_s)
         return False
+
+    async def _is_to_stop(self) -> bool:
+        job = self.job
+        try:
+            return await asyncio.to_thread(self.store.cancel_requested, job.id, job.attempt)
+        except Exception as error:
+            if shortage_of(error) is None:
+                raise
+            return False  # it is asked again in a second
 
     async def _watch_for_cancel(self) -> None:
         while True:
             seen = self.signals.cancelled.count
             job = self.job
-            if await asyncio.to_thread(self.store.cancel_requested, job.id, job.attempt):
+            if await self._is_to_stop():
                 await self.pool.cancel(self.slot, job.id, job.attempt)
                 return
             await self.signals.cancelled.wait(seen)

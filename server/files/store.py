@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from server.disk import disk_full_errors
 from server.part_file import PartFile, sync_folder
 
 MoveIntoPlace = Callable[[], None]
@@ -66,12 +65,8 @@ class FileStore:
 
 
 class IncomingFile(PartFile):
-    """A file on its way in. Its `id` is free, and such that nobody can guess it.
+    """A file on its way in. Its `id` is free, and such that nobody can guess it."""
 
-    What cannot be written for lack of room raises DiskFull.
-    """
-
-    @disk_full_errors()
     def __init__(self, store: FileStore) -> None:
         self._store = store
         # 16 random bytes: to know the URL of a file is to have the right to read it.
@@ -80,15 +75,6 @@ class IncomingFile(PartFile):
         part.parent.mkdir(exist_ok=True)
         super().__init__(part)
 
-    @disk_full_errors()
-    def write(self, data: bytes) -> None:
-        super().write(data)
-
-    @disk_full_errors()
-    def flush(self) -> None:
-        super().flush()
-
-    @disk_full_errors()
     def keep_as(self, artifact_id: str) -> None:
         """Bring the bytes to the disk and give the file its name."""
         final = self._store.path(artifact_id)

@@ -17,7 +17,7 @@ from server.files.quota import Reservation, StorageQuota
 from server.files.store import FileStore, IncomingFile
 from server.files.upload_store import NewUpload, Part, Upload, UploadStore
 from server.models import StoredArtifact
-from server.tasks import FairSemaphore, in_thread
+from server.tasks import FairSemaphore, in_thread, to_writer_thread
 
 MAX_PARTS = 10_000
 
@@ -69,7 +69,7 @@ class Uploads:
         """
         async with self._received(new.key_id, body, self._max_size) as incoming:
             file = _described(incoming, incoming.id, new)
-            await asyncio.to_thread(
+            await to_writer_thread(
                 self._store.add_file, file, new, place=lambda: incoming.keep_as(file.id)
             )
             return file
@@ -77,7 +77,7 @@ class Uploads:
     async def begin(self, new: NewUpload, *, in_parts: bool) -> Upload:
         """Agree on an upload that comes later."""
         max_size = self._max_size
-        return await asyncio.to_thread(self._store.begin, new, in_parts=in_parts, max_size=max_size)
+        return await to_writer_thread(self._store.begin, new, in_parts=in_parts, max_size=max_size)
 
     async def find(self, upload_id: str) -> Upload:
         """An upload by its id."""
@@ -97,7 +97,7 @@ class Uploads:
             raise UploadClosed
         async with self._received(upload.key_id, body, upload.max_size) as incoming:
             file = _described(incoming, upload.file_id, upload)
-            await asyncio.to_thread(
+            await to_writer_thread(
                 self._store.finish, upload, file, place=lambda: incoming.keep_as(file.id)
             )
             return file
@@ -118,7 +118,7 @@ class Uploads:
             raise UploadClosed
         async with self._received(upload.key_id, body, upload.max_size) as incoming:
             part = Part(number, f"part-{incoming.id}", incoming.size, incoming.sha256)
-            replaced = await asyncio.to_thread(
+            replaced = await to_writer_thread(
                 self._store.add_part, upload, part, place=lambda: incoming.keep_as(part.file_id)
             )
             if replaced is not None:
@@ -146,7 +146,7 @@ class Uploads:
                 await asyncio.to_thread(self._join, chosen, incoming)
                 file = _described(incoming, upload.file_id, upload)
                 await self._check_key(upload.key_id)
-                gone = await asyncio.to_thread(
+                gone = await to_writer_thread(
                     self._store.finish, upload, file, place=lambda: incoming.keep_as(file.id)
                 )
         await asyncio.to_thread(self._files.remove, *gone)

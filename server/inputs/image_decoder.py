@@ -23,6 +23,7 @@ from pipeline.errors import (
     InputError,
 )
 from pipeline.spec import Pixels
+from server.disk import shortage_of
 from server.inputs.image_process import REFUSED
 
 MAX_REFUSAL_BYTES = 16 * 1024
@@ -95,6 +96,8 @@ class ImageDecoder:
         try:
             process = await self._start(width, height, field)
         except OSError as error:
+            if shortage_of(error) is not None:
+                raise
             _log.warning("No process could be started for a picture", why=str(error))
             raise ImageProcessKilled from error
         try:

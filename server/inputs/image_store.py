@@ -134,7 +134,9 @@ def _swept(db: Connection, now: float) -> tuple[set[str], set[str]]:
     query = select(_artifacts.id, _artifacts.expires_at).where(_artifacts.kind.in_(_KINDS))
     kept = [(id_, expires_at) for id_, expires_at in db.execute(query) if id_ not in wanted]
     unwanted = {id_ for id_, expires_at in kept if expires_at is None}
-    return unwanted, {id_ for id_, at in kept if at is not None and at <= now}
+    # A time that is further away than any can be is of a clock that was put back.
+    soon = now + UNWANTED_LIFETIME_S
+    return unwanted, {id_ for id_, at in kept if at is not None and not now < at <= soon}
 
 
 def _wanted(db: Connection) -> set[str]:

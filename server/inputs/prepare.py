@@ -14,8 +14,8 @@ import structlog
 from pipeline.errors import InputError
 from pipeline.image import MAX_BYTES
 from pipeline.spec import Pixels
-from server.disk import TRY_AGAIN_S
-from server.errors import DiskFull, FileUrlRefused, InvalidInput, UnknownFile
+from server.disk import shortage_of
+from server.errors import FileUrlRefused, InvalidInput, UnknownFile
 from server.fal.endpoints import ENDPOINTS, Limits
 from server.fal.views import display_url
 from server.files.public import PublicFiles
@@ -26,7 +26,17 @@ from server.inputs.image_store import ImageStore
 from server.jobs.store import JobStore
 from server.models import Job, JobError, infrastructure_error
 from server.outbound.fetch import Fetcher, FetchError, FetchTooLarge, HostRefused
-from server.tasks import MAX_WAIT_S, FairSemaphore, Signals, backoff_s, log_errors, on
+from server.tasks import (
+    MAX_WAIT_S,
+    TRY_AGAIN_MAX_S,
+    TRY_AGAIN_S,
+    FairSemaphore,
+    Signals,
+    backoff_s,
+    log_errors,
+    on,
+    to_writer_thread,
+)
 
 AT_ONCE = 4
 """Jobs whose images are prepared at the same time."""
@@ -73,6 +83,8 @@ class InputPreparer:
         self._decoder = ImageDecoder()
         self._decoding = FairSemaphore(DECODES_AT_ONCE)
         self._in_hand: dict[asyncio.Task[None], Job] = {}
+        self._failures = 0
+        """How often in a row the machine was short of something."""
 
     async def run(self) -> None:
         """Look for jobs without their images until cancelled."""
@@ -106,20 +118,29 @@ class InputPreparer:
 
     async def _prepare_job(self, job: Job) -> None:
         try:
+            await self._take_in(job)
+            self._failures = 0
+        except Exception as error:
+            shortage = shortage_of(error)
+            if shortage is None:
+                raise
+            # The job waits, and is taken up again.
+            self._failures += 1
+            _log.error(str(shortage), during=f"intake of job {job.id}")
+            await asyncio.sleep(backoff_s(self._failures, TRY_AGAIN_S, TRY_AGAIN_MAX_S))
+
+    async def _take_in(self, job: Job) -> None:
+        try:
             media = {name: await self._prepare(job, name) for name in job.input["media"]}
-            await asyncio.to_thread(self._keep, job, media)
+            await to_writer_thread(self._keep, job, media)
             self.signals.claimable.notify()
         except InvalidInput as error:
             await self._refuse(job, JobError(error.status, error.body))
         except (ImageLost, ImageProcessKilled) as error:
             await self._refuse(job, infrastructure_error(str(error), "internal_error"))
-        except DiskFull as full:
-            # The job waits, and is taken up again.
-            _log.error(str(full), during=f"intake of job {job.id}")
-            await asyncio.sleep(TRY_AGAIN_S)
 
     async def _refuse(self, job: Job, error: JobError) -> None:
-        await asyncio.to_thread(self.store.refuse_inputs, job.id, error)
+        await to_writer_thread(self.store.refuse_inputs, job.id, error)
         self.signals.finished.notify()
 
     def _keep(self, job: Job, media: Mapping[str, Pixels]) -> None:

@@ -1,6 +1,5 @@
 """A request's body becomes a row: accepted means committed, and the seed is fixed from then on."""
 
-import asyncio
 import hashlib
 import re
 import uuid
@@ -16,7 +15,7 @@ from server.inputs.data_uri import decode_data_uri, is_data_uri
 from server.inputs.image_store import ImageStore
 from server.jobs.store import JobStore
 from server.models import CancelAnswer, Job, JobError, NewJob, RequestOptions, StoredArtifact
-from server.tasks import Signals
+from server.tasks import Signals, to_writer_thread
 
 MAX_TEXT_BYTES = 1024 * 1024
 """Of a body without its images."""
@@ -61,7 +60,7 @@ class Submissions:
 
     async def accept(self, submission: Submission) -> Job:
         """Take a request in."""
-        job = await asyncio.to_thread(self._accept, submission)
+        job = await to_writer_thread(self._accept, submission)
         self.signals.submitted.notify()
         return job
 
@@ -72,13 +71,13 @@ class Submissions:
         except InvalidInput as error:
             refusal = JobError(error.status, error.body)
             failed = _new_job(submission, input={}, tier=None, error=refusal)
-            job = await asyncio.to_thread(self.store.submit, failed, queue_limit=self.queue_limit)
+            job = await to_writer_thread(self.store.submit, failed, queue_limit=self.queue_limit)
             self.signals.finished.notify()
             return job
 
     async def cancel(self, job_id: str) -> CancelAnswer:
         """Ask for the job to be stopped; the answer is committed before it is given."""
-        answer = await asyncio.to_thread(self.store.request_cancel, job_id)
+        answer = await to_writer_thread(self.store.request_cancel, job_id)
         self.signals.cancelled.notify()
         self.signals.finished.notify()
         return answer

@@ -92,6 +92,10 @@ class JobStore:
         """Have every commit told from now on, in the thread that made it."""
         self._listeners.append(listener)
 
+    def now(self) -> float:
+        """The time in Unix seconds, as it stands in the rows."""
+        return self._now()
+
     # What callers do.
 
     def submit(
@@ -177,7 +181,8 @@ class JobStore:
 
     def unfinished_runs(self) -> list[Job]:
         """The jobs whose callers wait on connections, in the order in which they came."""
-        waiting = and_(jobs.is_run, jobs.status != JobStatus.COMPLETED.value)
+        unfinished = [JobStatus.IN_QUEUE.value, JobStatus.IN_PROGRESS.value]
+        waiting = and_(jobs.is_run, jobs.status.in_(unfinished))
         with self._database.read() as db:
             rows = db.execute(select(*JOB_COLUMNS).where(waiting).order_by(jobs.seq))
             return [job_of(row) for row in rows]
@@ -244,6 +249,7 @@ class JobStore:
             running = [job_of(row) for row in db.execute(query)]
             for job in running:
                 put_back(db, job, self._now())
+            change(db, and_(QUEUED, jobs.not_before.is_not(None)), not_before=None)
             return len(running)
 
     def claim(self, slot: str) -> Job | None:
@@ -337,10 +343,12 @@ class JobStore:
             end(db, job, now, result=result, error=error)
             return error is None
 
-    def give_back(self, job_id: str, attempt: int, *, keeps_inputs: bool = True) -> None:
+    def give_back(
+        self, job_id: str, attempt: int, *, keeps_inputs: bool = True, wait_s: float = 0.0
+    ) -> None:
         """Put a job back at its old place: its run ended for no fault of the job.
 
-        Without `keeps_inputs` its media are prepared again.
+        Without `keeps_inputs` its media are prepared again. It is not run for `wait_s` seconds.
         """
         with self._write() as db:
             job = read_held(db, job_id, attempt)
@@ -348,6 +356,8 @@ class JobStore:
                 return
             if not keeps_inputs:
                 change(db, jobs.id == job_id, input_refs=None)
+            if wait_s > 0:
+                change(db, jobs.id == job_id, not_before=self._now() + wait_s)
             put_back(db, job, self._now())
 
     def worker_died(self, job_id: str, attempt: int, error: JobError) -> bool:

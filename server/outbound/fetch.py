@@ -24,6 +24,7 @@ from ipaddress import ip_address
 import httpcore
 import httpx
 
+from server.disk import shortage_of
 from server.outbound.addresses import Address, Network, is_allowed, is_named, is_own, names
 from server.tasks import FairSemaphore
 
@@ -145,6 +146,7 @@ class Fetcher:
             FetchFailed: no answer in time, a status other than 200, a body that is compressed
                 or breaks off, or too many redirects.
             FetchTooLarge: the body has more than `max_bytes` bytes.
+            Shortage: this machine can open no connection for now; so do `post` and `check`.
         """
         try:
             async with asyncio.timeout(self.deadline_s):
@@ -197,7 +199,7 @@ class Fetcher:
             raise HostRefused(host) from error  # no name that DNS could have
         except OSError:
             return str(parsed)
-        self._vet(host, port, addresses)
+        self._vet(host, port, addresses, public=[])
         return str(parsed)
 
     def allows(self, address: Address, host: str) -> bool:
@@ -215,21 +217,23 @@ class Fetcher:
         look_up = asyncio.ensure_future(self.resolve(host, port))
         look_up.add_done_callback(partial(self._looked_up, key_id))
         try:
-            return await self._vet(host, port, await asyncio.shield(look_up))
+            found = await asyncio.shield(look_up)
+            return self._vet(host, port, found, public=await self._public_addresses(port))
         # Not only OSError: a name that DNS cannot express is a UnicodeError.
         except (OSError, ValueError) as error:
-            raise HostRefused(host) from error
+            raise shortage_of(error) or HostRefused(host) from error
 
     def _looked_up(self, key_id: str | None, look_up: asyncio.Future[Sequence[str]]) -> None:
         self.lookups.release(key_id)
         if not look_up.cancelled():
             look_up.exception()  # if nobody waits for it, nothing else reads it
 
-    async def _vet(self, host: str, port: int, found: Sequence[str]) -> list[Address]:
+    def _vet(
+        self, host: str, port: int, found: Sequence[str], *, public: Sequence[Address]
+    ) -> list[Address]:
         addresses = [ip_address(each) for each in found]
         if not addresses or not all(self.allows(address, host) for address in addresses):
             raise HostRefused(host)
-        public = await self._public_addresses(port)
         for address in addresses:
             if (address in public or is_own(address)) and not self._opens(address, host, port):
                 raise HostRefused(host)
@@ -322,7 +326,8 @@ class _VettedNetwork(httpcore.AsyncNetworkBackend):
                     str(address), port, timeout, local_address, socket_options
                 )
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
+                # That this machine can open no connection says nothing of the address.
+                failure = shortage_of(error) or error
         assert failure is not None  # `vetted` gives at least one address.
         raise failure
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import structlog
 
+from server.disk import shortage_of
 from server.errors import InvalidInput, UnknownJob, error_item
 from server.jobs.store import JobStore
 from server.models import Job
 from server.outbound.fetch import Fetcher, FetchError, FetchRefused
-from server.tasks import Signals, backoff_s, log_errors, on
+from server.tasks import Signals, backoff_s, log_errors, on, to_writer_thread
 from server.webhooks.signing import SigningKey
 from server.webhooks.store import WebhookAttempt, WebhookStore
 
@@ -44,6 +45,7 @@ class Webhooks:
     key: SigningKey
     signals: Signals
     now: Callable[[], float] = time.time
+    """For signatures, which receivers compare with their own clocks."""
     jitter: Callable[[], float] = random.random
     tried: Callable[[str], None] = lambda _: None
 
@@ -52,7 +54,8 @@ class Webhooks:
 
     async def recover(self) -> None:
         """Take over the webhooks of a server that is gone. To be called before `run`."""
-        await asyncio.to_thread(self.webhooks.recover)
+        longest_s = wait_s(MAX_TRIES, lambda: 1.0)
+        await to_writer_thread(self.webhooks.recover, longest_wait_s=longest_s)
 
     async def run(self) -> None:
         """Send what is due, a few at a time, until cancelled."""
@@ -65,7 +68,8 @@ class Webhooks:
             task.cancel()
         await asyncio.gather(*broken_off, return_exceptions=True)
         for delivery in broken_off.values():
-            await asyncio.to_thread(self.webhooks.give_back, delivery)
+            giving = to_writer_thread(self.webhooks.give_back, delivery)
+            await log_errors(f"giving back the webhook of job {delivery.job_id}", giving)
 
     def check(self, url: str) -> str:
         """The URL in its normal form. Its name, if it has one, is looked up at each try.
@@ -81,7 +85,7 @@ class Webhooks:
             raise InvalidInput([item]) from error
 
     async def _send_due(self) -> None:
-        while delivery := await asyncio.to_thread(self._claim):
+        while delivery := await to_writer_thread(self._claim):
             task = asyncio.create_task(self._supervise(delivery))
             self._sending[task] = delivery
             task.add_done_callback(self._sending.pop)
@@ -98,22 +102,34 @@ class Webhooks:
 
     async def _supervise(self, delivery: WebhookAttempt) -> None:
         what = f"webhook of job {delivery.job_id}"
-        if not await log_errors(what, self._send(delivery)):
+        if not await log_errors(what, self._send_or_postpone(delivery)):
             problem = "This server could not make the webhook."
-            await log_errors(what, asyncio.to_thread(self._record, delivery, problem))
+            await log_errors(what, to_writer_thread(self._record, delivery, problem))
+
+    async def _send_or_postpone(self, delivery: WebhookAttempt) -> None:
+        """Send it, unless this machine is short of what that needs: then later."""
+        try:
+            await self._send(delivery)
+        except Exception as error:
+            shortage = shortage_of(error)
+            if shortage is None:
+                raise
+            _log.warning(str(shortage), during=f"webhook of job {delivery.job_id}")
+            seconds = wait_s(delivery.tries, self.jitter)
+            await to_writer_thread(self.webhooks.postponed, delivery, wait_s=seconds)
 
     async def _send(self, delivery: WebhookAttempt) -> None:
         try:
             job = await asyncio.to_thread(self.jobs.job, delivery.job_id)
         except UnknownJob:
             reason = "The request is no longer kept."
-            await asyncio.to_thread(self.webhooks.given_up, delivery, reason)
+            await to_writer_thread(self.webhooks.given_up, delivery, reason)
             return
         body = await asyncio.to_thread(self.body_of, job)
         signed = self.key.headers(body, request_id=job.id, user_id=job.key_id, now=self.now())
         headers = {"Content-Type": "application/json", **signed}
         problem = await self._post(delivery, body, headers)
-        await asyncio.to_thread(self._record, delivery, problem)
+        await to_writer_thread(self._record, delivery, problem)
 
     async def _post(
         self, delivery: WebhookAttempt, body: bytes, headers: Mapping[str, str]
@@ -140,8 +156,8 @@ class Webhooks:
             self.tried("given_up")
             log.error("A webhook was given up", problem=problem)
         else:
-            retry_at = self.now() + wait_s(delivery.tries, self.jitter)
-            self.webhooks.failed(delivery, problem, retry_at=retry_at)
+            seconds = wait_s(delivery.tries, self.jitter)
+            self.webhooks.failed(delivery, problem, wait_s=seconds)
             self.tried("failed")
             log.warning("A webhook was not taken", problem=problem)
 

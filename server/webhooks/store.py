@@ -46,12 +46,20 @@ class WebhookStore:
         self._owner = owner
         self._now = now
 
-    def recover(self) -> None:
-        """Let go of what a server that is gone had taken: its tries are due again at once."""
-        taken = tables.webhooks.c.lease_until.is_not(None)
+    def recover(self, *, longest_wait_s: float) -> None:
+        """Let go of what a server that is gone had taken: its tries are due again at once.
+
+        So is one that is due later than any wait can last: the clock was put back.
+        """
+        webhooks = tables.webhooks.c
+        # What is not due any more has no lease, and there is ever more of it.
+        taken = and_(webhooks.not_before >= 0, webhooks.lease_until.is_not(None))
         with self._database.write() as db:
             free = update(tables.webhooks).where(taken)
             db.execute(free.values(claimed_by=None, lease_until=None))
+            now = self._now()
+            late = update(tables.webhooks).where(webhooks.not_before > now + longest_wait_s)
+            db.execute(late.values(not_before=now))
 
     def claim(
         self,
@@ -98,9 +106,13 @@ class WebhookStore:
         """The receiver has it."""
         self._change(delivery, delivered_at=self._now(), not_before=None, last_error=None)
 
-    def failed(self, delivery: WebhookAttempt, error: str, *, retry_at: float) -> None:
+    def failed(self, delivery: WebhookAttempt, error: str, *, wait_s: float) -> None:
         """This try came to nothing, and there will be another."""
-        self._change(delivery, not_before=retry_at, last_error=error)
+        self._change(delivery, not_before=self._now() + wait_s, last_error=error)
+
+    def postponed(self, delivery: WebhookAttempt, *, wait_s: float) -> None:
+        """This server could not try: it is not counted."""
+        self._change(delivery, tries=delivery.tries - 1, not_before=self._now() + wait_s)
 
     def given_up(self, delivery: WebhookAttempt, error: str) -> None:
         """This try came to nothing, and was the last."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from client_programs import not_here
-from queue_calls import SUBMIT, result_of, status_of, submit, until
+from queue_calls import SUBMIT, result_of, status_of, submit, until, until_prepared
 from servers import picture, request_of, serving, settings_in
 from structlog.testing import capture_logs
 from upload_calls import UPLOAD, upload
@@ -127,6 +127,38 @@ async def test_a_job_that_ends_on_a_full_disk_is_written_when_there_is_room(
     lines = (await status_of(client, job, logs="1")).json()["logs"]
     assert any("Step 2 of 2" in line["message"] for line in lines), "its log was lost"
     assert (await result_of(client, await submit(client))).status_code == 200
+
+
+async def test_a_start_on_a_full_disk_gives_what_is_there_and_goes_on_when_there_is_room(
+    disk: SmallDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.app.TRY_AGAIN_MAX_S", 0.05)
+    settings = settings_in(tmp_path, min_free_disk_mib=0)
+    async with serving(settings) as client:
+        done = await submit(client)
+        await result_of(client, done)
+        await client.post("/admin/queue/pause")
+        ran = await submit(client)
+        await until_prepared(client, ran)
+    with closing(sqlite3.connect(disk.folder / "jobs.sqlite3")) as database:
+        # As a server leaves it that is killed, in a row that the reserve has no room for.
+        database.execute(
+            "UPDATE jobs SET status = 'IN_PROGRESS', idempotency_key = hex(zeroblob(400000)) "
+            "WHERE finished_at IS NULL"
+        )
+        database.execute("DELETE FROM switches")
+        database.commit()
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for file in disk.folder.glob("jobs.sqlite3-[ws]*"):
+        file.unlink()  # as a server that ends does: SQLite has to make them again
+    disk.fill()
+
+    with capture_logs() as logs:
+        async with serving(settings) as client:
+            assert (await status_of(client, done)).json()["status"] == "COMPLETED"
+            disk.clear()
+            assert (await result_of(client, ran)).status_code == 200
+    assert "taking up jobs" in [line.get("during") for line in logs], logs
 
 
 async def _until_the_tables_are_full(client: httpx.AsyncClient) -> None:

@@ -12,6 +12,7 @@ from server.files.unknown_files import UnknownFiles
 from server.files.upload_store import NewUpload
 from server.files.uploads import Uploads
 from server.inputs.image_store import UNWANTED_LIFETIME_S, ImageStore
+from server.jobs.clock import DOUBT_S, Clock, Heartbeat
 from server.sweeper import Sweeper
 
 DAY_S = 86_400.0
@@ -27,6 +28,14 @@ def place(tmp_path: Path) -> Iterator[Place]:
 def unknown_files(place: Place) -> UnknownFiles:
     quarantine = FileStore(place.path.with_name("quarantine"))
     return UnknownFiles(place.database, place.files, quarantine, now=place.clock)
+
+
+def sweeper(place: Place, images: ImageStore, uploads: Uploads) -> Sweeper:
+    """One whose clock is that of the place."""
+    clock = Clock(wall=place.clock, steady=place.clock)
+    heartbeat = Heartbeat(place.database, clock)
+    unknown = unknown_files(place)
+    return Sweeper(place.retention, images, uploads, place.files, unknown, heartbeat)
 
 
 def put_image(place: Place, images: ImageStore) -> None:
@@ -66,7 +75,7 @@ async def test_jobs_images_and_uploads_go_and_one_that_cannot_keeps_no_other(
     if failing is not None:
         monkeypatch.setattr(parts[failing], "sweep", fail)
     with capture_logs() as logs:
-        await Sweeper(place.retention, images, uploads, place.files, unknown_files(place)).sweep()
+        await sweeper(place, images, uploads).sweep()
 
     left = {"retention": ["video"], "images": ["image"], "uploads": ["upload"], None: []}
     assert [kind for (kind,) in place.rows("SELECT kind FROM artifacts")] == left[failing]
@@ -80,7 +89,40 @@ async def test_what_the_last_server_left_unfinished_is_cleared_up(place: Place) 
     _, video = place.made("a")
     with place.files.receive() as orphan, place.files.receive() as part:
         orphan.keep_as(orphan.id)
-        unknown = unknown_files(place)
-        Sweeper(place.retention, images, uploads, place.files, unknown).clean_up()
+        sweeper(place, images, uploads).clean_up()
         assert list(place.files.ids()) == [video.id]
         assert not place.files.path(part.id).with_suffix(".part").exists()
+
+
+async def test_nothing_goes_by_a_clock_that_the_last_heartbeat_contradicts(place: Place) -> None:
+    images = ImageStore(place.database, place.files, now=place.clock)
+    uploads = place.uploads(keep_s=DAY_S)
+    place.made("a")
+    await put_upload(uploads)
+    await sweeper(place, images, uploads).sweep()
+    here = sorted(place.files.ids())
+    assert len(here) == 2
+
+    place.clock.now += 400 * DAY_S
+    with capture_logs() as logs:
+        started_again = sweeper(place, images, uploads)
+    await started_again.sweep()
+    await sweeper(place, images, uploads).sweep()
+    assert sorted(place.files.ids()) == here
+    assert place.store.job("a").done
+    assert [line["days"] for line in logs] == [400.0]
+
+    place.clock.now += DOUBT_S
+    await started_again.sweep()
+    assert list(place.files.ids()) == []
+    assert place.rows("SELECT at FROM heartbeat") == [(place.clock.now,)]
+
+
+async def test_a_server_that_was_away_for_a_while_sweeps_at_once(place: Place) -> None:
+    images = ImageStore(place.database, place.files, now=place.clock)
+    uploads = place.uploads()
+    place.made("a")
+    await sweeper(place, images, uploads).sweep()
+    place.clock.now += DAY_S
+    await sweeper(place, images, uploads).sweep()
+    assert list(place.files.ids()) == []

@@ -201,16 +201,15 @@ async def test_behind_a_proxy_the_public_address_has_only_the_ports_of_the_web(p
         own_ports={8000}, public_host="videos.example", resolve=resolve, ssl_context=NO_ROOTS
     )
     named = replace(careful, allow_hosts=("alias.example",))
-    url = f"http://alias.example:{port}/"
 
-    await careful.check(f"http://other.example:{port}/")
+    await careful.vetted("other.example", port)
     if port in (80, 443):
-        await careful.check(url)
+        await careful.vetted("alias.example", port)
         return
     with pytest.raises(HostRefused):
-        await careful.check(url)
+        await careful.vetted("alias.example", port)
     if port != 8000:
-        await named.check(url)
+        await named.vetted("alias.example", port)
 
 
 async def test_a_public_name_without_an_address_is_no_hindrance() -> None:
@@ -219,7 +218,7 @@ async def test_a_public_name_without_an_address_is_no_hindrance() -> None:
             raise OSError("no such name")
         return [PUBLIC]
 
-    await Fetcher(public_host="videos.example", resolve=resolve).check("http://a.example:9000/")
+    await Fetcher(public_host="videos.example", resolve=resolve).vetted("a.example", 9000)
 
 
 async def test_an_app_without_a_socket_has_the_ports_of_its_settings(tmp_path: Path) -> None:

@@ -111,10 +111,10 @@ class Place:
         video = self.finish(self.claim())
         return self.store.job(job_id), video
 
-    def uploads(self) -> Uploads:
+    def uploads(self, **options: Any) -> Uploads:
         """Of 100 bytes at most."""
         quota = StorageQuota(self.database, max_bytes=100)
-        store = UploadStore(self.database, now=self.clock)
+        store = UploadStore(self.database, now=self.clock, **options)
         return Uploads(store, self.files, quota, max_size=100)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:

@@ -1,6 +1,7 @@
 """The outbox: what is due, who may send it, and what becomes of webhooks that are not taken."""
 
 import asyncio
+import errno
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from http_sites import LOOPBACK, NAME, NO_ROOTS, Site, answer, fetcher, redirect, resolving, running
 from job_fixtures import INVALID, artifact, new_job, submit
@@ -355,7 +357,7 @@ def test_what_a_process_that_died_had_taken_is_taken_after_its_lease(outbox: Out
     assert taken.tries == 2
 
     # It was not dead, but asleep: what it has to say comes too late.
-    dead.failed(stale, "too late", retry_at=START)
+    dead.failed(stale, "too late", wait_s=0)
     assert outbox.rows("claimed_by, last_error") == [("the next", None)]
     next_one.delivered(taken)
     dead.given_up(stale, "too late")
@@ -366,10 +368,42 @@ def test_what_a_server_that_is_gone_had_taken_is_due_at_the_next_start(outbox: O
     outbox.end_job("a", "https://a.example/")
     outbox.claim("the gone")
 
-    outbox.store("the next").recover()
+    outbox.store("the next").recover(longest_wait_s=7200)
 
     again = outbox.claim("the next")
     assert (again.job_id, again.tries) == ("a", 2)
+
+
+def test_a_clock_that_was_put_back_before_a_start_delays_no_webhook(outbox: Outbox) -> None:
+    outbox.end_job("a", "https://a.example/")
+    store = outbox.store()
+    delivery = store.claim()
+    assert delivery is not None
+    store.failed(delivery, "no", wait_s=10.0)
+
+    outbox.now -= 400 * 86_400.0
+    outbox.store("the next").recover(longest_wait_s=7200)
+
+    assert store.claim() is not None
+
+
+async def test_a_shortage_of_ours_is_no_try_of_the_receivers(
+    outbox: Outbox, receiver: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    outbox.end_job("a", receiver.url("/hook"))
+    async with outbox.sending():
+        with monkeypatch.context() as short:
+            short.setattr(anyio, "connect_tcp", refuse)
+            await outbox.until_rows("tries, last_error", [(0, None)])
+            for _ in range(MAX_TRIES + 1):
+                await outbox.until_rows("tries, lease_until", [(0, None)])
+                outbox.wait(3600.0)
+        outbox.wait(3600.0)
+        await until_hooked(receiver)
+        await outbox.until_rows("tries, not_before", [(1, None)])
 
 
 def test_what_was_broken_off_is_due_again_at_once(outbox: Outbox) -> None:

@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 from server.api.dependencies import AdminDep, Services, ServicesDep
 from server.fal.urls import Service
 from server.jobs import pause
+from server.tasks import to_writer_thread
 
 _DESCRIPTION = "Whether the queue is paused, and since when in Unix seconds."
 
@@ -33,14 +34,14 @@ async def pause_queue(services: ServicesDep, _: AdminDep) -> QueueState:
 
     Those that run go on, and requests are still accepted.
     """
-    await asyncio.to_thread(pause.pause, services.database)
+    await to_writer_thread(pause.pause, services.database)
     return await _state(services)
 
 
 @router.post("/resume", response_description=_DESCRIPTION)
 async def resume_queue(services: ServicesDep, _: AdminDep) -> QueueState:
     """Start jobs again; the key needs the scope admin."""
-    await asyncio.to_thread(pause.resume, services.database)
+    await to_writer_thread(pause.resume, services.database)
     services.signals.claimable.notify()
     return await _state(services)
 

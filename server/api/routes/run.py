@@ -26,7 +26,12 @@ async def run(request: Request, services: ServicesDep, incoming: IncomingDep) ->
     """
     job = await begin(services, incoming)
     request.state.request_id = job.id
-    done = await _done_or_gone(request, services, job)
+    try:
+        done = await _done_or_gone(request, services, job)
+    except Exception:
+        # The caller is told to come back, and is then given this job.
+        services.runs.disconnect(job)
+        raise
     if done is None:
         services.runs.disconnect(job)
         await services.auth.check_key(job.key_id)
