@@ -16,7 +16,7 @@ NODE_READY := $(if $(shell command -v npm),$(NODE_MODULES)/.ready)
 OLD_CLIENTS := $(foreach client,fal-client@0.5.9 fal@1.83.0 huggingface_hub@2.4.0,.cache/clients/$(client)/.ready)
 PROMPT := A rocket lifts off from its launch pad in a cloud of fire and smoke.
 
-.PHONY: help setup demo serve test test-clients test-slow test-floor client-table check format bench bench-load bench-caches chaos clean
+.PHONY: help setup demo serve test test-clients test-slow test-floor client-table check format bench bench-load bench-caches bench-growth chaos clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,9 @@ bench-load: $(READY) ## Latency under clients that poll and submit; needs Debian
 
 bench-caches: $(READY) ## The same, without the caches of statuses and of keys
 	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.caches
+
+bench-growth: $(READY) ## What finished jobs cost those that come, up to 200,000 of them
+	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.growth
 
 chaos: $(READY) ## Kill and stop a server and its workers under load, and count what is lost
 	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.chaos --page docs/reliability.md

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, or_, select, update
 
 from server.db import tables
 from server.db.database import Database
@@ -20,6 +20,9 @@ from server.models import StoredArtifact
 
 UPLOAD_LIFETIME_S = 3600
 """How long the URL of an upload can be used."""
+
+BATCH = 500
+"""Files and uploads forgotten in one transaction, which others wait for."""
 
 KEPT_AFTERWARDS_S = 3600
 """How long an upload that is over is known: one that began in time may be coming still."""
@@ -171,19 +174,30 @@ class UploadStore:
 
     def expire(self) -> list[str]:
         """Forget uploads and uploaded files whose time is over; the files to remove."""
-        files, uploads = tables.artifacts.c, tables.uploads.c
         now = self._now()
-        with self._database.write() as db:
-            over = files.expires_at <= now
-            if self._keep_s is not None:
-                over = or_(over, files.created_at <= now - self._keep_s)
-            removed = delete(tables.artifacts).where(files.kind == "upload", over)
-            gone = list(db.execute(removed.returning(files.id)).scalars())
-            ended = select(uploads.id).where(uploads.expires_at <= now - KEPT_AFTERWARDS_S)
-            ids = list(db.execute(ended).scalars())
-            gone += _forget_parts(db, ids)
-            db.execute(delete(tables.uploads).where(uploads.id.in_(ids)))
+        gone: list[str] = []
+        while self._has_over(now):
+            with self._database.write() as db:
+                removed = delete(tables.artifacts).where(tables.artifacts.c.id.in_(self._over(now)))
+                gone += db.execute(removed.returning(tables.artifacts.c.id)).scalars()
+                ids = list(db.execute(_ended(now)).scalars())
+                gone += _forget_parts(db, ids)
+                db.execute(delete(tables.uploads).where(tables.uploads.c.id.in_(ids)))
         return gone
+
+    def _has_over(self, now: float) -> bool:
+        """Whether there is anything to forget. There seldom is, and looking holds up no writer."""
+        with self._database.read() as db:
+            queries = (self._over(now), _ended(now))
+            return any(db.execute(query.limit(1)).first() is not None for query in queries)
+
+    def _over(self, now: float) -> Select[str]:
+        """Some of the files whose time is over."""
+        files = tables.artifacts.c
+        over = files.expires_at <= now
+        if self._keep_s is not None:
+            over = or_(over, files.created_at <= now - self._keep_s)
+        return select(files.id).where(files.kind == "upload", over).limit(BATCH)
 
     def _add_file(
         self, db: Connection, file: StoredArtifact, new: NewUpload, place: MoveIntoPlace
@@ -203,6 +217,12 @@ def _read(db: Connection, upload_id: str) -> Upload:
     if row is None:
         raise UnknownUpload
     return Upload(**row._mapping)
+
+
+def _ended(now: float) -> Select[str]:
+    """Some of the uploads that need not be known any longer."""
+    uploads = tables.uploads.c
+    return select(uploads.id).where(uploads.expires_at <= now - KEPT_AFTERWARDS_S).limit(BATCH)
 
 
 def _check_open(db: Connection, upload_id: str) -> None:

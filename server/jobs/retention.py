@@ -16,7 +16,7 @@ from server.db import tables
 from server.db.database import Database
 from server.db.rows import JOB_COLUMNS, job_of
 from server.files.store import FileStore
-from server.models import FETCHED_LIFETIME_S, Job, JobStatus
+from server.models import FETCHED_LIFETIME_S, Job
 
 BATCH = 500
 """Jobs removed in one transaction, which others wait for."""
@@ -110,7 +110,10 @@ class Retention:
 
 def purge(database: Database, files: FileStore, job_ids: Collection[str]) -> list[str]:
     """Remove those of these jobs that can be, with their videos; return their ids."""
-    return _purge(database, files, _jobs.id.in_(job_ids))
+    ids = list(job_ids)
+    # A statement has room for so many parameters only.
+    batches = (ids[start : start + BATCH] for start in range(0, len(ids), BATCH))
+    return [id_ for batch in batches for id_ in _purge(database, files, _jobs.id.in_(batch))]
 
 
 def purge_ended_before(database: Database, files: FileStore, at: float) -> list[str]:
@@ -142,7 +145,8 @@ def webhook_is_done() -> ColumnElement[bool]:
 
 def is_removable() -> ColumnElement[bool]:
     """A job can be removed when it is done and its webhook, if any, is no longer due."""
-    return and_(_jobs.status == JobStatus.COMPLETED.value, webhook_is_done())
+    # Not by its status: SQLite would look at every job that is done.
+    return and_(_jobs.finished_at.is_not(None), webhook_is_done())
 
 
 def remove_jobs(db: Connection, job_ids: Collection[str], *, with_videos: bool = True) -> list[str]:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert, select
 
+from server.db import tables
 from server.db.database import Database
 from server.errors import UnknownFile, UnknownUpload, UploadClosed
 from server.files.access import READ_ALL, FileAccess
@@ -168,3 +170,20 @@ async def test_the_row_of_a_file_that_is_not_there_is_never_committed(
     with pytest.raises(UnknownFile):
         disk.public.find(upload.file_id, "a.txt", READ_ALL)
     assert disk.is_served(await disk.uploads.put(upload, body(b"a file")))
+
+
+async def test_more_uploads_are_forgotten_than_a_statement_has_parameters_for(disk: Disk) -> None:
+    row = {
+        "file_id": "0",
+        "file_name": "a.txt",
+        "content_type": "text/plain",
+        "max_size": 1,
+        "in_parts": True,
+        "expires_at": disk.now,
+    }
+    with disk.database.write() as db:
+        db.execute(insert(tables.uploads), [{**row, "id": str(n)} for n in range(33_000)])
+    disk.now += KEPT_AFTERWARDS_S
+    disk.uploads.sweep()
+    with disk.database.read() as db:
+        assert db.execute(select(tables.uploads.c.id).limit(1)).first() is None
