@@ -10,17 +10,14 @@ from functools import partial
 from urllib.parse import urlsplit
 
 import structlog
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
-from sqlalchemy.exc import SQLAlchemyError
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from fastapi import FastAPI
 
 from pipeline.guardrail import choose_guardrail
 from server.api.bodies import BodyReader
 from server.api.dependencies import Services
+from server.api.error_handlers import add_error_handlers
 from server.api.metrics import Metrics
-from server.api.middleware import AccessRules, EntryMiddleware, response_headers
+from server.api.middleware import AccessRules, EntryMiddleware
 from server.api.readiness import Readiness
 from server.api.results import Results
 from server.api.router import api_router
@@ -31,13 +28,11 @@ from server.auth.key_store import KeyCache, KeyStore
 from server.auth.tokens import SECRET_BYTES, Tokens
 from server.data_folder import QUARANTINE, database_in, owned, read_or_make
 from server.db.database import Database
-from server.disk import MIB, DiskSpace, shortage_of
+from server.disk import MIB, DiskSpace
 from server.dispatch.deadlines import Deadlines, RunLimits
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.drain import Drain
-from server.errors import InternalError, MethodNotAllowed, RequestError, UnknownPath
-from server.fal.endpoints import ENDPOINTS, Limits
-from server.fal.urls import Service
+from server.fal.endpoints import Limits
 from server.files.access import FileAccess
 from server.files.links import FileLinks, LinkSigner
 from server.files.public import PublicFiles, base_urls_of
@@ -89,12 +84,7 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
     # `server.serve` replaces these by the ports that it really listens on.
     app.state.ports = frozenset({settings.port, settings.tls_port} - {None})
     app.include_router(api_router(settings.files_auth))
-    app.add_exception_handler(RequestError, _answer)
-    app.add_exception_handler(HTTPException, _answer_router)
-    app.add_exception_handler(ClientDisconnect, _answer_nobody)
-    for kind in (OSError, MemoryError, RuntimeError, SQLAlchemyError):
-        app.add_exception_handler(kind, _answer_shortage)
-    app.add_exception_handler(Exception, _answer)
+    add_error_handlers(app)
     app.add_middleware(
         EntryMiddleware, rules=AccessRules.from_settings(settings, socket.gethostname())
     )
@@ -158,8 +148,22 @@ async def _running(
         disk=services.disk,
         deadlines=Deadlines(RunLimits(patience=settings.patience)),
     )
+    async with _in_background(services, intake, dispatcher, sweeper, is_taken_up=is_taken_up):
+        yield
+
+
+@asynccontextmanager
+async def _in_background(
+    services: Services,
+    intake: InputPreparer,
+    dispatcher: Dispatcher,
+    sweeper: Sweeper,
+    *,
+    is_taken_up: bool,
+) -> AsyncIterator[None]:
+    """Run the pool and the loops, once the last process's jobs are taken up, until the end."""
     taking_up = asyncio.create_task(_keep_taking_up(services, is_done=is_taken_up))
-    checking = asyncio.create_task(_check(database))
+    checking = asyncio.create_task(_check(services.database))
     for what, loop in {
         "taking in pictures": intake.run,
         "starting jobs": dispatcher.run,
@@ -170,7 +174,7 @@ async def _running(
     }.items():
         services.loops.start(what, partial(_after, taking_up, loop))
     try:
-        await pool.start()
+        await services.pool.start()
         yield
     finally:
         for task in (taking_up, checking):
@@ -181,7 +185,7 @@ async def _running(
         await intake.close()
         await services.webhooks.close()
         await dispatcher.close()
-        await pool.close()
+        await services.pool.close()
 
 
 async def _tried(what: str, work: Awaitable[object]) -> bool:
@@ -239,7 +243,6 @@ def _services(
     retention = _retention(settings, database, files, statuses, clock)
     images = ImageStore(database, files, now=now)
     submissions = Submissions(store, images, limits, signals, queue_limit=settings.queue_limit)
-    signing_key = SigningKey.in_folder(settings.data)
     disk = DiskSpace(settings.data, settings.min_free_disk_mib)
     measured = Metrics(database, pool.slots, now=now)
     access, links = _file_reading(settings)
@@ -249,7 +252,7 @@ def _services(
         jobs=store,
         body_of=partial(webhook_body, jobs=store, files=files, links=links),
         fetcher=fetcher,
-        key=signing_key,
+        key=SigningKey.in_folder(settings.data),
         signals=signals,
         tried=measured.webhook_tried,
     )
@@ -273,7 +276,6 @@ def _services(
         pool=pool,
         signals=signals,
         webhooks=webhooks,
-        signing_key=signing_key,
         drain=drain,
         metrics=measured,
         disk=disk,
@@ -361,35 +363,3 @@ def _fetcher(settings: Settings, ports: Set[int]) -> Fetcher:
         public_host=None if settings.public_url is None else urlsplit(settings.public_url).hostname,
         enabled=settings.fetch == "on",
     )
-
-
-async def _answer(request: Request, error: Exception) -> Response:
-    answer = error if isinstance(error, RequestError) else InternalError()
-    # The answer to an unforeseen error does not pass through EntryMiddleware.
-    headers = {**response_headers(request.scope["state"]), **answer.headers}
-    return JSONResponse(answer.body, answer.status, headers=headers)
-
-
-async def _answer_shortage(request: Request, error: Exception) -> Response:
-    """The machine is short of something for a while: that is no error of the server either."""
-    shortage = shortage_of(error)
-    if shortage is None:
-        raise error
-    return await _answer(request, shortage)
-
-
-async def _answer_nobody(_request: Request, _error: Exception) -> Response:
-    """The caller left in the middle of the request: that is no error of the server."""
-    return Response(status_code=499)
-
-
-async def _answer_router(request: Request, error: Exception) -> Response:
-    """The router's own 404 and 405, in fal's words."""
-    assert isinstance(error, HTTPException)
-    service, _, path = request.scope["path"].lstrip("/").partition("/")
-    # Any path at all matches the routes of these two.
-    takes_any = service in (Service.RUN, Service.QUEUE)
-    is_known = not takes_any or path in ENDPOINTS or "/requests/" in path
-    if error.status_code == 405 and is_known:
-        return await _answer(request, MethodNotAllowed((error.headers or {})["Allow"]))
-    return await _answer(request, UnknownPath(f"/{path}"))

@@ -5,34 +5,33 @@ the one other name. A variable that is empty is one that is not set. A `.env` fi
 """
 
 import difflib
-import logging
 import os
 import re
-from collections.abc import Callable, Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    SecretStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
 from pipeline.memory_plan import MemoryChoice
-from server.hosts import read_name, read_origin
-from server.keys import Credential
+from server.setting_types import (
+    DEFAULT_WORKER,
+    FilesAuth,
+    HostNames,
+    Key,
+    LowerNames,
+    Networks,
+    Origins,
+    Url,
+    WorkerPath,
+)
 
 PREFIX = "COSMOS_"
 DAY_S = 86_400.0
@@ -45,59 +44,9 @@ _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
 """Kubernetes sets such names for each Service, and a PORT with such a URL: for one that is called
 `cosmos` or `cosmos-db` they begin as ours do."""
 
-DEFAULT_WORKER = "server.workers.gpu:GpuWorker"
-_FORMER_DEFAULT_WORKER = "server.worker:GpuWorker"
-
 
 class SettingsError(Exception):
     """A setting is unknown, malformed or at odds with another; the message is a sentence."""
-
-
-def _each(read: Callable[[str], Any]) -> BeforeValidator:
-    """Read each item of a comma-separated text, or of a sequence."""
-
-    def read_all(value: Any) -> tuple[Any, ...]:
-        if isinstance(value, str):
-            value = [item.strip() for item in value.split(",") if item.strip()]
-        return tuple(read(item) for item in value)
-
-    return BeforeValidator(read_all)
-
-
-def _check_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("expected a URL such as https://videos.example.com")
-    if parts.query or parts.fragment or parts.username is not None:
-        raise ValueError("expected a URL without credentials, query or fragment")
-    return value.rstrip("/")
-
-
-def _check_key(value: SecretStr) -> SecretStr:
-    if Credential.parse(value.get_secret_value()) is None:
-        raise ValueError("expected a key of the form id:secret")
-    return value
-
-
-def _current_worker(value: str) -> str:
-    if value != _FORMER_DEFAULT_WORKER:
-        return value
-    # structlog is not set up yet. The standard library writes to stderr without any setup.
-    logging.getLogger(__name__).warning(
-        "COSMOS_WORKER=%s is now called %s: set that, or leave it unset.", value, DEFAULT_WORKER
-    )
-    return DEFAULT_WORKER
-
-
-Network = IPv4Network | IPv6Network
-FilesAuth = Literal["public", "signed", "key"]
-HostNames = Annotated[tuple[str, ...], NoDecode, _each(read_name)]
-LowerNames = Annotated[tuple[str, ...], NoDecode, _each(str.lower)]
-Origins = Annotated[tuple[str, ...], NoDecode, _each(read_origin)]
-Networks = Annotated[tuple[Network, ...], NoDecode, _each(ip_network)]
-Url = Annotated[str, AfterValidator(_check_url)]
-Key = Annotated[SecretStr, AfterValidator(_check_key)]
-WorkerPath = Annotated[str, AfterValidator(_current_worker)]
 
 
 class Settings(BaseSettings):

@@ -20,7 +20,7 @@ LAYERS = ["weights", "pipeline", "server"]
 """Each may import itself and those before it."""
 
 VALUES = {
-    *{"models", "keys", "hosts", "errors", "settings"},
+    *{"models", "keys", "hosts", "errors", "settings", "setting_types"},
     *{"data_folder", "disk", "part_file", "tasks"},
 }
 """The modules at the root of `server/` that every package may import."""
@@ -31,7 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers": {"log", *VALUES},
     "data_folder": {"part_file"},
     "errors": {"models"},
-    "settings": {"hosts", "keys"},
+    "setting_types": {"hosts", "keys"},
+    "settings": {"setting_types"},
     "disk": {"errors"},
     "tasks": {"disk", "errors"},
     "connections": {"errors"},

@@ -37,7 +37,6 @@ from server.models import RequestOptions
 from server.settings import Settings
 from server.tasks import Loops, Signals
 from server.webhooks.sender import Webhooks
-from server.webhooks.signing import SigningKey
 from server.workers.pool import Pool
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
@@ -69,7 +68,6 @@ class Services:
     pool: Pool
     signals: Signals
     webhooks: Webhooks
-    signing_key: SigningKey
     drain: Drain
     disk: DiskSpace
     metrics: Metrics

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from server.errors import BadRequest, truncated
+from server.errors import BadRequest
+from server.fal.invalid_input import truncated
 from server.hosts import DEFAULT_PORTS, is_well_formed, name_of
 from server.outbound.addresses import Address, Network
 

@@ -14,14 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.api.cors import cors_headers, is_preflight, preflight_headers
 from server.api.forwarded import PublicOrigin, client_of, forwarded_header, origin_of_request
 from server.api.proxy import METHODS, TARGET_HEADER, target_of
-from server.errors import (
-    Forbidden,
-    MethodNotAllowed,
-    MisdirectedRequest,
-    RequestError,
-    UnknownPath,
-    truncated,
-)
+from server.errors import Forbidden, MethodNotAllowed, MisdirectedRequest, RequestError, UnknownPath
+from server.fal.invalid_input import truncated
 from server.fal.urls import FAL_HOSTS, Address, Service, resolve
 from server.hosts import HostRule, name_of, read_origin
 from server.outbound.addresses import Network

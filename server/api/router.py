@@ -18,7 +18,7 @@ from server.api.routes import (
     tokens,
     uploads,
 )
-from server.settings import FilesAuth
+from server.setting_types import FilesAuth
 
 
 def api_router(files_auth: FilesAuth) -> APIRouter:

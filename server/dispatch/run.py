@@ -12,8 +12,9 @@ from server.disk import shortage_of
 from server.dispatch.deadlines import Deadlines, RunDeadline
 from server.dispatch.drain import Drain
 from server.dispatch.log import JobLog
-from server.errors import DiskFull, InvalidInput, error_item
+from server.errors import DiskFull
 from server.fal.endpoints import ENDPOINTS, Limits
+from server.fal.invalid_input import InvalidInput, error_item
 from server.fal.views import display_url
 from server.files.store import FileStore, IncomingFile
 from server.jobs.store import JobStore

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails
 
 from pipeline.spec import MAX_FRAMES, MAX_SEED, Container, FirstFrame, Quality, VideoSpec
-from server.errors import InvalidInput
+from server.fal.invalid_input import InvalidInput
 from server.fal.schemas import ImageToVideoInput, ImageToVideoOutput, item_of, read_as
 
 

@@ -20,7 +20,7 @@ from pipeline.spec import (
     MIN_GUIDANCE,
     MIN_STEPS,
 )
-from server.errors import InvalidInput, error_item
+from server.fal.invalid_input import InvalidInput, error_item
 
 VideoOutputType = Literal["X264 (.mp4)", "VP9 (.webm)", "PRORES4444 (.mov)", "GIF (.gif)"]
 VideoQuality = Literal["low", "medium", "high", "maximum"]

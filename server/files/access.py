@@ -14,7 +14,7 @@ from server.errors import FileUrlRefused, RequestError, UnknownFile
 from server.files.links import LinkSigner
 from server.keys import Scope
 from server.models import Job
-from server.settings import FilesAuth
+from server.setting_types import FilesAuth
 
 _UNSIGNED = (
     "The URL of this file needs the signature that the server gave with it: use it whole, with its "

@@ -6,7 +6,7 @@ from urllib.parse import unquote_to_bytes
 
 from pipeline.errors import FileTooLarge, ImageUnreadable, InputError
 from pipeline.image import MAX_BYTES
-from server.errors import InvalidInput
+from server.fal.invalid_input import InvalidInput
 
 
 def decode_data_uri(uri: str, field: str) -> bytes:

@@ -15,8 +15,9 @@ from pipeline.errors import InputError
 from pipeline.image import MAX_BYTES
 from pipeline.spec import Pixels
 from server.disk import shortage_of
-from server.errors import FileUrlRefused, InvalidInput, UnknownFile
+from server.errors import FileUrlRefused, UnknownFile
 from server.fal.endpoints import ENDPOINTS, Limits
+from server.fal.invalid_input import InvalidInput
 from server.fal.views import display_url
 from server.files.public import PublicFiles
 from server.files.store import FileStore

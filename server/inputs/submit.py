@@ -9,8 +9,9 @@ from functools import cached_property
 from typing import Any
 
 from server.auth.authenticator import Caller
-from server.errors import InvalidInput, TextTooLarge
+from server.errors import TextTooLarge
 from server.fal.endpoints import ENDPOINTS, Limits, VideoRequest, parse_request
+from server.fal.invalid_input import InvalidInput
 from server.inputs.data_uri import decode_data_uri, is_data_uri
 from server.inputs.image_store import ImageStore
 from server.jobs.store import JobStore

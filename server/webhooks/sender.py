@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import structlog
 
 from server.disk import shortage_of
-from server.errors import InvalidInput, UnknownJob, error_item
+from server.errors import UnknownJob
+from server.fal.invalid_input import InvalidInput, error_item
 from server.jobs.store import JobStore
 from server.models import Job
 from server.outbound.fetch import Fetcher, FetchError, FetchRefused

@@ -18,12 +18,8 @@ from servers import data_uri, picture, request_of, serving, settings_in, start_s
 from starlette.types import Message
 
 from server.api.bodies import LARGE_BYTES, MIN_BYTES_PER_S, BodyReader
-from server.errors import (
-    MAX_DETAIL_BYTES,
-    BodyTooLarge,
-    RequestTooSlow,
-    TooManyLargeBodies,
-)
+from server.errors import BodyTooLarge, RequestTooSlow, TooManyLargeBodies
+from server.fal.invalid_input import MAX_DETAIL_BYTES
 from server.inputs.submit import MAX_TEXT_BYTES
 
 MANY = 2**30

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, MAX_SEED, Container, Quality, VideoSpec
-from server.errors import InvalidInput
 from server.fal.endpoints import Limits, VideoRequest, parse_request
+from server.fal.invalid_input import InvalidInput
 from server.fal.schemas import ImageToVideoInput, ImageToVideoOutput
 
 ENDPOINT = "fal-ai/cosmos-predict-2.5/image-to-video"

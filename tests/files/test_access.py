@@ -14,7 +14,7 @@ from server.files.public import PublicFiles
 from server.files.upload_store import NewUpload, UploadStore
 from server.keys import CALLER_SCOPES, Scope
 from server.models import FETCHED_LIFETIME_S, UNFETCHED_LIFETIME_S, Job, StoredArtifact
-from server.settings import FilesAuth
+from server.setting_types import FilesAuth
 
 MINE, YOURS = Caller("mine", CALLER_SCOPES), Caller("yours", CALLER_SCOPES)
 OPERATOR = Caller("operator", frozenset({Scope.ADMIN}))

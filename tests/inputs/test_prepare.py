@@ -16,7 +16,7 @@ from servers import data_uri, picture, request_of, serving, settings_in
 
 from pipeline.image import MAX_BYTES
 from pipeline.spec import Pixels
-from server.errors import InvalidInput
+from server.fal.invalid_input import InvalidInput
 from server.inputs.data_uri import decode_data_uri, is_data_uri
 from server.inputs.image_decoder import ImageDecoder
 from server.inputs.prepare import AT_ONCE, DECODES_AT_ONCE

@@ -10,7 +10,7 @@ from server.api.openapi.document import openapi_document
 from server.api.openapi.queue import queue_document
 from server.api.router import api_router
 from server.fal.endpoints import Limits
-from server.settings import FilesAuth
+from server.setting_types import FilesAuth
 
 BASE_URL = "https://videos.example/cosmos"
 PUBLISHED = Limits(1280, 704)

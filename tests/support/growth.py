@@ -42,7 +42,7 @@ class FullTables:
         self.jobs = JobStore(self.database, owner="a server", key_limits=limits)
         self.webhooks = WebhookStore(self.database, owner="a server")
         self.retention = Retention(self.database, files, gone=lambda: None, keep_s=10_000 * DAY_S)
-        self.uploads = UploadStore(self.database, max_bytes=10**12, keep_s=10_000 * DAY_S)
+        self.uploads = UploadStore(self.database, keep_s=10_000 * DAY_S)
         self.images = ImageStore(self.database, files)
         self._numbers = count()
         for start in range(0, finished, _ROWS_AT_ONCE):

@@ -22,7 +22,7 @@ from server.files.access import ReadPermission
 from server.files.content_types import HEAD_BYTES, is_shown
 from server.files.links import END, SIGNATURE
 from server.files.public import PublicFile
-from server.settings import FilesAuth
+from server.setting_types import FilesAuth
 
 MAX_CACHE_S = 365 * 24 * 3600
 

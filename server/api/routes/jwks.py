@@ -21,7 +21,7 @@ async def key_set(services: ServicesDep, response: Response) -> KeySet:
     """The key that webhooks are signed with."""
     response.headers["cache-control"] = f"public, max-age={MAX_AGE_S}"
     padded = services.settings.webhook_jwks_padded
-    return services.signing_key.key_set(padded=padded)
+    return services.webhooks.key.key_set(padded=padded)
 
 
 for service in (Service.REST, Service.RUN, Service.QUEUE, Service.DISCOVERY):

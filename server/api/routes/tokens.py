@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.api.dependencies import CallerDep, JsonDep, ServicesDep
 from server.api.openapi.parts import json_body
 from server.auth.tokens import MAX_TOKEN_SECONDS, TokenScope
-from server.errors import InvalidInput, error_item
 from server.fal.endpoints import ENDPOINTS, app_of
+from server.fal.invalid_input import InvalidInput, error_item
 from server.fal.schemas import read_as
 from server.fal.urls import Service
 from server.keys import Scope
