@@ -34,12 +34,6 @@ class ImageUnreadable(InputError):
     code = "image_load_error"
 
 
-class ImageTooSmall(InputError):
-    """The picture has too few pixels to be a first frame."""
-
-    code = "image_too_small"
-
-
 class ImageTooLarge(InputError):
     """The picture has more pixels than we are willing to decode."""
 

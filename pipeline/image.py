@@ -6,24 +6,34 @@ Pillow only. What is not here: fetching the bytes, and the process that the serv
 import io
 import logging
 import math
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from PIL import ExifTags, Image, ImageCms
+from PIL import AvifImagePlugin, ExifTags, Image, ImageCms
 
-from pipeline.errors import FileTooLarge, ImageTooLarge, ImageTooSmall, ImageUnreadable
-from pipeline.jpeg import MAX_SCANS, has_too_many_scans
+from pipeline.colour import UnusableColour, numbered_profile
+from pipeline.errors import FileTooLarge, ImageTooLarge, ImageUnreadable
+from pipeline.image_kind import ACCEPTED, READ, kind_of
+from pipeline.jpeg import MAX_SCANS, ended, has_end, has_too_many_scans
+from pipeline.png import SIGNATURE, PngFile
 from pipeline.spec import Pixels
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
 """The formats decoded, by Pillow's names; every other decoder stays out of reach."""
 
 _JPEG = b"\xff\xd8\xff"
 
 MAX_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 50_000_000
-MIN_SIDE = 64
-"""Pixels. A video is hundreds of pixels high: less than this would be magnified to a blur."""
+
+MUCH_CROPPED = 1 / 3
+"""What is told when more than this of a picture is cropped away; a square loses 45 %."""
+MUCH_ENLARGED = 4
+"""What is told when a pixel of the picture becomes more than so many of the frame, each way."""
+
+# Each thread of the decoder would reserve address space of its own, of which there is little.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 # Transparent pictures are drawn for a blank page, and that is what their author saw behind them.
 BACKGROUND = (255, 255, 255)
@@ -45,7 +55,7 @@ _ORIENTATIONS = {
 
 _UNREADABLE = (
     "The image cannot be read: it is broken, cut short, or not a picture. "
-    "Send a whole JPEG, PNG, WebP or GIF file."
+    f"Send a whole {ACCEPTED} file."
 )
 
 _TOO_LITTLE_MEMORY = (
@@ -56,32 +66,42 @@ _TOO_LITTLE_MEMORY = (
 log = logging.getLogger(__name__)
 
 
-def prepare(data: bytes, width: int, height: int, *, field: str = "image_url") -> Pixels:
+Tell = Callable[[str], object]
+"""Takes a sentence for the person who sent the picture."""
+
+
+def prepare(
+    data: bytes, width: int, height: int, *, field: str = "image_url", tell: Tell = log.warning
+) -> Pixels:
     """Decode a picture into `width` x `height` pixels of sRGB.
 
     The picture is turned upright by its EXIF orientation, scaled to cover the frame, cropped at
-    the centre, converted to sRGB from the ICC profile it carries, and laid on white where it is
-    transparent. Of an animation the first frame counts. Scaling is NVIDIA's: bilinear with
+    the centre, converted to sRGB from the colours that it says it has, and laid on white where it
+    is transparent. Of an animation the first frame counts. Scaling is NVIDIA's: bilinear with
     antialiasing, max(width / w, height / h). A picture of the wanted size keeps its pixels.
 
-    Metadata that cannot be read does not lose the picture: it counts as upright and as sRGB.
+    Metadata that cannot be read does not lose the picture: it counts as upright and as sRGB. Pixels
+    that are missing do.
+
+    Args:
+        tell: called with what its sender may not expect: much of it is cropped or enlarged, or
+            metadata is ignored.
 
     Raises:
-        FileTooLarge: more than 20 MiB; nothing was decoded, as with the next two.
+        FileTooLarge: more than 20 MiB; nothing was decoded, as with the next one.
         ImageTooLarge: more than 50 megapixels.
-        ImageTooSmall: a side of less than 64 pixels.
-        ImageUnreadable: the file is broken, cut short, or not a picture, or is a JPEG of more than
-            100 scans.
+        ImageUnreadable: the file is broken, cut short, or not a picture that we read, or is a JPEG
+            of more than 100 scans.
     """
-    image = _open(data, field)
-    with _decoding(field):
-        frame = _upright_and_scaled(image, width, height)
-        frame = _flat_srgb(frame, image.info.get("icc_profile"))
+    image, icc_profile = _open(data, field, tell)
+    with _decoding(field, data):
+        frame = _upright_and_scaled(image, width, height, tell)
+        frame = _flat_srgb(frame, icc_profile, tell)
         return Pixels(width, height, frame.tobytes())
 
 
-def _open(data: bytes, field: str) -> Image.Image:
-    """The picture with its header read and checked, and no pixel decoded."""
+def _open(data: bytes, field: str, tell: Tell) -> tuple[Image.Image, bytes | None]:
+    """The picture with its header read and checked, and no pixel kept; and its ICC profile."""
     if len(data) > MAX_BYTES:
         raise FileTooLarge(
             field,
@@ -91,19 +111,33 @@ def _open(data: bytes, field: str) -> Image.Image:
     if not data:
         raise ImageUnreadable(field, "The image is empty: it has 0 bytes.")
     _check_scans(data, field)
-    with _decoding(field):
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise _too_large(field, f"The image is {width:,}x{height:,} pixels, which")
-    if min(width, height) < MIN_SIDE:
-        raise ImageTooSmall(
-            field,
-            f"The image is {width}x{height} pixels; "
-            f"it needs at least {MIN_SIDE} in width and in height.",
-            {"min_height": MIN_SIDE, "min_width": MIN_SIDE},
+    with _decoding(field, data):
+        png = PngFile(data) if data.startswith(SIGNATURE) else None
+        image = Image.open(io.BytesIO(png.reduced if png else data), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(field, f"The image is {image.width:,}x{image.height:,} pixels, which")
+    with _decoding(field, data):
+        if png is not None:
+            png.check_pixels()
+        elif image.format in ("JPEG", "MPO") and not has_end(data):
+            image = Image.open(io.BytesIO(ended(data)), formats=FORMATS)
+        return image, _icc_profile(image, png, data, tell)
+
+
+def _icc_profile(image: Image.Image, png: PngFile | None, data: bytes, tell: Tell) -> bytes | None:
+    try:
+        if png is not None:
+            return png.icc_profile()
+        profile: bytes | None = image.info.get("icc_profile")
+        if profile is None and image.format == "AVIF" and (place := data.find(b"colrnclx")) >= 0:
+            return numbered_profile(*struct.unpack_from(">HH", data, place + 8))
+        return profile
+    except UnusableColour as error:
+        tell(
+            f"The picture says that its colours are {error}, which this server does not convert: "
+            "they are taken as sRGB. Send it as sRGB if they look wrong."
         )
-    return image
+        return None
 
 
 def _check_scans(data: bytes, field: str) -> None:
@@ -114,7 +148,7 @@ def _check_scans(data: bytes, field: str) -> None:
 
 
 @contextmanager
-def _decoding(field: str) -> Iterator[None]:
+def _decoding(field: str, data: bytes) -> Iterator[None]:
     """Turn whatever a decoder raises into the caller's error.
 
     Hostile bytes make Pillow raise OSError, SyntaxError, ValueError, TypeError, KeyError,
@@ -128,7 +162,15 @@ def _decoding(field: str) -> Iterator[None]:
     except MemoryError as error:
         raise ImageUnreadable(field, _TOO_LITTLE_MEMORY) from error
     except Exception as error:
-        raise ImageUnreadable(field, _UNREADABLE) from error
+        raise ImageUnreadable(field, _unreadable(kind_of(data))) from error
+
+
+def _unreadable(kind: str | None) -> str:
+    if kind is None:
+        return _UNREADABLE
+    if kind in READ:
+        return f"The image is {kind} that is broken or cut short. Send a whole {ACCEPTED} file."
+    return f"The image is {kind}, which this server does not read. Send a {ACCEPTED} file."
 
 
 def _too_large(field: str, subject: str) -> ImageTooLarge:
@@ -141,18 +183,16 @@ def _too_large(field: str, subject: str) -> ImageTooLarge:
     )
 
 
-def _upright_and_scaled(image: Image.Image, width: int, height: int) -> Image.Image:
+def _upright_and_scaled(image: Image.Image, width: int, height: int, tell: Tell) -> Image.Image:
     """The part of the picture that fills the frame, in the file's own colours.
 
     Everything that costs memory per pixel comes after the scaling, so orientation is applied to
     the small picture, and a picture on its side is scaled to the frame's size on its side.
     """
-    # A PNG may keep its EXIF data after the pixels; a JPEG must not be decoded at full size yet.
-    if image.format == "PNG":
-        image.load()
-    orientation = _orientation(image)
+    orientation = _orientation(image, tell)
     if orientation >= 5:
         width, height = height, width
+    _tell_of_size(image, width, height, tell)
     stored_width, stored_height = _decode(image, width, height)
     scaled = _interpolable(image).resize(
         (width, height),
@@ -163,13 +203,29 @@ def _upright_and_scaled(image: Image.Image, width: int, height: int) -> Image.Im
     return scaled if transposition is None else scaled.transpose(transposition)
 
 
-def _orientation(image: Image.Image) -> int:
+def _tell_of_size(image: Image.Image, width: int, height: int, tell: Tell) -> None:
+    """Tell how much is cropped and enlarged, if it is much, of a picture before it is turned."""
+    across, down = width / image.width, height / image.height
+    cropped = 1 - min(across, down) / max(across, down)
+    if cropped > MUCH_CROPPED:
+        tell(
+            f"{cropped:.0%} of the picture is cropped away, half of it on either side: it has not "
+            "the shape of the video. Crop it yourself to choose what is seen."
+        )
+    if max(across, down) > MUCH_ENLARGED:
+        tell(
+            f"The picture is small: it is enlarged {max(across, down):.0f} times, so the video "
+            "begins blurred."
+        )
+
+
+def _orientation(image: Image.Image, tell: Tell) -> int:
     """EXIF (or XMP) orientation, 1 to 8; 1 where the picture has none that can be read."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     # EXIF is parsed by the same kind of code as pictures: see `_decoding`.
     except Exception as error:
-        log.warning("the EXIF data of an image is unreadable and ignored: %s", error)
+        tell(f"The EXIF data of the picture cannot be read and is ignored: {error}")
         return 1
     return value if value in _ORIENTATIONS else 1
 
@@ -234,14 +290,14 @@ def _cover_box(
     return 0.0, top, from_width, top + crop
 
 
-def _flat_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
+def _flat_srgb(image: Image.Image, icc_profile: bytes | None, tell: Tell) -> Image.Image:
     """RGB mode in sRGB, without alpha."""
     alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
     if image.mode == "I;16":
         image = _eight_bit(image)
     elif alpha is not None:
         image = image.convert(image.mode.removesuffix("A"))
-    colour = _to_srgb(image, icc_profile) if icc_profile else image.convert("RGB")
+    colour = _to_srgb(image, icc_profile, tell) if icc_profile else image.convert("RGB")
     if alpha is None:
         return colour
     flat = Image.new("RGB", colour.size, BACKGROUND)
@@ -249,7 +305,7 @@ def _flat_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
     return flat
 
 
-def _to_srgb(image: Image.Image, icc_profile: bytes) -> Image.Image:
+def _to_srgb(image: Image.Image, icc_profile: bytes, tell: Tell) -> Image.Image:
     """An L, RGB or CMYK picture as sRGB by its profile; a profile that fails is ignored."""
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
@@ -260,7 +316,7 @@ def _to_srgb(image: Image.Image, icc_profile: bytes) -> Image.Image:
             image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
         )
     except (ImageCms.PyCMSError, OSError) as error:
-        log.warning("the ICC profile of an image is unusable and ignored: %s", error)
+        tell(f"The ICC profile of the picture cannot be used and is ignored: {error}")
         return image.convert("RGB")
     assert converted is not None  # None is the answer to inPlace=True alone.
     return converted

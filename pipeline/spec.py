@@ -3,6 +3,7 @@
 No torch here: the API process imports this module for its limits and defaults.
 """
 
+import secrets
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
@@ -18,8 +19,12 @@ MIN_STEPS = 1
 MAX_STEPS = 50
 MIN_GUIDANCE = 1.0
 MAX_GUIDANCE = 20.0
-MAX_SEED = 2**53 - 1
-"""The largest integer that JavaScript keeps exactly."""
+MAX_SEED = 2**63 - 1
+"""The largest integer that a table keeps."""
+RANDOM_SEED = -1
+"""Stands for a seed that is to be drawn, as in other programs."""
+DRAWN_SEEDS = 2**53
+"""Seeds that are drawn are below this: JavaScript keeps no larger integer exactly."""
 
 FRAMES_PER_LATENT = 4
 """The VAE is causal: one frame for the first latent frame, four for each later one."""
@@ -82,6 +87,11 @@ class Clip:
 Conditioning = FirstFrame | Clip | None
 
 _CONDITIONINGS: dict[str, Conditioning] = {"first_frame": FirstFrame(), "clip": Clip()}
+
+
+def seed_of(given: int | None) -> int:
+    """The seed that was given; one that is drawn for None and `RANDOM_SEED`."""
+    return secrets.randbelow(DRAWN_SEEDS) if given in (None, RANDOM_SEED) else given
 
 
 def latent_frames(num_frames: int) -> int:
@@ -180,4 +190,4 @@ class Pixels:
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise InvalidSpec(name, f"{name} is {value}; it must be from {low:.16g} to {high:.16g}.")
+        raise InvalidSpec(name, f"{name} is {value}; it must be from {low} to {high}.")

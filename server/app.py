@@ -59,7 +59,7 @@ from server.webhooks.sender import Webhooks
 from server.webhooks.signing import SigningKey
 from server.webhooks.store import WebhookStore
 from server.workers.local_pool import LocalPool
-from server.workers.pool import Pool
+from server.workers.pool import Pool, SlotState
 from weights.checkpoint_profile import PROFILE_FILE
 from weights.store import WeightStore
 
@@ -272,7 +272,7 @@ def _services(
         results=Results(store, files, links, retention),
         images=images,
         retention=retention,
-        runs=DisconnectedRuns(submissions, grace_s=settings.disconnect_grace),
+        runs=_runs(settings, submissions, pool),
         pool=pool,
         signals=signals,
         webhooks=webhooks,
@@ -291,6 +291,15 @@ def _retention(
 ) -> Retention:
     gone = partial(statuses.written, None)
     return Retention(database, files, gone=gone, keep_s=settings.keep_s, now=clock.now)
+
+
+def _runs(settings: Settings, submissions: Submissions, pool: Pool) -> DisconnectedRuns:
+    def has_idle_slot() -> bool:
+        return any(slot.state is SlotState.IDLE for slot in pool.slots())
+
+    return DisconnectedRuns(
+        submissions, grace_s=settings.disconnect_grace, has_idle_slot=has_idle_slot
+    )
 
 
 def _uploads(
@@ -362,4 +371,5 @@ def _fetcher(settings: Settings, ports: Set[int]) -> Fetcher:
         own_ports=ports,
         public_host=None if settings.public_url is None else urlsplit(settings.public_url).hostname,
         enabled=settings.fetch == "on",
+        contact=settings.fetch_contact,
     )

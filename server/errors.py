@@ -152,6 +152,17 @@ class TextTooLarge(BadRequest):
     )
 
 
+class UnsupportedCoding(BadRequest):
+    """The body is compressed, or in frames, by a Content-Encoding that is not undone."""
+
+    status = 415
+    message = (
+        "The request's body is encoded as {}, which this server does not undo: send it as it is, "
+        "without Content-Encoding."
+    )
+    headers: Mapping[str, str] = {"accept-encoding": "identity"}
+
+
 class MisdirectedRequest(RequestError):
     """The request is for a host that is not this server."""
 

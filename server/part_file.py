@@ -67,9 +67,14 @@ class PartFile:
         self._part.unlink(missing_ok=True)
 
 
+def part_of(path: Path) -> Path:
+    """Where a file is written until it is complete."""
+    return path.with_name(f"{path.name}.part")
+
+
 def write_file(path: Path, data: bytes, *, mode: int) -> None:
     """Write a whole file, which replaces one of that name."""
-    with PartFile(path.with_name(f"{path.name}.part"), mode=mode) as file:
+    with PartFile(part_of(path), mode=mode) as file:
         file.write(data)
         file.move_to(path)
 

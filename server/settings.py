@@ -184,6 +184,11 @@ class Settings(BaseSettings):
         default=(),
         description="private names to fetch pictures from and send webhooks to, comma-separated",
     )
+    fetch_contact: str | None = Field(
+        default=None,
+        pattern=r"^[ -'*-~]{1,200}$",
+        description="mail address or URL that the User-Agent of outbound requests names",
+    )
     webhook_jwks_padded: bool = Field(
         default=False,
         description="end the x of the webhooks' public key with =, see docs/webhooks.md",

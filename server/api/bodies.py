@@ -11,7 +11,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import Request
 
-from server.errors import BodyTooLarge, RequestTooSlow, TooManyLargeBodies
+from server.errors import BodyTooLarge, RequestTooSlow, TooManyLargeBodies, UnsupportedCoding
+from server.outbound.content_codings import (
+    AWS_CHUNKED,
+    FRAME_BYTES,
+    applied,
+    codings_of,
+    is_framed,
+)
 from server.tasks import FairSemaphore
 
 LARGE_BYTES = 256 * 1024
@@ -60,7 +67,20 @@ class BodyReader:
         Raises:
             RequestTooSlow: a pause is longer than `timeout_s`, or all of them together are longer
                 than that and what `MIN_BYTES_PER_S` takes.
+            UnsupportedCoding: the bytes are not those of the body itself.
         """
+        codings = codings_of(request.headers.getlist("content-encoding"))
+        if found := applied(codings):
+            raise UnsupportedCoding(", ".join(sorted(found)))
+        start = b""
+        async for chunk in self._timed_chunks(request):
+            if len(start) < FRAME_BYTES:
+                start += chunk[:FRAME_BYTES]
+                if is_framed(codings, start):
+                    raise UnsupportedCoding(AWS_CHUNKED)
+            yield chunk
+
+    async def _timed_chunks(self, request: Request) -> AsyncIterator[bytes]:
         clock = asyncio.get_running_loop().time
         stream = request.stream()
         size, waited_s = 0, 0.0

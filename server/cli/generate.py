@@ -1,6 +1,6 @@
 """`cosmos-serve generate`: one video from one picture and prompt, into a file."""
 
-import secrets
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,12 +16,15 @@ from pipeline.spec import (
     MIN_FRAMES,
     MIN_GUIDANCE,
     MIN_STEPS,
+    RANDOM_SEED,
     Container,
     Quality,
     VideoSpec,
+    seed_of,
 )
 from server.cli.errors import EXIT_CODES, WrongUsage
 from server.cli.options import WORKER_SETTINGS, takes_settings
+from server.part_file import part_of
 from server.settings import Settings
 
 OutputType = Literal["x264", "vp9", "prores4444", "gif"]
@@ -31,7 +34,7 @@ Image = Annotated[
     Path,
     typer.Argument(
         metavar="IMAGE",
-        help="The first frame: a JPEG, PNG, WebP or GIF file, scaled and cropped to fit.",
+        help="The first frame: a JPEG, PNG, WebP, GIF or AVIF file, scaled and cropped to fit.",
         exists=True,
         dir_okay=False,
         readable=True,
@@ -81,9 +84,10 @@ Seed = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        min=0,
+        min=RANDOM_SEED,
         max=MAX_SEED,
-        help="The same seed and inputs give the same video. By default drawn, and printed.",
+        help="The same seed and inputs give the same video. By default, and for -1, drawn and "
+        "printed.",
     ),
 ]
 VideoOutputType = Annotated[
@@ -130,7 +134,7 @@ def generate(
     from weights.checkpoint_profile import PROFILE_FILE
     from weights.store import WeightStore
 
-    _check_out(out)
+    _check_out(out, image)
     store = WeightStore(settings.weights)
     profile = store.profile
     choose_guardrail(profile.guardrail, settings.guardrail, str(store.root / PROFILE_FILE))
@@ -144,19 +148,27 @@ def generate(
         num_frames=frames or profile.max_frames,
         num_inference_steps=steps,
         guidance_scale=guidance,
-        seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
+        seed=seed_of(seed),
         container=container_of(out, output_type),
         quality=quality,
     )
-    pixels = prepare(image.read_bytes(), profile.width, profile.height)
+    pixels = prepare(
+        image.read_bytes(),
+        profile.width,
+        profile.height,
+        tell=lambda sentence: print(sentence, file=sys.stderr),
+    )
     video, seconds = render(spec, pixels, out, settings)
     print(f"{out}: {video.frames} frames, {FPS} a second, {video.size:,} bytes")
     print(f"seed {spec.seed}, made in {duration(seconds)}")
     print(profile.licence)
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, image: Path) -> None:
     """Find out before the work, not after it, that the file cannot be put there."""
+    for written in (out, part_of(out)):
+        if written.exists() and written.samefile(image):
+            raise WrongUsage(f"{written} is the picture itself, and would be lost; name another.")
     if out.is_dir():
         raise WrongUsage(f"{out} is a folder; -o names a file.")
     if not out.parent.is_dir():

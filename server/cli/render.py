@@ -18,7 +18,7 @@ from pipeline.spec import Pixels, VideoSpec
 from server.cli.errors import CommandFailed
 from server.cli.progress_bar import Display, open_display
 from server.log.stderr import unfailing
-from server.part_file import PartFile
+from server.part_file import PartFile, part_of
 from server.settings import Settings
 from server.workers.local_pool import LocalPool
 from server.workers.messages import (
@@ -45,11 +45,10 @@ def render(
     """
     order = WorkOrder(job_id="generate", attempt=1, spec=spec, media={"image": pixels})
     pool = LocalPool.from_settings(settings, max_devices=1, ending_grace_s=ENDING_GRACE_S)
-    part = out.with_name(f"{out.name}.part")
     _on_stop_signals(signal.default_int_handler)
     # A video is not given up because nobody can be told how far it is.
     console = Console(file=unfailing(sys.stderr))
-    with open_display(console) as display, PartFile(part) as file:
+    with open_display(console) as display, PartFile(part_of(out)) as file:
         try:
             made = asyncio.run(_render(pool, order, file, display))
         except asyncio.CancelledError:

@@ -3,7 +3,6 @@
 A request model crosses into the pipeline here: from JSON to a `VideoSpec` and its media.
 """
 
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails
 
-from pipeline.spec import MAX_FRAMES, MAX_SEED, Container, FirstFrame, Quality, VideoSpec
+from pipeline.spec import MAX_FRAMES, Container, FirstFrame, Quality, VideoSpec, seed_of
 from server.fal.invalid_input import InvalidInput
 from server.fal.schemas import ImageToVideoInput, ImageToVideoOutput, item_of, read_as
 
@@ -61,7 +60,7 @@ def image_to_video(given: ImageToVideoInput, limits: Limits) -> VideoRequest:
     spec = VideoSpec(
         prompt=given.prompt,
         negative_prompt=given.negative_prompt,
-        seed=secrets.randbelow(MAX_SEED + 1) if given.seed is None else given.seed,
+        seed=seed_of(given.seed),
         num_frames=num_frames,
         num_inference_steps=given.num_inference_steps,
         guidance_scale=given.guidance_scale,
@@ -69,7 +68,9 @@ def image_to_video(given: ImageToVideoInput, limits: Limits) -> VideoRequest:
         quality=Quality(given.video_quality),
         conditioning=FirstFrame(),
     )
-    return VideoRequest(spec=spec, media={"image": given.image_url}, sync_mode=given.sync_mode)
+    # As browsers do: what was read from a file often ends with a line break.
+    media = {"image": given.image_url.strip()}
+    return VideoRequest(spec=spec, media=media, sync_mode=given.sync_mode)
 
 
 ENDPOINTS: Mapping[str, Endpoint] = {

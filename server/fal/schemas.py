@@ -19,6 +19,7 @@ from pipeline.spec import (
     MIN_FRAMES,
     MIN_GUIDANCE,
     MIN_STEPS,
+    RANDOM_SEED,
 )
 from server.fal.invalid_input import InvalidInput, error_item
 
@@ -102,7 +103,7 @@ class ImageToVideoInput(BaseModel):
     ] = 7.0
     seed: Annotated[
         int | None,
-        Field(ge=0, le=MAX_SEED, description="Random seed for reproducible generation."),
+        Field(ge=RANDOM_SEED, le=MAX_SEED, description="Random seed for reproducible generation."),
     ] = None
     sync_mode: Annotated[
         bool,

@@ -8,6 +8,9 @@ from pipeline.errors import FileTooLarge, ImageUnreadable, InputError
 from pipeline.image import MAX_BYTES
 from server.fal.invalid_input import InvalidInput
 
+_URL_LETTERS = bytes.maketrans(b"-_", b"+/")
+_WHITESPACE = b" \t\n\v\f\r"
+
 
 def decode_data_uri(uri: str, field: str) -> bytes:
     """The bytes of a data URI. What it says of their type is ignored: the bytes tell.
@@ -38,20 +41,29 @@ def _decode_data_uri(uri: str, field: str) -> bytes:
     header, comma, body = uri.partition(",")
     if not comma:
         raise ImageUnreadable(field, "The data URI has no comma, so it has no data.")
-    # Four characters for three bytes, or as many as three for one; checked before decoding.
-    if len(body) > MAX_BYTES * (4 / 3 if _is_base64(header) else 3) + 4:
-        raise file_too_large(field)
     if not _is_base64(header):
         data = unquote_to_bytes(body)
     else:
-        try:
-            data = base64.b64decode(unquote_to_bytes(body), validate=True)
-        except binascii.Error as error:
-            raise ImageUnreadable(field, f"The data URI is not base64: {error}.") from error
+        data = _decode_base64(unquote_to_bytes(body), field)
     if len(data) > MAX_BYTES:
         raise file_too_large(field)
     return data
 
 
+def _decode_base64(text: bytes, field: str) -> bytes:
+    """Decode as browsers do: line breaks and spaces do not count, and `=` may be left out.
+
+    The letters of URLs, - and _, are as good as + and /.
+    """
+    digits = text.translate(_URL_LETTERS, _WHITESPACE).rstrip(b"=")
+    # Four characters for three bytes; looked at before decoding.
+    if len(digits) > MAX_BYTES * 4 / 3 + 4:
+        raise file_too_large(field)
+    try:
+        return base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
+    except binascii.Error as error:
+        raise ImageUnreadable(field, f"The data URI is not base64: {error}.") from error
+
+
 def _is_base64(header: str) -> bool:
-    return header.lower().endswith(";base64")
+    return header.lower().replace(" ", "").endswith(";base64")

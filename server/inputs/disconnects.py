@@ -2,15 +2,17 @@
 
 A caller who goes away may be back: clients send a run again when a connection breaks, and Node's
 fetch breaks one that is silent for five minutes. So the job goes on for a while, and the same
-request of the same caller is given the job that has no caller, in place of another one.
+request of the same caller is given the job that has no caller, in place of another one. A job that
+has a slot while others wait for one ends at once.
 """
 
 import asyncio
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from server.inputs.submit import Submission, Submissions
-from server.models import Job
+from server.models import Job, JobStatus
 from server.tasks import log_errors
 
 
@@ -33,11 +35,17 @@ class _Left:
 
 
 class DisconnectedRuns:
-    """The runs of one server. A caller may be away for `grace_s` seconds."""
+    """The runs of one server. A caller may be away for `grace_s` seconds.
 
-    def __init__(self, submissions: Submissions, *, grace_s: float) -> None:
+    `has_idle_slot` says whether a job that can be claimed needs nobody else's slot.
+    """
+
+    def __init__(
+        self, submissions: Submissions, *, grace_s: float, has_idle_slot: Callable[[], bool]
+    ) -> None:
         self._submissions = submissions
         self._grace_s = grace_s
+        self._has_idle_slot = has_idle_slot
         self._left: dict[_Identity, dict[str, _Left]] = {}
 
     async def begin(self, submission: Submission) -> Job:
@@ -90,6 +98,23 @@ class DisconnectedRuns:
         return left
 
     async def _end_later(self, identity: _Identity, job: Job) -> None:
-        await asyncio.sleep(self._grace_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._grace_s):
+                await self._until_its_slot_is_wanted(job.id)
         self._remove(identity, job.id)
         await log_errors(f"cancelling job {job.id}", self._submissions.cancel(job.id))
+
+    async def _until_its_slot_is_wanted(self, job_id: str) -> None:
+        claimable = self._submissions.signals.claimable
+        while True:
+            seen = claimable.count
+            if not self._has_idle_slot():
+                abandoned = [each for jobs in self._left.values() for each in jobs]
+                if await asyncio.to_thread(self._is_in_the_way, job_id, abandoned):
+                    return
+            await claimable.wait(seen)
+
+    def _is_in_the_way(self, job_id: str, abandoned: Collection[str]) -> bool:
+        store = self._submissions.store
+        is_running = store.job(job_id).status is JobStatus.IN_PROGRESS
+        return is_running and store.can_be_claimed(besides=abandoned)

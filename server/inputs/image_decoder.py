@@ -9,37 +9,34 @@ import asyncio
 import json
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from pipeline.child_process import STOP_SIGNALS, WITHOUT_SITE, python_command
-from pipeline.errors import (
-    FileTooLarge,
-    ImageTooLarge,
-    ImageTooSmall,
-    ImageUnreadable,
-    InputError,
-)
+from pipeline.errors import FileTooLarge, ImageTooLarge, ImageUnreadable, InputError
+from pipeline.image_kind import ACCEPTED
 from pipeline.spec import Pixels
 from server.disk import shortage_of
 from server.inputs.image_process import REFUSED
 
-MAX_REFUSAL_BYTES = 16 * 1024
+MAX_TEXT_BYTES = 16 * 1024
+"""Of a refusal, or of what is told of a picture."""
+MAX_TOLD = 10
+MAX_TOLD_LENGTH = 500
+"""Sentences that are told of one picture, and the characters of each."""
 
 _INHERITED = {"LD_LIBRARY_PATH"}
 """The variables that its process gets of ours: what some Pythons need to start. The others may be
 secrets, such as COSMOS_KEY."""
 
-_ERRORS = {
-    error.code: error for error in (FileTooLarge, ImageTooLarge, ImageTooSmall, ImageUnreadable)
-}
+_ERRORS = {error.code: error for error in (FileTooLarge, ImageTooLarge, ImageUnreadable)}
 """The errors that a picture process may name: what `pipeline.image.prepare` raises."""
 
 _CRASHED = (
-    "The image cannot be read: decoding it failed. Send it again as an ordinary JPEG, PNG, WebP "
-    "or GIF file."
+    f"The image cannot be read: decoding it failed. Send it again as an ordinary {ACCEPTED} file."
 )
 
 _FROM_OUTSIDE = (signal.SIGKILL, *STOP_SIGNALS)
@@ -83,16 +80,27 @@ class ImageDecoder:
         self._limits = limits or DecodeLimits()
         self._program = program
 
-    async def prepare(self, data: bytes, width: int, height: int, *, field: str) -> Pixels:
+    async def prepare(
+        self,
+        data: bytes,
+        width: int,
+        height: int,
+        *,
+        field: str,
+        tell: Callable[[str], object] = _log.warning,
+    ) -> Pixels:
         """Decode a picture into `width` x `height` pixels of sRGB.
 
+        Args:
+            tell: called with what the picture's sender may not expect.
+
         Raises:
-            FileTooLarge, ImageTooLarge, ImageTooSmall, ImageUnreadable: as the pipeline says, and
-                the last also if the process crashed or took too long.
+            FileTooLarge, ImageTooLarge, ImageUnreadable: as the pipeline says, and the last also
+                if the process crashed or took too long.
             ImageProcessKilled: the machine, and not the image, is at fault.
         """
         size = width * height * 3
-        most = max(size, MAX_REFUSAL_BYTES)
+        most = size + MAX_TEXT_BYTES
         try:
             process = await self._start(width, height, field)
         except OSError as error:
@@ -109,8 +117,10 @@ class ImageDecoder:
             raise ImageUnreadable(field, _CRASHED) from None
         finally:
             await _end(process)
-        if code == 0 and len(output) == size:
-            return Pixels(width, height, output)
+        if code == 0 and (told := _told(output[size:])) is not None:
+            for sentence in told:
+                tell(sentence)
+            return Pixels(width, height, output[:size])
         if code == REFUSED:
             raise _refusal(output, field)
         if -code in _FROM_OUTSIDE and len(output) <= most:
@@ -170,6 +180,17 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         process.kill()
     await process.wait()
+
+
+def _told(output: bytes) -> list[str] | None:
+    """What a process wrote behind the pixels; None if it is not what it should be."""
+    try:
+        told = json.loads(output)
+    except ValueError:
+        return None
+    if not isinstance(told, list) or not all(isinstance(each, str) for each in told):
+        return None
+    return [each[:MAX_TOLD_LENGTH] for each in told[:MAX_TOLD]]
 
 
 def _refusal(output: bytes, field: str) -> InputError:

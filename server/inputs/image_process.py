@@ -1,5 +1,7 @@
 """The process that decodes one picture: bytes on stdin, pixels or a refusal on stdout.
 
+Behind the pixels comes a JSON list of what is to be told of the picture.
+
 It imports Pillow and neither torch nor the server, because it starts for every picture. What it
 writes is told apart by its exit code, and is data that its parent checks: never pickle.
 """
@@ -41,13 +43,14 @@ def confine(memory_bytes: int, cpu_s: int) -> None:
 def main(*, width: int, height: int, field: str, memory_bytes: int, cpu_s: int) -> None:
     """A picture process, from its first line to its exit code."""
     confine(memory_bytes, cpu_s)
+    told: list[str] = []
     try:
-        pixels = prepare(sys.stdin.buffer.read(), width, height, field=field)
+        pixels = prepare(sys.stdin.buffer.read(), width, height, field=field, tell=told.append)
     except InputError as error:
         refusal = {"code": error.code, "message": str(error), "context": error.context}
         _end(json.dumps(refusal).encode(), REFUSED)
     else:
-        _end(pixels.rgb, 0)
+        _end(pixels.rgb + json.dumps(told).encode(), 0)
 
 
 def _end(output: bytes, code: int) -> None:

@@ -5,14 +5,15 @@ claimed once its images are here; one whose image cannot be used ends with fal's
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from pipeline.errors import InputError
-from pipeline.image import MAX_BYTES
+from pipeline.image import MAX_BYTES, Tell
 from pipeline.spec import Pixels
 from server.disk import shortage_of
 from server.errors import FileUrlRefused, UnknownFile
@@ -25,8 +26,9 @@ from server.inputs.data_uri import file_too_large
 from server.inputs.image_decoder import ImageDecoder, ImageProcessKilled
 from server.inputs.image_store import ImageStore
 from server.jobs.store import JobStore
-from server.models import Job, JobError, infrastructure_error
-from server.outbound.fetch import Fetcher, FetchError, FetchTooLarge, HostRefused
+from server.models import Job, JobError, LogLine, infrastructure_error
+from server.outbound.errors import FetchError, FetchTooLarge, HostRefused
+from server.outbound.fetch import Fetcher
 from server.tasks import (
     MAX_WAIT_S,
     TRY_AGAIN_MAX_S,
@@ -118,8 +120,13 @@ class InputPreparer:
             await log_errors(f"refusing job {job.id}", self._refuse(job, error))
 
     async def _prepare_job(self, job: Job) -> None:
+        lines: list[LogLine] = []
+
+        def tell(sentence: str) -> None:
+            lines.append(LogLine(time.time(), "WARN", sentence))
+
         try:
-            await self._take_in(job)
+            await self._take_in(job, tell, lines)
             self._failures = 0
         except Exception as error:
             shortage = shortage_of(error)
@@ -130,10 +137,10 @@ class InputPreparer:
             _log.error(str(shortage), during=f"intake of job {job.id}")
             await asyncio.sleep(backoff_s(self._failures, TRY_AGAIN_S, TRY_AGAIN_MAX_S))
 
-    async def _take_in(self, job: Job) -> None:
+    async def _take_in(self, job: Job, tell: Tell, lines: Sequence[LogLine]) -> None:
         try:
-            media = {name: await self._prepare(job, name) for name in job.input["media"]}
-            await to_writer_thread(self._keep, job, media)
+            media = {name: await self._prepare(job, name, tell) for name in job.input["media"]}
+            await to_writer_thread(self._keep, job, media, lines)
             self.signals.claimable.notify()
         except InvalidInput as error:
             await self._refuse(job, JobError(error.status, error.body))
@@ -144,12 +151,12 @@ class InputPreparer:
         await to_writer_thread(self.store.refuse_inputs, job.id, error)
         self.signals.finished.notify()
 
-    def _keep(self, job: Job, media: Mapping[str, Pixels]) -> None:
+    def _keep(self, job: Job, media: Mapping[str, Pixels], lines: Sequence[LogLine]) -> None:
         with self.images.incoming() as images:
             kept = {name: images.add_pixels(pixels) for name, pixels in media.items()}
-            self.store.set_inputs(job.id, kept, place=images.place)
+            self.store.set_inputs(job.id, kept, lines=lines, place=images.place)
 
-    async def _prepare(self, job: Job, name: str) -> Pixels:
+    async def _prepare(self, job: Job, name: str, tell: Tell) -> Pixels:
         source: Mapping[str, Any] = job.input["media"][name]
         field = ENDPOINTS[job.endpoint].media_fields[name]
         try:
@@ -157,7 +164,7 @@ class InputPreparer:
                 data = await self._read_url(source["url"], job, field)
             else:
                 data = await self._read_sent(source["artifact"])
-            return await self._decode(data, job, field)
+            return await self._decode(data, job, field, tell)
         except InputError as error:
             raise InvalidInput.from_error(error, display_url(source)) from error
 
@@ -186,14 +193,14 @@ class InputPreparer:
         except (FileUrlRefused, FetchError) as error:
             raise FileDownloadError(field, str(error)) from error
 
-    async def _decode(self, data: bytes, job: Job, field: str) -> Pixels:
+    async def _decode(self, data: bytes, job: Job, field: str, tell: Tell) -> Pixels:
         width, height = self.limits.width, self.limits.height
         tries = 0
         while True:
             tries += 1
             try:
                 async with self._decoding.place(job.key_id):
-                    return await self._decoder.prepare(data, width, height, field=field)
+                    return await self._decoder.prepare(data, width, height, field=field, tell=tell)
             except ImageProcessKilled:
                 # While the server stops, the job is left to the next start.
                 if tries >= DECODE_TRIES and not self.is_stopping():

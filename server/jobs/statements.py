@@ -1,15 +1,19 @@
 """What the transactions of the job store are made of: conditions, reads, and steps of a write."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Select,
     Update,
     and_,
+    exists,
     func,
     insert,
+    literal,
     or_,
     select,
     update,
@@ -27,6 +31,7 @@ from server.models import (
     Job,
     JobError,
     JobStatus,
+    LogLine,
     StoredArtifact,
 )
 
@@ -42,18 +47,23 @@ def held(job_id: str, attempt: int) -> ColumnElement[bool]:
     return and_(jobs.id == job_id, jobs.attempt == attempt, running)
 
 
-def claim_of(slot: str, owner: str, now: float, running_limit: int | None) -> Update:
-    """Give the first job that is ready to a slot. From then on it can no longer start too late.
-
-    The jobs of a key of which `running_limit` run already are passed over.
-    """
-    ready = and_(
+def is_ready(now: float) -> ColumnElement[bool]:
+    """The jobs that need nothing but a slot."""
+    return and_(
         QUEUED,
         ~is_paused(),
         jobs.input_refs.is_not(None),
         or_(jobs.not_before.is_(None), jobs.not_before <= now),
         or_(jobs.start_by.is_(None), jobs.start_by > now),
     )
+
+
+def claim_of(slot: str, owner: str, now: float, running_limit: int | None) -> Update:
+    """Give the first job that is ready to a slot. From then on it can no longer start too late.
+
+    The jobs of a key of which `running_limit` run already are passed over.
+    """
+    ready = is_ready(now)
     if running_limit is not None:
         ready = and_(ready, may_run_another(running_limit))
     first = select(jobs.seq).where(ready).order_by(*IN_ORDER).limit(1).scalar_subquery()
@@ -197,6 +207,13 @@ def add_artifacts(
             db.execute(wanted.values(expires_at=None))
 
 
+def add_lines(db: Connection, job_id: str, attempt: int, lines: Sequence[LogLine]) -> None:
+    """Add lines to the log of a job."""
+    if lines:
+        of_run = {"job_id": job_id, "attempt": attempt}
+        db.execute(insert(tables.logs), [of_run | asdict(line) for line in lines])
+
+
 def _is_kept(now: float) -> ColumnElement[bool]:
     return or_(jobs.expires_at.is_(None), jobs.expires_at > now)
 
@@ -209,3 +226,16 @@ def _submitted_with(key_id: str | None, idempotency_key: str) -> ColumnElement[b
 def _move(db: Connection, job: Job, status: JobStatus, **values: Any) -> None:
     assert status in TRANSITIONS[job.status], f"a job went from {job.status} to {status}"
     change(db, jobs.id == job.id, status=status.value, **values)
+
+
+def lines_of_waiting(message: str, now: float) -> Select[Any]:
+    """A line for the log of each job that waits and does not have it, as the columns of `logs`."""
+    logs = tables.logs.c
+    logged = exists().where(and_(logs.job_id == jobs.id, logs.message == message))
+    return select(
+        jobs.id.label("job_id"),
+        jobs.attempt,
+        literal(now).label("at"),
+        literal("INFO").label("level"),
+        literal(message).label("message"),
+    ).where(and_(QUEUED, ~logged))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, and_, func, insert, or_, select, update
 
 from server.db import tables
 from server.db.database import Database
@@ -31,6 +31,7 @@ from server.jobs.statements import (
     IN_ORDER,
     QUEUED,
     add_artifacts,
+    add_lines,
     announce,
     change,
     claim_of,
@@ -39,7 +40,9 @@ from server.jobs.statements import (
     end,
     free_expired_key,
     held,
+    is_ready,
     jobs,
+    lines_of_waiting,
     put_back,
     read_held,
     read_job,
@@ -187,6 +190,12 @@ class JobStore:
             rows = db.execute(select(*JOB_COLUMNS).where(waiting).order_by(jobs.seq))
             return [job_of(row) for row in rows]
 
+    def can_be_claimed(self, *, besides: Collection[str]) -> bool:
+        """Whether a job waits for a slot and nothing else, but for those named."""
+        waiting = and_(is_ready(self._now()), jobs.id.not_in(besides))
+        with self._database.read() as db:
+            return db.execute(select(jobs.seq).where(waiting).limit(1)).first() is not None
+
     # What intake does.
 
     def awaiting_inputs(self, places: int, in_hand: Collection[Job] = ()) -> Job | None:
@@ -212,14 +221,22 @@ class JobStore:
         job_id: str,
         artifacts: Mapping[str, StoredArtifact],
         *,
+        lines: Sequence[LogLine] = (),
         place: MoveIntoPlace = _nothing_to_place,
     ) -> None:
-        """Make a job claimable: the prepared media, by name, are here once `place` returns."""
+        """Make a job claimable: the prepared media, by name, are here once `place` returns.
+
+        `lines` are added to its log.
+        """
         refs = {name: artifact.id for name, artifact in artifacts.items()}
         with self._write() as db:
             add_artifacts(db, artifacts.values(), self._now())
             place()
-            change(db, and_(jobs.id == job_id, QUEUED), input_refs=refs)
+            waits = and_(jobs.id == job_id, QUEUED)
+            attempt = db.execute(select(jobs.attempt).where(waits)).scalar_one_or_none()
+            if attempt is not None:
+                add_lines(db, job_id, attempt, lines)
+                change(db, waits, input_refs=refs)
 
     def refuse_inputs(self, job_id: str, error: JobError) -> None:
         """End a job that waits: its media cannot be used."""
@@ -284,17 +301,12 @@ class JobStore:
 
     def log_to_waiting(self, message: str) -> None:
         """Add a line to the log of every job that waits, unless it is there already."""
-        logs = tables.logs
-        logged = exists().where(and_(logs.c.job_id == jobs.id, logs.c.message == message))
-        level, text = literal("INFO"), literal(message)
-        lines = select(jobs.id, jobs.attempt, literal(self._now()), level, text)
-        lines = lines.where(and_(QUEUED, ~logged))
+        lines = lines_of_waiting(message, self._now())
         with self._database.read() as db:
             if db.execute(lines.limit(1)).first() is None:
                 return
         with self._write() as db:
-            columns = ["job_id", "attempt", "at", "level", "message"]
-            db.execute(insert(logs).from_select(columns, lines))
+            db.execute(insert(tables.logs).from_select(lines.selected_columns.keys(), lines))
 
     def cancel_requested(self, job_id: str, attempt: int) -> bool:
         """Whether this run should stop: its caller asked, or the job is no longer its."""
@@ -309,9 +321,7 @@ class JobStore:
         with self._write(log_of=job_id) as db:
             if read_held(db, job_id, attempt) is None:
                 return
-            if lines:
-                of_run = {"job_id": job_id, "attempt": attempt}
-                db.execute(insert(tables.logs), [of_run | asdict(line) for line in lines])
+            add_lines(db, job_id, attempt, lines)
             if progress is not None:
                 row, of_job = asdict(progress), tables.progress.c.job_id == job_id
                 if db.execute(update(tables.progress).where(of_job).values(row)).rowcount == 0:

@@ -26,7 +26,15 @@ import httpx
 
 from server.disk import shortage_of
 from server.outbound.addresses import Address, Network, is_allowed, is_named, is_own, names
-from server.tasks import FairSemaphore
+from server.outbound.errors import (
+    FetchFailed,
+    FetchingIsOff,
+    FetchRefused,
+    HostRefused,
+    HostUnavailable,
+)
+from server.outbound.responses import read_file
+from server.tasks import FairSemaphore, backoff_s
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """(host, port) to the host's addresses as text; raises OSError if it has none."""
@@ -37,6 +45,8 @@ CONNECT_TIMEOUT_S = 10.0
 LOOKUPS_AT_ONCE = 32
 
 WEB_PORTS = frozenset({80, 443})
+FETCH_TRIES = 3
+"""How often a file is asked for whose host is not available for the moment."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _FILE_WANTED = {
@@ -45,44 +55,6 @@ _FILE_WANTED = {
     "Accept-Encoding": "identity",
 }
 _HOST = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}", re.IGNORECASE)
-
-
-class FetchError(Exception):
-    """The request came to nothing; the message is a sentence for the person who gave the URL."""
-
-
-class FetchRefused(FetchError):
-    """The URL is none that we ask for."""
-
-
-class HostRefused(FetchRefused):
-    """The URL's host is none that we connect to. The sentence is the same for every address
-    refused, and for a name without any, so it cannot be used to map a private network."""
-
-    def __init__(self, host: str) -> None:
-        super().__init__(
-            f"This server does not connect to {host}: it has no address, or not only public ones, "
-            "or it is this machine. Its operator can allow a network or host with "
-            "COSMOS_FETCH_ALLOW_NETS or COSMOS_FETCH_ALLOW_HOSTS."
-        )
-
-
-class FetchingIsOff(FetchRefused):
-    """The operator wants no outbound request at all."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "This server sends nothing and fetches nothing: COSMOS_FETCH=off. Send a picture as a "
-            "data URI or an upload, and ask for the status in place of a webhook."
-        )
-
-
-class FetchFailed(FetchError):
-    """The server could not be reached in time, or did not answer as was wanted."""
-
-
-class FetchTooLarge(FetchError):
-    """The file has more bytes than the caller takes."""
 
 
 async def resolve_by_system(host: str, port: int) -> list[str]:
@@ -123,6 +95,8 @@ class Fetcher:
     there; other ports only if they are allowed. One that is not `enabled` refuses every URL.
 
     `key_id` is whose request it is that asks: look-ups of names are shared out among keys.
+    `contact` tells the owners of other servers whom to ask about our requests; `retry_s` is the
+    pause before the second try of a file, where its host names none.
     """
 
     enabled: bool = True
@@ -130,7 +104,9 @@ class Fetcher:
     allow_hosts: Sequence[str] = ()
     own_ports: Set[int] = frozenset()
     public_host: str | None = None
+    contact: str | None = None
     deadline_s: float = 30.0
+    retry_s: float = 1.0
     max_redirects: int = 5
     resolve: Resolver = resolve_by_system
     ssl_context: ssl.SSLContext = field(default_factory=trusted_roots, repr=False)
@@ -141,6 +117,9 @@ class Fetcher:
     async def fetch(self, url: str, *, max_bytes: int, key_id: str | None = None) -> bytes:
         """The bytes at one http or https URL, redirects followed. The deadline covers everything.
 
+        A host that answers 429, 502, 503 or 504, or whose connection breaks, is asked again after
+        the time that it names, if that is within the deadline.
+
         Raises:
             FetchRefused: the URL, or one it redirects to, is malformed or not allowed.
             FetchFailed: no answer in time, a status other than 200, a body that is compressed
@@ -150,7 +129,7 @@ class Fetcher:
         """
         try:
             async with asyncio.timeout(self.deadline_s):
-                return await self._follow(self._checked(url), max_bytes, key_id)
+                return await self._retried(self._checked(url), max_bytes, key_id)
         except TimeoutError as error:
             raise FetchFailed(
                 f"The file did not arrive within {self.deadline_s:g} seconds."
@@ -260,11 +239,27 @@ class Fetcher:
             return any(names(network, address) for network in self.allow_nets)
         return is_named(address, host, nets=self.allow_nets, hosts=self.allow_hosts)
 
+    async def _retried(self, url: httpx.URL, max_bytes: int, key_id: str | None) -> bytes:
+        clock = asyncio.get_running_loop().time
+        ends_at = clock() + self.deadline_s
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return await self._follow(url, max_bytes, key_id)
+            except HostUnavailable as error:
+                wait_s = error.retry_after_s
+                if wait_s is None:
+                    wait_s = backoff_s(tries, self.retry_s)
+                if tries == FETCH_TRIES or clock() + wait_s >= ends_at:
+                    raise
+            await asyncio.sleep(wait_s)
+
     async def _follow(self, url: httpx.URL, max_bytes: int, key_id: str | None) -> bytes:
         for _ in range(self.max_redirects + 1):
             async with self._send("GET", url, _FILE_WANTED, key_id) as response:
                 if response.status not in _REDIRECTS:
-                    return await _read(response, url, max_bytes)
+                    return await read_file(response, url, max_bytes)
                 url = _next_url(response, url)
         raise FetchFailed(f"The file is not there after {self.max_redirects} redirects.")
 
@@ -291,16 +286,17 @@ class Fetcher:
                 pool.stream(
                     method,
                     target,
-                    headers=_headers(url, headers),
+                    headers=_headers(url, headers, self.contact),
                     content=body,
                     extensions={"timeout": timeout},
                 ) as response,
             ):
                 yield response
         except (httpcore.NetworkError, httpcore.TimeoutException) as error:
-            raise FetchFailed(f"{url.host} cannot be reached, or it broke off.") from error
+            raise HostUnavailable(f"{url.host} cannot be reached, or it broke off.") from error
         except httpcore.ProtocolError as error:
-            raise FetchFailed(f"{url.host} does not answer in proper HTTP.") from error
+            # A connection that is closed before the end of the answer, too.
+            raise HostUnavailable(f"{url.host} does not answer in proper HTTP.") from error
 
 
 class _VettedNetwork(httpcore.AsyncNetworkBackend):
@@ -350,11 +346,14 @@ def _checked(url: str) -> httpx.URL:
     return parsed.copy_with(fragment=None)
 
 
-def _headers(url: httpx.URL, headers: Mapping[str, str]) -> list[tuple[str, str]]:
+def _headers(
+    url: httpx.URL, headers: Mapping[str, str], contact: str | None
+) -> list[tuple[str, str]]:
     version = importlib.metadata.version("cosmos-serve")
+    comment = "" if contact is None else f" ({contact})"
     return [
         ("Host", url.netloc.decode("ascii")),
-        ("User-Agent", f"cosmos-serve/{version}"),
+        ("User-Agent", f"cosmos-serve/{version}{comment}"),
         *headers.items(),
         ("Connection", "close"),
     ]
@@ -369,21 +368,3 @@ def _next_url(response: httpcore.Response, url: httpx.URL) -> httpx.URL:
     except (httpx.InvalidURL, UnicodeError) as error:
         raise FetchRefused(f"{url.host} redirects to a malformed URL.") from error
     return _checked(str(joined))
-
-
-async def _read(response: httpcore.Response, url: httpx.URL, max_bytes: int) -> bytes:
-    """The body of a plain 200; reading stops where it exceeds `max_bytes`."""
-    headers = httpx.Headers(response.headers)
-    if response.status != 200:
-        raise FetchFailed(f"{url.host} answers with status {response.status}; 200 is wanted.")
-    if headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise FetchFailed(f"{url.host} compresses the file, though it was asked not to.")
-    too_large = FetchTooLarge(f"The file is larger than {max_bytes:,} bytes.")
-    if int(headers.get("content-length", 0)) > max_bytes:
-        raise too_large
-    data = bytearray()
-    async for chunk in response.aiter_stream():
-        data += chunk
-        if len(data) > max_bytes:
-            raise too_large
-    return bytes(data)

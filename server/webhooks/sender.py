@@ -18,7 +18,8 @@ from server.errors import UnknownJob
 from server.fal.invalid_input import InvalidInput, error_item
 from server.jobs.store import JobStore
 from server.models import Job
-from server.outbound.fetch import Fetcher, FetchError, FetchRefused
+from server.outbound.errors import FetchError, FetchRefused
+from server.outbound.fetch import Fetcher
 from server.tasks import Signals, backoff_s, log_errors, on, to_writer_thread
 from server.webhooks.signing import SigningKey
 from server.webhooks.store import WebhookAttempt, WebhookStore

@@ -19,8 +19,8 @@ from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone
 from pipeline.spec import Pixels, VideoSpec
 
 MAX_CHUNK_BYTES = 1024 * 1024
-MAX_INTEGER = 2**53 - 1
-"""The largest integer in a message; JavaScript reads it exactly, and a table can hold it."""
+MAX_INTEGER = 2**63 - 1
+"""The largest integer in a message: a table can hold it."""
 
 _LENGTH = struct.Struct(">I")
 

@@ -18,7 +18,7 @@ from servers import data_uri, picture, request_of, serving, settings_in, start_s
 from starlette.types import Message
 
 from server.api.bodies import LARGE_BYTES, MIN_BYTES_PER_S, BodyReader
-from server.errors import BodyTooLarge, RequestTooSlow, TooManyLargeBodies
+from server.errors import BodyTooLarge, RequestTooSlow, TooManyLargeBodies, UnsupportedCoding
 from server.fal.invalid_input import MAX_DETAIL_BYTES
 from server.inputs.submit import MAX_TEXT_BYTES
 
@@ -29,8 +29,14 @@ MIB = 1024 * 1024
 class Sender:
     """A caller that sends these chunks, and waits before each of them."""
 
-    def __init__(self, *chunks: bytes, wait: Callable[[], Awaitable[object]] | None = None) -> None:
+    def __init__(
+        self,
+        *chunks: bytes,
+        wait: Callable[[], Awaitable[object]] | None = None,
+        coding: str | None = None,
+    ) -> None:
         self._left = list(chunks)
+        self._headers = [] if coding is None else [(b"content-encoding", coding.encode())]
         self._wait = wait
 
     @property
@@ -39,7 +45,7 @@ class Sender:
 
     @property
     def request(self) -> Request:
-        return Request({"type": "http", "method": "POST", "headers": []}, self._receive)
+        return Request({"type": "http", "method": "POST", "headers": self._headers}, self._receive)
 
     async def _receive(self) -> Message:
         if self._wait is not None:
@@ -77,6 +83,27 @@ async def read(
 
 async def test_a_body_is_read_whole() -> None:
     assert await read(BodyReader(timeout_s=30), Sender(b"ab", b"", b"c")) == b"abc"
+
+
+FRAMED = b"3;chunk-signature=" + b"0" * 64 + b"\r\nabc\r\n"
+
+
+@pytest.mark.parametrize("coding", ["", "identity", "aws-chunked", "utf-8"])
+async def test_a_content_encoding_that_changes_no_byte_is_only_a_label(coding: str) -> None:
+    assert await read(BodyReader(timeout_s=30), Sender(b"ab", b"c", coding=coding)) == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [("gzip", b"abc"), ("identity, BR", b"abc"), ("aws-chunked", FRAMED)],
+)
+async def test_a_body_that_is_not_as_it_is_meant_is_refused(coding: str, body: bytes) -> None:
+    sender = Sender(body[:1], body[1:], coding=coding)
+
+    with pytest.raises(UnsupportedCoding) as refused:
+        await read(BodyReader(timeout_s=30), sender)
+
+    assert refused.value.headers["accept-encoding"] == "identity"
 
 
 async def test_nothing_is_read_beyond_the_limit() -> None:

@@ -52,11 +52,11 @@ async def test_an_input_that_the_worker_refuses_is_a_422_of_that_field(
     assert answer.json()["detail"] == [
         {
             "loc": ["body", "image_url"],
-            "msg": "The picture is too small.",
-            "type": "image_too_small",
-            "url": "https://docs.fal.ai/errors#image_too_small",
+            "msg": "The picture is too large.",
+            "type": "image_too_large",
+            "url": "https://docs.fal.ai/errors#image_too_large",
             "input": "data:…",
-            "ctx": {"min_width": 64},
+            "ctx": {"max_width": 64},
         }
     ]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from queue_calls import RUN, result_of, submit
+from queue_calls import RUN, result_of, submit, until
 from servers import BASE_URL, data_uri, picture, request_of, serving, settings_in
 from upload_calls import kept, upload
 
@@ -21,7 +21,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
         ("data:image/png;base64,AAAA", "image_load_error"),
         ("data:image/png;base64,!", "image_load_error"),
         ("data:image/png;base64", "image_load_error"),
-        (data_uri(picture(1, 1)), "image_too_small"),
         (f"{BASE_URL}/files/nothing/here.png", "file_download_error"),
         ("http://127.0.0.1:9/car.png", "file_download_error"),
         ("ftp://example.com/car.png", "file_download_error"),
@@ -52,6 +51,33 @@ async def test_a_data_uri_need_not_be_base64_nor_say_its_type(client: httpx.Asyn
     assert answer.status_code == 200
 
 
+async def test_what_is_cropped_of_a_picture_stands_in_the_log_of_its_job(
+    client: httpx.AsyncClient,
+) -> None:
+    job = await submit(client, image_url=data_uri(picture(96, 200)))
+
+    first, *_ = (await until(client, job, "COMPLETED"))["logs"]
+
+    assert first["level"] == "WARN"
+    assert "68% of the picture is cropped away" in first["message"]
+
+
+async def test_white_space_around_a_url_does_not_count(client: httpx.AsyncClient) -> None:
+    for image_url in (data_uri(picture()), await upload(client, picture())):
+        answer = await client.post(RUN, json=request_of(image_url=f" {image_url}\n"))
+        assert answer.status_code == 200, answer.text
+
+
+async def test_an_upload_that_is_compressed_is_refused_and_not_stored(
+    client: httpx.AsyncClient,
+) -> None:
+    for coding, status in (("gzip", 415), ("identity", 200)):
+        answer = await client.post(
+            "/files/upload", content=picture(), headers={"content-encoding": coding}
+        )
+        assert answer.status_code == status, answer.text
+
+
 async def test_a_file_of_our_own_is_read_from_the_disk(client: httpx.AsyncClient) -> None:
     video = (await client.post(RUN, json=request_of())).json()["video"]["url"]
 
@@ -61,7 +87,7 @@ async def test_a_file_of_our_own_is_read_from_the_disk(client: httpx.AsyncClient
     assert answer.json()["detail"][0]["type"] == "image_load_error"
 
 
-@pytest.mark.parametrize("format", ["JPEG", "WEBP", "GIF", "PNG"])
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "GIF", "PNG", "AVIF"])
 async def test_an_uploaded_picture_is_used_whatever_its_format(
     client: httpx.AsyncClient, format: str
 ) -> None:

@@ -77,6 +77,16 @@ async def test_the_same_seed_gives_the_same_file(client: httpx.AsyncClient) -> N
     assert first == second
 
 
+async def test_the_largest_seed_is_answered_and_gives_the_same_video(
+    client: httpx.AsyncClient,
+) -> None:
+    outputs = [(await client.post(RUN, json=request_of(seed=2**63 - 1))).json() for _ in range(2)]
+    first, second = [(await client.get(output["video"]["url"])).content for output in outputs]
+
+    assert [output["seed"] for output in outputs] == [2**63 - 1] * 2
+    assert first == second
+
+
 async def test_run_refuses_invalid_input_at_once(client: httpx.AsyncClient) -> None:
     answer = await client.post(RUN, json={"prompt": "a red car", "num_frames": 94})
 

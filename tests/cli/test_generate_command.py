@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -142,10 +142,28 @@ def test_only_a_finished_video_replaces_a_file_of_its_name(
     assert place.files == {"sea.mp4"}
 
 
+@pytest.mark.parametrize("link", [os.link, os.symlink], ids=["hard link", "symbolic link"])
+@pytest.mark.parametrize(
+    ("name", "out"), [("photo.gif", "photo.gif"), ("photo.gif.part", "photo.gif")]
+)
+def test_the_picture_itself_is_never_replaced(
+    place: Place, link: Callable[[str, Path], None], name: str, out: str
+) -> None:
+    picture = (place.folder / "photo.png").read_bytes()
+    link(str(place.folder / "photo.png"), place.folder / name)
+
+    code, _, err = place.run("A calm sea", "-o", out)
+
+    assert code == 2
+    assert f"{name} is the picture itself" in err[-1]
+    assert (place.folder / name).read_bytes() == picture
+    assert (place.folder / "photo.png").read_bytes() == picture
+
+
 @pytest.mark.parametrize(
     ("prompt", "worker", "message"),
     [
-        ("refuse", "ScriptedWorker", "The picture is too small."),
+        ("refuse", "ScriptedWorker", "The picture is too large."),
         ("killed", "ScriptedWorker", "The worker was killed, probably because"),
         ("liesize", "ScriptedWorker", "65,536 bytes that are not the 65,537 bytes of the video"),
         ("liehash", "ScriptedWorker", "that are not the"),

@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, MAX_SEED, Container, Quality, VideoSpec
+from pipeline.spec import (
+    DEFAULT_NEGATIVE_PROMPT,
+    DRAWN_SEEDS,
+    MAX_SEED,
+    Container,
+    Quality,
+    VideoSpec,
+)
 from server.fal.endpoints import Limits, VideoRequest, parse_request
 from server.fal.invalid_input import InvalidInput
 from server.fal.schemas import ImageToVideoInput, ImageToVideoOutput
@@ -68,10 +75,12 @@ def test_every_output_type_and_quality_is_accepted() -> None:
 
 
 def test_a_seed_is_drawn_once_where_none_is_given() -> None:
-    seeds = {read().spec.seed, read().spec.seed, read(seed=None).spec.seed}
+    seeds = {read().spec.seed, read(seed=None).spec.seed, read(seed=-1).spec.seed}
 
     assert len(seeds) == 3
-    assert all(0 <= seed <= MAX_SEED for seed in seeds)
+    # JavaScript reads them exactly.
+    assert DRAWN_SEEDS == 2**53
+    assert all(0 <= seed < DRAWN_SEEDS for seed in seeds)
     assert read(seed=0).spec.seed == 0
 
 
@@ -84,7 +93,7 @@ def test_a_seed_is_drawn_once_where_none_is_given() -> None:
         {"num_inference_steps": 50},
         {"guidance_scale": 1},
         {"guidance_scale": 20},
-        {"seed": MAX_SEED},
+        {"seed": 2**63 - 1},
         {"prompt": ""},
         {"aspect_ratio": "16:9", "duration": "5s"},
     ],
@@ -109,7 +118,7 @@ def test_the_ends_of_the_ranges_and_unknown_keys_are_accepted(fields: dict[str, 
         ({"num_inference_steps": 51}, "less_than_equal", "equal to 50", {"le": 50}),
         ({"guidance_scale": 0.5}, "greater_than_equal", "equal to 1", {"ge": 1.0}),
         ({"guidance_scale": 20.5}, "less_than_equal", "equal to 20", {"le": 20.0}),
-        ({"seed": -1}, "greater_than_equal", "equal to 0", {"ge": 0}),
+        ({"seed": -2}, "greater_than_equal", "equal to -1", {"ge": -1}),
         ({"seed": MAX_SEED + 1}, "less_than_equal", str(MAX_SEED), {"le": MAX_SEED}),
         (
             {"video_quality": "x"},

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from api_keys import add_key, by_key
 from asgi_calls import Connection
+from in_process_pool import InProcessPool
 from job_fixtures import sql
 from queue_calls import RUN, result_of
 from servers import APP, request_of, serving, settings_in
 
 from server.settings import Settings
+from server.workers.loop import WorkerOptions
 
 Row = tuple[str, str, int | None]
 
@@ -89,6 +91,40 @@ async def test_a_run_whose_caller_does_not_return_is_cancelled(tmp_path: Path, p
         assert (await client.post(RUN, json=request_of())).status_code == 200, "the slot is free"
 
 
+async def test_a_run_without_a_caller_makes_room_at_once_for_a_job_that_waits(
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(tmp_path, disconnect_grace=3600)
+    async with serving(settings) as client:
+        async with Connection(client, RUN, request_of("sleep 3600")):
+            await until(settings, RUNNING)
+        async with Connection(client, RUN, request_of("sleep 0")):
+            await until(settings, CANCELLED, DONE)
+
+
+async def test_of_runs_without_callers_one_that_waits_ends_none_that_runs(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, disconnect_grace=3600)
+    async with serving(settings) as client:
+        async with Connection(client, RUN, request_of("sleep 0.5")):
+            await until(settings, RUNNING)
+            async with Connection(client, RUN, request_of("sleep 0")):
+                await until(settings, RUNNING, WAITING)
+            # It waits without a caller, and the other one's goes, too.
+        await until(settings, DONE, DONE)
+
+
+async def test_a_free_slot_spares_a_run_without_a_caller(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, disconnect_grace=3600)
+    options = WorkerOptions(weights=str(settings.weights))
+    pool = InProcessPool(settings.worker, options, ["cpu", "cpu"])
+    async with serving(settings, pool=pool) as client:
+        async with Connection(client, RUN, request_of("sleep 3600")):
+            await until(settings, RUNNING)
+
+        assert (await client.post(RUN, json=request_of())).status_code == 200
+        await until(settings, RUNNING, DONE)
+
+
 async def test_what_is_cancelled_for_want_of_a_caller_is_not_given_to_the_next(
     tmp_path: Path,
 ) -> None:
@@ -127,8 +163,9 @@ async def test_another_request_is_another_job(tmp_path: Path, difference: str) -
         async with Connection(client, RUN, request_of("sleep 3600", seed=7), mine):
             await until(settings, RUNNING)
 
+        # The first makes room for it.
         async with Connection(client, RUN, request_of("sleep 3600", seed=seed), headers):
-            await until(settings, RUNNING, WAITING)
+            await until(settings, CANCELLED, RUNNING)
     columns = {"body": "body_sha256", "key": "key_id", "host": "base_url"}
     kinds = {
         name: sql(settings.data / "jobs.sqlite3", f"SELECT count(DISTINCT {column}) FROM jobs")

@@ -14,7 +14,7 @@ from process_signals import blocked_by
 from servers import picture
 
 from pipeline.child_process import STOP_SIGNALS
-from pipeline.errors import FileTooLarge, ImageTooSmall, ImageUnreadable, InputError
+from pipeline.errors import FileTooLarge, ImageUnreadable, InputError
 from pipeline.image import MAX_BYTES, prepare
 from server.inputs.image_decoder import DecodeLimits, ImageDecoder, ImageProcessKilled
 
@@ -43,7 +43,18 @@ async def test_an_image_has_the_pixels_that_it_has_in_process() -> None:
     assert picture_processes() == []
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture", picture(10, 10), bytes(MAX_BYTES + 1)])
+async def test_what_is_told_of_an_image_is_what_is_told_in_process() -> None:
+    in_process: list[str] = []
+    told: list[str] = []
+    data = picture(64, 300)
+
+    prepare(data, 96, 64, tell=in_process.append)
+    await ImageDecoder().prepare(data, 96, 64, field=FIELD, tell=told.append)
+
+    assert told == in_process != []
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", b"BM" + bytes(99), bytes(MAX_BYTES + 1)])
 async def test_a_refusal_is_the_same_as_in_process(data: bytes) -> None:
     with pytest.raises(InputError) as expected:
         prepare(data, 96, 64, field=FIELD)
@@ -53,7 +64,7 @@ async def test_a_refusal_is_the_same_as_in_process(data: bytes) -> None:
     assert type(refused) is type(expected.value)
     assert str(refused) == str(expected.value)
     assert (refused.field, refused.context) == (FIELD, expected.value.context)
-    assert type(refused) in (FileTooLarge, ImageTooSmall, ImageUnreadable)
+    assert type(refused) in (FileTooLarge, ImageUnreadable)
 
 
 async def test_an_image_that_needs_too_much_memory_is_the_callers_error() -> None:
@@ -77,6 +88,8 @@ async def test_an_image_that_needs_too_much_memory_is_the_callers_error() -> Non
         "no object",
         "other",
         "no sentence",
+        "told no list",
+        "told no text",
     ],
 )
 async def test_a_process_that_misbehaves_is_the_callers_error(fault: str) -> None:

@@ -36,6 +36,11 @@ def encoded(data: bytes) -> str:
         ("data:;base64," + encoded(b"a"), b"a"),
         ("data:;base64," + encoded(b"a").replace("=", "%3D"), b"a"),
         ("data:image/svg+xml;charset=utf-8;base64," + encoded(b"abc"), b"abc"),
+        ("data:;base64," + encoded(bytes(99)).replace("A", "A\r\n"), bytes(99)),
+        ("data:image/png; base64, " + encoded(b"abc") + "\n", b"abc"),
+        ("data:;base64,YW Jj\tZA", b"abcd"),
+        ("data:;base64,-_-_", b"\xfb\xff\xbf"),
+        ("data:;base64,", b""),
         ("data:,a%20b%2Cc", b"a b,c"),
         ("data:,", b""),
     ],
@@ -49,9 +54,9 @@ def test_a_data_uri_gives_its_bytes(uri: str, data: bytes) -> None:
     ("uri", "kind"),
     [
         ("data:image/png;base64", "image_load_error"),
-        ("data:image/png;base64,AAA", "image_load_error"),
+        ("data:image/png;base64,AAAAA", "image_load_error"),
         ("data:image/png;base64,A*AA", "image_load_error"),
-        ("data:image/png;base64,AA AA", "image_load_error"),
+        ("data:image/png;base64,AA=AA", "image_load_error"),
         ("data:;base64," + "A" * (MAX_BYTES * 4 // 3 + 8), "file_too_large"),
         ("data:," + "%41" * (MAX_BYTES + 2), "file_too_large"),
         ("data:," + "A" * (MAX_BYTES + 1), "file_too_large"),
@@ -138,11 +143,11 @@ class SlowDecoder(ImageDecoder):
 
     asked = 0
 
-    async def prepare(self, data: bytes, width: int, height: int, *, field: str) -> Pixels:
+    async def prepare(self, data: bytes, width: int, height: int, **options: Any) -> Pixels:
         if data == b"slow":
             self.asked += 1
             await asyncio.Event().wait()
-        return await super().prepare(data, width, height, field=field)
+        return await super().prepare(data, width, height, **options)
 
 
 @pytest.mark.parametrize("until_stuck", [silent, slow])

@@ -12,11 +12,14 @@ from image_files import (
     gamma,
     icc_profile,
     plain,
+    png_chunk,
     prepared,
     rgb_profile,
     scene,
 )
 from PIL import ImageCms
+
+from pipeline.image import prepare
 
 
 def srgb_of(linear: npt.NDArray[np.float64]) -> tuple[int, int, int]:
@@ -96,3 +99,105 @@ def test_the_common_srgb_profile_changes_nothing() -> None:
     result = prepared(encoded(image, "PNG", icc_profile=profile)).astype(int)
 
     assert np.abs(result - np.asarray(image)).max() <= 1
+
+
+def with_chunk(colour: tuple[int, int, int], *chunks: bytes) -> bytes:
+    data = encoded(plain("RGB", colour), "PNG")
+    return data[:33] + b"".join(chunks) + data[33:]
+
+
+def chromaticities(*points: float) -> bytes:
+    return png_chunk(b"cHRM", struct.pack(">8I", *(round(point * 100_000) for point in points)))
+
+
+BT709_POINTS = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+ADOBE_POINTS = (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
+
+
+def gamma_chunk(value: int) -> bytes:
+    return png_chunk(b"gAMA", struct.pack(">I", value))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA"])
+def test_the_gamma_of_a_png_is_honoured(mode: str) -> None:
+    value: dict[str, int | tuple[int, ...]] = {"RGB": (128,) * 3, "L": 128, "LA": (128, 255)}
+    data = encoded(plain(mode, value[mode]), "PNG")
+
+    # Half of the light is 188 in sRGB.
+    assert_plain(data[:33] + gamma_chunk(100_000) + data[33:], (188,) * 3, 1)
+
+
+def test_the_primaries_of_a_png_are_honoured() -> None:
+    colour = (64, 128, 96)
+    data = with_chunk(
+        colour, gamma_chunk(round(100_000 * 256 / 563)), chromaticities(*ADOBE_POINTS)
+    )
+    # The curve so near to sRGB's counts as that.
+    linear = np.linalg.solve(SRGB, ADOBE @ linear_of(np.array(colour) / 255))
+
+    assert_plain(data, srgb_of(linear), 2)
+
+
+def linear_of(value: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    light: npt.NDArray[np.float64] = np.where(
+        value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4
+    )
+    return light
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        pytest.param((gamma_chunk(45_455),), id="the gamma of most files"),
+        pytest.param((gamma_chunk(45_455), chromaticities(*BT709_POINTS)), id="sRGB in numbers"),
+        pytest.param((png_chunk(b"sRGB", b"\0"), gamma_chunk(100_000)), id="sRGB and a gamma"),
+        pytest.param((png_chunk(b"cICP", b"\1\x0d\0\1"),), id="cICP of sRGB"),
+        pytest.param((png_chunk(b"cICP", b"\2\2\0\1"),), id="cICP that says nothing"),
+    ],
+)
+def test_a_png_that_is_srgb_keeps_its_pixels(chunks: tuple[bytes, ...]) -> None:
+    assert_plain(with_chunk(ORANGE, *chunks), ORANGE)
+
+
+# Display P3 to sRGB in linear light, as CSS Color 4 gives it.
+P3_TO_SRGB = np.array([[1.2249, -0.2247, 0.0], [-0.0420, 1.0419, 0.0], [-0.0197, -0.0786, 1.0979]])
+
+
+def test_display_p3_by_number_becomes_srgb() -> None:
+    colour = (100, 150, 120)
+    linear = P3_TO_SRGB @ linear_of(np.array(colour) / 255)
+
+    assert_plain(with_chunk(colour, png_chunk(b"cICP", b"\x0c\x0d\0\1")), srgb_of(linear), 2)
+
+
+def test_an_avif_whose_colours_are_numbered_is_converted() -> None:
+    data = encoded(plain("RGB", (128, 128, 128)), "AVIF", quality=100, subsampling="4:4:4")
+    start = data.index(b"colrnclx") + 8
+
+    # Transfer 8 is linear light.
+    assert_plain(data[:start] + b"\0\1\0\x08" + data[start + 4 :], (188,) * 3, 2)
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+@pytest.mark.parametrize("format", ["PNG", "AVIF"])
+def test_hdr_is_taken_as_srgb_and_told(format: str, transfer: int, name: str) -> None:
+    if format == "PNG":
+        data = with_chunk(ORANGE, png_chunk(b"cICP", bytes((9, transfer, 0, 1))))
+    else:
+        avif = encoded(plain("RGB", ORANGE), "AVIF", quality=100, subsampling="4:4:4")
+        start = avif.index(b"colrnclx") + 8
+        data = avif[:start] + struct.pack(">HH", 9, transfer) + avif[start + 4 :]
+    told: list[str] = []
+
+    prepare(data, 96, 64, tell=told.append)
+
+    assert_plain(data, ORANGE, 3)
+    assert [f"HDR ({name})" in sentence for sentence in told] == [True]
+
+
+def test_a_profile_goes_before_the_numbers_of_hdr() -> None:
+    profile = rgb_profile(SRGB[:, [1, 0, 2]], 2.2)
+    data = encoded(plain("RGB", (255, 0, 0)), "PNG", icc_profile=profile)
+    data = data[:33] + png_chunk(b"cICP", b"\x09\x10\0\1") + data[33:]
+
+    assert_plain(data, (0, 255, 0), 1)

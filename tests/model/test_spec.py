@@ -42,7 +42,7 @@ RANGES: list[tuple[str, float, float]] = [
     ("num_frames", 9, 93),
     ("num_inference_steps", 1, 50),
     ("guidance_scale", 1.0, 20.0),
-    ("seed", 0, 9_007_199_254_740_991),
+    ("seed", 0, 9_223_372_036_854_775_807),
 ]
 
 
@@ -61,7 +61,7 @@ def test_both_ends_of_a_range_are_allowed_and_nothing_beyond(
 def test_the_sentence_of_a_refusal_gives_the_range_in_full() -> None:
     with pytest.raises(InvalidSpec) as caught:
         _spec(seed=-1)
-    assert str(caught.value) == "seed is -1; it must be from 0 to 9007199254740991."
+    assert str(caught.value) == "seed is -1; it must be from 0 to 9223372036854775807."
 
 
 @pytest.mark.parametrize("num_frames", range(9, 94))

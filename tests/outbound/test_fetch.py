@@ -1,5 +1,6 @@
 import asyncio
 import gzip
+import re
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -9,13 +10,8 @@ import pytest
 import trustme
 from http_sites import LOOPBACK, NAME, Script, Site, answer, fetcher, redirect, resolving, running
 
-from server.outbound.fetch import (
-    Fetcher,
-    FetchFailed,
-    FetchRefused,
-    FetchTooLarge,
-    trusted_roots,
-)
+from server.outbound.errors import FetchFailed, FetchRefused, FetchTooLarge
+from server.outbound.fetch import FETCH_TRIES, Fetcher, trusted_roots
 
 
 @pytest.fixture
@@ -237,10 +233,92 @@ async def test_a_compressed_answer_is_refused_and_never_expanded(site: Site) -> 
         await fetcher().fetch(site.url(), max_bytes=100_000)
 
 
-async def test_an_answer_that_says_identity_is_not_compressed(site: Site) -> None:
-    site.answers["/"] = answer(b"picture", "Content-Encoding: Identity")
+@pytest.mark.parametrize("label", ["", "Identity", "aws-chunked", "aws-chunked,", "UTF-8", "none"])
+async def test_a_content_encoding_that_changes_no_byte_is_only_a_label(
+    site: Site, label: str
+) -> None:
+    site.answers["/"] = answer(b"picture", f"Content-Encoding: {label}")
 
     assert await fetcher().fetch(site.url(), max_bytes=100) == b"picture"
+
+
+@pytest.mark.parametrize("label", ["gzip", "aws-chunked,gzip", "X-GZIP", "br", "zstd"])
+async def test_a_content_encoding_that_changes_bytes_is_refused(site: Site, label: str) -> None:
+    site.answers["/"] = answer(b"picture", f"Content-Encoding: {label}")
+
+    with pytest.raises(FetchFailed, match="compresses"):
+        await fetcher().fetch(site.url(), max_bytes=100)
+
+
+@pytest.mark.parametrize("extension", ["", ";chunk-signature=" + 64 * "0"])
+async def test_a_file_in_the_frames_of_aws_chunked_is_refused(site: Site, extension: str) -> None:
+    framed = f"7{extension}\r\npicture\r\n0{extension}\r\n\r\n".encode()
+    site.answers["/"] = answer(framed, "Content-Encoding: aws-chunked")
+
+    with pytest.raises(FetchFailed, match="in the frames of aws-chunked"):
+        await fetcher().fetch(site.url(), max_bytes=1000)
+
+
+def in_turn(*answers: bytes) -> Script:
+    """One answer after the other; nothing at all is a connection that breaks."""
+    left = list(answers)
+
+    async def write(writer: asyncio.StreamWriter) -> None:
+        writer.write(left.pop(0))
+        await writer.drain()
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        answer(b"", status="429 Too Many Requests"),
+        answer(b"", "Retry-After: 0", status="503 Service Unavailable"),
+        answer(b"", "Retry-After: Wed, 21 Oct 2015 07:28:00 GMT", status="503 Service Unavailable"),
+        answer(b"", "Retry-After: soon", status="502 Bad Gateway"),
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort",
+    ],
+    ids=["429", "503", "a date", "502", "dropped", "broken off"],
+)
+async def test_a_host_that_is_unavailable_once_is_asked_again(site: Site, first: bytes) -> None:
+    site.answers["/"] = in_turn(first, answer(b"picture"))
+
+    assert await fetcher().fetch(site.url(), max_bytes=100) == b"picture"
+    assert len(site.requests) == 2
+
+
+async def test_a_host_that_stays_unavailable_is_given_up(site: Site) -> None:
+    site.answers["/"] = answer(b"", status="503 Service Unavailable")
+
+    with pytest.raises(FetchFailed, match="status 503"):
+        await fetcher().fetch(site.url(), max_bytes=100)
+    assert len(site.requests) == FETCH_TRIES
+
+
+@pytest.mark.parametrize(
+    ("status", "header"),
+    [("503 Service Unavailable", "Retry-After: 31"), ("404 Not Found", "Retry-After: 0")],
+)
+async def test_a_host_is_not_asked_again_too_late_nor_for_what_it_does_not_have(
+    site: Site, status: str, header: str
+) -> None:
+    site.answers["/"] = answer(b"", header, status=status)
+
+    with pytest.raises(FetchFailed, match=f"status {status[:3]}"):
+        await fetcher(deadline_s=30.0).fetch(site.url(), max_bytes=100)
+    assert len(site.requests) == 1
+
+
+async def test_a_request_can_say_whom_to_ask(site: Site) -> None:
+    site.answers["/"] = answer()
+
+    await fetcher(contact="admin@example.com").fetch(site.url(), max_bytes=100)
+
+    assert re.search(
+        r"^User-Agent: cosmos-serve/\S+ \(admin@example\.com\)\r$", site.requests[0], re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize(

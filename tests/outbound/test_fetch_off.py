@@ -10,7 +10,8 @@ from queue_calls import RUN, SUBMIT
 from servers import picture, request_of, serving, settings_in
 from upload_calls import upload
 
-from server.outbound.fetch import Fetcher, FetchRefused
+from server.outbound.errors import FetchRefused
+from server.outbound.fetch import Fetcher
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

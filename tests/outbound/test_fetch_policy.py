@@ -6,7 +6,8 @@ from http_sites import LOOPBACK, NAME, NO_ROOTS, resolving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.outbound.fetch import Fetcher, FetchError, FetchRefused
+from server.outbound.errors import FetchError, FetchRefused
+from server.outbound.fetch import Fetcher
 
 HOSTILE = [
     "0.0.0.0",

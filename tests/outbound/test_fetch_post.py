@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from http_sites import LOOPBACK, NAME, NO_ROOTS, Site, answer, fetcher, redirect, resolving, running
 
-from server.outbound.fetch import Fetcher, FetchFailed, FetchRefused, HostRefused
+from server.outbound.errors import FetchFailed, FetchRefused, HostRefused
+from server.outbound.fetch import Fetcher
 from server.tasks import FairSemaphore
 
 

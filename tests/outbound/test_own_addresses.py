@@ -21,7 +21,8 @@ from queue_calls import RUN, SUBMIT
 from servers import RunningServer, request_of, serving, settings_in, start_server
 
 from server.outbound.addresses import Address, can_bind, is_own, sends_to_itself
-from server.outbound.fetch import Fetcher, FetchRefused, HostRefused
+from server.outbound.errors import FetchRefused, HostRefused
+from server.outbound.fetch import Fetcher
 
 OWN: list[Address] = [
     ip_address(each.address)
@@ -163,7 +164,8 @@ ip link set lo up && ip address add {PUBLIC}/32 dev lo &&
 exec "$0" -c '
 import asyncio
 from ipaddress import ip_network
-from server.outbound.fetch import Fetcher, HostRefused
+from server.outbound.errors import HostRefused
+from server.outbound.fetch import Fetcher
 
 async def allowed(port, **options):
     try:

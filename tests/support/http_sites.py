@@ -90,12 +90,17 @@ def resolving(*answers: Sequence[str]) -> Resolver:
 
 
 def fetcher(
-    *answers: Sequence[str], deadline_s: float = 30.0, ssl_context: ssl.SSLContext = NO_ROOTS
+    *answers: Sequence[str],
+    deadline_s: float = 30.0,
+    ssl_context: ssl.SSLContext = NO_ROOTS,
+    contact: str | None = None,
 ) -> Fetcher:
     """A fetcher that may reach loopback, where `answers` are what DNS says of any name."""
     return Fetcher(
         allow_nets=LOOPBACK,
         deadline_s=deadline_s,
+        contact=contact,
+        retry_s=0.0,
         resolve=resolving(*answers) if answers else resolve_by_system,
         ssl_context=ssl_context,
     )

@@ -22,7 +22,7 @@ def main(*, width: int, height: int, memory_bytes: int, cpu_s: int, **_others: A
     confine(memory_bytes, cpu_s)
     fault, _, path = sys.stdin.buffer.readline().decode().strip().partition(" until ")
     if path and Path(path).exists():
-        os.write(1, bytes(width * height * 3))
+        os.write(1, bytes(width * height * 3) + b"[]")
         os._exit(0)
     if path:
         Path(path).touch()
@@ -56,12 +56,17 @@ def _hoard() -> None:
     sys.exit(f"There was room for {len(hoard)} bytes.")
 
 
-def _tell() -> None:
+def _tell_environment() -> None:
     """Refuse the picture with what the process has of its parent."""
     status = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines())
     told = {"environment": dict(os.environ), "no_new_privs": status["NoNewPrivs"]}
     refusal = {"code": "image_load_error", "message": json.dumps(told), "context": {}}
     _refuse(json.dumps(refusal).encode())
+
+
+def _tell(text: bytes) -> None:
+    os.write(1, bytes(96 * 64 * 3) + text)
+    os._exit(0)
 
 
 _FAULTS: dict[str, Callable[[], object]] = {
@@ -73,10 +78,12 @@ _FAULTS: dict[str, Callable[[], object]] = {
     **{number.name: partial(_end_by, number) for number in STOP_SIGNALS},
     "spin": _spin,
     "hoard": _hoard,
-    "tell": _tell,
+    "tell": _tell_environment,
     "sleep": lambda: time.sleep(3600),
+    "told no list": lambda: _tell(b"{}"),
+    "told no text": lambda: _tell(b"[1]"),
     "no json": lambda: _refuse(b"\xff"),
     "no object": lambda: _refuse(b"[]"),
     "other": lambda: _refuse(b'{"code": "rm", "message": "", "context": {}}'),
-    "no sentence": lambda: _refuse(b'{"code": "image_too_small", "message": 1, "context": {}}'),
+    "no sentence": lambda: _refuse(b'{"code": "image_too_large", "message": 1, "context": {}}'),
 }

@@ -21,6 +21,7 @@ from PIL import Image
 
 from server.app import create_app
 from server.settings import Settings
+from server.workers.pool import Pool
 
 ENDPOINT = "fal-ai/cosmos-predict-2.5/image-to-video"
 APP = "fal-ai/cosmos-predict-2.5"
@@ -53,13 +54,16 @@ def settings_in(folder: Path, **changes: Any) -> Settings:
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, *, worker_process: bool = False
+    settings: Settings, *, worker_process: bool = False, pool: Pool | None = None
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Run the app in this process; the client speaks to it without a socket.
 
-    The worker is a thread, or with `worker_process` a process as users have it, which can die.
+    The worker is a thread, or with `worker_process` a process as users have it, which can die;
+    `pool` takes the place of either.
     """
-    app = create_app(settings, None if worker_process else InProcessPool.from_settings(settings))
+    if pool is None and not worker_process:
+        pool = InProcessPool.from_settings(settings)
+    app = create_app(settings, pool)
     # An unforeseen error is answered as the server answers it, and not raised here.
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import current_thread, main_thread
 
-from pipeline.errors import Cancelled, ImageTooSmall, OutOfMemory
+from pipeline.errors import Cancelled, ImageTooLarge, OutOfMemory
 from pipeline.memory_plan import MemoryPlan
 from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone
 from server.workers.loop import WorkerOptions
@@ -91,7 +91,7 @@ class ScriptedWorker:
 
     Faults, each after step N (`killed 3`; default 1) or at the start of a stage (`hang decode`),
     and with `once` on attempt 1 only:
-        refuse      fails with an input error: ImageTooSmall, field `image_url`
+        refuse      fails with an input error: ImageTooLarge, field `image_url`
         memory      fails with OutOfMemory
         raise       raises a RuntimeError that nobody foresaw
         cuda        raises what torch raises when its device has failed
@@ -262,7 +262,7 @@ def _sleep(seconds: float, cancelled: Callable[[], bool]) -> None:
 
 
 def _refuse() -> None:
-    raise ImageTooSmall("image_url", "The picture is too small.", {"min_width": 64})
+    raise ImageTooLarge("image_url", "The picture is too large.", {"max_width": 64})
 
 
 def _memory() -> None:

@@ -173,10 +173,10 @@ async def test_two_slots_run_side_by_side(make: MakePool) -> None:
 async def test_an_input_error_names_the_field_and_the_limit(pool: Watched) -> None:
     events = await pool.run(order("refuse"))
     assert events[-1] == Failed(
-        code="image_too_small",
-        message="The picture is too small.",
+        code="image_too_large",
+        message="The picture is too large.",
         field="image_url",
-        context={"min_width": 64},
+        context={"max_width": 64},
     )
 
 

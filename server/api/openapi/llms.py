@@ -11,7 +11,9 @@ from string import Template
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.spec import FPS
+from pipeline.image import MAX_BYTES, MAX_PIXELS
+from pipeline.image_kind import ACCEPTED
+from pipeline.spec import DRAWN_SEEDS, FPS, MAX_SEED
 from server.api.openapi.schemas import input_schema, output_schema
 from server.fal.endpoints import ENDPOINTS, Limits
 from server.fal.urls import Service, is_fal_host, url_for
@@ -36,6 +38,11 @@ def llms_text(endpoint_id: str, base_url: str, limits: Limits) -> str:
         frames=limits.max_frames,
         fps=FPS,
         seconds=f"{limits.max_frames / FPS:.1f}",
+        formats=ACCEPTED,
+        max_mib=MAX_BYTES // 1024**2,
+        max_megapixels=MAX_PIXELS // 1_000_000,
+        max_seed=MAX_SEED,
+        exact=DRAWN_SEEDS - 1,
         input_fields=_fields(fields),
         required=_json(required),
         full=_json(full),

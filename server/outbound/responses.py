@@ -1,0 +1,57 @@
+"""A file out of another server's answer."""
+
+import time
+from email.utils import parsedate_to_datetime
+
+import httpcore
+import httpx
+
+from server.outbound.content_codings import FRAME_BYTES, applied, codings_of, is_framed
+from server.outbound.errors import FetchFailed, FetchTooLarge, HostUnavailable
+
+_PASSING = frozenset({429, 502, 503, 504})
+"""Statuses that say nothing of the file: a second try may find it."""
+
+
+async def read_file(response: httpcore.Response, url: httpx.URL, max_bytes: int) -> bytes:
+    """The body of a plain 200; reading stops where it exceeds `max_bytes`.
+
+    Raises:
+        FetchFailed: the answer is another, or the body is compressed.
+        HostUnavailable: the host is busy, and says so.
+        FetchTooLarge: the body has more bytes.
+    """
+    headers = httpx.Headers(response.headers)
+    if response.status != 200:
+        message = f"{url.host} answers with status {response.status}; 200 is wanted."
+        if response.status in _PASSING:
+            raise HostUnavailable(message, _retry_after_s(headers.get("retry-after")))
+        raise FetchFailed(message)
+    codings = codings_of(headers.get_list("content-encoding"))
+    if applied(codings):
+        raise FetchFailed(f"{url.host} compresses the file, though it was asked not to.")
+    too_large = FetchTooLarge(f"The file is larger than {max_bytes:,} bytes.")
+    if int(headers.get("content-length", 0)) > max_bytes:
+        raise too_large
+    data = bytearray()
+    async for chunk in response.aiter_stream():
+        data += chunk
+        if len(data) > max_bytes:
+            raise too_large
+    if is_framed(codings, bytes(data[:FRAME_BYTES])):
+        raise FetchFailed(
+            f"The file at {url.host} was stored in the frames of aws-chunked: store it without."
+        )
+    return bytes(data)
+
+
+def _retry_after_s(header: str | None) -> float | None:
+    """The seconds that a Retry-After names, as such or as a date; None if it names none."""
+    if header is None:
+        return None
+    if header.isascii() and header.isdigit():
+        return float(header)
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
