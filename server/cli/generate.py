@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -27,8 +27,23 @@ from server.cli.options import WORKER_SETTINGS, takes_settings
 from server.part_file import part_of
 from server.settings import Settings
 
-OutputType = Literal["x264", "vp9", "prores4444", "gif"]
-"""The containers of `pipeline.spec.Container` by their names, in lower case."""
+OUTPUT_TYPES = {
+    spelling.lower(): container
+    for container in Container
+    for spelling in (container.name, container.suffix[1:], container.value)
+}
+"""What --output-type can be: a codec, the ending of its files, or fal's name for both."""
+
+
+def read_output_type(text: str) -> Container:
+    """The container that was typed, in letters of either case."""
+    container = OUTPUT_TYPES.get(text.strip().lower())
+    if container is None:
+        codecs = ", ".join(f"{each.name.lower()} ({each.suffix[1:]})" for each in Container)
+        names = ", ".join(f'"{each.value}"' for each in Container)
+        raise typer.BadParameter(f"{text!r} is none of {codecs}, or fal's names: {names}.")
+    return container
+
 
 Image = Annotated[
     Path,
@@ -91,11 +106,13 @@ Seed = Annotated[
     ),
 ]
 VideoOutputType = Annotated[
-    OutputType | None,
+    Container | None,
     typer.Option(
         "--output-type",
-        help="Codec and container. By default what the ending of FILE says.",
-        case_sensitive=False,
+        metavar="TYPE",
+        help="Codec and container: x264, vp9, prores4444 or gif, or fal's names, such as "
+        '"VP9 (.webm)". By default what the ending of FILE says.',
+        parser=read_output_type,
     ),
 ]
 VideoQuality = Annotated[
@@ -183,7 +200,7 @@ def _text(name: str, text: str) -> str:
     return text
 
 
-def container_of(out: Path, output_type: str | None) -> Container:
+def container_of(out: Path, output_type: Container | None) -> Container:
     """The container that the command line asks for; the file's ending must not deny it."""
     suffix = out.suffix.lower()
     by_suffix = {container.suffix: container for container in Container}
@@ -192,9 +209,9 @@ def container_of(out: Path, output_type: str | None) -> Container:
         if suffix not in by_suffix:
             raise WrongUsage(f"{out} ends in none of {known}: name it so, or give --output-type.")
         return by_suffix[suffix]
-    container = Container[output_type.upper()]
-    if by_suffix.get(suffix, container) is not container:
+    if by_suffix.get(suffix, output_type) is not output_type:
         raise WrongUsage(
-            f"{out} ends in {suffix}, but --output-type {output_type} makes {container.suffix}."
+            f"{out} ends in {suffix}, but --output-type {output_type.name.lower()} makes "
+            f"{output_type.suffix}."
         )
-    return container
+    return output_type

@@ -3,8 +3,9 @@
 A request model crosses into the pipeline here: from JSON to a `VideoSpec` and its media.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -12,7 +13,17 @@ from pydantic_core import InitErrorDetails
 
 from pipeline.spec import MAX_FRAMES, Container, FirstFrame, Quality, VideoSpec, seed_of
 from server.fal.invalid_input import InvalidInput
-from server.fal.schemas import ImageToVideoInput, ImageToVideoOutput, item_of, read_as
+from server.fal.schemas import (
+    ImageToVideoInput,
+    ImageToVideoOutput,
+    check_as,
+    item_of,
+    parse_json,
+)
+
+MAX_NAMED_FIELDS = 10
+"""Ignored fields of one request that its log names."""
+MAX_NAME_LENGTH = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +37,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class VideoRequest:
-    """A valid request: what to make, of which media (a URL by name), and how to hand it out."""
+    """A valid request: what to make, of which media (a URL by name), and how to hand it out.
+
+    `notes` are sentences for the job's log.
+    """
 
     spec: VideoSpec
     media: Mapping[str, str]
     sync_mode: bool
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +113,31 @@ def parse_request(endpoint: str, body: bytes, limits: Limits) -> VideoRequest:
         InvalidInput: the body is not JSON, or a field is missing or out of range.
     """
     described = ENDPOINTS[endpoint]
-    request = read_as(described.request, body)
+    given = parse_json(body)
+    request = check_as(described.request, given)
     try:
-        return described.to_video_request(request, limits)
+        order = described.to_video_request(request, limits)
     except ValidationError as error:
         raise InvalidInput([item_of(each) for each in error.errors(include_url=False)]) from error
+    return replace(order, notes=_notes_on_fields(given, described.request))
+
+
+def _notes_on_fields(given: Mapping[str, Any], model: type[BaseModel]) -> Sequence[str]:
+    """What the log says of fields that the endpoint does not have: they were ignored.
+
+    Clients send such fields on purpose, and people by mistake.
+    """
+    ignored = [name for name in given if name not in model.model_fields]
+    if not ignored:
+        return ()
+    named = [_with_nearest(name, model) for name in ignored[:MAX_NAMED_FIELDS]]
+    if len(ignored) > MAX_NAMED_FIELDS:
+        named.append(f"and {len(ignored) - MAX_NAMED_FIELDS:,} more")
+    return (f"Ignored, because this endpoint has no such field: {', '.join(named)}.",)
+
+
+def _with_nearest(name: str, model: type[BaseModel]) -> str:
+    # `repr` also spells what neither a database nor a terminal can take.
+    shown = repr(name if len(name) <= MAX_NAME_LENGTH else f"{name[:MAX_NAME_LENGTH]}…")
+    nearest = difflib.get_close_matches(name[:MAX_NAME_LENGTH], model.model_fields, n=1)
+    return f"{shown} (did you mean {nearest[0]!r}?)" if nearest else shown

@@ -1,7 +1,7 @@
 """fal's input and output as the endpoint's page has them: names, order, defaults, ranges, words.
 
-Unknown keys are ignored: clients for many models send theirs to each. What a request means is in
-`server.fal.endpoints`.
+Unknown keys are ignored: clients for many models send theirs to each. What a request means, and
+what its log says of such keys, is in `server.fal.endpoints`.
 """
 
 import json
@@ -170,7 +170,15 @@ def read_as(model: type[Model], body: bytes) -> Model:
     Raises:
         InvalidInput: the body is not JSON, or a field is missing or out of range.
     """
-    given = parse_json(body)
+    return check_as(model, parse_json(body))
+
+
+def check_as(model: type[Model], given: Any) -> Model:
+    """Check parsed JSON as a model.
+
+    Raises:
+        InvalidInput: a field is missing or out of range.
+    """
     try:
         # `from_attributes` gives a body that is no object the same error that FastAPI gives it.
         return model.model_validate(given, from_attributes=True)

@@ -108,7 +108,12 @@ class Submissions:
             }
             new = _new_job(submission, input=_input_of(order, kept), tier=order.spec.tier.value)
             return self.store.submit(
-                new, queue_limit=self.queue_limit, artifacts=kept.values(), place=images.place
+                new,
+                queue_limit=self.queue_limit,
+                artifacts=kept.values(),
+                place=images.place,
+                # The names of fields are input, too.
+                notes=order.notes if submission.options.store_io else (),
             )
 
 

@@ -108,10 +108,12 @@ class JobStore:
         queue_limit: int,
         artifacts: Collection[StoredArtifact] = (),
         place: MoveIntoPlace = _nothing_to_place,
+        notes: Collection[str] = (),
     ) -> Job:
         """Commit a job, and the rows of the files that came with it, which `place` puts there.
 
-        A job that has the idempotency key already is given in its place.
+        A job that has the idempotency key already is given in its place. `notes` are the first
+        lines of the job's log.
 
         Raises:
             IdempotencyMismatch: that job came of another request.
@@ -130,6 +132,9 @@ class JobStore:
             add_artifacts(db, artifacts, now)
             place()
             db.execute(insert(tables.jobs).values(**row_of_job(new, now)))
+            for note in notes:
+                line = {"job_id": new.id, "attempt": 0, "at": now, "level": "INFO", "message": note}
+                db.execute(insert(tables.logs).values(line))
             if new.error is not None:
                 announce(db, new.id, new.webhook_url, now)
             return read_job(db, new.id, now)

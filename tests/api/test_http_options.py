@@ -114,7 +114,7 @@ async def test_neither_input_nor_error_is_stored_where_that_is_not_wanted(tmp_pa
     settings = settings_in(tmp_path)
     async with serving(settings) as client:
         stored = await submit(client, "a secret")
-        job = await submit_with(client, {"x-fal-store-io": "0"}, "a secret")
+        job = await submit_with(client, {"x-fal-store-io": "0"}, "a secret", secret_field=1)
         output = (await result_of(client, job)).json()
         await result_of(client, stored)
 
@@ -122,6 +122,8 @@ async def test_neither_input_nor_error_is_stored_where_that_is_not_wanted(tmp_pa
         assert (await result_of(client, job)).json() == output
     assert "a secret" in str(row_of(settings, stored))
     assert row_of(settings, job)[0] == {"sync_mode": False}
+    for file in settings.data.glob("jobs.sqlite3*"):
+        assert b"secret_field" not in file.read_bytes()
 
 
 async def test_the_same_idempotency_key_is_the_same_job(tmp_path: Path) -> None:

@@ -245,3 +245,11 @@ async def test_a_finished_job_cannot_be_cancelled(client: httpx.AsyncClient) -> 
     assert answer.status_code == 400
     assert answer.json() == {"status": "ALREADY_COMPLETED"}
     assert (await result_of(client, job)).content == before.content
+
+
+async def test_the_log_names_the_fields_that_were_ignored(client: httpx.AsyncClient) -> None:
+    job = await submit(client, output_type="webm")
+    logs = (await until(client, job, "COMPLETED"))["logs"]
+
+    assert "'output_type' (did you mean 'video_output_type'?)" in logs[0]["message"]
+    assert (await result_of(client, job)).json()["video"]["content_type"] == "video/mp4"

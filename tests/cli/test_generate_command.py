@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import psutil
 import pytest
@@ -20,7 +19,7 @@ from workers import file_of
 
 from pipeline.image import prepare
 from pipeline.spec import Container, Quality, VideoSpec
-from server.cli.generate import OutputType, container_of
+from server.cli.generate import container_of, read_output_type
 from server.workers.messages import WorkOrder
 
 COMMAND = str(Path(sys.executable).with_name("cosmos-serve"))
@@ -263,9 +262,22 @@ def test_guardrail_off_uses_a_checkpoint_that_requires_one(place: Place) -> None
 
 
 def test_the_ending_of_the_file_or_the_output_type_chooses_the_container() -> None:
-    assert {name.upper() for name in get_args(OutputType)} == {each.name for each in Container}
-    for name in get_args(OutputType):
-        container = Container[name.upper()]
-        assert container_of(Path("sea.part1"), name) is container
+    for container in Container:
+        assert container_of(Path("sea.part1"), container) is container
         for suffix in (container.suffix, container.suffix.upper()):
             assert container_of(Path(f"sea{suffix}"), None) is container
+
+
+@pytest.mark.parametrize("container", Container)
+def test_an_output_type_is_typed_as_a_codec_an_ending_or_as_fal_writes_it(
+    container: Container,
+) -> None:
+    for text in (container.name, container.suffix[1:], container.value):
+        assert read_output_type(text) is read_output_type(text.lower()) is container
+
+
+def test_an_output_type_that_is_none_is_told_all_that_there_are(place: Place) -> None:
+    code, out, err = place.run("A calm sea", "-o", "sea", "--output-type", "avi")
+    assert (code, out) == (2, "")
+    assert "'avi' is none of x264 (mp4), vp9 (webm), prores4444 (mov), gif (gif)" in err[0]
+    assert all(f'"{container.value}"' in err[0] for container in Container)

@@ -107,6 +107,23 @@ def test_the_ends_of_the_ranges_and_unknown_keys_are_accepted(fields: dict[str, 
     assert not {"aspect_ratio", "duration"} & spec.keys()
 
 
+def test_ignored_fields_are_named_with_the_nearest_that_there_is() -> None:
+    (note,) = read(output_type="webm", num_frame=9, fps=24).notes
+
+    assert note == (
+        "Ignored, because this endpoint has no such field: 'output_type' (did you mean "
+        "'video_output_type'?), 'num_frame' (did you mean 'num_frames'?), 'fps'."
+    )
+    assert read(num_frames=9).notes == ()
+
+
+def test_what_is_said_of_ignored_fields_is_short_and_can_be_written() -> None:
+    (note,) = read(**{f"\ud800{'n' * 10_000}{number}": 1 for number in range(500)}).notes
+
+    assert len(note.encode()) < 1000
+    assert "and 490 more" in note
+
+
 @pytest.mark.parametrize(
     ("fields", "kind", "message", "context"),
     [
