@@ -23,7 +23,7 @@ RUN_MARKER = ".cosmos-serve"
 
 _DATABASE = "jobs.sqlite3"
 WRITTEN = (
-    *(_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm", LOCK_FILE),
+    *(_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm", f"{_DATABASE}-reserve", LOCK_FILE),
     *("files", QUARANTINE, "compiled"),
 )
 SECRETS = ("key", "token.secret", "webhook-signing-key.pem")

@@ -189,8 +189,8 @@ class KeyQueueFull(RequestError):
 
     status = 429
     message = (
-        "The key {!r} has {:,} requests waiting, which is the limit for one key. Try again later; "
-        "COSMOS_KEY_QUEUE_LIMIT sets the limit."
+        "The key {!r} has {:,} requests waiting, which is its limit. Try again later; "
+        "COSMOS_KEY_QUEUE_LIMIT or `cosmos-serve keys limits` sets it."
     )
     headers = TRY_AGAIN_LATER
 
@@ -203,8 +203,8 @@ class TooManySubmits(RequestError):
 
     status = 429
     message = (
-        "The key {!r} has sent {:,} requests within a minute, which is the limit for one key. "
-        "Try again in {} seconds; COSMOS_KEY_SUBMITS_PER_MINUTE sets the limit."
+        "The key {!r} has sent {:,} requests within a minute, which is its limit. Try again in "
+        "{} seconds; COSMOS_KEY_SUBMITS_PER_MINUTE or `cosmos-serve keys limits` sets it."
     )
     headers: Mapping[str, str] = {"retry-after": "{2}"}
 
@@ -263,7 +263,8 @@ class KeyStorageFull(RequestError):
     status = 507
     message = (
         "There is no room for this file: the uploads of the key {!r} together may have {:,} bytes. "
-        "They go when they expire; COSMOS_KEY_STORAGE_LIMIT_MIB sets the limit."
+        "They go when they expire; COSMOS_KEY_STORAGE_LIMIT_MIB or `cosmos-serve keys limits` sets "
+        "the limit."
     )
 
 

@@ -51,7 +51,20 @@ class Credential:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ApiKey:
+class OwnLimits:
+    """What one key may have, where that differs from what the settings give every key.
+
+    None is what the settings say. The names are those of the settings, without `key_`.
+    """
+
+    queue_limit: int | None = None
+    running_limit: int | None = None
+    submits_per_minute: int | None = None
+    storage_limit_mib: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey(OwnLimits):
     """A key as we keep it. Times are Unix seconds."""
 
     id: str
@@ -72,9 +85,11 @@ class ApiKey:
         created_at: float,
         scopes: Collection[Scope] = CALLER_SCOPES,
         expires_at: float | None = None,
+        **own_limits: int | None,
     ) -> "ApiKey":
-        """What is kept of a credential."""
+        """What is kept of a credential. `own_limits` are the fields of `OwnLimits`."""
         return cls(
+            **own_limits,
             id=credential.key_id,
             secret_sha256=_sha256(credential.secret),
             name=name,

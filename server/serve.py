@@ -58,7 +58,8 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(app: FastAPI, settings: Settings) -> None:
-    connections = _connections(settings)
+    descriptors = raise_limit()
+    connections = _connections(settings, descriptors)
     asyncio.get_running_loop().set_exception_handler(on_loop_error)
     # Also said of a port in use, if it is for the server of the same folder, which is ending.
     check_is_free(settings.data)
@@ -74,24 +75,24 @@ async def _serve(app: FastAPI, settings: Settings) -> None:
         print(_greeting(settings, [sock for _, sock in listeners]), file=stdout)
         if app.state.first_key is not None:
             print(app.state.first_key.announcement(stdout.isatty()), file=stdout)
+        _log.info(f"Up to {connections.limit:,} connections are served; {_room(descriptors)}")
         await asyncio.gather(*(server.serve(sockets=[sock]) for server, sock in listeners))
 
 
-def _connections(settings: Settings) -> Connections:
+def _connections(settings: Settings, descriptors: int) -> Connections:
     """The connections that there may be: as many as is set, or as there are descriptors for."""
-    descriptors = raise_limit()
-    possible = connections_within(descriptors)
-    limit = min(settings.connection_limit, possible)
-    room = f"this process may open {descriptors:,} files and sockets (`ulimit -Hn`)"
+    limit = min(settings.connection_limit, connections_within(descriptors))
     if limit < 1:
-        raise SettingsError(f"The server needs more than {RESERVED:,}, and {room}.")
+        raise SettingsError(f"The server needs more than {RESERVED:,}, and {_room(descriptors)}.")
     if limit < settings.connection_limit:
-        _log.warning(f"COSMOS_CONNECTION_LIMIT is taken as {limit:,}, for {room}")
-    else:
-        _log.info(f"Up to {limit:,} connections are served; {room}")
+        _log.warning(f"COSMOS_CONNECTION_LIMIT is taken as {limit:,}, for {_room(descriptors)}")
     return Connections(
         limit, read_timeout_s=settings.read_timeout, write_timeout_s=settings.write_timeout
     )
+
+
+def _room(descriptors: int) -> str:
+    return f"this process may open {descriptors:,} files and sockets (`ulimit -Hn`)"
 
 
 def _listener(

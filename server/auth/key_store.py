@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from sqlalchemy import insert, select, update
@@ -20,7 +20,11 @@ USE_IS_NOTED_EVERY_S = 60.0
 
 
 class UnknownKey(Exception):
-    """There is no key of that id; the message says so."""
+    """There is no key of that id or label, or more than one; the message says so."""
+
+
+class LabelInUse(Exception):
+    """Another key that is not revoked has the label; the message says so."""
 
 
 class KeyStore:
@@ -31,9 +35,18 @@ class KeyStore:
         self._now = now
 
     def add(self, key: ApiKey) -> None:
-        """Keep a new key."""
+        """Keep a new key.
+
+        Raises:
+            LabelInUse: a key that is not revoked has its label.
+        """
         row = asdict(key) | {"scopes": sorted(key.scopes)}
+        keys = tables.keys.c
+        namesake = select(keys.id).where(keys.name == key.name, keys.revoked_at.is_(None))
         with self._database.write() as db:
+            other = db.execute(namesake.limit(1)).scalar_one_or_none()
+            if other is not None:
+                raise LabelInUse(f"The key {other} is called {key.name!r} already.")
             db.execute(insert(tables.keys).values(row))
 
     def all(self) -> list[ApiKey]:
@@ -41,6 +54,44 @@ class KeyStore:
         query = select(tables.keys).order_by(tables.keys.c.created_at, tables.keys.c.id)
         with self._database.read() as db:
             return [_key_of(row) for row in db.execute(query)]
+
+    def find(self, name: str) -> ApiKey:
+        """The key of that id, or else of that label, where a revoked one gives way to another.
+
+        Raises:
+            UnknownKey: there is none, or several have the label.
+        """
+        # People paste the whole key.
+        key_id, keys = name.partition(":")[0], self.all()
+        by_id = [key for key in keys if key.id == key_id]
+        labelled = [key for key in keys if key.name == name]
+        found = by_id or [key for key in labelled if key.revoked_at is None] or labelled
+        if not found:
+            raise UnknownKey(f"There is no key {key_id!r}.")
+        if len(found) > 1:
+            ids = ", ".join(key.id for key in found)
+            raise UnknownKey(f"{len(found)} keys are called {name!r}: give the id of one, {ids}.")
+        return found[0]
+
+    def id_of(self, name: str) -> str:
+        """The id of the key that has this id or label, or that jobs or files belong to.
+
+        A key that the settings name has no row.
+
+        Raises:
+            UnknownKey: there is none, or several have the label.
+        """
+        with self._database.read() as db:
+            for table in (tables.jobs, tables.artifacts):
+                if db.execute(select(table.c.key_id).where(table.c.key_id == name)).first():
+                    return name
+        return self.find(name).id
+
+    def set_limits(self, key_id: str, limits: Mapping[str, int | None]) -> None:
+        """Set some of a key's limits, by the names of the fields of `OwnLimits`."""
+        of_key = update(tables.keys).where(tables.keys.c.id == key_id)
+        with self._database.write() as db:
+            db.execute(of_key.values(dict(limits)))
 
     def revoke(self, key_id: str) -> None:
         """Make a key, and the tokens that it issued, worthless from now on.

@@ -39,3 +39,26 @@ def open_database(folder: Path) -> Iterator["Database"]:
             database.close()
     except DatabaseError as error:
         raise CommandFailed(f"{path} cannot be used: {error.orig}.") from error
+
+
+def key_id_of(database: "Database", name: str | None) -> str | None:
+    """The id of the key of that label or id; None if none is named.
+
+    Raises:
+        CommandFailed: there is no such key.
+    """
+    from server.auth.key_store import KeyStore, UnknownKey
+
+    if name is None:
+        return None
+    try:
+        return KeyStore(database).id_of(name)
+    except UnknownKey as error:
+        raise CommandFailed(f"{error} `cosmos-serve keys list` shows them.") from error
+
+
+def labels_of(database: "Database") -> dict[str, str]:
+    """The labels of all keys, by their ids."""
+    from server.auth.key_store import KeyStore
+
+    return {key.id: key.name for key in KeyStore(database).all()}

@@ -4,17 +4,29 @@ It works on the database itself, with no need of a key or of a running server.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.database import open_database
+from server.cli.database import key_id_of, labels_of, open_database
 from server.cli.errors import CommandFailed, WrongUsage
-from server.cli.options import Data
-from server.cli.printing import NOTHING, AsJson, print_columns, print_json, time_text
+from server.cli.options import Data, OfKey
+from server.cli.printing import (
+    NOTHING,
+    AsJson,
+    counted,
+    key_text,
+    print_columns,
+    print_json,
+    say_what_is_left_out,
+    size_text,
+    time_text,
+)
+from server.cli.removal import DryRun, Yes, confirm
 from server.models import CancelAnswer, Job, JobProgress, JobSnapshot, JobStatus
 from server.settings import DAY_S
 
@@ -24,11 +36,12 @@ if TYPE_CHECKING:
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The id that the submit answered with.")]
 
 app = typer.Typer(
-    help="List, show, cancel and remove the requests of a server, running or not.",
+    help="List, count, show, cancel and remove the requests of a server, running or not.",
     epilog="\b\nExample:\n"
     "  cosmos-serve jobs list --data data --status IN_QUEUE\n"
     "  cosmos-serve jobs cancel 0b6f3c1e-8f5d-4a53-9f0e-6d1f7a2c9b10\n"
-    "  cosmos-serve jobs purge --older-than-days 30",
+    "  cosmos-serve jobs totals\n"
+    "  cosmos-serve jobs purge --older-than-days 30 --key laptop --dry-run",
 )
 
 
@@ -39,6 +52,7 @@ def list_jobs(
         list[JobStatus] | None,
         typer.Option(help="Only those; may be given several times.", case_sensitive=False),
     ] = None,
+    key: OfKey = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="How many at most.")] = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -46,23 +60,46 @@ def list_jobs(
     from server.jobs.reports import latest
 
     with open_database(data) as database:
-        jobs = latest(database, limit, status or ())
+        jobs, total = latest(database, limit, status or (), key_id_of(database, key))
+        labels = labels_of(database)
     if as_json:
-        print_json([_view(job) for job in jobs])
+        print_json([_view(job, labels) for job in jobs])
     else:
-        header = ["ID", "STATE", "SUBMITTED", "SECONDS", "KEY", "PROBLEM"]
-        print_columns(header, [_row(job) for job in jobs])
+        _print_jobs(jobs, labels)
+        say_what_is_left_out(len(jobs), total)
+
+
+@app.command()
+def totals(data: Data, as_json: AsJson = False) -> None:
+    """Count the jobs of each key by their state, and its videos."""
+    from server.jobs import reports
+
+    with open_database(data) as database:
+        found, labels = reports.totals(database), labels_of(database)
+    if as_json:
+        print_json(
+            [
+                {"key_id": key_id, "key": key_text(key_id, labels, None), **asdict(each)}
+                for key_id, each in found.items()
+            ]
+        )
+        return
+    rows = [(key_text(key_id, labels), each) for key_id, each in found.items()]
+    rows.append(("all", sum(found.values(), start=reports.Totals())))
+    header = ["KEY", "WAITING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "VIDEOS", "SIZE"]
+    counts = [[*map(str, astuple(each)[:-1]), size_text(each.video_bytes)] for _, each in rows]
+    print_columns(header, [[name, *row] for (name, _), row in zip(rows, counts, strict=True)])
 
 
 @app.command()
 def show(job_id: JobId, data: Data, as_json: AsJson = False) -> None:
     """Show a job with its log; as JSON with its input and result, too."""
-    with _store_of(job_id, data) as store:
+    with _store_of(job_id, data) as (store, labels):
         snapshot, progress = store.standing(job_id), store.progress(job_id)
     if as_json:
-        print_json(_full_view(snapshot))
+        print_json(_full_view(snapshot, labels))
         return
-    for name, value in _facts(snapshot, progress):
+    for name, value in _facts(snapshot, progress, labels):
         print(f"{name:10} {value}")
     if snapshot.lines:
         print()
@@ -73,7 +110,7 @@ def show(job_id: JobId, data: Data, as_json: AsJson = False) -> None:
 @app.command()
 def cancel(job_id: JobId, data: Data) -> None:
     """Cancel a job that waits at once; stop a running one within a step or two."""
-    with _store_of(job_id, data) as store:
+    with _store_of(job_id, data) as (store, _):
         answer = store.request_cancel(job_id)
         is_over = store.job(job_id).done
     if answer is CancelAnswer.ALREADY_COMPLETED:
@@ -92,25 +129,40 @@ def purge(
     ] = None,
     older_than_days: Annotated[
         float | None,
-        typer.Option(
-            metavar="N", min=0, help="Remove all that ended so long ago instead; 0 is all."
-        ),
+        typer.Option(metavar="N", min=0, help="All that ended so long ago; 0 is all that ended."),
     ] = None,
+    key: OfKey = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
 ) -> None:
-    """Remove jobs that are done, with their videos. Pictures stay, which other jobs may share."""
-    job_ids = job_ids or []
-    if bool(job_ids) == (older_than_days is not None):
-        raise WrongUsage("Say what to remove: either the ids of jobs, or --older-than-days.")
+    """Remove jobs that are done, with their videos. Pictures stay, which other jobs may share.
+
+    Say which: by their ids, or else by --older-than-days, --key or both, and then you are asked.
+    """
     from server.files.store import FileStore
     from server.jobs import retention
 
-    files = FileStore(data / "files")
+    job_ids = job_ids or []
+    if bool(job_ids) == (older_than_days is not None or key is not None):
+        raise WrongUsage(
+            "Say what to remove: either the ids of jobs, or --older-than-days, --key or both."
+        )
     with open_database(data) as database:
-        if older_than_days is None:
-            purged = retention.purge(database, files, job_ids)
-        else:
-            ended_before = time.time() - older_than_days * DAY_S
-            purged = retention.purge_ended_before(database, files, ended_before)
+        which = retention.Purge(
+            job_ids=job_ids or None,
+            ended_before=None if older_than_days is None else time.time() - older_than_days * DAY_S,
+            key_id=key_id_of(database, key),
+        )
+        if dry_run or not job_ids:
+            jobs = retention.to_purge(database, which)
+            what = f"{counted(len(jobs), 'job')}, videos included"
+            if dry_run:
+                _print_jobs(jobs, labels_of(database))
+                print(f"This would remove {what}.")
+                return
+            if jobs:
+                confirm(what, yes=yes)
+        purged = retention.purge(database, FileStore(data / "files"), which)
     kept = [job_id for job_id in job_ids if job_id not in purged]
     if kept:
         raise CommandFailed(
@@ -121,14 +173,18 @@ def purge(
 
 
 @contextmanager
-def _store_of(job_id: str, data: Path) -> Iterator["JobStore"]:
-    """The store that should have the job; `CommandFailed` where it turns out not to."""
+def _store_of(job_id: str, data: Path) -> Iterator[tuple["JobStore", dict[str, str]]]:
+    """The store that should have the job, and the labels of keys.
+
+    Raises:
+        CommandFailed: it turns out not to.
+    """
     from server.errors import UnknownJob
     from server.jobs.store import JobStore
 
     with open_database(data) as database:
         try:
-            yield JobStore(database, owner="cosmos-serve jobs")
+            yield JobStore(database, owner="cosmos-serve jobs"), labels_of(database)
         except UnknownJob as error:
             raise CommandFailed(
                 f"There is no job {job_id!r}. `cosmos-serve jobs list` shows the latest."
@@ -147,21 +203,28 @@ def _state(job: Job) -> str:
     return words[job.status]
 
 
-def _row(job: Job) -> list[str]:
+def _print_jobs(jobs: Sequence[Job], labels: Mapping[str, str]) -> None:
+    header = ["ID", "STATE", "SUBMITTED", "SECONDS", "KEY", "PROBLEM"]
+    print_columns(header, [_row(job, labels) for job in jobs])
+
+
+def _row(job: Job, labels: Mapping[str, str]) -> list[str]:
     seconds = job.inference_seconds
     spent = NOTHING if seconds is None else f"{seconds:.1f}"
     problem = NOTHING if job.error is None else job.error.message
-    key_id = job.key_id or NOTHING
-    return [job.id, _state(job), time_text(job.submitted_at), spent, key_id, problem]
+    key = key_text(job.key_id, labels)
+    return [job.id, _state(job), time_text(job.submitted_at), spent, key, problem]
 
 
-def _facts(snapshot: JobSnapshot, progress: JobProgress | None) -> list[tuple[str, str]]:
+def _facts(
+    snapshot: JobSnapshot, progress: JobProgress | None, labels: Mapping[str, str]
+) -> list[tuple[str, str]]:
     job = snapshot.job
     facts = [
         ("id", job.id),
         ("endpoint", job.endpoint),
         ("state", _state(job)),
-        ("key", job.key_id or NOTHING),
+        ("key", key_text(job.key_id, labels)),
         ("priority", str(job.priority)),
         ("attempts", f"{job.attempt}, of which {job.worker_deaths} ended with their worker"),
         ("submitted", time_text(job.submitted_at)),
@@ -183,13 +246,14 @@ def _progress_text(progress: JobProgress) -> str:
     return f"{progress.stage}, step {progress.step} of {progress.num_steps}"
 
 
-def _view(job: Job) -> dict[str, Any]:
+def _view(job: Job, labels: Mapping[str, str]) -> dict[str, Any]:
     return {
         "id": job.id,
         "endpoint": job.endpoint,
         "state": _state(job),
         "status": job.status.value,
         "key_id": job.key_id,
+        "key": key_text(job.key_id, labels, None),
         "priority": job.priority,
         "attempt": job.attempt,
         "worker_deaths": job.worker_deaths,
@@ -200,10 +264,10 @@ def _view(job: Job) -> dict[str, Any]:
     }
 
 
-def _full_view(snapshot: JobSnapshot) -> dict[str, Any]:
+def _full_view(snapshot: JobSnapshot, labels: Mapping[str, str]) -> dict[str, Any]:
     logs = [
         {"at": line.at, "level": line.level, "message": line.message} for line in snapshot.lines
     ]
     job = snapshot.job
     known = {"input": job.input, "result": job.result, "position": snapshot.position, "logs": logs}
-    return _view(job) | known
+    return _view(job, labels) | known

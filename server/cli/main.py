@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from server.cli import certs, generate, jobs, keys, queue, serve, weights
+from server.cli import certs, generate, jobs, keys, queue, serve, uploads, weights
 from server.cli.errors import EXIT_CODES, INTERRUPTED, USAGE, as_failure
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.add_typer(weights.app, name="weights")
 app.add_typer(keys.app, name="keys")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(queue.app, name="queue")
+app.add_typer(uploads.app, name="uploads")
 
 
 def main() -> None:

@@ -26,6 +26,20 @@ Data = Annotated[
 ]
 """The data folder, for commands that need no other setting."""
 
+KeyName = Annotated[
+    str,
+    typer.Argument(
+        metavar="KEY",
+        help="Its label, or its id: the part before the colon.",
+    ),
+]
+"""A key that a command is about."""
+
+OfKey = Annotated[
+    str | None,
+    typer.Option("--key", metavar="KEY", help="Only what is of this key, by its label or id."),
+]
+
 
 def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each of these settings.

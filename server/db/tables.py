@@ -139,6 +139,11 @@ keys = Table(
     Column("expires_at", Float),
     Column("revoked_at", Float),
     Column("last_used_at", Float),
+    # What the key may have, where that is not what every key may have.
+    Column("queue_limit", Integer),
+    Column("running_limit", Integer),
+    Column("submits_per_minute", Integer),
+    Column("storage_limit_mib", Integer),
 )
 
 webhooks = Table(

@@ -13,13 +13,15 @@ from sqlalchemy import Connection, func, select
 
 from server.db import tables
 from server.db.database import Database
+from server.disk import MIB
 from server.errors import KeyStorageFull, RequestError, StorageFull
 
 
 class StorageQuota:
     """The limits of one data folder. Every method may block, and any thread may call.
 
-    `max_key_bytes` is how many bytes the uploads of one key may have; None is as many as all.
+    `max_key_bytes` is how many bytes the uploads of one key may have that has no limit of its own;
+    None is as many as all.
     """
 
     def __init__(
@@ -36,16 +38,26 @@ class StorageQuota:
         """Room for a file of this key, none of it yet."""
         return Reservation(self, key_id)
 
-    def reserve(self, key_id: str | None, size: int) -> None:
-        """Take room for so many bytes more.
+    def limit_of(self, key_id: str | None) -> int | None:
+        """How many bytes the uploads of a key may have; None is as many as all."""
+        if key_id is None:
+            return None
+        keys = tables.keys.c
+        own = select(keys.storage_limit_mib).where(keys.id == key_id)
+        with self._database.read() as db:
+            mib = db.execute(own).scalar_one_or_none()
+        return self._max_key_bytes if mib is None else mib * MIB
+
+    def reserve(self, key_id: str | None, size: int, limit: int | None) -> None:
+        """Take room for so many bytes more, of which a key may have `limit`.
 
         Raises:
             StorageFull, KeyStorageFull: there is none.
         """
         with self._lock:
-            if self._here is None or self._refusal(self._here, key_id, size) is not None:
+            if self._here is None or self._refusal(self._here, key_id, size, limit) is not None:
                 self._here = self._read()
-            refusal = self._refusal(self._here, key_id, size)
+            refusal = self._refusal(self._here, key_id, size, limit)
             if refusal is not None:
                 raise refusal
             self._coming[key_id] += size
@@ -58,12 +70,11 @@ class StorageQuota:
                 self._here[key_id] += size
 
     def _refusal(
-        self, here: Counter[str | None], key_id: str | None, size: int
+        self, here: Counter[str | None], key_id: str | None, size: int, limit: int | None
     ) -> RequestError | None:
         used = here + self._coming
         if used.total() + size > self._max_bytes:
             return StorageFull(self._max_bytes)
-        limit = self._max_key_bytes
         if key_id is not None and limit is not None and used[key_id] + size > limit:
             return KeyStorageFull(key_id, limit)
         return None
@@ -80,6 +91,7 @@ class Reservation:
         self._quota = quota
         self._key_id = key_id
         self._size = 0
+        self._limit: int | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +110,9 @@ class Reservation:
         Raises:
             StorageFull, KeyStorageFull: there is no room for them.
         """
-        self._quota.reserve(self._key_id, size)
+        if self._size == 0:
+            self._limit = self._quota.limit_of(self._key_id)
+        self._quota.reserve(self._key_id, size, self._limit)
         self._size += size
 
     def keep(self) -> None:

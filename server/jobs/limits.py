@@ -1,14 +1,15 @@
 """What one key may have of a server at a time, so that no caller takes all of it.
 
 Everything is counted from the rows of jobs, in the transaction that writes: so the limits hold
-however many requests come at once, and a restart does not forget the last minute.
+however many requests come at once, and a restart does not forget the last minute. A key may have
+limits of its own, in its row, which take the place of those of every key.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, case, func, literal, select
+from sqlalchemy import ColumnElement, Connection, case, func, literal, or_, select
 
 from server.db import tables
 from server.errors import KeyQueueFull, TooManySubmits
@@ -17,12 +18,12 @@ from server.tasks import share_of
 
 MINUTE_S = 60.0
 
-_jobs = tables.jobs.c
+_jobs, _keys = tables.jobs.c, tables.keys.c
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyLimits:
-    """The limits of each key; None is no limit."""
+    """The limits of each key that has none of its own; None is no limit."""
 
     queued: int | None = None
     running: int | None = None
@@ -45,18 +46,39 @@ def check_key(
     """
     if key_id is None:
         return
+    limits = _limits_of(db, key_id, limits)
     if waits and limits.queued is not None and _count_queued(db, key_id) >= limits.queued:
         raise KeyQueueFull(key_id, limits.queued)
     if limits.submits_per_minute is not None:
         _check_minute(db, key_id, limits.submits_per_minute, now)
 
 
-def may_run_another(limit: int) -> ColumnElement[bool]:
-    """Whether fewer jobs of the key of a row of `jobs` run than may; a row without key may run."""
+def may_run_another(default: int | None) -> ColumnElement[bool]:
+    """Whether fewer jobs of the key of a row of `jobs` run than may; a row without key may run.
+
+    `default` is for keys without a limit of their own.
+    """
     others = tables.jobs.alias()
     of_key = others.c.key_id == _jobs.key_id
     running = select(func.count()).where(others.c.status == JobStatus.IN_PROGRESS.value, of_key)
-    return running.correlate(tables.jobs).scalar_subquery() < limit
+    own = select(_keys.running_limit).where(_keys.id == _jobs.key_id).correlate(tables.jobs)
+    limit = func.coalesce(own.scalar_subquery(), default)
+    return or_(limit.is_(None), running.correlate(tables.jobs).scalar_subquery() < limit)
+
+
+def _limits_of(db: Connection, key_id: str, defaults: KeyLimits) -> KeyLimits:
+    """The limits of a key, its own or else the defaults. A key of the settings has no row."""
+    query = select(_keys.queue_limit, _keys.running_limit, _keys.submits_per_minute)
+    own = db.execute(query.where(_keys.id == key_id)).one_or_none()
+    if own is None:
+        return defaults
+    return KeyLimits(
+        queued=defaults.queued if own.queue_limit is None else own.queue_limit,
+        running=defaults.running if own.running_limit is None else own.running_limit,
+        submits_per_minute=defaults.submits_per_minute
+        if own.submits_per_minute is None
+        else own.submits_per_minute,
+    )
 
 
 def has_less_than_share(in_hand: Mapping[str | None, int], places: int) -> ColumnElement[bool]:

@@ -1,16 +1,17 @@
 """What metrics and operators read from the tables about all jobs. Every function blocks."""
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 
 from server.db import tables
 from server.db.database import Database
 from server.db.rows import JOB_COLUMNS, job_of
-from server.models import Job, JobError, JobStatus
+from server.models import CANCELLED, Job, JobError, JobStatus
 
-_jobs = tables.jobs.c
+_jobs, _artifacts = tables.jobs.c, tables.artifacts.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,65 @@ def ended_after(database: Database, at: float) -> list[Ended]:
     ]
 
 
-def latest(database: Database, limit: int, statuses: Collection[JobStatus] = ()) -> list[Job]:
-    """The jobs that came last, the latest first; of these statuses, or of all."""
-    query = select(*JOB_COLUMNS).order_by(_jobs.seq.desc()).limit(limit)
+def latest(
+    database: Database,
+    limit: int,
+    statuses: Collection[JobStatus] = (),
+    key_id: str | None = None,
+) -> tuple[list[Job], int]:
+    """The jobs that came last, the latest first, and how many there are, without the limit.
+
+    They are of these statuses, or of all, and of this key, or of all.
+    """
+    query = select(*JOB_COLUMNS).order_by(_jobs.seq.desc())
     if statuses:
         query = query.where(_jobs.status.in_([status.value for status in statuses]))
+    if key_id is not None:
+        query = query.where(_jobs.key_id == key_id)
+    count = select(func.count()).select_from(query.order_by(None).subquery())
     with database.read() as db:
-        return [job_of(row) for row in db.execute(query)]
+        jobs = [job_of(row) for row in db.execute(query.limit(limit))]
+        return jobs, db.execute(count).scalar_one()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """The jobs of one key by their state, and its videos, also those that outlived their jobs."""
+
+    waiting: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    videos: int = 0
+    video_bytes: int = 0
+
+    def __add__(self, other: "Totals") -> "Totals":
+        mine, others = asdict(self), asdict(other)
+        return Totals(**{name: mine[name] + others[name] for name in mine})
+
+
+def totals(database: Database) -> dict[str | None, Totals]:
+    """What each key has, by its id; None is where no key was asked for."""
+    state = case(
+        (_jobs.status == JobStatus.IN_QUEUE.value, "waiting"),
+        (_jobs.status == JobStatus.IN_PROGRESS.value, "running"),
+        (_jobs.error.is_(None), "succeeded"),
+        (_jobs.http_status == CANCELLED.http_status, "cancelled"),
+        else_="failed",
+    )
+    of_jobs = select(_jobs.key_id, state, func.count()).group_by(_jobs.key_id, state)
+    owner = func.coalesce(_artifacts.key_id, _jobs.key_id)
+    of_videos = (
+        select(owner, func.count(), func.sum(_artifacts.size))
+        .outerjoin_from(tables.artifacts, tables.jobs, _artifacts.job_id == _jobs.id)
+        .where(_artifacts.kind == "video")
+        .group_by(owner)
+    )
+    found: dict[str | None, Totals] = defaultdict(Totals)
+    with database.read() as db:
+        for key_id, name, count in db.execute(of_jobs):
+            found[key_id] += Totals(**{name: count})
+        for key_id, count, size in db.execute(of_videos):
+            found[key_id] += Totals(videos=count, video_bytes=size)
+    return dict(found)

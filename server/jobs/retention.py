@@ -9,6 +9,7 @@ are purged, or for as long as the server is told to keep them.
 import math
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
 
@@ -108,21 +109,39 @@ class Retention:
         return -math.inf if self._keep_s is None else now - self._keep_s
 
 
-def purge(database: Database, files: FileStore, job_ids: Collection[str]) -> list[str]:
-    """Remove those of these jobs that can be, with their videos; return their ids."""
-    ids = list(job_ids)
-    # A statement has room for so many parameters only.
-    batches = (ids[start : start + BATCH] for start in range(0, len(ids), BATCH))
-    return [id_ for batch in batches for id_ in _purge(database, files, _jobs.id.in_(batch))]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purge:
+    """Which jobs to remove: all that are true of, but for those that cannot be removed yet.
+
+    `job_ids` are their ids, `ended_before` is a time by which they ended, `key_id` their key's.
+    """
+
+    job_ids: Collection[str] | None = None
+    ended_before: float | None = None
+    key_id: str | None = None
+
+    def condition(self) -> ColumnElement[bool]:
+        """Which rows of `jobs` they are."""
+        which = is_removable()
+        if self.job_ids is not None:
+            which = and_(which, _jobs.id.in_(self.job_ids))
+        if self.ended_before is not None:
+            which = and_(which, _jobs.finished_at <= self.ended_before)
+        if self.key_id is not None:
+            which = and_(which, _jobs.key_id == self.key_id)
+        return which
 
 
-def purge_ended_before(database: Database, files: FileStore, at: float) -> list[str]:
-    """Remove the jobs that ended by that time, with their videos; return their ids."""
-    return _purge(database, files, _jobs.finished_at <= at)
+def to_purge(database: Database, which: Purge) -> list[Job]:
+    """The jobs that `purge` would remove now, the latest first."""
+    query = select(*JOB_COLUMNS).where(which.condition()).order_by(_jobs.seq.desc())
+    with database.read() as db:
+        return [job_of(row) for row in db.execute(query)]
 
 
-def _purge(database: Database, files: FileStore, which: ColumnElement[bool]) -> list[str]:
-    query = select(_jobs.id).where(and_(which, is_removable())).limit(BATCH)
+def purge(database: Database, files: FileStore, which: Purge) -> list[str]:
+    """Remove jobs with their videos; return the ids of the jobs."""
+    query = select(_jobs.id).where(which.condition()).limit(BATCH)
     purged: list[str] = []
     while True:
         with database.write() as db:

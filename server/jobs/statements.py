@@ -61,11 +61,10 @@ def is_ready(now: float) -> ColumnElement[bool]:
 def claim_of(slot: str, owner: str, now: float, running_limit: int | None) -> Update:
     """Give the first job that is ready to a slot. From then on it can no longer start too late.
 
-    The jobs of a key of which `running_limit` run already are passed over.
+    The jobs of a key of which as many run as may are passed over; `running_limit` is for keys
+    that have no limit of their own.
     """
-    ready = is_ready(now)
-    if running_limit is not None:
-        ready = and_(ready, may_run_another(running_limit))
+    ready = and_(is_ready(now), may_run_another(running_limit))
     first = select(jobs.seq).where(ready).order_by(*IN_ORDER).limit(1).scalar_subquery()
     return (
         update(tables.jobs)

@@ -19,13 +19,7 @@ from server.db.database import Database
 from server.db.rows import ARTIFACT_COLUMNS, JOB_COLUMNS, job_of, row_of_job
 from server.errors import QueueFull
 from server.files.store import MoveIntoPlace
-from server.jobs.limits import (
-    NO_LIMITS,
-    KeyLimits,
-    check_key,
-    fewest_first,
-    has_less_than_share,
-)
+from server.jobs.limits import NO_LIMITS, KeyLimits, check_key, fewest_first, has_less_than_share
 from server.jobs.pause import paused_since
 from server.jobs.statements import (
     IN_ORDER,

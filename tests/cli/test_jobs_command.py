@@ -6,12 +6,14 @@ from typing import Any
 
 import httpx
 import pytest
-from command_line import Commands
+from api_keys import add_key, by_key
+from command_line import Commands, call
 from job_fixtures import Place
 from queue_calls import result_of, status_of, submit, until
 from servers import serving, settings_in
 
 from server.db.database import Database
+from server.models import JobError
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ async def test_purging_removes_what_is_done_with_its_files_and_no_running_job(
 
         assert "Not removed" in run.fails("jobs", "purge", running, "nobody")
         assert run("jobs", "purge", "--older-than-days", "1") == "Removed 0.\n"
-        assert run("jobs", "purge", "--older-than-days", "0") == "Removed 1.\n"
+        assert run("jobs", "purge", "--older-than-days", "0", "--yes") == "Removed 1.\n"
         assert videos(tmp_path) == []
         assert list(listed(run)) == [running]
         assert (await status_of(client, running)).json()["status"] == "IN_PROGRESS"
@@ -119,7 +121,104 @@ def test_a_job_whose_webhook_is_still_to_be_sent_is_not_purged(
     assert list(listed(run)) == ["told-later"]
 
 
+async def test_jobs_are_shown_and_removed_by_the_labels_of_their_keys(
+    tmp_path: Path, run: Commands
+) -> None:
+    settings = settings_in(tmp_path, auth="on")
+    mine, yours = add_key(settings, "mine"), add_key(settings, "yours")
+    async with serving(settings) as client:
+        client.headers.update(by_key(mine))
+        first, failed = await submit(client), await submit(client, "refuse")
+        for job in (first, failed):
+            await until(client, job, "COMPLETED")
+        client.headers.update(by_key(yours))
+        other = await submit(client)
+        await until(client, other, "COMPLETED")
+
+        assert [row.split()[4] for row in run("jobs", "list").splitlines()[1:]] == [
+            *("yours", "mine", "mine")
+        ]
+        assert "key        yours" in run("jobs", "show", other).splitlines()
+        assert [job["key"] for job in listed(run, "--key", "yours").values()] == ["yours"]
+        assert list(listed(run, "--key", mine.partition(":")[0])) == [failed, first]
+        assert "There is no key 'nobody'" in run.fails("jobs", "list", "--key", "nobody")
+
+        preview = run("jobs", "purge", "--key", "mine", "--dry-run")
+        assert [row.split()[0] for row in preview.splitlines()[1:-1]] == [failed, first]
+        assert preview.endswith("This would remove 2 jobs, videos included.\n")
+        assert len(listed(run)) == 3
+        assert run("jobs", "purge", "--key", "mine", "--older-than-days", "1") == "Removed 0.\n"
+        assert run("jobs", "purge", "--key", "mine", "--yes") == "Removed 2.\n"
+        assert list(listed(run)) == [other]
+        assert len(videos(tmp_path)) == 1
+
+
+def test_jobs_and_videos_are_counted_for_each_key(tmp_path: Path, run: Commands) -> None:
+    place = Place(tmp_path / "data")
+    settings = settings_in(tmp_path)
+    key_id = add_key(settings, "laptop").partition(":")[0]
+    for number in range(2):
+        place.made(f"made {number}", key_id=key_id)
+    place.submit("cancelled", key_id=key_id)
+    place.store.request_cancel("cancelled")
+    place.submit("failed", error=JobError(422, {"detail": []}))
+    place.submit("runs")
+    place.claim()
+    place.submit("waits", key_id="of the settings")
+
+    header, *rows = [row.split("  ") for row in run("jobs", "totals").splitlines()]
+    assert " ".join(header).split() == [
+        *("KEY", "WAITING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "VIDEOS", "SIZE")
+    ]
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    assert cells[-1] == ["all", "1", "1", "2", "1", "1", "2", "10 B"]
+    assert sorted(cells[:-1]) == [
+        ["-", "0", "1", "0", "1", "0", "0", "0 B"],
+        ["laptop", "0", "0", "2", "0", "1", "2", "10 B"],
+        ["of the settings", "1", "0", "0", "0", "0", "0", "0 B"],
+    ]
+    totals = {each["key"]: each for each in json.loads(run("jobs", "totals", "--json"))}
+    assert totals["laptop"]["video_bytes"] == 10
+
+
+def test_a_list_that_is_cut_says_so_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = Place(tmp_path / "data")
+    for number in range(3):
+        place.submit(str(number))
+    data = ("--data", str(tmp_path / "data"))
+    code, out, err = call(capsys, "jobs", "list", "--limit", "2", *data)
+    assert (code, len(out.splitlines())) == (0, 3)
+    assert err == "The latest 2 of 3; --limit shows more.\n"
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_purge_of_many_asks_first(
+    tmp_path: Path, run: Commands, monkeypatch: pytest.MonkeyPatch, answer: bool
+) -> None:
+    Place(tmp_path / "data").made("old")
+    asked: list[str] = []
+
+    def ask(question: str, **_: Any) -> bool:
+        asked.append(question)
+        return answer
+
+    everything = ("jobs", "purge", "--older-than-days", "0")
+    assert "say --yes" in run.fails(*everything, code=2)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("typer.confirm", ask)
+    if answer:
+        assert run(*everything) == "Removed 1.\n"
+    else:
+        assert run.fails(*everything) == "Nothing was removed."
+    assert asked == ["Remove 1 job, videos included?"]
+    assert len(listed(run)) == (0 if answer else 1)
+
+
 def test_what_cannot_be_done_is_said(tmp_path: Path, run: Commands) -> None:
     Database(tmp_path / "data" / "jobs.sqlite3").close()
     for command in ("show", "cancel"):
         assert "There is no job 'nobody'" in run.fails("jobs", command, "nobody")
+    for options in ((), ("id", "--key", "mine"), ("id", "--older-than-days", "1")):
+        assert "either the ids of jobs, or" in run.fails("jobs", "purge", *options, code=2)

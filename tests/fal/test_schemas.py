@@ -118,7 +118,8 @@ def test_ignored_fields_are_named_with_the_nearest_that_there_is() -> None:
 
 
 def test_what_is_said_of_ignored_fields_is_short_and_can_be_written() -> None:
-    (note,) = read(**{f"\ud800{'n' * 10_000}{number}": 1 for number in range(500)}).notes
+    fields: dict[str, Any] = {f"\ud800{'n' * 10_000}{number}": 1 for number in range(500)}
+    (note,) = read(**fields).notes
 
     assert len(note.encode()) < 1000
     assert "and 490 more" in note

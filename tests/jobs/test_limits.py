@@ -16,6 +16,7 @@ from queue_calls import RUN, SUBMIT
 from servers import APP, request_of, serving, settings_in
 from upload_calls import UPLOAD, kept, upload
 
+from server.auth.key_store import KeyStore
 from server.db.database import Database
 from server.disk import MIB
 from server.errors import KeyQueueFull, KeyStorageFull, QueueFull, RequestError, TooManySubmits
@@ -23,6 +24,7 @@ from server.files.quota import StorageQuota
 from server.jobs.limits import MINUTE_S, KeyLimits
 from server.jobs.reports import queue_size
 from server.jobs.store import JobStore
+from server.keys import ApiKey, Credential
 from server.models import CANCELLED, Job
 from server.settings import Settings, SettingsError
 
@@ -112,6 +114,76 @@ def test_jobs_of_no_key_are_none_of_a_keys(opened: Open) -> None:
 
     assert [store.claim("0"), store.claim("1")] != [None, None]
     assert store.job("b").slot == "1"
+
+
+# Limits of one key.
+
+
+def give(path: Path, key_id: str, **own_limits: Any) -> None:
+    """A row for the key, with limits of its own."""
+    key = ApiKey.from_credential(Credential(key_id, "s"), key_id, created_at=0.0, **own_limits)
+    with closing(Database(path)) as database:
+        KeyStore(database).add(key)
+
+
+@pytest.mark.parametrize("default", [{}, {"queued": 9, "submits_per_minute": 9, "running": 9}])
+@pytest.mark.parametrize(
+    ("own", "refused"),
+    [({"queue_limit": 2}, KeyQueueFull), ({"submits_per_minute": 2}, TooManySubmits)],
+)
+def test_a_key_s_own_limit_takes_the_place_of_every_key_s(
+    opened: Open,
+    tmp_path: Path,
+    default: dict[str, int],
+    own: dict[str, int],
+    refused: type[RequestError],
+) -> None:
+    store = opened(**default)
+    give(tmp_path / "jobs.sqlite3", MINE, **own)
+    give(tmp_path / "jobs.sqlite3", YOURS)
+    for job in ("a", "b"):
+        submit(store, job)
+    with pytest.raises(refused, match=r"keys limits"):
+        submit(store, "c")
+    for job in ("d", "e", "f"):
+        submit(store, job, YOURS)
+
+
+def test_a_key_may_have_more_than_every_key_has(opened: Open, tmp_path: Path) -> None:
+    store = opened(queued=1, submits_per_minute=1, running=1)
+    own = {"queue_limit": 3, "submits_per_minute": 3, "running_limit": 2}
+    give(tmp_path / "jobs.sqlite3", MINE, **own)
+    for job in ("a", "b", "c"):
+        submit(store, job)
+
+    claimed = [store.claim(str(slot)) for slot in range(3)]
+    assert [job and job.id for job in claimed] == ["a", "b", None]
+
+
+def test_a_key_s_own_limit_on_what_runs_needs_none_of_every_key(
+    opened: Open, tmp_path: Path
+) -> None:
+    store = opened()
+    give(tmp_path / "jobs.sqlite3", MINE, running_limit=1)
+    for job, key in (("a", MINE), ("b", MINE), ("c", YOURS), ("d", YOURS)):
+        submit(store, job, key)
+
+    claimed = [store.claim(str(slot)) for slot in range(4)]
+    assert [job and job.id for job in claimed] == ["a", "c", "d", None]
+
+
+def test_a_key_s_own_limit_on_uploads(tmp_path: Path) -> None:
+    give(tmp_path / "jobs.sqlite3", MINE, storage_limit_mib=1)
+    with closing(Database(tmp_path / "jobs.sqlite3")) as database:
+        quota = StorageQuota(database, max_bytes=9 * MIB, max_key_bytes=5)
+
+        def keep(size: int, key_id: str) -> Callable[[], object]:
+            return lambda: quota.reservation(key_id).add(size)
+
+        assert accepted(keep(MIB, MINE))
+        with pytest.raises(KeyStorageFull, match=r"1,048,576 bytes.*keys limits"):
+            keep(1, MINE)()
+        assert not accepted(keep(6, YOURS))
 
 
 # How many may come within a minute.
@@ -250,11 +322,11 @@ def test_the_uploads_of_a_key_have_a_limit_of_their_own(tmp_path: Path) -> None:
         quota = StorageQuota(database, max_bytes=100, max_key_bytes=40)
 
         def fits(key_id: str | None, size: int) -> bool:
-            return accepted(lambda: quota.reserve(key_id, size))
+            return accepted(lambda: quota.reserve(key_id, size, quota.limit_of(key_id)))
 
         assert fits(MINE, 40)
         with pytest.raises(KeyStorageFull, match="'mine' together may have 40 bytes"):
-            quota.reserve(MINE, 1)
+            quota.reserve(MINE, 1, 40)
         quota.release(MINE, 10, is_kept=False)
         assert (fits(MINE, 11), fits(MINE, 10)) == (False, True)
         assert fits(YOURS, 10)

@@ -16,7 +16,7 @@ from server.api.dependencies import Services
 from server.errors import UnknownFile, UnknownJob
 from server.files.access import READ_ALL, FileAccess
 from server.files.public import PublicFiles
-from server.jobs.retention import purge, purge_ended_before
+from server.jobs.retention import Purge, purge
 from server.models import LogLine
 from server.settings import DAY_S, Settings, SettingsError
 
@@ -144,17 +144,22 @@ def test_more_jobs_than_one_transaction_removes_all_go(
         place.made(str(number), store_io=number != 1)
     place.clock.now += DAY_S
     place.retention.sweep()
-    assert sorted(purge_ended_before(place.database, place.files, place.clock.now - 1e6)) == []
+    assert (
+        sorted(purge(place.database, place.files, Purge(ended_before=place.clock.now - 1e6))) == []
+    )
     assert len(place.rows("SELECT id FROM jobs")) == 4
     place.clock.now += 2 * DAY_S
     for number in range(5, 10):
         place.made(str(number))
-    assert purge(place.database, place.files, ["5", "6", "7"]) == ["5", "6", "7"]
+    assert purge(place.database, place.files, Purge(job_ids=["5", "6", "7"])) == ["5", "6", "7"]
     place.retention.sweep()
 
     assert place.rows("SELECT id FROM jobs ORDER BY id") == [("8",), ("9",)]
     assert counts(place)["files"] == 2
-    assert sorted(purge_ended_before(place.database, place.files, place.clock.now)) == ["8", "9"]
+    assert sorted(purge(place.database, place.files, Purge(ended_before=place.clock.now))) == [
+        "8",
+        "9",
+    ]
     assert nothing(place)
 
 

@@ -31,7 +31,7 @@ from server.files.store import FileStore
 from server.inputs.image_store import ImageStore
 from server.jobs.limits import KeyLimits
 from server.jobs.pause import pause, resume
-from server.jobs.retention import Retention, purge
+from server.jobs.retention import Purge, Retention, purge
 from server.jobs.store import JobStore
 from server.models import CANCELLED, Job, JobError, JobStatus, LogLine
 from server.webhooks.store import WebhookStore
@@ -280,7 +280,9 @@ class StoreMachine(RuleBasedStateMachine):
         if is_purge:
             job = self.model.jobs.get(job_id)
             goes = job is not None and self.model.is_removable(job)
-            assert purge(self.database, self.files, [job_id]) == ([job_id] if goes else [])
+            assert purge(self.database, self.files, Purge(job_ids=[job_id])) == (
+                [job_id] if goes else []
+            )
             if job is not None and goes:
                 self.model.remove(job)
         elif (job := self.model.known(job_id)) and job.status is JobStatus.COMPLETED:

@@ -22,11 +22,12 @@ def keys_of(settings: Settings) -> Iterator[KeyStore]:
         database.close()
 
 
-def add_key(settings: Settings, **fields: Any) -> str:
-    """A new key, as its owner has it."""
+def add_key(settings: Settings, label: str | None = None, **fields: Any) -> str:
+    """A new key, as its owner has it; its label is its id, unless one is given."""
     credential = Credential.new()
+    label = label or credential.key_id
     with keys_of(settings) as store:
-        store.add(ApiKey.from_credential(credential, "test", created_at=time.time(), **fields))
+        store.add(ApiKey.from_credential(credential, label, created_at=time.time(), **fields))
     return credential.text
 
 
