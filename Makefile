@@ -16,7 +16,7 @@ NODE_READY := $(if $(shell command -v npm),$(NODE_MODULES)/.ready)
 OLD_CLIENTS := $(foreach client,fal-client@0.5.9 fal@1.83.0 huggingface_hub@2.4.0,.cache/clients/$(client)/.ready)
 PROMPT := A rocket lifts off from its launch pad in a cloud of fire and smoke.
 
-.PHONY: help setup demo serve test test-clients test-slow test-floor client-table check format bench bench-load bench-caches bench-growth chaos clean
+.PHONY: help setup demo serve test test-clients test-slow test-floor api-page client-table check format bench bench-load bench-caches bench-growth chaos clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ test-slow: $(READY) $(ORACLE_READY) $(NODE_READY) $(OLD_CLIENTS) ## Run the test
 test-floor: $(FLOOR_READY) ## Run the tests of transformers and uvicorn with the oldest that we allow
 	$(FLOOR)/bin/python -m pytest tests/model/test_text.py tests/model/test_load.py tests/model/test_generate.py
 	$(FLOOR)/bin/python -m pytest tests/connections
+
+api-page: $(READY) ## Write the tables of docs/api.md from the schemas
+	PYTHONPATH=tests/support $(BIN)/python -m api_page
 
 client-table: $(READY) $(NODE_READY) $(OLD_CLIENTS) ## Write docs/client-table.md from a run of all the clients
 	$(BIN)/python -m pytest -rs -m clients --client-table docs/client-table.md

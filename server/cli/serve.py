@@ -16,7 +16,7 @@ app = typer.Typer()
 
 @app.command(
     epilog="\b\nExample:\n"
-    "  cosmos-serve serve --weights weights --data data --port 8000\n\n"
+    "  cosmos-serve serve --weights checkpoint --data data --port 8000\n\n"
     "Every option can be set as COSMOS_ and its name instead, such as COSMOS_PORT; there are "
     f"more settings than options.\n\n{EXIT_CODES}"
 )

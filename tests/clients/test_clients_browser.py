@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from client_programs import needed_program, run_program
-from client_servers import ClientServer, serving_clients
+from client_servers import KEY, ClientServer, serving_clients
 from client_table import CAPABILITIES
-from paths import CLIENTS
-from test_clients_docs import adapted, javascript_of
+from page_blocks import blocks_of
+from paths import CLIENTS, DOCS
 
 pytestmark = [pytest.mark.clients, pytest.mark.slow]
 
@@ -28,6 +28,24 @@ addEventListener("error", ({ message }) => { console.log(message); report(); });
 </script><script type="module" src="/page.js"></script>
 """
 LONGEST_S = 60.0
+
+
+def javascript_of_the_page() -> str:
+    """The block of docs/clients.md that is for browsers."""
+    (block,) = (each for each in blocks_of(DOCS / "clients.md") if "createFalClient" in each.code)
+    return block.code
+
+
+def adapted(script: str, server: ClientServer, pictures: str) -> str:
+    """The script with this server's port, key and picture for those of the page."""
+    changes = {
+        "http://localhost:8000": server.http,
+        "https://example.com": pictures,
+        "my-team:a-long-secret": KEY,
+    }
+    for old, new in changes.items():
+        script = script.replace(old, new)
+    return script
 
 
 @dataclass
@@ -110,7 +128,7 @@ def run_in_page(code: str, site: Site, folder: Path) -> list[str]:
 def test_the_lines_of_the_page_get_a_video(
     site: Site, open_server: ClientServer, pictures: str, tmp_path: Path
 ) -> None:
-    code = javascript_of("JavaScript in a browser")
+    code = javascript_of_the_page()
 
     output, request_id = run_in_page(adapted(code, open_server, pictures), site, tmp_path)
 
@@ -136,7 +154,7 @@ def test_a_page_uploads_streams_fails_and_cancels(
 def test_a_page_of_an_origin_that_is_not_listed_gets_nothing(
     site: Site, client_server: ClientServer, pictures: str, tmp_path: Path
 ) -> None:
-    code = javascript_of("JavaScript in a browser")
+    code = javascript_of_the_page()
 
     assert run_in_page(adapted(code, client_server, pictures), site, tmp_path) == [
         "Uncaught TypeError: Failed to fetch"

@@ -2,6 +2,7 @@
 
 import re
 
+import api_page
 import pytest
 from paths import DOCS, ROOT
 
@@ -33,6 +34,12 @@ def test_the_readme_lists_no_other_setting() -> None:
 def test_the_make_targets_that_the_readme_names_are_there(target: str) -> None:
     assert f"make {target}" in README
     assert f"\n{target}:" in (ROOT / "Makefile").read_text()
+
+
+def test_the_page_on_the_api_has_the_fields_as_they_are() -> None:
+    """`make api-page` writes them."""
+    page = api_page.PAGE.read_text()
+    assert api_page.page_text(page) == page
 
 
 STRUCTURE = (DOCS / "structure.md").read_text()
