@@ -30,8 +30,8 @@ demo: $(READY) $(STAND_IN) ## Make a video from the sample photograph, with rand
 serve: $(READY) $(STAND_IN) ## Serve the random-weight checkpoint on http://127.0.0.1:8000
 	$(BIN)/cosmos-serve serve --weights $(STAND_IN) --data .cache/data
 
-test: $(READY) $(ORACLE_READY) ## Run the tests
-	$(BIN)/python -m pytest
+test: $(READY) $(ORACLE_READY) ## Run the tests, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-clients: $(READY) $(NODE_READY) ## Run the clients of others against a server
 	$(BIN)/python -m pytest -rs -m 'clients and not slow'

@@ -17,7 +17,13 @@ pytest_plugins = ["client_servers", "client_table"]
 
 
 def pytest_configure() -> None:
-    """Keep what tests write in memory where there is room: most of it is synced to the disk."""
+    """Keep what tests write in memory where there is room: most of it is synced to the disk.
+
+    Of processes that test side by side each has one core for its sums: threads that wait for each
+    other's turns make torch many times slower.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     shared = Path("/dev/shm")
     if shared.is_dir() and shutil.disk_usage(shared).free > 4 * 2**30:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(shared))

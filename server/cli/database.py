@@ -23,6 +23,7 @@ def open_database(folder: Path) -> Iterator["Database"]:
 
     from server.data_folder import check_access, database_in
     from server.db.database import Database
+    from server.errors import DatabaseDamaged
 
     path = database_in(folder)
     check_access(folder)
@@ -37,6 +38,8 @@ def open_database(folder: Path) -> Iterator["Database"]:
             yield database
         finally:
             database.close()
+    except DatabaseDamaged as error:
+        raise CommandFailed(f"{path} cannot be used. {error}") from error
     except DatabaseError as error:
         raise CommandFailed(f"{path} cannot be used: {error.orig}.") from error
 

@@ -14,6 +14,7 @@ from command_line import Commands, call
 from queue_calls import SUBMIT
 from servers import request_of, serving, settings_in
 
+from server.errors import DatabaseDamaged
 from server.keys import Credential, Scope
 
 
@@ -155,7 +156,7 @@ def test_a_file_that_is_no_database_is_named(folder: Path, run: Commands) -> Non
         file.unlink()
     (folder / "jobs.sqlite3").write_bytes(b"a letter to my aunt" * 100)
     message = run.fails("keys", "list")
-    assert message == f"{folder / 'jobs.sqlite3'} cannot be used: file is not a database."
+    assert message == f"{folder / 'jobs.sqlite3'} cannot be used. {DatabaseDamaged()}"
 
 
 def test_the_folder_may_be_named_in_the_environment(

@@ -169,7 +169,7 @@ from server.outbound.fetch import Fetcher
 
 async def allowed(port, **options):
     try:
-        await Fetcher(own_ports={{8000}}, **options).check(f"http://{PUBLIC}:{{port}}/")
+        await Fetcher(own_ports={{8000}}, **options).vetted("{PUBLIC}", port)
     except HostRefused:
         return False
     return True

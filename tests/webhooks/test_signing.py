@@ -30,7 +30,7 @@ def test_nobody_else_may_read_the_key(key: SigningKey, tmp_path: Path) -> None:
     assert (tmp_path / KEY_FILE).stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("content", [b"", b"not a key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n"])
+@pytest.mark.parametrize("content", [b"not a key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n"])
 def test_a_file_that_is_no_key_is_an_error_that_says_what_to_do(
     tmp_path: Path, content: bytes
 ) -> None:
