@@ -13,11 +13,12 @@ import structlog
 from fastapi import FastAPI
 
 from pipeline.guardrail import choose_guardrail
+from server.api.access import AccessRules
 from server.api.bodies import BodyReader
 from server.api.dependencies import Services
 from server.api.error_handlers import add_error_handlers
 from server.api.metrics import Metrics
-from server.api.middleware import AccessRules, EntryMiddleware
+from server.api.middleware import EntryMiddleware
 from server.api.readiness import Readiness
 from server.api.results import Results
 from server.api.router import api_router

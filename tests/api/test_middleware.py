@@ -19,7 +19,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.api.middleware import AccessRules, EntryMiddleware
+from server.api.access import AccessRules
+from server.api.middleware import EntryMiddleware
 from server.app import create_app
 from server.hosts import HostRule
 
