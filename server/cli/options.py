@@ -71,7 +71,7 @@ def _parameter(name: str) -> inspect.Parameter:
     default = "" if field.is_required() else str(field.default or "")
     option = typer.Option(
         # Without its name, Typer adds --no-compile.
-        *([f"--{name}"] if kind is bool else []),
+        *([f"--{name.replace('_', '-')}"] if kind is bool else []),
         help=help_of(name),
         show_default=default or False,
     )
