@@ -1,8 +1,9 @@
-"""The error in bfloat16 beside that of NVIDIA's recipe, at several widths.
+"""Errors in bfloat16 beside those of NVIDIA's recipe, and what each departure of sampling moves.
 
     python -m benchmarks.precision [--out FILE]
 
-Each side against its own exact value, on random networks; no checkpoint and no GPU needed.
+Errors are against each side's own exact value. The networks are random; no checkpoint and no GPU
+needed.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.correctness import precision
+from benchmarks.correctness import precision, sampling
 from benchmarks.full_size import TINY
 from benchmarks.machine import describe
 
@@ -21,7 +22,7 @@ _SHAPES = ((2, 32, 3), (4, 32, 4), (4, 64, 4), (8, 64, 4), (4, 64, 8))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare errors in bfloat16.")
+    parser = argparse.ArgumentParser(description="Compare with NVIDIA's recipe and sampler.")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     results = {}
@@ -35,8 +36,9 @@ def main() -> None:
             text_embed_dim=heads * head_dim // 2,
         )
         name = f"{heads * head_dim} wide, {layers} layers"
+        scale, device = replace(TINY, config=config), torch.device("cpu")
         with torch.inference_mode():
-            results[name] = precision(replace(TINY, config=config), torch.device("cpu"))
+            results[name] = {**precision(scale, device), "sampling": sampling(scale, device)}
         print(name, json.dumps(results[name]), flush=True)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)

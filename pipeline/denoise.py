@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
@@ -30,6 +31,22 @@ class Conditions:
     guidance_scale: float
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """The two choices of NVIDIA's program that decide what a seed means there.
+
+    `numpy_noise` draws the noise with numpy's `RandomState`, else it is torch's. `integer_time`
+    tells the network the time in whole thousandths, rounded down, else the exact one.
+    """
+
+    numpy_noise: bool = False
+    integer_time: bool = False
+
+
+EXACT = Sampling()
+NVIDIA = Sampling(numpy_noise=True, integer_time=True)
+
+
 @torch.inference_mode()
 def denoise(
     transformer: CosmosTransformer,
@@ -39,6 +56,7 @@ def denoise(
     negative_prompt: Tensor | None,
     spec: VideoSpec,
     on_step: Callable[[int], None],
+    sampling: Sampling = EXACT,
 ) -> Tensor:
     """Make the latents of one video.
 
@@ -57,7 +75,8 @@ def denoise(
     _, channels, num_given, height, width = given_latents.shape
     num_frames, device = spec.num_latent_frames, transformer.device
     given_latents = given_latents.to(device)
-    latents = initial_noise(spec.seed, (1, channels, num_frames, height, width)).to(device)
+    draw = numpy_noise if sampling.numpy_noise else torch_noise
+    latents = draw(spec.seed, (1, channels, num_frames, height, width)).to(device)
     # The velocity of a given frame is known: it leads from its noise to its latent.
     given_velocity = latents[:, :, :num_given] - given_latents
     given = torch.zeros(1, num_frames, device=device)
@@ -75,7 +94,9 @@ def denoise(
     for index, timestep in enumerate(scheduler.timesteps):
         on_step(index)
         noisy = torch.cat([given_latents, latents[:, :, num_given:]], dim=2)
-        velocity = guided_velocity(transformer, noisy, scheduler.sigmas[index], conditions)
+        # The scheduler's own timesteps are integers; a step goes by its exact sigmas.
+        time = timestep * 0.001 if sampling.integer_time else scheduler.sigmas[index]
+        velocity = guided_velocity(transformer, noisy, time, conditions)
         velocity[:, :, :num_given] = given_velocity
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         del noisy, velocity
@@ -84,11 +105,11 @@ def denoise(
 
 
 def guided_velocity(
-    transformer: CosmosTransformer, noisy: Tensor, sigma: Tensor, conditions: Conditions
+    transformer: CosmosTransformer, noisy: Tensor, time: Tensor, conditions: Conditions
 ) -> Tensor:
     """`cond + g * (cond - uncond)`, [1, 16, T, height / 8, width / 8] in at least float32."""
     given = conditions.given
-    times = given * GIVEN_FRAME_TIME + (1 - given) * sigma.to(given)
+    times = given * GIVEN_FRAME_TIME + (1 - given) * time.to(given)
     shared = transformer.forward_shared(noisy, given, times, conditions.rotary)
     velocity = transformer.forward_branch(shared, conditions.conditional)
     if conditions.unconditional is None:
@@ -97,9 +118,15 @@ def guided_velocity(
     return velocity + conditions.guidance_scale * (velocity - unguided)
 
 
-def initial_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
+def torch_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
     """The noise of one seed: from the CPU's generator, so that it is the same on every device."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+
+
+def numpy_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
+    """NVIDIA's noise of one seed; `RandomState` takes 32 bits, and torch uses no more."""
+    noise = np.random.RandomState(seed % 2**32).standard_normal(shape)
+    return torch.from_numpy(noise.astype(np.float32))
 
 
 def make_scheduler(

@@ -9,7 +9,7 @@ from typing import Any
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from pipeline.denoise import denoise
+from pipeline.denoise import EXACT, Sampling, denoise
 from pipeline.encode import EncodedVideo, encode_video
 from pipeline.errors import InvalidSpec
 from pipeline.guardrail import Frame, Guardrail
@@ -36,6 +36,7 @@ class VideoPipeline:
     guardrail: Guardrail
     estimator: Estimator
     attention: Choice
+    sampling: Sampling = EXACT
 
     def generate(
         self, spec: VideoSpec, pixels: Pixels, out: Path, watcher: Watcher
@@ -139,6 +140,7 @@ class VideoPipeline:
                 negative_prompt,
                 spec,
                 on_step,
+                self.sampling,
             )
 
     def _decode(self, spec: VideoSpec, latents: Tensor, watcher: Watcher) -> Iterator[Frame]:

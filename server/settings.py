@@ -110,6 +110,11 @@ class Settings(BaseSettings):
         description="where the model waits: resident on the GPU, offload in host memory; "
         "auto offloads when the GPU runs out",
     )
+    nvidia_sampling: bool = Field(
+        default=False,
+        description="noise and times of NVIDIA's program, to compare seeds with it, "
+        "see docs/performance.md",
+    )
     queue_limit: int = Field(default=100, ge=1, description="jobs that may wait at once")
     disconnect_grace: float = Field(
         default=20.0, ge=0, description="seconds that a run goes on without its caller"

@@ -9,7 +9,15 @@ import typer
 
 from server.settings import Settings, data_folder
 
-WORKER_SETTINGS = ("weights", "devices", "guardrail", "attention", "compile", "memory")
+WORKER_SETTINGS = (
+    "weights",
+    "devices",
+    "guardrail",
+    "attention",
+    "compile",
+    "memory",
+    "nvidia_sampling",
+)
 """The options of every command that starts workers."""
 
 _TYPES = get_type_hints(Settings)

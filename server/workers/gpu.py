@@ -4,6 +4,7 @@ The one file of the server that reaches torch, and it does so when the model is 
 importing this module costs nothing.
 """
 
+import dataclasses
 import hashlib
 import tempfile
 import time
@@ -61,11 +62,12 @@ class GpuWorker:
         report(Loading("Importing torch", 0.0))
         import torch
 
+        from pipeline.denoise import EXACT, NVIDIA
         from pipeline.load import load_pipeline
 
         try:
             store = WeightStore(Path(self._options.weights))
-            self._pipeline = load_pipeline(
+            pipeline = load_pipeline(
                 store,
                 self._device,
                 guardrail=self._options.guardrail,
@@ -76,6 +78,8 @@ class GpuWorker:
             )
         except CheckpointError as error:
             raise CannotLoad(str(error)) from error
+        sampling = NVIDIA if self._options.nvidia_sampling else EXACT
+        self._pipeline = dataclasses.replace(pipeline, sampling=sampling)
         choice = self._pipeline.attention
         if choice.trials:
             trials = [str(trial) for trial in choice.trials]

@@ -52,6 +52,7 @@ class WorkerOptions:
     `weights` is the checkpoint's folder. `guardrail` is `required` or `off`. `attention` is a
     backend or `auto`. `compile` is whether torch compiles the model, and `compile_cache` the
     folder where it keeps what it made for the next start. `memory` is where the model waits.
+    `nvidia_sampling` is whether noise and times are those of NVIDIA's program.
     `scratch` is a folder for the files of a run: within it, or else where the system keeps such
     files, the pool gives each process its own and removes it with the process.
     """
@@ -62,6 +63,7 @@ class WorkerOptions:
     compile: bool = False
     compile_cache: str | None = None
     memory: MemoryChoice = "auto"
+    nvidia_sampling: bool = False
     scratch: str | None = None
 
 

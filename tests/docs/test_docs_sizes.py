@@ -1,5 +1,6 @@
-"""The sizes that the pages name are counted here, on models without memory."""
+"""The sizes that the pages name are counted here, on models without memory, and measures read."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -54,3 +55,11 @@ def test_the_pages_have_the_sizes_of_the_weights() -> None:
     assert f"{transformer:.1f} while denoising, {vae:.1f} around both" in performance
     assert f"moves {transformer + 2 * vae:.1f} GiB" in performance
     assert f"The weights take {total:.1f} GiB in bfloat16" in readme
+
+
+def test_the_page_has_what_the_departures_from_nvidias_sampler_were_measured_to_move() -> None:
+    report = json.loads((ROOT / "benchmarks" / "results" / "precision-cpu.json").read_text())
+    performance = (ROOT / "docs" / "performance.md").read_text().splitlines()
+    for name, measured in report["widths"].items():
+        moved = measured["sampling"]
+        assert f"| {name} | {moved['35 steps']:.1e} | {moved['exact time']:.1e} |" in performance
