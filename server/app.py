@@ -178,10 +178,11 @@ async def _in_background(
         await services.pool.start()
         yield
     finally:
+        # First the loops, which wait for the taking up.
+        await services.loops.close()
         for task in (taking_up, checking):
             task.cancel()
         await asyncio.gather(taking_up, checking, return_exceptions=True)
-        await services.loops.close()
         await services.runs.close()
         await intake.close()
         await services.webhooks.close()

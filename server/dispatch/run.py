@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from server.fal.views import display_url
 from server.files.store import FileStore, IncomingFile
 from server.jobs.store import JobStore
 from server.models import Job, JobError, StoredArtifact, infrastructure_error
-from server.tasks import Signals, backoff_s, in_thread, retry_until_written
+from server.tasks import Signals, backoff_s, in_thread, log_errors, retry_until_written
 from server.workers.messages import (
     Artifact,
     CancelledEvent,
@@ -109,8 +109,13 @@ class JobRun:
                     helper.cancel()
         finally:
             if self._incoming is not None:
-                await asyncio.to_thread(self._incoming.discard)
+                await self._give_up(self._incoming.discard)
         await self._commit(ending)
+
+    async def _give_up(self, work: Callable[..., object], *args: str) -> None:
+        """Remove files. What cannot be removed now is removed by the next start."""
+        what = f"removing files of job {self.job.id}"
+        await log_errors(what, asyncio.to_thread(work, *args))
 
     async def _ending(self, tasks: asyncio.TaskGroup) -> _Ending:
         """Work, and say how that ended if the machine was short of something."""
@@ -243,8 +248,7 @@ class JobRun:
         await retry_until_written(what, self._log.write_rest)
         published = await retry_until_written(what, lambda: self._end(ending))
         if not published:
-            for artifact in self._kept.values():
-                await asyncio.to_thread(self.files.remove, artifact.id)
+            await self._give_up(self.files.remove, *(kept.id for kept in self._kept.values()))
         self.signals.finished.notify()
         self.signals.claimable.notify()
         if isinstance(ending, _Stopped) and not ending.keeps_inputs:

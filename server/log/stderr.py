@@ -55,9 +55,10 @@ def unblocked_stderr() -> Iterator[None]:
     """
     target = os.dup(_STDERR)
     source, sink = os.pipe()
+    # First, so that an error of its start is seen.
+    relay = _Relay(source, target)
     os.dup2(sink, _STDERR)
     os.close(sink)
-    relay = _Relay(source, target)
     try:
         yield
     finally:

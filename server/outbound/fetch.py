@@ -229,7 +229,9 @@ class Fetcher:
             return []
         try:
             found = await self.resolve(self.public_host, port)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            if (shortage := shortage_of(error)) is not None:
+                raise shortage from error
             return []
         return [ip_address(address) for address in found]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from job_fixtures import sql
 from queue_calls import RUN, SUBMIT, cancel, result_of, status_of, submit, until
 from servers import APP, request_of, serving, settings_in
 
@@ -88,14 +89,18 @@ async def test_a_caller_who_wants_no_second_try_gets_none(tmp_path: Path) -> Non
 
 async def test_an_output_whose_lifetime_is_over_is_gone(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
-    lifecycle = {"x-fal-object-lifecycle-preference": '{"expiration_duration_seconds": 0.5}'}
+    lifecycle = {"x-fal-object-lifecycle-preference": '{"expiration_duration_seconds": 900}'}
     async with serving(settings) as client:
         job = await submit_with(client, lifecycle)
         url = (await result_of(client, job)).json()["video"]["url"]
         assert (await client.get(url)).status_code == 200
 
-        while (await client.get(url)).status_code != 404:
-            await asyncio.sleep(0.05)
+        tables = settings.data / "jobs.sqlite3"
+        videos = "FROM artifacts WHERE kind = 'video'"
+        [(lifetime,)] = sql(tables, f"SELECT expires_at - created_at {videos}")
+        assert lifetime == pytest.approx(900, abs=60)
+        sql(tables, "UPDATE artifacts SET expires_at = expires_at - 1000 WHERE kind = 'video'")
+        assert (await client.get(url)).status_code == 404
 
         result = await client.get(f"/queue/{APP}/requests/{job}")
         assert result.status_code == 404

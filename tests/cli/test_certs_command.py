@@ -344,7 +344,7 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path: Path) -> None:
 
 def test_the_page_has_the_lines_and_names_that_are_printed() -> None:
     for names in HOSTS_LINES:
-        assert f"    ADDRESS {' '.join(names)}\n" in PAGE
+        assert f"\nADDRESS {' '.join(names)}\n" in PAGE
     assert f"valid for {CERTIFICATE_LIFE.days} days" in PAGE
     for domain in FAL_DOMAINS:
         assert f"`{domain}`" in PAGE

@@ -49,7 +49,7 @@ async def test_the_list_has_the_latest_first_and_what_became_of_each(
         assert list(listed(run, "--limit", "1")) == [waiting]
         rows = run("jobs", "list").splitlines()
         assert [row.split()[0] for row in rows] == ["ID", waiting, running, failed, done]
-        assert rows[3].endswith("The picture is too small.")
+        assert rows[3].endswith("The picture is too large.")
 
 
 async def test_show_tells_all_that_is_known(tmp_path: Path, run: Commands) -> None:

@@ -20,5 +20,5 @@ async def test_a_run_that_writes_without_end_is_cut_short(client: httpx.AsyncCli
     assert len(messages) == MAX_LINES + 1
     assert messages[-2].startswith("This run has written as many lines as one may")
     # Why it ended is said nevertheless.
-    assert messages[-1] == "The picture is too small."
+    assert messages[-1] == "The picture is too large."
     assert max(map(len, messages)) == MAX_LINE_LENGTH + 1

@@ -24,7 +24,7 @@ from structlog.testing import capture_logs
 from server.db import tables
 from server.disk import shortage_of
 from server.errors import DatabaseDamaged, DiskFull, Shortage
-from server.files.store import FileStore
+from server.files.store import FileStore, IncomingFile
 from server.inputs.image_decoder import ImageDecoder
 from server.jobs.store import JobStore
 from server.tasks import WRITERS
@@ -152,6 +152,25 @@ async def test_a_run_that_is_short_of_something_is_begun_again_and_says_so(
     log = (await status_of(client, job, logs="1")).text
     assert "open as it may. Try again later. The video is made again." in log
     assert "try 2" in log
+
+
+async def test_a_file_that_cannot_be_removed_meanwhile_does_not_end_the_job(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    discard = IncomingFile.discard
+
+    def discard_on_a_disk_that_can_only_be_read(file: IncomingFile) -> None:
+        discard(file)
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    await client.post("/admin/queue/pause")
+    job = await submit(client)
+    await until_prepared(client, job)
+    with monkeypatch.context() as patch:
+        patch.setattr(IncomingFile, "discard", discard_on_a_disk_that_can_only_be_read)
+        failing(IncomingFile, "write", "no descriptors", patch, times=1)
+        await client.post("/admin/queue/resume")
+        assert (await result_of(client, job)).status_code == 200
 
 
 @kinds
