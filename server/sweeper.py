@@ -12,7 +12,7 @@ SWEEP_EVERY_S = 30.0
 
 
 class Sweeper:
-    """Removes what is over: rows first, and their files after that."""
+    """Removes what is over, one kind after the other."""
 
     def __init__(
         self,

@@ -2,13 +2,14 @@
 
 A file appears whole or not at all: it is written under another name, checked, flushed to the disk
 and renamed. Its path is made of its id, never of anything that a caller sent. Rows are not here:
-a file has its name before its row is committed, so a crash leaves at most a file without a row.
+a file has its name before its row is committed, and a video or an upload goes before its row, so of
+these a crash leaves without a row at most those that were on their way in.
 """
 
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from server.part_file import PartFile, sync_folder
@@ -50,9 +51,26 @@ class FileStore:
         return IncomingFile(self)
 
     def remove(self, *artifact_ids: str) -> None:
-        """Delete the files that are there. Their rows must be gone, or never have been."""
+        """Delete the files that are there, which nobody may read any more.
+
+        Raises:
+            OSError: the last that could not be deleted. The others are gone.
+        """
+        _, error = self.try_remove(artifact_ids)
+        if error is not None:
+            raise error
+
+    def try_remove(self, artifact_ids: Iterable[str]) -> tuple[list[str], OSError | None]:
+        """Delete the files that are there; those that are gone now, and the last error, if any."""
+        gone, last = [], None
         for artifact_id in artifact_ids:
-            self.path(artifact_id).unlink(missing_ok=True)
+            try:
+                self.path(artifact_id).unlink(missing_ok=True)
+            except OSError as error:
+                last = error
+            else:
+                gone.append(artifact_id)
+        return gone, last
 
     def move(self, artifact_id: str, other: "FileStore") -> None:
         """Give a file to another store, on the same disk."""

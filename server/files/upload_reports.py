@@ -3,10 +3,11 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, and_, delete, func, select
+from sqlalchemy import ColumnElement, and_, func, select
 
 from server.db import tables
 from server.db.database import Database
+from server.files.removal import end_files, remove_files
 from server.files.store import FileStore
 
 BATCH = 500
@@ -64,14 +65,13 @@ def uploaded(
 
 
 def purge_uploads(database: Database, files: FileStore, which: Uploaded) -> list[str]:
-    """Remove files, rows first; return their ids."""
+    """Remove files; return their ids."""
     batch = select(_files.id).where(which.condition()).limit(BATCH)
-    removed = delete(tables.artifacts).where(_files.id.in_(batch)).returning(_files.id)
     purged: list[str] = []
     while True:
         with database.write() as db:
-            gone = list(db.execute(removed).scalars())
-        files.remove(*gone)
+            gone = end_files(db, batch)
+        remove_files(database, files, gone)
         if not gone:
             return purged
         purged += gone

@@ -15,7 +15,8 @@ from server.db import tables
 from server.db.database import Database
 from server.db.rows import row_of_artifact
 from server.errors import UnknownUpload, UploadClosed, UploadTooLarge
-from server.files.store import MoveIntoPlace
+from server.files.removal import end_files, remove_files
+from server.files.store import FileStore, MoveIntoPlace
 from server.models import StoredArtifact
 
 UPLOAD_LIFETIME_S = 3600
@@ -172,24 +173,24 @@ class UploadStore:
             )
             return replaced
 
-    def expire(self) -> list[str]:
-        """Forget uploads and uploaded files whose time is over; the files to remove."""
+    def expire(self, files: FileStore) -> None:
+        """Forget uploads, and remove uploaded files, whose time is over."""
         now = self._now()
-        gone: list[str] = []
-        while self._has_over(now):
+        while self._has_any(_ended(now)):
             with self._database.write() as db:
-                removed = delete(tables.artifacts).where(tables.artifacts.c.id.in_(self._over(now)))
-                gone += db.execute(removed.returning(tables.artifacts.c.id)).scalars()
                 ids = list(db.execute(_ended(now)).scalars())
-                gone += _forget_parts(db, ids)
+                parts = _forget_parts(db, ids)
                 db.execute(delete(tables.uploads).where(tables.uploads.c.id.in_(ids)))
-        return gone
+            files.remove(*parts)
+        while self._has_any(self._over(now)):
+            with self._database.write() as db:
+                over = end_files(db, self._over(now))
+            remove_files(self._database, files, over)
 
-    def _has_over(self, now: float) -> bool:
-        """Whether there is anything to forget. There seldom is, and looking holds up no writer."""
+    def _has_any(self, query: Select[str]) -> bool:
+        """Whether there is anything to remove. There seldom is, and looking holds up no writer."""
         with self._database.read() as db:
-            queries = (self._over(now), _ended(now))
-            return any(db.execute(query.limit(1)).first() is not None for query in queries)
+            return db.execute(query.limit(1)).first() is not None
 
     def _over(self, now: float) -> Select[str]:
         """Some of the files whose time is over."""

@@ -153,7 +153,7 @@ class Uploads:
 
     def sweep(self) -> None:
         """Remove files and uploads whose time is over. Blocks."""
-        self._files.remove(*self._store.expire())
+        self._store.expire(self._files)
 
     @asynccontextmanager
     async def _received(

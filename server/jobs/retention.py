@@ -16,13 +16,12 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or
 from server.db import tables
 from server.db.database import Database
 from server.db.rows import JOB_COLUMNS, job_of
+from server.files.removal import OVER, end_files, remove_files
 from server.files.store import FileStore
 from server.models import FETCHED_LIFETIME_S, Job
 
 BATCH = 500
 """Jobs removed in one transaction, which others wait for."""
-_OVER = 0.0
-"""The end of what is not served from now on, whatever becomes of the clock."""
 
 _jobs, _artifacts, _webhooks = tables.jobs.c, tables.artifacts.c, tables.webhooks.c
 
@@ -84,7 +83,7 @@ class Retention:
             videos = remove_jobs(db, [job.id for job in jobs if job.id not in leaving])
             remove_jobs(db, leaving, with_videos=False)
         self._gone()
-        _remove_videos(self._database, self._files, videos)
+        remove_files(self._database, self._files, videos)
         return True
 
     def _sweep_videos(self, now: float) -> bool:
@@ -96,12 +95,9 @@ class Retention:
             if db.execute(query.limit(1)).first() is None:
                 return False
         with self._database.write() as db:
-            ended = (
-                update(tables.artifacts).where(_artifacts.id.in_(query)).values(expires_at=_OVER)
-            )
-            videos = list(db.execute(ended.returning(_artifacts.id)).scalars())
+            videos = end_files(db, query)
         self._gone()
-        _remove_videos(self._database, self._files, videos)
+        remove_files(self._database, self._files, videos)
         return True
 
     def _oldest(self, now: float) -> float:
@@ -147,7 +143,7 @@ def purge(database: Database, files: FileStore, which: Purge) -> list[str]:
         with database.write() as db:
             job_ids = list(db.execute(query).scalars())
             videos = remove_jobs(db, job_ids)
-        _remove_videos(database, files, videos)
+        remove_files(database, files, videos)
         if not job_ids:
             return purged
         purged += job_ids
@@ -179,18 +175,7 @@ def remove_jobs(db: Connection, job_ids: Collection[str], *, with_videos: bool =
     left = update(tables.artifacts).where(_artifacts.job_id.in_(job_ids))
     left = left.values(job_id=None, key_id=func.coalesce(_artifacts.key_id, of_job))
     if with_videos:
-        left = left.values(expires_at=_OVER)
+        left = left.values(expires_at=OVER)
     videos = list(db.execute(left.returning(_artifacts.id)).scalars())
     db.execute(delete(tables.jobs).where(_jobs.id.in_(job_ids)))
     return videos
-
-
-def _remove_videos(database: Database, files: FileStore, ids: Collection[str]) -> None:
-    """Remove at most `BATCH` videos whose time is over by their rows, so that nobody reads them.
-
-    Files go first. A server that is killed in between leaves rows for the next sweep, and no file
-    that the next start does not know.
-    """
-    files.remove(*ids)
-    with database.write() as db:
-        db.execute(delete(tables.artifacts).where(_artifacts.id.in_(ids)))

@@ -1,7 +1,7 @@
 """What is removed when its time is over, and what a server that died left behind."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from server.files.access import READ_ALL, FileAccess
 from server.files.public import PublicFiles
 from server.files.quota import StorageQuota
 from server.files.store import FileStore
+from server.files.upload_reports import Uploaded, purge_uploads
 from server.files.upload_store import KEPT_AFTERWARDS_S, UPLOAD_LIFETIME_S, NewUpload, UploadStore
 from server.files.uploads import PartClaim, Uploads
 from server.models import StoredArtifact
@@ -42,6 +43,17 @@ class Disk:
 
     async def upload(self, lifetime_s: float | None) -> StoredArtifact:
         return await self.uploads.receive(new(lifetime_s), body(b"a file"))
+
+    def sweep(self) -> None:
+        self.uploads.sweep()
+
+    def purge(self) -> None:
+        purge_uploads(self.database, self.files, Uploaded())
+
+    def known(self) -> list[str]:
+        """The files that have a row."""
+        with self.database.read() as db:
+            return list(db.execute(select(tables.artifacts.c.id)).scalars())
 
     def is_served(self, file: StoredArtifact) -> bool:
         try:
@@ -87,6 +99,30 @@ async def test_a_file_is_served_until_its_time_is_over_and_removed_after(disk: D
     disk.now += 1e9
     disk.uploads.sweep()
     assert disk.is_served(lasting)
+
+
+@pytest.mark.parametrize("remove", [Disk.sweep, Disk.purge])
+async def test_a_removal_that_is_cut_short_leaves_no_unknown_file_and_serves_nothing(
+    disk: Disk, remove: Callable[[Disk], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = await disk.upload(60)
+    disk.now += 60
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr("pathlib.Path.unlink", die)
+        with pytest.raises(KeyboardInterrupt):
+            remove(disk)
+    disk.now -= 60
+    assert disk.is_kept(file)
+    assert disk.known() == [file.id]
+    assert not disk.is_served(file)
+
+    remove(disk)
+    assert not disk.is_kept(file)
+    assert disk.known() == []
 
 
 async def test_the_time_of_a_file_begins_when_it_is_there(disk: Disk) -> None:

@@ -173,13 +173,30 @@ def test_a_removal_that_is_cut_short_leaves_no_unknown_file_and_serves_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as dying:
-        dying.setattr(place.files, "remove", die)
+        dying.setattr(place.files, "try_remove", die)
         with pytest.raises(KeyboardInterrupt):
             place.retention.sweep()
     assert counts(place) == dict.fromkeys(counts(place), 0) | {"artifacts": 1, "files": 1}
     with pytest.raises(UnknownFile):
         PublicFiles(place.database, access=FileAccess()).find(video.id, video.name, READ_ALL)
 
+    place.retention.sweep()
+    assert nothing(place)
+
+
+def test_a_file_that_cannot_be_removed_holds_up_no_other(place: Place) -> None:
+    videos = [place.made(str(number))[1] for number in range(3)]
+    stays = place.files.path(videos[0].id)
+    stays.unlink()
+    # A folder cannot be unlinked.
+    stays.mkdir()
+    place.clock.now += 3 * DAY_S
+    with pytest.raises(OSError, match=stays.name):
+        place.retention.sweep()
+    assert place.rows("SELECT id FROM artifacts") == [(stays.name,)]
+    assert list(place.files.ids()) == [stays.name]
+
+    stays.rmdir()
     place.retention.sweep()
     assert nothing(place)
 

@@ -37,7 +37,7 @@ class FullTables:
     def __init__(self, folder: Path, finished: int) -> None:
         self.now = time.time()
         self.database = Database(folder / "jobs.sqlite3")
-        files = FileStore(folder / "files")
+        self.files = files = FileStore(folder / "files")
         limits = KeyLimits(queued=10**6, running=10**6, submits_per_minute=10**6)
         self.jobs = JobStore(self.database, owner="a server", key_limits=limits)
         self.webhooks = WebhookStore(self.database, owner="a server")
@@ -127,7 +127,7 @@ OPERATIONS: Mapping[str, Callable[[FullTables], Any]] = {
     "scrape of /metrics: ends": lambda at: ended_after(at.database, at.now),
     "sweep of jobs and videos": lambda at: at.retention.sweep(),
     "sweep of pictures": lambda at: at.images.sweep(),
-    "sweep of uploads": lambda at: at.uploads.expire(),
+    "sweep of uploads": lambda at: at.uploads.expire(at.files),
     "claim of a webhook": lambda at: at.webhooks.claim(),
     "start: jobs that ran": lambda at: at.jobs.recover(),
     "start: runs without callers": lambda at: at.jobs.unfinished_runs(),
