@@ -52,8 +52,7 @@ class Sweeper:
         If one kind cannot be removed now, that goes to the log, and the others are removed. While
         the clock is doubted nothing is.
         """
-        if self._heartbeat.is_doubted():
-            return
-        for what, sweep in self._sweeps.items():
-            await log_errors(what, to_writer_thread(sweep))
+        if not self._heartbeat.is_doubted():
+            for what, sweep in self._sweeps.items():
+                await log_errors(what, to_writer_thread(sweep))
         await log_errors("noting the time", to_writer_thread(self._heartbeat.beat))

@@ -188,12 +188,14 @@ progress = Table(
 )
 
 
-# The time by which the last server on this data folder counted, a moment ago or as it ended.
+# When a server on this data folder last removed what was over, by the time it counted, and for how
+# long servers have run since then that doubted their clock.
 heartbeat = Table(
     "heartbeat",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("at", Float, nullable=False),
+    Column("doubted_s", Float, nullable=False, server_default="0"),
 )
 
 

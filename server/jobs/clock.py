@@ -20,6 +20,7 @@ DAY_S = 86_400.0
 DOUBT_S = 6 * 3600.0
 """How long a clock is doubted: time servers set it within minutes, and people within hours."""
 
+_row = tables.heartbeat.c
 _log = structlog.get_logger("server")
 
 
@@ -61,6 +62,7 @@ class Heartbeat:
 
     A clock that is more than a day ahead of the last heartbeat is doubted for six hours: nothing
     is to be removed for its age meanwhile. If the server was away for so long, that comes late.
+    The hours are those that servers run, over any number of starts, so a doubt has an end.
     """
 
     def __init__(self, database: Database, clock: Clock) -> None:
@@ -68,16 +70,17 @@ class Heartbeat:
         self._database = database
         self._clock = clock
         with database.read() as db:
-            last = db.execute(select(tables.heartbeat.c.at)).scalar_one_or_none()
+            last = db.execute(select(_row.at, _row.doubted_s)).one_or_none()
         now = clock.now()
         self._doubted_until = now
-        if last is not None and now - last > DAY_S:
-            self._doubted_until = now + DOUBT_S
+        if last is not None and now - last.at > DAY_S:
+            self._doubted_until = now + DOUBT_S - last.doubted_s
             _log.warning(
                 "The clock is far ahead of the last time that this server ran: nothing is removed "
-                "for its age during the next six hours. If the clock is wrong, set it and start "
-                "the server again",
-                days=round((now - last) / DAY_S, 1),
+                "for its age until it has run for six hours. If the clock is wrong, set it and "
+                "start the server again",
+                days=round((now - last.at) / DAY_S, 1),
+                hours_left=round((self._doubted_until - now) / 3600, 1),
             )
 
     def is_doubted(self) -> bool:
@@ -85,9 +88,12 @@ class Heartbeat:
         return self._clock.now() < self._doubted_until
 
     def beat(self) -> None:
-        """Write down how late it is."""
+        """Write down how late it is, or, while that is doubted, for how long it has been."""
         self._clock.follow()
-        at = self._clock.now()
+        now = self._clock.now()
+        values = {"at": now, "doubted_s": 0.0}
+        if self.is_doubted():
+            values = {"doubted_s": DOUBT_S - (self._doubted_until - now)}
         with self._database.write() as db:
-            if db.execute(update(tables.heartbeat).values(at=at)).rowcount == 0:
-                db.execute(insert(tables.heartbeat).values(id=1, at=at))
+            if db.execute(update(tables.heartbeat).values(values)).rowcount == 0:
+                db.execute(insert(tables.heartbeat).values(id=1, **values))

@@ -118,6 +118,22 @@ async def test_nothing_goes_by_a_clock_that_the_last_heartbeat_contradicts(place
     assert place.rows("SELECT at FROM heartbeat") == [(place.clock.now,)]
 
 
+async def test_a_doubt_of_the_clock_ends_however_often_the_server_is_started(place: Place) -> None:
+    images = ImageStore(place.database, place.files, now=place.clock)
+    uploads = place.uploads()
+    place.made("a")
+    await sweeper(place, images, uploads).sweep()
+    for _ in range(3):
+        assert len(list(place.files.ids())) == 1
+        place.clock.now += 2 * DAY_S
+        started_again = sweeper(place, images, uploads)
+        await started_again.sweep()
+        place.clock.now += DOUBT_S / 3
+        await started_again.sweep()
+    assert list(place.files.ids()) == []
+    assert place.rows("SELECT at, doubted_s FROM heartbeat") == [(place.clock.now, 0.0)]
+
+
 async def test_a_server_that_was_away_for_a_while_sweeps_at_once(place: Place) -> None:
     images = ImageStore(place.database, place.files, now=place.clock)
     uploads = place.uploads()
