@@ -247,7 +247,7 @@ def _services(
     submissions = Submissions(store, images, limits, signals, queue_limit=settings.queue_limit)
     disk = DiskSpace(settings.data, settings.min_free_disk_mib)
     measured = Metrics(database, pool.slots, now=now)
-    access, links = _file_reading(settings)
+    access, links = _file_reading(settings, clock)
     auth = _authenticator(settings, KeyStore(database), key)
     webhooks = Webhooks(
         webhooks=WebhookStore(database, owner=owner, now=now),
@@ -338,12 +338,13 @@ def _secret(settings: Settings) -> bytes:
     return read_or_make(path, lambda: secrets.token_bytes(SECRET_BYTES), at_least=SECRET_BYTES)
 
 
-def _file_reading(settings: Settings) -> tuple[FileAccess, FileLinks]:
+def _file_reading(settings: Settings, clock: Clock) -> tuple[FileAccess, FileLinks]:
     """Who may read files, and the URLs by which they do."""
     signer = None
     if settings.files_auth == "signed":
-        signer = LinkSigner(_secret(settings), seconds=settings.files_url_seconds)
-    return FileAccess(settings.files_auth, signer), FileLinks(signer)
+        seconds = settings.files_url_seconds
+        signer = LinkSigner(_secret(settings), seconds=seconds, now=clock.now)
+    return FileAccess(settings.files_auth, signer, now=clock.now), FileLinks(signer)
 
 
 def _authenticator(settings: Settings, store: KeyStore, key: ApiKey | None) -> Authenticator:

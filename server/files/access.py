@@ -54,7 +54,8 @@ class FileAccess:
     ) -> None:
         self._kind = kind
         self._signer = signer
-        self._now = now
+        self.now = now
+        """The time by which this server counts, in Unix seconds."""
 
     @property
     def needs_key(self) -> bool:
@@ -75,7 +76,7 @@ class FileAccess:
         Raises:
             FileUrlRefused: it has to be signed, and is not, or its time is over.
         """
-        permit = self._by_url(file_id, query, self._now())
+        permit = self._by_url(file_id, query, self.now())
         if permit.owners is not None:
             raise permit.refusal()
         return permit

@@ -102,6 +102,25 @@ async def test_a_server_whose_clock_is_set_ends_nothing_early_and_nothing_late(
         assert (await result_of(client, late)).status_code == 504
 
 
+@pytest.mark.parametrize("jump", JUMPS)
+async def test_a_signed_url_lasts_its_time_when_the_clock_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    machine = Machine()
+    monkeypatch.setattr("server.app.Clock", lambda: machine.clock)
+    settings = settings_in(tmp_path, files_auth="signed", files_url_seconds=3600)
+    async with serving(settings) as client:
+        job = await submit(client)
+        url = (await result_of(client, job)).json()["video"]["url"]
+        machine.wall.now += jump
+        assert (await result_of(client, job)).json()["video"]["url"] == url
+        read = await client.get(url)
+        assert read.status_code == 200
+        assert read.headers["cache-control"] == "private, max-age=3600, immutable"
+        machine.wait(3600.0)
+        assert (await client.get(url)).status_code == 403
+
+
 def rows(data: Path, query: str) -> list[tuple[Any, ...]]:
     with closing(sqlite3.connect(data / "jobs.sqlite3")) as db:
         return db.execute(query).fetchall()

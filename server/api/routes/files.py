@@ -6,7 +6,6 @@ somebody uploaded as a file runs or looks as if it came from this server.
 
 import asyncio
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -92,7 +91,7 @@ def file_router(files_auth: FilesAuth) -> APIRouter:
             content_disposition_type=(
                 "inline" if is_shown(found.content_type, head) else "attachment"
             ),
-            headers=_headers(found, permit),
+            headers=_headers(found, permit, services.file_access.now()),
         )
 
     return router
@@ -107,12 +106,12 @@ def _look_at(path: Path) -> tuple[bytes, os.stat_result]:
         raise UnknownFile from error
 
 
-def _headers(file: PublicFile, permit: ReadPermission) -> dict[str, str]:
+def _headers(file: PublicFile, permit: ReadPermission, now: float) -> dict[str, str]:
     return {
         # As it was given: no charset is made up for a text.
         "content-type": file.content_type,
         "etag": f'"{file.sha256}"',
-        "cache-control": _caching(file, permit),
+        "cache-control": _caching(file, permit, now),
         "x-content-type-options": "nosniff",
         "content-security-policy": (
             "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; "
@@ -121,10 +120,10 @@ def _headers(file: PublicFile, permit: ReadPermission) -> dict[str, str]:
     }
 
 
-def _caching(file: PublicFile, permit: ReadPermission) -> str:
+def _caching(file: PublicFile, permit: ReadPermission, now: float) -> str:
     if permit.owners is not None:
         # The next to ask for it in this browser may have another key.
         return "private, no-cache"
     ends = [end for end in (file.expires_at, permit.ends_at) if end is not None]
-    cached_s = min([MAX_CACHE_S, *(max(0, int(end - time.time())) for end in ends)])
+    cached_s = min([MAX_CACHE_S, *(max(0, int(end - now)) for end in ends)])
     return f"private, max-age={cached_s}, immutable"
