@@ -17,6 +17,12 @@ from server.workers.pool import Pool, SlotState
 _LOOK_AGAIN_S = 1.0
 """Callers, who need no key, make the disk work no more often than this."""
 
+_LOOK_S = 1.0
+"""How long a caller waits for the database. A locked one is waited for longer, and probes give up
+after a second or a few."""
+
+_SILENT = "The database has not answered within a second; another program may hold it."
+
 _AT_ODDS_S = 60.0
 """How long slots, runs and rows may be at odds, as they are while one of them is changed."""
 
@@ -51,6 +57,7 @@ class Readiness:
         self._looking = asyncio.Lock()
         self._looked_at: float | None = None
         self._storage: list[Check] = []
+        self._look: asyncio.Task[str | None] | None = None
         self._in_progress: set[str] = set()
         self._at_odds_since: dict[str, float] = {}
         self.paused_since: float | None = None
@@ -61,8 +68,9 @@ class Readiness:
         async with self._looking:
             now = self._now()
             if self._looked_at is None or now - self._looked_at >= _LOOK_AGAIN_S:
-                self._storage = await to_writer_thread(self._look_at_storage)
-                self._compare(now)
+                database = Check("database", await self._look_at_database(now))
+                disk = Check("disk", await asyncio.to_thread(self._disk.problem))
+                self._storage = [database, disk]
                 self._looked_at = now
         return [self._worker(), *self._storage, self._tasks(), self._draining()]
 
@@ -96,16 +104,19 @@ class Readiness:
         begun = self._drain.has_begun
         return Check("draining", "The server was told to end." if begun else None)
 
-    def _look_at_storage(self) -> list[Check]:
-        return [Check("database", self._database_problem()), Check("disk", self._disk.problem())]
+    async def _look_at_database(self, now: float) -> str | None:
+        """What is wrong with the database, as a sentence; None if it can be read and written."""
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self._database_problem())
+        await asyncio.wait([self._look], timeout=_LOOK_S)
+        if not self._look.done():
+            return _SILENT
+        self._compare(now)
+        return self._look.result()
 
-    def _database_problem(self) -> str | None:
-        self._in_progress = set()
+    async def _database_problem(self) -> str | None:
         try:
-            self.paused_since = paused_since(self._database)
-            self._in_progress = in_progress(self._database)
-            with self._database.write():
-                pass
+            await to_writer_thread(self._use_database)
         except DatabaseDamaged as error:
             return str(error)
         except Exception as error:
@@ -115,3 +126,10 @@ class Readiness:
             return f"The database cannot be written. {shortage}"
         # A part that is damaged may be one that is seldom read.
         return str(DatabaseDamaged()) if self._database.is_damaged else None
+
+    def _use_database(self) -> None:
+        self._in_progress = set()
+        self.paused_since = paused_since(self._database)
+        self._in_progress = in_progress(self._database)
+        with self._database.write():
+            pass

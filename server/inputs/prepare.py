@@ -87,7 +87,7 @@ class InputPreparer:
         self._decoding = FairSemaphore(DECODES_AT_ONCE)
         self._in_hand: dict[asyncio.Task[None], Job] = {}
         self._failures = 0
-        """How often in a row the machine was short of something."""
+        """How often in a row a job could be neither prepared nor refused."""
 
     async def run(self) -> None:
         """Look for jobs without their images until cancelled."""
@@ -117,7 +117,8 @@ class InputPreparer:
     async def _supervise(self, job: Job) -> None:
         if not await log_errors(f"intake of job {job.id}", self._prepare_job(job)):
             error = infrastructure_error("The input could not be stored.", "internal_error")
-            await log_errors(f"refusing job {job.id}", self._refuse(job, error))
+            if not await log_errors(f"refusing job {job.id}", self._refuse(job, error)):
+                await self._wait()  # the job is taken up again
 
     async def _prepare_job(self, job: Job) -> None:
         lines: list[LogLine] = []
@@ -132,10 +133,12 @@ class InputPreparer:
             shortage = shortage_of(error)
             if shortage is None:
                 raise
-            # The job waits, and is taken up again.
-            self._failures += 1
             _log.error(str(shortage), during=f"intake of job {job.id}")
-            await asyncio.sleep(backoff_s(self._failures, TRY_AGAIN_S, TRY_AGAIN_MAX_S))
+            await self._wait()  # the job is taken up again
+
+    async def _wait(self) -> None:
+        self._failures += 1
+        await asyncio.sleep(backoff_s(self._failures, TRY_AGAIN_S, TRY_AGAIN_MAX_S))
 
     async def _take_in(self, job: Job, tell: Tell, lines: Sequence[LogLine]) -> None:
         try:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -20,7 +21,14 @@ from server.jobs.store import JobStore
 from server.models import Job
 from server.outbound.errors import FetchError, FetchRefused
 from server.outbound.fetch import Fetcher
-from server.tasks import Signals, backoff_s, log_errors, on, to_writer_thread
+from server.tasks import (
+    Signals,
+    backoff_s,
+    log_errors,
+    on,
+    retry_until_written,
+    to_writer_thread,
+)
 from server.webhooks.signing import SigningKey
 from server.webhooks.store import WebhookAttempt, WebhookStore
 
@@ -106,7 +114,7 @@ class Webhooks:
         what = f"webhook of job {delivery.job_id}"
         if not await log_errors(what, self._send_or_postpone(delivery)):
             problem = "This server could not make the webhook."
-            await log_errors(what, to_writer_thread(self._record, delivery, problem))
+            await log_errors(what, self._note(delivery, partial(self._record, delivery, problem)))
 
     async def _send_or_postpone(self, delivery: WebhookAttempt) -> None:
         """Send it, unless this machine is short of what that needs: then later."""
@@ -118,20 +126,25 @@ class Webhooks:
                 raise
             _log.warning(str(shortage), during=f"webhook of job {delivery.job_id}")
             seconds = wait_s(delivery.tries, self.jitter)
-            await to_writer_thread(self.webhooks.postponed, delivery, wait_s=seconds)
+            later = partial(self.webhooks.postponed, delivery, wait_s=seconds)
+            await self._note(delivery, later)
 
     async def _send(self, delivery: WebhookAttempt) -> None:
         try:
             job = await asyncio.to_thread(self.jobs.job, delivery.job_id)
         except UnknownJob:
             reason = "The request is no longer kept."
-            await to_writer_thread(self.webhooks.given_up, delivery, reason)
+            await self._note(delivery, partial(self.webhooks.given_up, delivery, reason))
             return
         body = await asyncio.to_thread(self.body_of, job)
         signed = self.key.headers(body, request_id=job.id, user_id=job.key_id, now=self.now())
         headers = {"Content-Type": "application/json", **signed}
         problem = await self._post(delivery, body, headers)
-        await to_writer_thread(self._record, delivery, problem)
+        await self._note(delivery, partial(self._record, delivery, problem))
+
+    async def _note(self, delivery: WebhookAttempt, write: Callable[[], None]) -> None:
+        """Write what became of a try: one that was taken is not sent again for locked tables."""
+        await retry_until_written(f"the webhook of job {delivery.job_id}", write)
 
     async def _post(
         self, delivery: WebhookAttempt, body: bytes, headers: Mapping[str, str]

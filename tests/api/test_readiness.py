@@ -86,6 +86,25 @@ async def test_a_database_that_cannot_be_written_is_named(
     assert found["disk"] is None
 
 
+async def test_a_database_that_does_not_answer_is_named_before_probes_give_up(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, clock = DiskSpace(tmp_path, 0), Clock()
+    readiness = Readiness(local_pool(), database, Drain(), disk, Loops(), now=clock)
+
+    async def problem() -> str | None:
+        return next(each.problem for each in await readiness.checks() if each.name == "database")
+
+    with database.write():
+        monkeypatch.setattr("server.api.readiness._LOOK_S", 0.01)
+        assert "has not answered" in str(await problem())
+        clock.now += 1
+        assert "has not answered" in str(await problem())
+    clock.now += 1
+    monkeypatch.setattr("server.api.readiness._LOOK_S", 60.0)
+    assert await problem() is None
+
+
 async def test_a_loop_that_does_not_run_is_named(tmp_path: Path, database: Database) -> None:
     async def fail() -> None:
         raise RuntimeError

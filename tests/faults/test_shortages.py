@@ -17,7 +17,8 @@ import pytest
 import pytest_asyncio
 from http_sites import fetcher
 from queue_calls import SUBMIT, result_of, status_of, submit, until_prepared
-from servers import BASE_URL, request_of, serving, settings_in
+from receivers import until
+from servers import BASE_URL, picture, request_of, serving, settings_in
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
@@ -194,6 +195,49 @@ async def test_who_cannot_be_accepted_is_told_to_come_back(
         assert refused.json()["error_type"] == "runner_scheduling_failure"
         assert refused.headers["x-fal-error-type"] == "runner_scheduling_failure"
     assert accepted.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(system_error(errno.EMFILE), 503), (FileNotFoundError(errno.ENOENT, "No such file"), 404)],
+    ids=["no descriptors", "its time has just ended"],
+)
+async def test_a_file_that_cannot_be_opened_is_answered_with_an_error(
+    client: httpx.AsyncClient, error: Exception, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    sent = await client.post("/files/upload", content=picture())
+    url = sent.json()["access_url"]
+    with monkeypatch.context() as patch:
+        patch.setattr(anyio, "open_file", refuse)
+        refused = await client.get(url)
+
+    assert refused.status_code == status
+    assert ("retry-after" in refused.headers) == (status == 503)
+    assert (await client.get(url)).content == picture()
+
+
+async def test_a_job_that_can_be_neither_prepared_nor_refused_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = []
+
+    def damaged(_: object, job_id: str, *__: object) -> None:
+        refused.append(job_id)
+        raise DatabaseDamaged
+
+    monkeypatch.setattr("server.inputs.prepare.TRY_AGAIN_S", 3600.0)
+    async with serving(settings_in(tmp_path)) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(JobStore, "refuse_inputs", damaged)
+            job = await submit(client, image_url="data:image/png;base64,AAAA")
+            await until(lambda: bool(refused))
+            await result_of(client, await submit(client))
+
+    assert set(refused) == {job}
+    assert len(refused) == 2, "once for its picture, and once for that error"
 
 
 async def test_a_damaged_database_is_an_error_that_says_what_to_do(

@@ -19,6 +19,8 @@ from structlog.testing import capture_logs
 
 from server.db import tables
 from server.db.database import Database
+from server.disk import TABLES_LOCKED
+from server.errors import Shortage
 from server.files.links import FileLinks
 from server.files.store import FileStore
 from server.jobs.store import JobStore
@@ -404,6 +406,26 @@ async def test_a_shortage_of_ours_is_no_try_of_the_receivers(
         outbox.wait(3600.0)
         await until_hooked(receiver)
         await outbox.until_rows("tries, not_before", [(1, None)])
+
+
+async def test_one_that_was_taken_is_not_sent_again_for_tables_that_are_locked(
+    outbox: Outbox, receiver: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivered, failures = WebhookStore.delivered, iter(range(3))
+
+    def fail_first(*args: Any) -> None:
+        if next(failures, None) is not None:
+            raise Shortage(TABLES_LOCKED)
+        delivered(*args)
+
+    monkeypatch.setattr(WebhookStore, "delivered", fail_first)
+    monkeypatch.setattr("server.tasks.TRY_AGAIN_S", 0.01)
+    outbox.end_job("a", receiver.url("/hook"))
+    async with outbox.sending():
+        await outbox.until_rows("tries, delivered_at", [(1, START)])
+
+    assert len(await until_hooked(receiver)) == 1
+    assert next(failures, None) is None
 
 
 def test_what_was_broken_off_is_due_again_at_once(outbox: Outbox) -> None:

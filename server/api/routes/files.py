@@ -12,6 +12,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from server.api.dependencies import AnyCallerDep, ServicesDep
 from server.api.openapi.parts import BYTES, content, header, problem, query
@@ -84,7 +85,7 @@ def file_router(files_auth: FilesAuth) -> APIRouter:
         found = await asyncio.to_thread(services.public_files.find, file_id, name, permit)
         path = services.files.path(found.id)
         head, stat = await asyncio.to_thread(_look_at, path)
-        return FileResponse(
+        return _FileOrError(
             path,
             stat_result=stat,
             filename=found.name,
@@ -95,6 +96,27 @@ def file_router(files_auth: FilesAuth) -> APIRouter:
         )
 
     return router
+
+
+class _FileOrError(FileResponse):
+    """A file whose head is sent with its first bytes, so that one that cannot be opened is
+    answered with an error."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        head: list[Message] = []
+
+        async def send_with_head(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                head.append(message)
+                return
+            while head:
+                await send(head.pop())
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, send_with_head)
+        except FileNotFoundError as error:
+            raise UnknownFile from error
 
 
 def _look_at(path: Path) -> tuple[bytes, os.stat_result]:
