@@ -4,16 +4,18 @@
 
 A server is started as a user starts it, with the scripted worker of the tests in place of a model
 and two slots. Clients submit, cancel, poll, upload and fetch all the while, as the server and its
-workers are killed, stopped and ended. What the clients were told is their own record
-(`tests/support/client_record.py`), and at the end it is compared with what a quiet server says. At
-the same time two other servers are killed at every failpoint in turn, in rounds.
+workers are killed, stopped and ended, its tables are locked and its descriptors used up. What the
+clients were told is their own record (`tests/support/client_record.py`), and at the end it is
+compared with what a quiet server says. At the same time two other servers are killed at every
+failpoint in turn, in rounds.
 """
 
 import itertools
 import json
 import random
-import re
+import resource
 import signal
+import sqlite3
 import sys
 import tempfile
 import threading
@@ -21,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,13 +31,12 @@ from typing import Annotated, Any
 import httpx
 import psutil
 import typer
-from client_record import Record, Wish
+from client_record import AskedToTryAgain, Record, Wish
 from crash_site import CrashSite, Receiver, receiving, workers_of
 from failpoints import POINTS, around
-from rich.console import Console
-from rich.table import Table
 from servers import logging_to
 
+from benchmarks.chaos_report import COUNTS, ENDED_BETWEEN, print_table, write_page
 from benchmarks.machine import SERVER_PACKAGES, describe
 
 CLIENTS = 4
@@ -51,30 +52,13 @@ SERVER = {
     "COSMOS_PATIENCE": "0.01",
     "COSMOS_QUEUE_LIMIT": "1000",
 }
+LOCKED_S = (6.0, 9.0)
+"""How long the tables are locked. The server waits for five seconds."""
+WITHOUT_DESCRIPTORS_S = (2.0, 8.0)
+DESCRIPTORS_LEFT = 4
 PROMPTS = ("", "sleep 0.01", "sleep 0.05", "sleep 0.2", "bytes 2000000; sleep 0.02")
-COUNTS = {
-    "acknowledged": "jobs acknowledged",
-    "lost": "lost",
-    "doubled": "doubled",
-    "wrongly_terminal": "wrongly terminal",
-    "changed": "changed after their end",
-    "uploads_lost": "uploads lost",
-    "webhooks_wrong": "webhooks missing or wrong",
-    "orphans": "orphans left",
-    "unexpected_answers": "unexpected answers",
-    "given_up": "given up, for two workers died on them",
-}
-TITLES = {
-    "random": "at random, {seconds:,.0f} s",
-    "failpoints": "{rounds} rounds of every failpoint, {seconds:,.0f} s",
-}
-_END = "ended in between"
 _ROOT = Path(__file__).parent.parent
 _RESULT = _ROOT / "benchmarks" / "results" / "chaos.json"
-PAGE = _ROOT / "docs" / "reliability.md"
-_ON_THE_PAGE = re.compile(
-    r"(?<=<!-- made by `make chaos` -->\n).*(?=<!-- the end of it -->)", re.DOTALL
-)
 
 
 def main(
@@ -100,9 +84,9 @@ def main(
         if faults:
             parts["failpoints"] = {**_sum(list(failpoint_parts)), "rounds": rounds}
             _save(report, out)
-    Console().print(_table(report))
+    print_table(report)
     if page is not None:
-        page.write_text(_ON_THE_PAGE.sub(lambda _: page_text(report), page.read_text()))
+        write_page(report, page)
     if any(part["problems"] for part in parts.values()):
         sys.exit(f"Something was lost: {out} says what.")
 
@@ -117,6 +101,7 @@ class Chaos:
         self.is_over = threading.Event()
         self.faults: Counter[str] = Counter()
         self.unexpected: list[str] = []
+        self.asked_to_try_again = 0
 
     def start(self) -> None:
         """Start the server again, if it has ended."""
@@ -167,6 +152,34 @@ class Chaos:
                 worker.send_signal(number)
             time.sleep(len(numbers) - 1)
 
+    def hold_the_tables(self, fault: str) -> None:
+        """Hold the write lock of the database for longer than the server waits for it."""
+        with closing(sqlite3.connect(self.site.database, isolation_level=None)) as tables:
+            try:
+                tables.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return  # the server had it all the time
+            self.faults[fault] += 1
+            time.sleep(self.random.uniform(*LOCKED_S))
+
+    def leave_no_descriptors(self, fault: str) -> None:
+        """Let the server open almost nothing for a while."""
+        process = self.site.process
+        if process is None or not self.site.is_alive():
+            return
+        with suppress(ProcessLookupError, FileNotFoundError):
+            names = {each.name for each in Path(f"/proc/{process.pid}/fd").iterdir()}
+            _, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+            free = next(n for n in itertools.count() if str(n) not in names)
+            few = free + self.random.randint(0, DESCRIPTORS_LEFT)
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (few, hard))
+            self.faults[fault] += 1
+            time.sleep(self.random.uniform(*WITHOUT_DESCRIPTORS_S))
+            # What was started meanwhile has the server's limit.
+            for each in (process.pid, *(worker.pid for worker in workers_of(self.site.folder))):
+                with suppress(ProcessLookupError):
+                    resource.prlimit(each, resource.RLIMIT_NOFILE, (hard, hard))
+
 
 Faults = Callable[[Chaos], None]
 """Breaks the server for a while, and may leave it running or not."""
@@ -194,7 +207,7 @@ def _run(faults: Faults, seed: int, *, drain_s: int, refusals: int = 0) -> dict[
         for thread in threads:
             thread.join()
         chaos.start()
-        chaos.end(_END, signal.SIGTERM)
+        chaos.end(ENDED_BETWEEN, signal.SIGTERM)
         site.start()
         with site.client() as client:
             site.settle(client, SETTLE_S)
@@ -208,6 +221,7 @@ def _run(faults: Faults, seed: int, *, drain_s: int, refusals: int = 0) -> dict[
         **{name: n if isinstance(n, int) else len(n) for name, n in lists.items()},
         "orphans": len(orphans),
         "unexpected_answers": len(chaos.unexpected),
+        "asked_to_try_again": chaos.asked_to_try_again,
         "problems": [*findings.problems, *tables, *orphans, *chaos.unexpected],
     }
 
@@ -232,6 +246,8 @@ def _visit(chaos: Chaos, number: int) -> None:
                     chaos.site.ledger.cancel(client, dice.choice(mine))
             except httpx.TransportError:
                 time.sleep(0.05)
+            except AskedToTryAgain:
+                chaos.asked_to_try_again += 1
             except AssertionError as error:
                 chaos.unexpected.append(str(error))
             time.sleep(dice.uniform(0.0, 0.2))
@@ -257,6 +273,8 @@ def _at_random(chaos: Chaos, *, seconds: float) -> None:
         lambda: chaos.end("server killed", signal.SIGKILL),
         lambda: chaos.end("server ended", signal.SIGTERM),
         lambda: chaos.end_all("server ended with all it started", signal.SIGTERM),
+        lambda: chaos.hold_the_tables("tables locked by another program"),
+        lambda: chaos.leave_no_descriptors("server without descriptors"),
         lambda: chaos.signal_worker("worker killed", signal.SIGKILL),
         lambda: chaos.signal_worker("worker stopped for good", signal.SIGSTOP),
         lambda: chaos.signal_worker("worker stopped a while", signal.SIGSTOP, signal.SIGCONT),
@@ -270,7 +288,7 @@ def _at_random(chaos: Chaos, *, seconds: float) -> None:
 
 def _at_failpoints(chaos: Chaos, *, rounds: int) -> None:
     """The server is killed at every failpoint, in an order drawn for each round."""
-    chaos.end(_END, signal.SIGTERM)
+    chaos.end(ENDED_BETWEEN, signal.SIGTERM)
     for _ in range(rounds):
         for point in chaos.random.sample(POINTS, len(POINTS)):
             _kill_at(chaos, point)
@@ -321,43 +339,6 @@ def _sum(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _save(report: dict[str, Any], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def table_rows(report: dict[str, Any]) -> list[list[str]]:
-    """The results as rows of text, the first of which has the titles."""
-    parts: dict[str, dict[str, Any]] = report["parts"]
-    columns = list(parts.values())
-    faults = sorted({fault for part in columns for fault in part["faults"]} - {_END})
-    return [
-        ["", *(TITLES[name].format(**part) for name, part in parts.items())],
-        *([title, *(f"{part[name]:,}" for part in columns)] for name, title in COUNTS.items()),
-        *([fault, *(f"{part['faults'].get(fault, 0):,}" for part in columns)] for fault in faults),
-    ]
-
-
-def page_text(report: dict[str, Any]) -> str:
-    """What the page says of a run."""
-    titles, *rows = table_rows(report)
-    table = [titles, ["---", *("--:" for _ in titles[1:])], *rows]
-    machine, python = report["machine"], report["versions"]["python"]
-    return "\n".join(
-        [
-            f"The last run was of commit `{report['commit']}`, on {machine['cores']} cores "
-            f"({machine['cpu']}),",
-            f"Python {python}; `benchmarks/results/chaos.json` has the rest of it.",
-            "",
-            *(f"| {' | '.join(cells)} |" for cells in table),
-            "",
-        ]
-    )
-
-
-def _table(report: dict[str, Any]) -> Table:
-    titles, *rows = table_rows(report)
-    table = Table(*titles)
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import re
 import pytest
 from paths import DOCS, ROOT, TESTS
 
-from benchmarks.chaos import PAGE, page_text
+from benchmarks.chaos_report import PAGE, page_text
 
 TEST_FILES = {path.name: path for path in TESTS.rglob("test_*.py")}
 ROW = re.compile(r"^\| (.+) \| (.*`test_\w+\.py::.+) \|$", re.MULTILINE)

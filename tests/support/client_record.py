@@ -29,6 +29,22 @@ Hooks = Mapping[str, list[dict[str, Any]]]
 """The bodies of the webhooks that were received, by the job that they tell of."""
 
 
+class AskedToTryAgain(Exception):
+    """The server is short of something for a while: nothing was done, as if it had not answered."""
+
+
+def raise_if_asked_to_try_again(answer: httpx.Response) -> None:
+    """A hook of clients, for answers by which the server says that it is short of something.
+
+    Raises:
+        AskedToTryAgain: the answer has all that fal's clients need to try again.
+    """
+    marks = [answer.headers.get(name) for name in ("x-fal-retryable", "x-fal-needs-retry")]
+    is_marked = marks == ["true", "true"] and "retry-after" in answer.headers
+    if answer.status_code in (503, 507) and is_marked:
+        raise AskedToTryAgain
+
+
 @dataclass(frozen=True)
 class Wish:
     """One video that a client wants, under an idempotency key of its own."""
@@ -111,7 +127,10 @@ class Findings:
 
 
 class Ledger:
-    """The wishes of all clients of one server; several threads may use it at once."""
+    """The wishes of all clients of one server; several threads may use it at once.
+
+    What calls the server may raise `AskedToTryAgain`, too, if its client does.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import httpx
 import psutil
-from client_record import Findings, Ledger, by_job
+from client_record import Findings, Ledger, by_job, raise_if_asked_to_try_again
 from fork_server import Failpoint, ForkedServer, Nursery
 from servers import COMMAND, SCRIPTED, command_line, launch
 
@@ -91,8 +91,14 @@ class CrashSite:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
+    @property
+    def database(self) -> Path:
+        return self.data / "jobs.sqlite3"
+
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30)
+        """A client that raises `AskedToTryAgain` for such an answer."""
+        hooks = {"response": [raise_if_asked_to_try_again]}
+        return httpx.Client(base_url=self.url, timeout=30, event_hooks=hooks)
 
     def start(
         self, failpoint: Failpoint | None = None, program: Sequence[str | Path] = (COMMAND,)
@@ -157,7 +163,7 @@ class CrashSite:
         return self.ledger.check(client, by_job(receiver.hooks), deaths)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(self.data / "jobs.sqlite3")) as database:
+        with closing(sqlite3.connect(self.database)) as database:
             return database.execute(query).fetchall()
 
     def orphans(self) -> list[str]:
