@@ -220,24 +220,26 @@ async def test_a_file_that_cannot_be_opened_is_answered_with_an_error(
 
 
 async def test_a_job_that_can_be_neither_prepared_nor_refused_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused = []
+    waits: list[int] = []
 
-    def damaged(_: object, job_id: str, *__: object) -> None:
-        refused.append(job_id)
+    def note(failures: int, *_: float) -> float:
+        waits.append(failures)
+        return 0.0
+
+    def damaged(*_: object, **__: object) -> None:
         raise DatabaseDamaged
 
-    monkeypatch.setattr("server.inputs.prepare.TRY_AGAIN_S", 3600.0)
-    async with serving(settings_in(tmp_path)) as client:
-        with monkeypatch.context() as patch:
-            patch.setattr(JobStore, "refuse_inputs", damaged)
-            job = await submit(client, image_url="data:image/png;base64,AAAA")
-            await until(lambda: bool(refused))
-            await result_of(client, await submit(client))
+    monkeypatch.setattr("server.inputs.prepare.backoff_s", note)
+    with monkeypatch.context() as patch:
+        patch.setattr(JobStore, "refuse_inputs", damaged)
+        job = await submit(client, image_url="data:image/png;base64,AAAA")
+        async with asyncio.timeout(30):
+            await until(lambda: len(waits) >= 2)
 
-    assert set(refused) == {job}
-    assert len(refused) == 2, "once for its picture, and once for that error"
+    assert waits[:2] == [1, 2], "longer each time"
+    assert (await result_of(client, job)).status_code == 422
 
 
 async def test_a_damaged_database_is_an_error_that_says_what_to_do(
