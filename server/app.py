@@ -1,6 +1,7 @@
 """create_app: the parts of the server, put together."""
 
 import asyncio
+import math
 import secrets
 import socket
 import uuid
@@ -163,7 +164,9 @@ async def _in_background(
     is_taken_up: bool,
 ) -> AsyncIterator[None]:
     """Run the pool and the loops, once the last process's jobs are taken up, until the end."""
-    taking_up = asyncio.create_task(_keep_taking_up(services, is_done=is_taken_up))
+    taking_up = asyncio.create_task(
+        _keep_taking_up(services, before=services.store.now(), is_done=is_taken_up)
+    )
     checking = asyncio.create_task(_check(services.database))
     for what, loop in {
         "taking in pictures": intake.run,
@@ -203,18 +206,21 @@ async def _tried(what: str, work: Awaitable[object]) -> bool:
     return True
 
 
-async def _take_up(services: Services) -> None:
-    """Take up what the last process on this data folder left."""
+async def _take_up(services: Services, before: float = math.inf) -> None:
+    """Take up what the last process on this data folder left: its jobs are those from `before`."""
     await to_writer_thread(services.store.recover)
     await services.webhooks.recover()
-    services.runs.adopt_all(await asyncio.to_thread(services.store.unfinished_runs))
+    services.runs.adopt_all(await asyncio.to_thread(services.store.unfinished_runs, before))
 
 
-async def _keep_taking_up(services: Services, *, is_done: bool) -> None:
-    """Try it again until it can be done. Jobs wait meanwhile, and what is here can be read."""
+async def _keep_taking_up(services: Services, *, before: float, is_done: bool) -> None:
+    """Try it again until it can be done. Jobs wait meanwhile, and what is here can be read.
+
+    Runs that came since `before` have their callers here.
+    """
     while not is_done:
         await asyncio.sleep(TRY_AGAIN_MAX_S)
-        is_done = await _tried("taking up jobs", _take_up(services))
+        is_done = await _tried("taking up jobs", _take_up(services, before))
 
 
 async def _after(first: asyncio.Task[None], work: Callable[[], Awaitable[None]]) -> None:

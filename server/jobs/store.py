@@ -5,6 +5,7 @@ transaction. `attempt` is the fence: a write from a run names its attempt and do
 another run, or none, has the job.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -181,10 +182,10 @@ class JobStore:
                 end(db, job, self._now(), error=CANCELLED)
             return CancelAnswer.REQUESTED
 
-    def unfinished_runs(self) -> list[Job]:
-        """The jobs whose callers wait on connections, in the order in which they came."""
+    def unfinished_runs(self, before: float = math.inf) -> list[Job]:
+        """The jobs from `before` whose callers wait on connections, in the order they came in."""
         unfinished = [JobStatus.IN_QUEUE.value, JobStatus.IN_PROGRESS.value]
-        waiting = and_(jobs.is_run, jobs.status.in_(unfinished))
+        waiting = and_(jobs.is_run, jobs.status.in_(unfinished), jobs.submitted_at < before)
         with self._database.read() as db:
             rows = db.execute(select(*JOB_COLUMNS).where(waiting).order_by(jobs.seq))
             return [job_of(row) for row in rows]

@@ -1,7 +1,9 @@
 """What becomes of a run whose caller goes away, and of the same request when it comes again."""
 
 import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from api_keys import add_key, by_key
@@ -11,6 +13,8 @@ from job_fixtures import sql
 from queue_calls import RUN, result_of
 from servers import APP, request_of, serving, settings_in
 
+from server.errors import Shortage
+from server.jobs.store import JobStore
 from server.settings import Settings
 from server.workers.loop import WorkerOptions
 
@@ -215,3 +219,30 @@ async def test_runs_whose_callers_do_not_return_after_a_restart_are_cancelled(
     async with serving(settings) as client:
         assert (await result_of(client, job["request_id"])).status_code == 200
         assert [row[1:] for row in jobs_in(settings)] == [CANCELLED, DONE]
+
+
+async def test_a_run_that_came_before_the_last_ones_were_taken_up_keeps_its_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_in(tmp_path, disconnect_grace=0.0)
+    patient = settings_in(tmp_path, disconnect_grace=3600)
+    async with serving(patient) as client, Connection(client, RUN, request_of("sleep 3600")):
+        await until(settings, RUNNING)
+    recover, tries, has_come = JobStore.recover, [], threading.Event()
+
+    def recover_later(store: JobStore) -> Any:
+        tries.append(store)
+        if len(tries) == 1:
+            raise Shortage("The disk is full.")
+        has_come.wait(20)
+        return recover(store)
+
+    monkeypatch.setattr(JobStore, "recover", recover_later)
+    monkeypatch.setattr("server.app.TRY_AGAIN_MAX_S", 0.0)
+    async with serving(settings) as client:
+        answer = asyncio.create_task(client.post(RUN, json=request_of("sleep 0.1")))
+        await until(settings, WAITING, WAITING)
+        has_come.set()
+
+        assert (await answer).status_code == 200
+        await until(settings, CANCELLED, DONE)
