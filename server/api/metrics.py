@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from server.db.database import Database
-from server.jobs.reports import Ended, QueueSize, ended_after, queue_size
+from server.jobs.reports import Ended, QueueSize, ended_between, queue_size
 from server.models import JobError
 from server.workers.pool import SlotState, SlotView
 
@@ -64,7 +64,8 @@ class Metrics:
     def text(self) -> bytes:
         """Everything in Prometheus' text format; reads the tables."""
         with self._scraping:
-            for ended in ended_after(self._database, self._counted_until):
+            # A row from before the clock was set back may lie ahead: it must not hide others.
+            for ended in ended_between(self._database, self._counted_until, self._now()):
                 self._count(ended)
             now = CollectorRegistry(auto_describe=False)
             now.register(_Now(queue_size(self._database, self._now()), self._slots()))

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import case, func, select
+from sqlalchemy import and_, case, func, select
 
 from server.db import tables
 from server.db.database import Database
@@ -50,11 +50,12 @@ def in_progress(database: Database) -> set[str]:
         return set(db.execute(query).scalars())
 
 
-def ended_after(database: Database, at: float) -> list[Ended]:
-    """The jobs that ended after that, in their order: writers take turns, and so do ends."""
+def ended_between(database: Database, after: float, until: float) -> list[Ended]:
+    """The jobs that ended in that time, in their order: writers take turns, and so do ends."""
     query = select(_jobs.finished_at, _jobs.http_status, _jobs.error, _jobs.result)
     with database.read() as db:
-        rows = db.execute(query.where(_jobs.finished_at > at).order_by(_jobs.finished_at)).all()
+        ended = and_(_jobs.finished_at > after, _jobs.finished_at <= until)
+        rows = db.execute(query.where(ended).order_by(_jobs.finished_at)).all()
     return [
         Ended(
             at=row.finished_at,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from api_keys import add_key, by_key
 from http_sites import Site, answer, running
+from job_fixtures import sql
 from queue_calls import SUBMIT, cancel, result_of, submit, until
 from scrapes import scrape
 from servers import request_of, serving, settings_in
@@ -61,6 +62,20 @@ async def test_jobs_that_ended_before_the_start_do_not_count(tmp_path: Path) -> 
     async with serving(settings) as client:
         outcome = {"outcome": "succeeded"}
         assert (await scrape(client)).number("cosmos_jobs_finished_total", outcome) is None
+
+
+async def test_an_end_in_the_future_hides_no_other(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    outcome = {"outcome": "succeeded"}
+    async with serving(settings) as client:
+        ahead = await submit(client)
+        await result_of(client, ahead)
+        database = settings.data / "jobs.sqlite3"
+        sql(database, f"UPDATE jobs SET finished_at = finished_at + 3600 WHERE id = '{ahead}'")
+        for count in (1, 2):
+            await result_of(client, await submit(client))
+            now = await scrape(client)
+            assert now.number("cosmos_jobs_finished_total", outcome) == count
 
 
 async def test_each_try_to_send_a_webhook_counts(tmp_path: Path) -> None:

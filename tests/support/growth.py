@@ -18,7 +18,7 @@ from server.files.store import FileStore
 from server.files.upload_store import UploadStore
 from server.inputs.image_store import ImageStore
 from server.jobs.limits import KeyLimits
-from server.jobs.reports import ended_after, queue_size
+from server.jobs.reports import ended_between, queue_size
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.models import JobStatus, NewJob
@@ -124,7 +124,7 @@ OPERATIONS: Mapping[str, Callable[[FullTables], Any]] = {
     "jobs without their pictures": lambda at: at.jobs.awaiting_inputs(4),
     "end late jobs": lambda at: at.jobs.end_late(),
     "scrape of /metrics: queue": lambda at: queue_size(at.database, at.now),
-    "scrape of /metrics: ends": lambda at: ended_after(at.database, at.now),
+    "scrape of /metrics: ends": lambda at: ended_between(at.database, at.now, at.now + 1),
     "sweep of jobs and videos": lambda at: at.retention.sweep(),
     "sweep of pictures": lambda at: at.images.sweep(),
     "sweep of uploads": lambda at: at.uploads.expire(at.files),
