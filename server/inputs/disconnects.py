@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
+from server.errors import UnknownJob
 from server.inputs.submit import Submission, Submissions
 from server.models import Job, JobStatus
-from server.tasks import log_errors
+from server.tasks import log_errors, retry_until_written, trouble_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class DisconnectedRuns:
         self._grace_s = grace_s
         self._has_idle_slot = has_idle_slot
         self._left: dict[_Identity, dict[str, _Left]] = {}
+        self._ends: set[asyncio.Task[None]] = set()
 
     async def begin(self, submission: Submission) -> Job:
         """The job of a request: the one that it had before it was cut off, or else a new one."""
@@ -66,8 +69,10 @@ class DisconnectedRuns:
     def disconnect(self, job: Job) -> None:
         """The job's caller has gone away."""
         identity = _Identity(job.key_id, job.base_url, job.endpoint, job.body_sha256)
-        left = _Left(job, asyncio.create_task(self._end_later(identity, job)))
-        self._left.setdefault(identity, {})[job.id] = left
+        end = asyncio.create_task(self._end_later(identity, job))
+        self._ends.add(end)
+        end.add_done_callback(self._ends.discard)
+        self._left.setdefault(identity, {})[job.id] = _Left(job, end)
 
     def adopt_all(self, jobs: Iterable[Job]) -> None:
         """Take over the jobs of a server that is gone: their callers' connections ended with it."""
@@ -76,7 +81,7 @@ class DisconnectedRuns:
 
     async def close(self) -> None:
         """Leave the jobs to the next start of the server."""
-        ends = [left.end for jobs in self._left.values() for left in jobs.values()]
+        ends = list(self._ends)
         for end in ends:
             end.cancel()
         await asyncio.gather(*ends, return_exceptions=True)
@@ -100,9 +105,22 @@ class DisconnectedRuns:
     async def _end_later(self, identity: _Identity, job: Job) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._grace_s):
-                await self._until_its_slot_is_wanted(job.id)
+                # If that fails unforeseen, the job must not go on for nobody.
+                await log_errors(
+                    f"waiting for the caller of job {job.id}",
+                    self._until_its_slot_is_wanted(job.id),
+                )
         self._remove(identity, job.id)
-        await log_errors(f"cancelling job {job.id}", self._submissions.cancel(job.id))
+        await log_errors(f"cancelling job {job.id}", self._cancel(job.id))
+
+    async def _cancel(self, job_id: str) -> None:
+        store, signals = self._submissions.store, self._submissions.signals
+        with contextlib.suppress(UnknownJob):  # it was removed meanwhile
+            await retry_until_written(
+                f"cancelling job {job_id}", partial(store.request_cancel, job_id)
+            )
+        signals.cancelled.notify()
+        signals.finished.notify()
 
     async def _until_its_slot_is_wanted(self, job_id: str) -> None:
         claimable = self._submissions.signals.claimable
@@ -110,8 +128,15 @@ class DisconnectedRuns:
             seen = claimable.count
             if not self._has_idle_slot():
                 abandoned = [each for jobs in self._left.values() for each in jobs]
-                if await asyncio.to_thread(self._is_in_the_way, job_id, abandoned):
+                try:
+                    if await asyncio.to_thread(self._is_in_the_way, job_id, abandoned):
+                        return
+                except UnknownJob:
                     return
+                except Exception as error:
+                    if trouble_of(error) is None:
+                        raise
+                    # The tables cannot be read now: look again.
             await claimable.wait(seen)
 
     def _is_in_the_way(self, job_id: str, abandoned: Collection[str]) -> bool:

@@ -246,3 +246,28 @@ async def test_a_run_that_came_before_the_last_ones_were_taken_up_keeps_its_call
 
         assert (await answer).status_code == 200
         await until(settings, CANCELLED, DONE)
+
+
+@pytest.mark.parametrize("method", ["job", "can_be_claimed", "request_cancel"])
+async def test_a_run_without_a_caller_ends_although_the_tables_fail_for_a_while(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, calls = getattr(JobStore, method), []
+
+    def fail_first(*args: Any, **kwargs: Any) -> Any:
+        calls.append(method)
+        if len(calls) == 1:
+            raise Shortage("The disk is full.")
+        return work(*args, **kwargs)
+
+    monkeypatch.setattr("server.tasks.TRY_AGAIN_S", 0.0)
+    settings = settings_in(tmp_path, disconnect_grace=3600)
+    async with serving(settings) as client:
+        async with Connection(client, RUN, request_of("sleep 3600")):
+            await until(settings, RUNNING)
+            job = (await client.post(f"/queue/{APP}/image-to-video", json=request_of())).json()
+            monkeypatch.setattr(JobStore, method, fail_first)
+
+        assert (await result_of(client, job["request_id"])).status_code == 200
+        assert len(calls) > 1
+        await until(settings, CANCELLED, DONE)
