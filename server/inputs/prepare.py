@@ -5,7 +5,6 @@ claimed once its images are here; one whose image cannot be used ends with fal's
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,7 +123,7 @@ class InputPreparer:
         lines: list[LogLine] = []
 
         def tell(sentence: str) -> None:
-            lines.append(LogLine(time.time(), "WARN", sentence))
+            lines.append(LogLine(self.store.now(), "WARN", sentence))
 
         try:
             await self._take_in(job, tell, lines)

@@ -11,7 +11,7 @@ from typing import Any
 import image_processes
 import pytest
 from api_keys import add_key, by_key
-from queue_calls import RUN, SUBMIT, cancel, result_of, submit
+from queue_calls import RUN, SUBMIT, cancel, result_of, submit, until
 from servers import data_uri, picture, request_of, serving, settings_in
 
 from pipeline.image import MAX_BYTES
@@ -20,6 +20,7 @@ from server.fal.invalid_input import InvalidInput
 from server.inputs.data_uri import decode_data_uri, is_data_uri
 from server.inputs.image_decoder import ImageDecoder
 from server.inputs.prepare import AT_ONCE, DECODES_AT_ONCE
+from server.jobs.clock import Clock
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
 
@@ -213,6 +214,19 @@ async def test_an_image_whose_process_is_killed_is_decoded_again(
     assert made.status_code == 200
     assert failed.status_code == 500
     assert "was killed" in failed.json()["detail"]
+
+
+async def test_what_is_told_of_a_picture_has_the_time_of_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.app.Clock", lambda: Clock(wall=lambda: 1e9))
+    async with serving(settings_in(tmp_path)) as client:
+        job = await submit(client, image_url=data_uri(picture(width=16, height=640)))
+        lines = (await until(client, job, "COMPLETED"))["logs"]
+
+    warnings = [line for line in lines if line["level"] == "WARN"]
+    assert warnings
+    assert {line["timestamp"][:4] for line in warnings} == {"2001"}
 
 
 async def test_a_data_uri_outlives_the_server(tmp_path: Path) -> None:
