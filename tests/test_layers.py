@@ -159,7 +159,11 @@ def loaded_with(name: str) -> dict[str, str]:
 
 
 def test_the_packages_are_found() -> None:
-    assert {"server.workers.messages", "pipeline.spec", "weights.stand_in"} <= modules().keys()
+    assert {
+        "server.workers.messages",
+        "pipeline.spec",
+        "weights.stand_in.checkpoint",
+    } <= modules().keys()
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -239,7 +243,7 @@ def test_only_the_worker_reaches_the_model_from_the_server() -> None:
 
 def test_only_the_stand_in_uses_torch_in_weights() -> None:
     users = {
-        module.name
+        module.name.rpartition(".")[0]
         for module in modules().values()
         if module.layer == "weights" and packages(imported(module.tree)) & TORCH_AND_ITS_KIN
     }

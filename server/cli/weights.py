@@ -19,16 +19,24 @@ def stand_in(
             metavar="WxH", help="Size of its videos in pixels, both sides multiples of 16."
         ),
     ] = "320x176",
+    moving: Annotated[
+        bool, typer.Option("--moving", help="Numbers that move the picture as the prompt says.")
+    ] = False,
 ) -> None:
-    """Make a tiny checkpoint of random numbers: everything works with it but the picture."""
+    """Make a small checkpoint that was not trained: of random numbers, or one that moves pictures.
+
+    With --moving a video pans left, right, up or down if its prompt says so of the camera, slowly,
+    plainly or quickly, and holds still otherwise. docs/stand-in.md says how.
+    """
     width, _, height = size.partition("x")
     if not (width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
         raise WrongUsage(f"--size is {size!r}; give width and height such as 320x176.")
 
-    from weights.stand_in import write_stand_in
+    from weights.stand_in.checkpoint import Weights, write_stand_in
     from weights.store import WeightStore
 
-    write_stand_in(folder, width=int(width), height=int(height))
+    numbers: Weights = "moving" if moving else "lively"
+    write_stand_in(folder, width=int(width), height=int(height), weights=numbers)
     print(f"{folder}: a stand-in checkpoint for videos of {size}")
     print(WeightStore(folder).profile.licence)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.guardrail import GuardrailMissing
 from pipeline.load import load_pipeline
 from weights.errors import CheckpointError
-from weights.stand_in import Layout
+from weights.stand_in.checkpoint import Layout
 from weights.store import WeightStore
 
 LAYOUTS = {

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.network.kernels.residual import Residual, modulate
 from pipeline.network.layers import Block
 from pipeline.network.transformer import CosmosTransformer, TransformerConfig
-from weights.stand_in import Layout
+from weights.stand_in.checkpoint import Layout
 from weights.store import WeightStore
 
 CPU = torch.device("cpu")

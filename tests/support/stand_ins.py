@@ -10,7 +10,7 @@ from pathlib import Path
 from paths import ROOT
 
 from weights.errors import StandInRefused
-from weights.stand_in import DEFAULT_LAYOUT, Layout, Weights, write_stand_in
+from weights.stand_in.checkpoint import DEFAULT_LAYOUT, Layout, Weights, write_stand_in
 
 CACHE = ROOT / ".cache" / "stand-ins"
 
@@ -24,7 +24,7 @@ def stand_in(
     weights: Weights = "lively",
 ) -> Path:
     """The folder of a stand-in made with these arguments. Do not write to it."""
-    sources = sorted((ROOT / "weights").glob("*.py"))
+    sources = sorted(file for file in (ROOT / "weights").rglob("*.*") if file.suffix != ".pyc")
     key = repr((width, height, seed, layout, weights)).encode()
     digest = hashlib.sha256(key + b"".join(source.read_bytes() for source in sources))
     root = CACHE / digest.hexdigest()[:16]

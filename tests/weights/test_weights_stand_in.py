@@ -15,7 +15,7 @@ from torch import Tensor
 
 from weights.errors import CheckpointError
 from weights.header import read_header
-from weights.stand_in import Layout, Weights, write_stand_in
+from weights.stand_in.checkpoint import Layout, Weights, write_stand_in
 from weights.store import WeightStore
 
 Build = Callable[..., WeightStore]
@@ -195,7 +195,7 @@ def test_for_the_oracle_matrices_are_small_and_attention_is_sharp(build: Build) 
 
 def test_the_same_seed_gives_the_same_checkpoint(build: Build, tmp_path: Path) -> None:
     again = tmp_path / "again"
-    write_stand_in(again, width=96, height=64)
+    write_stand_in(again, width=96, height=64, weights="lively")
 
     assert WeightStore(again).digest == build().digest
 
@@ -206,21 +206,27 @@ def test_another_seed_gives_another_checkpoint(build: Build) -> None:
 
 def test_the_callers_random_numbers_are_left_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state()
-    write_stand_in(tmp_path / "stand_in")
+    write_stand_in(tmp_path / "stand_in", weights="lively")
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_stand_in_is_small_and_readable_like_any_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("weights", "most_bytes", "licence"),
+    [("moving", 45_000_000, "Numbers"), ("lively", 15_000_000, "Random")],
+)
+def test_a_stand_in_is_small_and_readable_like_any_file(
+    tmp_path: Path, weights: Weights, most_bytes: int, licence: str
+) -> None:
     root = tmp_path / "new" / "stand_in"
-    write_stand_in(root)
+    write_stand_in(root, weights=weights)
 
     files = [file for file in root.rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) < 15_000_000
+    assert sum(file.stat().st_size for file in files) < most_bytes
     assert len({file.stat().st_mode for file in files}) == 1
     profile = WeightStore(root).profile
     assert (profile.width, profile.height, profile.max_frames) == (320, 176, 93)
     assert profile.guardrail == "none"
-    assert profile.licence.startswith("Random numbers")
+    assert profile.licence.startswith(licence)
 
 
 @pytest.mark.parametrize(("width", "height"), [(97, 64), (96, 63), (0, 64), (96, -16)])
@@ -245,6 +251,6 @@ def test_a_folder_that_is_not_empty_is_left_as_it_is(tmp_path: Path) -> None:
 def test_a_stand_in_that_fails_halfway_leaves_nothing(tmp_path: Path) -> None:
     too_large_for_a_generator = 2**64
     with pytest.raises(ValueError, match="Overflow"):
-        write_stand_in(tmp_path / "x", seed=too_large_for_a_generator)
+        write_stand_in(tmp_path / "x", seed=too_large_for_a_generator, weights="lively")
 
     assert list(tmp_path.iterdir()) == []

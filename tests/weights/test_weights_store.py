@@ -312,7 +312,7 @@ def test_a_checkpoint_in_shards_gives_the_same_tensors(root: Path) -> None:
 
 def test_importing_the_store_or_the_stand_in_imports_no_torch_and_no_numpy() -> None:
     code = (
-        "import sys, weights.store, weights.stand_in; "
+        "import sys, weights.store, weights.stand_in.checkpoint; "
         "print({'torch', 'numpy', 'diffusers', 'transformers'} & set(sys.modules))"
     )
     root = ROOT

@@ -1,8 +1,9 @@
-"""Write a stand-in: a complete checkpoint of the published classes and layout, tiny and random.
+"""Write a stand-in: a complete checkpoint of the published classes and layout, small, untrained.
 
-It proves the path from a photograph to a video, not the picture. It is built with no network,
-in seconds, and is the same for the same seed and library versions. torch, diffusers and
-transformers are imported when a stand-in is written, not with this module.
+It needs no network, and seconds. "moving" weights are written down: they move the photograph as
+the prompt says (`transformer.py`, `text.py`, `vae.py`). "lively" and "oracle" ones are random, for
+tests of the numbers. torch, diffusers and transformers are imported when a stand-in is written, not
+with this package.
 """
 
 import json
@@ -18,45 +19,19 @@ from weights.errors import StandInRefused
 from weights.manifest import MODEL_INDEX, load_manifest
 
 if TYPE_CHECKING:
-    import torch
-    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-    from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
     from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
-    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+    from transformers import Qwen2Tokenizer
 
 Spelling = Literal["transformers-4", "transformers-5"]
-Weights = Literal["lively", "oracle"]
+Weights = Literal["moving", "lively", "oracle"]
 
-LICENCE = "Random numbers made by cosmos-serve, Apache-2.0. No trained weights are in here."
-
-TEXT_HIDDEN = 64
-TEXT_LAYERS = 2
-TEXT_EMBEDDING = 32
-
-# The encoder's last layer: latents of the photograph get the spread of the published ones.
-GAINS = {"quant_conv.weight": 6.0}
-
-# The special tokens of Qwen2.5-VL that the chat template and the configuration refer to.
-END_OF_TEXT = "<|endoftext|>"
-END_OF_TURN = "<|im_end|>"
-SPECIAL_TOKENS = [
-    "<|im_start|>",
-    END_OF_TURN,
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-]
-
-# The part of Qwen2.5-VL's template that deals with text.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}{% if 'text' in part %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+LICENCES = {
+    "moving": (
+        "Numbers written down by cosmos-serve, Apache-2.0. The VAE learned from the photographs "
+        "that weights/stand_in/NOTICE names. NVIDIA's weights have no part in it."
+    ),
+    "random": "Random numbers made by cosmos-serve, Apache-2.0. No trained weights are in here.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +67,10 @@ def write_stand_in(
 ) -> None:
     """Write a complete checkpoint to `root`, which appears whole or not at all.
 
-    `weights` chooses how the transformer is drawn: "lively" makes moving coloured noise;
-    "oracle" draws every matrix with standard deviation 0.05 and sets the query and key norms
-    to 2, so that the softmax is peaked enough for a wrong rotation to show.
+    `weights` chooses the numbers: "moving" moves the picture as the prompt says, and takes no seed;
+    "lively" is random and makes coloured noise; "oracle" draws every matrix of the transformer with
+    standard deviation 0.05 and sets the query and key norms to 2, so that the softmax is peaked
+    enough for a wrong rotation to show.
 
     Raises:
         StandInRefused: width or height is not a positive multiple of 16, or `root` is a file or
@@ -112,7 +88,7 @@ def write_stand_in(
         unfinished.mkdir()
         _write_components(unfinished, seed, layout, weights)
         _write_json(unfinished / MODEL_INDEX, _model_index())
-        _write_json(unfinished / PROFILE_FILE, _profile(width, height))
+        _write_json(unfinished / PROFILE_FILE, _profile(width, height, weights))
         _share(unfinished)
         unfinished.replace(root)
 
@@ -135,61 +111,68 @@ def _check_size(width: int, height: int) -> None:
 def _write_components(folder: Path, seed: int, layout: Layout, weights: Weights) -> None:
     import torch
 
-    dtype = getattr(torch, layout.dtype)
     shard_size = "96KB" if layout.sharded else "5GB"
     # Building a module draws from torch's global generator, which is the caller's.
     with torch.random.fork_rng(devices=[]), _no_progress_bars():
-        tokenizer = _tokenizer()
-        tokenizer.save_pretrained(folder / "tokenizer")
-
-        text_encoder = _text_encoder(tokenizer)
-        _draw(text_encoder, seed, dtype)
-        text_encoder.save_pretrained(
+        parts = _moving() if weights == "moving" else _random(seed, weights)
+        parts.tokenizer.save_pretrained(folder / "tokenizer")
+        dtype = getattr(torch, layout.dtype)
+        for module in (parts.text_encoder, parts.transformer, parts.vae):
+            for parameter in module.parameters():
+                parameter.data = parameter.data.to(dtype)
+        parts.text_encoder.save_pretrained(
             folder / "text_encoder",
             max_shard_size=shard_size,
             save_original_format=layout.spelling == "transformers-4",
         )
         if layout.flat_config:
             _flatten_config(folder / "text_encoder" / "config.json")
-
-        transformer = _transformer()
-        if weights == "oracle":
-            _draw_for_oracle(transformer, seed, dtype)
-        else:
-            _draw(transformer, seed, dtype)
-        transformer.save_pretrained(folder / "transformer", max_shard_size=shard_size)
-
-        vae = _vae()
-        _draw(vae, seed, dtype)
-        vae.save_pretrained(folder / "vae")
-
+        parts.transformer.save_pretrained(folder / "transformer", max_shard_size=shard_size)
+        parts.vae.save_pretrained(folder / "vae")
         _scheduler().save_pretrained(folder / "scheduler")
 
 
-def _tokenizer() -> "Qwen2Tokenizer":
-    """A byte-level tokenizer without merges: any text is encoded, in 264 ids."""
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import Qwen2Tokenizer
-
-    tokenizer = Qwen2Tokenizer(
-        vocab={symbol: index for index, symbol in enumerate(sorted(ByteLevel.alphabet()))},
-        merges=[],
-        eos_token=END_OF_TURN,
-        pad_token=END_OF_TEXT,
-        additional_special_tokens=SPECIAL_TOKENS,
-        model_max_length=131072,
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    tokenizer: "Qwen2Tokenizer"
+    text_encoder: Any
+    transformer: Any
+    vae: Any
 
 
-def _text_encoder(tokenizer: "Qwen2Tokenizer") -> "Qwen2_5_VLForConditionalGeneration":
+def _moving() -> _Parts:
+    from weights.stand_in import text, transformer, vae
+
+    tokenizer = text.tokenizer()
+    text_encoder = _text_encoder(tokenizer, text.HIDDEN, 1)
+    text.construct(text_encoder, tokenizer)
+    network, autoencoder = _transformer(transformer.config()), _vae(vae.config())
+    transformer.construct(network, vae.half_shifts())
+    vae.construct(autoencoder)
+    return _Parts(tokenizer, text_encoder, network, autoencoder)
+
+
+def _random(seed: int, weights: Weights) -> _Parts:
+    from weights.stand_in import random_weights
+
+    tokenizer = random_weights.tokenizer()
+    text_encoder = _text_encoder(tokenizer, random_weights.HIDDEN, random_weights.LAYERS)
+    network = _transformer(random_weights.transformer_config())
+    autoencoder = _vae(random_weights.vae_config())
+    for module in (text_encoder, network, autoencoder):
+        random_weights.draw(module, seed)
+    if weights == "oracle":
+        random_weights.draw_for_oracle(network, seed)
+    return _Parts(tokenizer, text_encoder, network, autoencoder)
+
+
+def _text_encoder(tokenizer: "Qwen2Tokenizer", hidden: int, layers: int) -> Any:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     text = {
-        "hidden_size": TEXT_HIDDEN,
-        "intermediate_size": 2 * TEXT_HIDDEN,
-        "num_hidden_layers": TEXT_LAYERS,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "vocab_size": len(tokenizer),
@@ -207,7 +190,7 @@ def _text_encoder(tokenizer: "Qwen2Tokenizer") -> "Qwen2_5_VLForConditionalGener
         "hidden_size": 16,
         "intermediate_size": 16,
         "num_heads": 2,
-        "out_hidden_size": TEXT_HIDDEN,
+        "out_hidden_size": hidden,
         "fullatt_block_indexes": [0],
     }
     tokens = {
@@ -223,38 +206,16 @@ def _text_encoder(tokenizer: "Qwen2Tokenizer") -> "Qwen2_5_VLForConditionalGener
     return Qwen2_5_VLForConditionalGeneration(config)
 
 
-def _transformer() -> "CosmosTransformer3DModel":
+def _transformer(config: dict[str, Any]) -> Any:
     from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
 
-    transformer: CosmosTransformer3DModel = CosmosTransformer3DModel(
-        in_channels=17,
-        out_channels=16,
-        num_attention_heads=2,
-        attention_head_dim=32,
-        num_layers=3,
-        mlp_ratio=4.0,
-        text_embed_dim=TEXT_EMBEDDING,
-        adaln_lora_dim=16,
-        max_size=(128, 240, 240),
-        patch_size=(1, 2, 2),
-        rope_scale=(1.0, 3.0, 3.0),
-        concat_padding_mask=True,
-        extra_pos_embed_type=None,
-        use_crossattn_projection=True,
-        crossattn_proj_in_channels=TEXT_HIDDEN * TEXT_LAYERS,
-        encoder_hidden_states_channels=TEXT_EMBEDDING,
-    )
-    return transformer
+    return CosmosTransformer3DModel(**config)
 
 
-def _vae() -> "AutoencoderKLWan":
-    """Wan 2.1's VAE, thinner; the mean and deviation of its latents are the published ones."""
+def _vae(config: dict[str, Any]) -> Any:
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-    vae: AutoencoderKLWan = AutoencoderKLWan(
-        base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1
-    )
-    return vae
+    return AutoencoderKLWan(**config)
 
 
 def _scheduler() -> "UniPCMultistepScheduler":
@@ -268,39 +229,6 @@ def _scheduler() -> "UniPCMultistepScheduler":
         sigma_min=0.01,
     )
     return scheduler
-
-
-def _draw(module: "torch.nn.Module", seed: int, dtype: "torch.dtype") -> None:
-    """Draw every parameter so that each layer about keeps the size of its input."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in sorted(module.named_parameters()):
-        noise = torch.randn(parameter.shape, generator=generator)
-        fan_in = parameter[0].numel()
-        if name.endswith(".bias"):
-            value = 0.02 * noise
-        elif fan_in == 1:
-            # The scale of a norm; some are [channels, 1, 1, 1].
-            value = 1 + 0.1 * noise
-        elif "embed_tokens" in name:
-            value = noise
-        else:
-            value = noise * GAINS.get(name, 1.0) / fan_in**0.5
-        parameter.data = value.to(dtype)
-
-
-def _draw_for_oracle(transformer: "torch.nn.Module", seed: int, dtype: "torch.dtype") -> None:
-    """Draw every matrix small and make attention sharp; the rest as usual."""
-    import torch
-
-    _draw(transformer, seed, dtype)
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in sorted(transformer.named_parameters()):
-        if parameter.ndim >= 2:
-            parameter.data = (0.05 * torch.randn(parameter.shape, generator=generator)).to(dtype)
-        elif name.endswith((".norm_q.weight", ".norm_k.weight")):
-            parameter.data.fill_(2.0)
 
 
 def _flatten_config(path: Path) -> None:
@@ -335,13 +263,13 @@ def _model_index() -> dict[str, Any]:
     }
 
 
-def _profile(width: int, height: int) -> dict[str, Any]:
+def _profile(width: int, height: int, weights: Weights) -> dict[str, Any]:
     return {
         "width": width,
         "height": height,
         "max_frames": 93,
         "guardrail": "none",
-        "licence": LICENCE,
+        "licence": LICENCES.get(weights, LICENCES["random"]),
     }
 
 
