@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from server.auth.authenticator import Caller
-from server.errors import TextTooLarge
+from server.errors import RequestError, TextTooLarge
 from server.fal.endpoints import ENDPOINTS, Limits, VideoRequest, parse_request
 from server.fal.invalid_input import InvalidInput
 from server.inputs.data_uri import decode_data_uri, is_data_uri
@@ -84,11 +84,7 @@ class Submissions:
         return answer
 
     def _accept(self, submission: Submission) -> Job:
-        known = self.store.resubmitted(
-            submission.caller.key_id,
-            submission.options.idempotency_key,
-            submission.body_sha256,
-        )
+        known = self._resubmitted(submission)
         if known is not None:
             return known
         _check_text(submission.body)
@@ -98,7 +94,14 @@ class Submissions:
             # All of it but the images goes into a row, and is read again with every status.
             raise TextTooLarge(MAX_TEXT_BYTES)
         # Asked again when the row is written; this spares the disk an image that has no job.
-        self.store.check_room(submission.caller.key_id, queue_limit=self.queue_limit)
+        try:
+            self.store.check_room(submission.caller.key_id, queue_limit=self.queue_limit)
+        except RequestError:
+            # The same request may have come in meanwhile, and filled the queue.
+            known = self._resubmitted(submission)
+            if known is None:
+                raise
+            return known
         fields = ENDPOINTS[submission.endpoint].media_fields
         with self.images.incoming() as images:
             kept = {
@@ -115,6 +118,13 @@ class Submissions:
                 # The names of fields are input, too.
                 notes=order.notes if submission.options.store_io else (),
             )
+
+    def _resubmitted(self, submission: Submission) -> Job | None:
+        return self.store.resubmitted(
+            submission.caller.key_id,
+            submission.options.idempotency_key,
+            submission.body_sha256,
+        )
 
 
 def _check_text(body: bytes) -> None:

@@ -51,7 +51,7 @@ class Round:
         ledger.cancel(client, stopped)
         ledger.submit(client, self._wish(uploaded=True))
         if point in GIVING_BACK:
-            ledger.submit(client, self._wish("sleep 0.4"))
+            ledger.submit(client, self._wish("sleep 1.5"))
             self._until_it_runs(client)
             assert self.site.process is not None
             self.site.process.send_signal(signal.SIGTERM)

@@ -70,5 +70,6 @@ async def test_a_cut_database_is_one_sentence(tmp_path: Path, command: str) -> N
     )
     assert ended.returncode == 1
     (said,) = ended.stderr.splitlines()
-    assert said.startswith("cosmos-serve: The server's database is damaged.")
+    named = "" if command == "serve" else f"{path} cannot be used. "
+    assert said.startswith(f"cosmos-serve: {named}The server's database is damaged.")
     assert ADVICE in said
