@@ -40,7 +40,7 @@ def kernels(scale: Scale, device: torch.device) -> dict[str, Any]:
 
 
 def precision(scale: Scale, device: torch.device) -> dict[str, Any]:
-    """The relative L2 error in bfloat16 of ours and of NVIDIA's recipe, each to its own float32."""
+    """The relative L2 error in bfloat16, here and by NVIDIA's recipe, each to its own float32."""
     sys.path.insert(0, _TESTS)
     from nvidia_recipe import Recipe
 

@@ -123,7 +123,7 @@ class GpuBenchmark:
         }
 
     def step(self) -> dict[str, Any]:
-        """One guided step of ours: shared part and two branches."""
+        """One guided step of this network: shared part and two branches."""
         result: dict[str, Any] = {"fused": self._timed_step(self._network())}
         with (
             patch("pipeline.network.kernels.residual.can_fuse", return_value=False),

@@ -57,7 +57,7 @@ def file_lifetime_s(lifecycle: str | None) -> float | None:
     wanted = _json_object(lifecycle)
     if _restricts(wanted.get("initial_acl")):
         raise BadRequest(
-            "This server has no access lists: whoever knows the URL of a file can read it. Leave "
+            "This server has no access lists: all who know the URL of a file can read it. Leave "
             "initial_acl out of the lifecycle header."
         )
     seconds = wanted.get("expiration_duration_seconds")

@@ -29,8 +29,8 @@ MAX_TOLD_LENGTH = 500
 """Sentences that are told of one picture, and the characters of each."""
 
 _INHERITED = {"LD_LIBRARY_PATH"}
-"""The variables that its process gets of ours: what some Pythons need to start. The others may be
-secrets, such as COSMOS_KEY."""
+"""The variables of the server that its process gets: what some Pythons need to start. The others
+may be secrets, such as COSMOS_KEY."""
 
 _ERRORS = {error.code: error for error in (FileTooLarge, ImageTooLarge, ImageUnreadable)}
 """The errors that a picture process may name: what `pipeline.image.prepare` raises."""

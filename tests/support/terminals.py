@@ -96,7 +96,7 @@ class Desk:
 
 @contextmanager
 def desk_in(folder: Path, **environment: str) -> Iterator[Desk]:
-    """A fresh clone in `folder`. Without `environment`, its shells have no variable of ours."""
+    """A fresh clone in `folder`. Without `environment`, its shells inherit no variable."""
     needed_root()
     clone = _clone(folder / "cosmos-serve")
     plain = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
