@@ -22,7 +22,7 @@ from server.api.metrics import Metrics
 from server.api.middleware import EntryMiddleware
 from server.api.readiness import Readiness
 from server.api.results import Results
-from server.api.router import api_router
+from server.api.router import api_routes
 from server.api.status_cache import StatusCache
 from server.auth.authenticator import Authenticator
 from server.auth.first_key import configured_key, make_first_key
@@ -44,6 +44,7 @@ from server.files.unknown_files import UnknownFiles
 from server.files.upload_store import UploadStore
 from server.files.uploads import Uploads
 from server.inputs.disconnects import DisconnectedRuns
+from server.inputs.image_decoder import ImageDecoder
 from server.inputs.image_store import ImageStore
 from server.inputs.prepare import InputPreparer
 from server.inputs.submit import Submissions
@@ -68,8 +69,11 @@ from weights.store import WeightStore
 _log = structlog.get_logger("server")
 
 
-def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
-    """The server as an ASGI app; `pool` takes the place of this machine's.
+def create_app(
+    settings: Settings, pool: Pool | None = None, decoder: ImageDecoder | None = None
+) -> FastAPI:
+    """The server as an ASGI app; `pool` takes the place of this machine's, `decoder` that of
+    processes for pictures.
 
     The database is opened and workers are started with the app's lifespan, not before.
     """
@@ -78,14 +82,14 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
     pool = pool or LocalPool.from_settings(settings, data=settings.data)
     app = FastAPI(
         title="cosmos-serve",
-        lifespan=lambda app: _lifespan(app, settings, key, limits, pool),
+        lifespan=lambda app: _lifespan(app, settings, key, limits, pool, decoder or ImageDecoder()),
+        routes=api_routes(settings.files_auth),
         openapi_url=None,
         redirect_slashes=False,
     )
     app.state.drain = Drain()
     # `server.serve` replaces these by the ports that it really listens on.
     app.state.ports = frozenset({settings.port, settings.tls_port} - {None})
-    app.include_router(api_router(settings.files_auth))
     add_error_handlers(app)
     app.add_middleware(
         EntryMiddleware, rules=AccessRules.from_settings(settings, socket.gethostname())
@@ -95,13 +99,18 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(
-    app: FastAPI, settings: Settings, key: ApiKey | None, limits: Limits, pool: Pool
+    app: FastAPI,
+    settings: Settings,
+    key: ApiKey | None,
+    limits: Limits,
+    pool: Pool,
+    decoder: ImageDecoder,
 ) -> AsyncIterator[None]:
     with (
         owned(settings.data, any_filesystem=settings.any_filesystem),
         closing(Database(database_in(settings.data))) as database,
     ):
-        async with _running(app, settings, database, key, limits, pool):
+        async with _running(app, settings, database, key, limits, pool, decoder):
             yield
 
 
@@ -113,6 +122,7 @@ async def _running(
     key: ApiKey | None,
     limits: Limits,
     pool: Pool,
+    decoder: ImageDecoder,
 ) -> AsyncIterator[None]:
     fetcher = _fetcher(settings, app.state.ports)
     drain: Drain = app.state.drain
@@ -138,6 +148,7 @@ async def _running(
         fetcher,
         limits,
         signals,
+        decoder,
         is_stopping=lambda: drain.has_begun,
     )
     dispatcher = Dispatcher(

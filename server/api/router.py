@@ -1,7 +1,10 @@
 """All routes of the server, service by service."""
 
+from functools import cache
+
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 
 from server.api.openapi.parts import problem
 from server.api.routes import (
@@ -21,8 +24,12 @@ from server.api.routes import (
 from server.setting_types import FilesAuth
 
 
-def api_router(files_auth: FilesAuth) -> APIRouter:
-    """The routes of a server whose files are read so."""
+@cache
+def api_routes(files_auth: FilesAuth) -> list[BaseRoute]:
+    """The routes of a server whose files are read so.
+
+    They are made once for all apps of a process: their models take most of an app's start.
+    """
     router = APIRouter(
         generate_unique_id_function=_operation_id,
         responses={"default": problem("Why it was refused.")},
@@ -32,7 +39,7 @@ def api_router(files_auth: FilesAuth) -> APIRouter:
         router.include_router(module.router)
     router.include_router(files.file_router(files_auth))
     router.include_router(documents.router)
-    return router
+    return router.routes
 
 
 def _operation_id(route: APIRoute) -> str:

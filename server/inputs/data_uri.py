@@ -41,10 +41,13 @@ def _decode_data_uri(uri: str, field: str) -> bytes:
     header, comma, body = uri.partition(",")
     if not comma:
         raise ImageUnreadable(field, "The data URI has no comma, so it has no data.")
-    if not _is_base64(header):
-        data = unquote_to_bytes(body)
-    else:
+    if _is_base64(header):
         data = _decode_base64(unquote_to_bytes(body), field)
+    # Three characters for a byte at most; looked at before decoding.
+    elif len(body) - 2 * body.count("%") > MAX_BYTES:
+        raise file_too_large(field)
+    else:
+        data = unquote_to_bytes(body)
     if len(data) > MAX_BYTES:
         raise file_too_large(field)
     return data

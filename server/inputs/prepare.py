@@ -79,10 +79,10 @@ class InputPreparer:
     fetcher: Fetcher
     limits: Limits
     signals: Signals
+    decoder: ImageDecoder
     is_stopping: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
-        self._decoder = ImageDecoder()
         self._decoding = FairSemaphore(DECODES_AT_ONCE)
         self._in_hand: dict[asyncio.Task[None], Job] = {}
         self._failures = 0
@@ -202,7 +202,7 @@ class InputPreparer:
             tries += 1
             try:
                 async with self._decoding.place(job.key_id):
-                    return await self._decoder.prepare(data, width, height, field=field, tell=tell)
+                    return await self.decoder.prepare(data, width, height, field=field, tell=tell)
             except ImageProcessKilled:
                 # While the server stops, the job is left to the next start.
                 if tries >= DECODE_TRIES and not self.is_stopping():

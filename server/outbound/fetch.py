@@ -74,6 +74,7 @@ def _lookup_threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="look-up")
 
 
+@cache
 def trusted_roots() -> ssl.SSLContext:
     """TLS that trusts the public roots, and those that the operating system was given."""
     context = httpx.create_ssl_context(trust_env=False)

@@ -287,5 +287,5 @@ def test_runs_that_wait_do_not_hold_their_bodies(tmp_path: Path) -> None:
                 time.sleep(0.02)
         grown = process.memory_info().rss - before
 
-    # In base64 they are a third larger, and they were held twice.
-    assert grown < count * size * 2 / 3
+    # Held once in base64, as they came, they are a third larger than this.
+    assert grown < count * size

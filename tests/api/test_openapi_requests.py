@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 from servers import ENDPOINT, HEIGHT, MAX_FRAMES, WIDTH, RunningServer, request_of, start_server
 
 from server.api.openapi.document import openapi_document
-from server.api.router import api_router
+from server.api.router import api_routes
 from server.fal.endpoints import Limits
 
 KEY = "me:s3cret"
@@ -41,7 +41,7 @@ MANY = settings(max_examples=15, deadline=None, suppress_health_check=list(Healt
 
 def operations_at(base_url: str) -> dict[str, Operation]:
     """Everything that a server says it can do, by method and path."""
-    routes = api_router("public").routes
+    routes = api_routes("public")
     document = openapi_document(routes, Limits(WIDTH, HEIGHT, MAX_FRAMES), needs_key=True)
     document["servers"] = [{"url": base_url}]
     schema: BaseSchema = schemathesis.openapi.from_dict(document)

@@ -73,7 +73,7 @@ class Round:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("passing", [1, 2])
+@pytest.mark.parametrize("passing", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_nothing_is_lost_wherever_the_server_is_killed(tmp_path: Path, passing: int) -> None:
     with receiving() as receiver, CrashSite(tmp_path) as site:
         crashes = Round(site, receiver)

@@ -97,6 +97,14 @@ async def test_other_errors_are_no_shortages(error: Exception) -> None:
     assert shortage_of(ExceptionGroup("both", [error, MemoryError()])) is None
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of one server for all the tests here, whose pictures have processes."""
+    settings = settings_in(tmp_path_factory.mktemp("server"))
+    async with serving(settings, decoder=ImageDecoder()) as client:
+        yield client
+
+
 def failing(owner: type, name: str, kind: str, patch: pytest.MonkeyPatch, times: int) -> list[str]:
     """Have a method fail so many times; its calls."""
     work, calls = getattr(owner, name), []

@@ -153,13 +153,12 @@ class SlowDecoder(ImageDecoder):
 
 @pytest.mark.parametrize("until_stuck", [silent, slow])
 async def test_pictures_of_one_key_that_take_long_leave_room_for_those_of_others(
-    tmp_path: Path, until_stuck: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, until_stuck: Any
 ) -> None:
     decoder = SlowDecoder()
-    monkeypatch.setattr("server.inputs.prepare.ImageDecoder", lambda: decoder)
     settings = settings_in(tmp_path, auth="on", fetch_allow_nets=LOOPBACK)
     mine, yours = by_key(add_key(settings)), by_key(add_key(settings))
-    async with serving_images() as (images, url), serving(settings) as client:
+    async with serving_images() as (images, url), serving(settings, decoder=decoder) as client:
         stuck = request_of(image_url=url if until_stuck is silent else "data:,slow")
         for _ in range(AT_ONCE + 1):
             assert (await client.post(SUBMIT, json=stuck, headers=mine)).status_code == 200
@@ -204,9 +203,8 @@ async def test_an_image_whose_process_is_killed_is_decoded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = ImageDecoder(program=image_processes.__name__)
-    monkeypatch.setattr("server.inputs.prepare.ImageDecoder", lambda: decoder)
     monkeypatch.setattr("server.inputs.prepare.TRY_AGAIN_S", 0.01)
-    async with serving(settings_in(tmp_path)) as client:
+    async with serving(settings_in(tmp_path), decoder=decoder) as client:
         once = await submit(client, image_url=f"data:,killed until {tmp_path}/killed")
         always = await submit(client, image_url="data:,killed")
         made, failed = await result_of(client, once), await result_of(client, always)

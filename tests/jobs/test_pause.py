@@ -79,7 +79,9 @@ async def test_a_pause_is_seen_by_operators_and_by_those_who_wait(
     async with serving(settings) as client:
         printed = capsys.readouterr()
         assert "The queue is paused" in printed.out + printed.err
-        assert (await client.get("/health/ready")).json()["queue"]["paused"] is True
+        while (answer := await client.get("/health/ready")).status_code != 200:
+            await asyncio.sleep(0.02)
+        assert answer.json()["queue"]["paused"] is True
 
 
 async def test_the_command_works_beside_a_running_server(tmp_path: Path, run: Commands) -> None:

@@ -390,9 +390,11 @@ class StoreMachine(RuleBasedStateMachine):
 
 # What breaks one is made as short as it can be, which takes longer than to find it.
 @pytest.mark.timeout(600)
-def test_no_order_of_events_breaks_a_promise(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.slow)])
+def test_no_order_of_events_breaks_a_promise(tmp_path: Path, count: int) -> None:
     class Machine(StoreMachine):
         empty = tmp_path / "empty.sqlite3"
 
     Database(Machine.empty).close()
-    run_state_machine_as_test(Machine, settings=settings(max_examples=100, stateful_step_count=20))
+    bounds = settings(max_examples=count, stateful_step_count=20)
+    run_state_machine_as_test(Machine, settings=bounds)

@@ -397,7 +397,9 @@ async def test_an_authority_that_the_operating_system_was_given_is_trusted(
     secure.authority.cert_pem.write_to_path(str(bundle))
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     url = secure.site.url("/", NAME, "https")
+    # Without the cache: they are read once for a process.
+    roots = trusted_roots.__wrapped__()
 
-    fetched = await fetcher(["127.0.0.1"], ssl_context=trusted_roots()).fetch(url, max_bytes=100)
+    fetched = await fetcher(["127.0.0.1"], ssl_context=roots).fetch(url, max_bytes=100)
 
     assert fetched == b"picture"

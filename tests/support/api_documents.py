@@ -8,7 +8,7 @@ from servers import ENDPOINT
 
 from server.api.openapi.document import openapi_document
 from server.api.openapi.queue import queue_document
-from server.api.router import api_router
+from server.api.router import api_routes
 from server.fal.endpoints import Limits
 from server.setting_types import FilesAuth
 
@@ -32,6 +32,6 @@ def own(*, needs_key: bool = True, files_auth: FilesAuth = "public") -> dict[str
 
 @cache
 def _own_text(needs_key: bool, files_auth: FilesAuth) -> str:
-    routes = api_router(files_auth).routes
+    routes = api_routes(files_auth)
     document = openapi_document(routes, PUBLISHED, needs_key=needs_key)
     return json.dumps(document | {"servers": [{"url": BASE_URL}]})

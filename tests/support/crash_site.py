@@ -17,7 +17,7 @@ from typing import Any, Self
 import httpx
 import psutil
 from client_record import Findings, Ledger, by_job, raise_if_asked_to_try_again
-from fork_server import Failpoint, ForkedServer, Nursery
+from fork_server import Failpoint, ForkedServer, ForkServer
 from servers import COMMAND, SCRIPTED, command_line, launch
 
 
@@ -75,7 +75,7 @@ class CrashSite:
         self._options = options
         self._environment = environment
         self._port = _free_port()
-        self._nursery = Nursery()
+        self._fork_server = ForkServer()
         self.process: subprocess.Popen[str] | ForkedServer | None = None
 
     def __enter__(self) -> Self:
@@ -85,7 +85,7 @@ class CrashSite:
         """Leave no server behind, whatever became of the test."""
         if self.process is not None:
             self.end(signal.SIGKILL)
-        self._nursery.__exit__()
+        self._fork_server.__exit__()
 
     @property
     def url(self) -> str:
@@ -113,7 +113,7 @@ class CrashSite:
         else:
             environment = {**SCRIPTED, **self._environment}
             arguments = command_line(self.folder, *options)
-            self.process = self._nursery.start(failpoint, arguments, environment)
+            self.process = self._fork_server.start(failpoint, arguments, environment)
         while self.is_alive() and not self._listens():
             time.sleep(0.01)
         assert self.is_alive() or failpoint is not None, "the server did not start"

@@ -27,7 +27,7 @@ Failpoint = tuple[str, int]
 """A point, and the number of the passing at which the server is killed."""
 
 
-class Nursery:
+class ForkServer:
     """The program, from outside: it has one server at a time."""
 
     def __init__(self) -> None:
@@ -64,12 +64,12 @@ class Nursery:
 
 
 class ForkedServer:
-    """A server of the nursery, with the methods that a `subprocess.Popen` has."""
+    """A server that was forked, with the methods that a `subprocess.Popen` has."""
 
-    def __init__(self, fork_server: Nursery, pid: int) -> None:
+    def __init__(self, fork_server: ForkServer, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        self._nursery = fork_server
+        self._fork_server = fork_server
 
     def poll(self) -> int | None:
         try:
@@ -79,7 +79,7 @@ class ForkedServer:
 
     def wait(self, timeout_s: float | None = None) -> int:
         if self.returncode is None:
-            self.returncode = int(self._nursery.read_line(timeout_s))
+            self.returncode = int(self._fork_server.read_line(timeout_s))
         return self.returncode
 
     def send_signal(self, number: signal.Signals) -> None:
@@ -87,7 +87,7 @@ class ForkedServer:
             os.kill(self.pid, number)
 
 
-def _tend() -> None:
+def _serve_lines() -> None:
     """Start a server for every line of stdin, and wait for its end."""
     import server.serve  # noqa: F401 - the servers need not
 
@@ -116,4 +116,4 @@ def _kill_at(point: str, passing: int) -> None:
 
 
 if __name__ == "__main__":
-    _tend()
+    _serve_lines()

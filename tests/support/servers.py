@@ -15,11 +15,13 @@ from typing import Any
 
 import httpx
 from checkpoint_files import write_checkpoint, write_json
+from in_process_decoder import InProcessDecoder
 from in_process_pool import InProcessPool
 from paths import SUPPORT
 from PIL import Image
 
 from server.app import create_app
+from server.inputs.image_decoder import ImageDecoder
 from server.settings import Settings
 from server.workers.pool import Pool
 
@@ -54,16 +56,20 @@ def settings_in(folder: Path, **changes: Any) -> Settings:
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, *, worker_process: bool = False, pool: Pool | None = None
+    settings: Settings,
+    *,
+    worker_process: bool = False,
+    pool: Pool | None = None,
+    decoder: ImageDecoder | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Run the app in this process; the client speaks to it without a socket.
 
     The worker is a thread, or with `worker_process` a process as users have it, which can die;
-    `pool` takes the place of either.
+    `pool` takes the place of either. Pictures are decoded in a thread unless by `decoder`.
     """
     if pool is None and not worker_process:
         pool = InProcessPool.from_settings(settings)
-    app = create_app(settings, pool)
+    app = create_app(settings, pool, decoder or InProcessDecoder())
     # An unforeseen error is answered as the server answers it, and not raised here.
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
