@@ -6,8 +6,11 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +25,7 @@ pytestmark = pytest.mark.clients
 NAME = "videos.example.com"
 KEY = "me:s3cret"
 AUTHORITY = trustme.CA()
+UPLOAD = {"file_name": "a.png", "content_type": "image/png"}
 PAGE = (DOCS / "reverse-proxies.md").read_text()
 
 NGINX = """
@@ -77,7 +81,7 @@ def nginx(folder: Path, port: int, server: str) -> list[str]:
         (f"/etc/ssl/{NAME}.key", f"{folder}/key.pem"),
     )
     (folder / "site.conf").write_text(site)
-    return ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    return ["-p", str(folder), "-c", str(folder / "nginx.conf")]
 
 
 def caddy(folder: Path, port: int, server: str) -> list[str]:
@@ -87,7 +91,7 @@ def caddy(folder: Path, port: int, server: str) -> list[str]:
         (f"{NAME} {{", f"https://{NAME}:{port} {{\n\ttls {folder}/cert.pem {folder}/key.pem"),
     )
     (folder / "Caddyfile").write_text(CADDY + site)
-    return ["caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
+    return ["run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
 
 
 def traefik(folder: Path, port: int, server: str) -> list[str]:
@@ -98,7 +102,7 @@ def traefik(folder: Path, port: int, server: str) -> list[str]:
         changed(static, (":443", f"127.0.0.1:{port}"))
         + f"providers:\n  file:\n    filename: {folder}/routes.yaml\n"
     )
-    return ["traefik", f"--configFile={folder}/traefik.yaml"]
+    return [f"--configFile={folder}/traefik.yaml"]
 
 
 CONFIGURED: dict[str, Callable[[Path, int, str], list[str]]] = {
@@ -124,7 +128,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 @contextmanager
 def proxied(name: str, folder: Path, server: RunningServer) -> Iterator[httpx.Client]:
     """A client that speaks to the proxy by the public name, with a key."""
-    program = shutil.which(name)
+    program = shutil.which(name) or shutil.which(name, path=Path(sys.executable).parent)
     if program is None:
         pytest.skip(f"{name} is not installed")
     certificate = AUTHORITY.issue_cert(NAME)
@@ -133,9 +137,9 @@ def proxied(name: str, folder: Path, server: RunningServer) -> Iterator[httpx.Cl
     trusting = ssl.create_default_context()
     AUTHORITY.configure_trust(trusting)
     port = free_port()
-    command = CONFIGURED[name](folder, port, server.http.removeprefix("http://"))
+    options = CONFIGURED[name](folder, port, server.http.removeprefix("http://"))
     environment = {"HOME": str(folder), "PATH": os.environ["PATH"]}
-    with subprocess.Popen(command, env=environment) as process:
+    with subprocess.Popen([program, *options], env=environment) as process:
         try:
             with httpx.Client(
                 base_url=f"https://127.0.0.1:{port}",
@@ -210,3 +214,22 @@ def test_events_come_when_they_are_sent(client: httpx.Client) -> None:
         client.put(path_of(job["cancel_url"]))
 
         assert "COMPLETED" in "".join(lines)
+
+
+@pytest.mark.slow
+def test_no_request_meets_a_connection_that_is_being_closed(client: httpx.Client) -> None:
+    """Pauses end about when uvicorn's own keep-alive of five seconds would."""
+    at_once, rounds = 48, 10
+
+    def post(number: int) -> list[int]:
+        statuses = []
+        for _ in range(rounds):
+            answer = client.post("/rest/storage/upload/initiate", json=UPLOAD)
+            statuses.append(answer.status_code)
+            time.sleep(4.98 + number / at_once / 50)
+        return statuses
+
+    with ThreadPoolExecutor(at_once) as threads:
+        statuses = Counter(status for each in threads.map(post, range(at_once)) for status in each)
+
+    assert statuses == {200: at_once * rounds}
