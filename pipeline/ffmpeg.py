@@ -125,6 +125,26 @@ def _write_all(pipe: IO[bytes], data: bytes) -> None:
         rest = rest[pipe.write(rest) :]
 
 
+def encoders() -> frozenset[str]:
+    """The names of the encoders that our ffmpeg has.
+
+    Raises:
+        EncodingFailed: there is no ffmpeg, or it does not run.
+    """
+    try:
+        listed = subprocess.run(
+            [_find_ffmpeg(), "-hide_banner", "-encoders"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise EncodingFailed(f"ffmpeg does not run: {error}") from error
+    # The list stands behind a line of dashes: its flags, its name, and what it is.
+    return frozenset(line.split()[1] for line in listed.stdout.partition("---")[2].splitlines()[1:])
+
+
 def _find_ffmpeg() -> str:
     try:
         name: str = imageio_ffmpeg.get_ffmpeg_exe()

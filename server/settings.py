@@ -1,7 +1,8 @@
 """Every setting of the server, read once into one frozen value.
 
-The only place where the environment is read. Names begin with COSMOS_; CUDA_VISIBLE_DEVICES is
-the one other name. A variable that is empty is one that is not set. A `.env` file is not read.
+The only place where the environment is read. Names begin with COSMOS_; CUDA_VISIBLE_DEVICES and
+NVIDIA_DRIVER_CAPABILITIES are the other names. A variable that is empty is one that is not set. A
+`.env` file is not read.
 """
 
 import difflib
@@ -200,6 +201,11 @@ class Settings(BaseSettings):
     )
     cuda_visible_devices: str | None = Field(
         default=None, validation_alias="CUDA_VISIBLE_DEVICES", description="the GPUs we may use"
+    )
+    nvidia_driver_capabilities: str | None = Field(
+        default=None,
+        validation_alias="NVIDIA_DRIVER_CAPABILITIES",
+        description="what a container may use of the driver, for `cosmos-serve doctor`",
     )
 
     @classmethod

@@ -52,7 +52,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *{"sweeper", "webhooks", "workers", *VALUES},
     },
     "serve": {"app", "connections", "dispatch", "log", *VALUES},
-    "cli": {"auth", "db", "files", "jobs", "log", "serve", "workers", *VALUES},
+    "doctor": VALUES,
+    "cli": {"auth", "db", "doctor", "files", "jobs", "log", "serve", "workers", *VALUES},
 }
 """What each package of `server/`, and each module at its root, may import of the others. `inputs`,
 `dispatch` and `webhooks` do not know each other: they meet in the rows of jobs."""

@@ -20,6 +20,12 @@ WORKER_SETTINGS = (
 )
 """The options of every command that starts workers."""
 
+LISTENER_SETTINGS = (
+    *("data", "any_filesystem", "quarantine_unknown", "host", "port"),
+    *("tls_cert", "tls_key", "tls_port", "public_url", "forwarded_allow_ips"),
+)
+"""The options of a command that listens, besides."""
+
 _TYPES = get_type_hints(Settings)
 
 
@@ -49,16 +55,18 @@ OfKey = Annotated[
 ]
 
 
-def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes_settings(
+    *names: str, load: Callable[..., object] = Settings.load
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each of these settings.
 
     Its parameter `settings`, the first, becomes these options: on the command line they win over
-    the environment.
+    the environment. `load` makes its value of them.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(**given: Any) -> None:
-            settings = Settings.load(**{name: given.pop(name) for name in names})
+            settings = load(**{name: given.pop(name) for name in names})
             command(settings, **given)
 
         signature = inspect.signature(command)

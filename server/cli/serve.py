@@ -3,13 +3,8 @@
 import typer
 
 from server.cli.errors import EXIT_CODES
-from server.cli.options import WORKER_SETTINGS, takes_settings
+from server.cli.options import LISTENER_SETTINGS, WORKER_SETTINGS, takes_settings
 from server.settings import Settings
-
-LISTENER_SETTINGS = (
-    *("data", "any_filesystem", "quarantine_unknown", "host", "port"),
-    *("tls_cert", "tls_key", "tls_port", "public_url", "forwarded_allow_ips"),
-)
 
 app = typer.Typer()
 

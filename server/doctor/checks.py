@@ -1,0 +1,35 @@
+"""The checks: each a function of the facts, so that a test can show it any machine."""
+
+from collections.abc import Callable, Sequence
+
+from server.doctor import gpu_checks, machine_checks, server_checks
+from server.doctor.facts import Facts
+from server.doctor.finding import Finding
+
+CHECKS: Sequence[tuple[str, Callable[[Facts], Finding]]] = (
+    ("settings", server_checks.settings),
+    ("GPU", gpu_checks.gpu),
+    ("GPU in a container", gpu_checks.capabilities),
+    ("torch", gpu_checks.torch),
+    ("GPU's architecture", gpu_checks.architecture),
+    ("GPU's memory", gpu_checks.gpu_memory),
+    ("attention", gpu_checks.flash_attention),
+    ("compiler", gpu_checks.compiler),
+    ("host memory", machine_checks.host_memory),
+    ("checkpoint", server_checks.checkpoint),
+    ("guardrail", server_checks.guardrail),
+    ("data folder", server_checks.data_folder),
+    ("disk", machine_checks.disk),
+    ("ports", server_checks.ports),
+    ("certificate", server_checks.certificate),
+    ("key file", server_checks.key_file),
+    ("clock", machine_checks.clock),
+    ("ffmpeg", machine_checks.encoders),
+    ("stop time", server_checks.stop_time),
+)
+"""By name, in the order in which they are shown."""
+
+
+def findings(facts: Facts) -> dict[str, Finding]:
+    """What each check says of a machine."""
+    return {name: check(facts) for name, check in CHECKS}

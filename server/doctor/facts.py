@@ -1,0 +1,108 @@
+"""What was found on a machine: values alone, so that a test can make any machine."""
+
+from dataclasses import dataclass, field
+
+from server.settings import Settings
+
+MIB = 1024**2
+GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """A GPU that torch sees; sizes are in bytes."""
+
+    name: str
+    capability: tuple[int, int]
+    total: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Torch:
+    """What torch says of itself and of its GPUs."""
+
+    version: str
+    cuda: str | None
+    """The CUDA that it was built for; None if it was built for the CPU."""
+
+    problem: str | None = None
+    """Why it cannot use CUDA, in its own words."""
+
+    architectures: tuple[str, ...] = ()
+    """What it was built for, such as `sm_90`, or `compute_90` for all from there on."""
+
+    gpus: tuple[Gpu, ...] = ()
+    has_triton: bool = False
+    has_fa3: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuProcess:
+    """A process that holds memory of a GPU."""
+
+    pid: int
+    name: str
+    held: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """A TLS certificate, and the times between which it is valid, in Unix seconds."""
+
+    names: tuple[str, ...]
+    begins: float
+    ends: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """A machine, and the settings of a server on it. Sizes are in bytes, times in Unix seconds.
+
+    A name that ends in `problem` is a sentence, or None if there is no problem.
+    """
+
+    settings: Settings | None = None
+    settings_problem: str | None = None
+    is_container: bool = False
+
+    driver: str | None = None
+    """The version of NVIDIA's driver; None if none is loaded."""
+
+    gpu_files: tuple[str, ...] = ()
+    """Such as `/dev/nvidia0`."""
+
+    torch: Torch | None = None
+    torch_problem: str | None = None
+    gpu_processes: tuple[GpuProcess, ...] = ()
+
+    compiler: str | None = None
+    python_header: str = "Python.h"
+    has_python_header: bool = False
+
+    memory: int = 0
+    """What this process may have of the host's memory: by the machine, or by its cgroup."""
+
+    is_memory_limited: bool = False
+    """It is the cgroup that says so."""
+
+    checkpoint_problem: str | None = None
+    checkpoint: int = 0
+    """The size of its files."""
+
+    guardrail_problem: str | None = None
+    data_problem: str | None = None
+    data_user: str | None = None
+    """The server that uses the data folder, as a sentence."""
+
+    disk_problem: str | None = None
+    busy_ports: tuple[int, ...] = ()
+    certificate: Certificate | None = None
+    certificate_problem: str | None = None
+    key_file_mode: int | None = None
+    now: float = 0.0
+    installed: float = 0.0
+    """When this program was installed."""
+
+    encoders: frozenset[str] = field(default_factory=frozenset)
+    encoders_problem: str | None = None

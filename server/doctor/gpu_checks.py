@@ -1,0 +1,195 @@
+"""Checks of the GPU, its driver, and what computes on it."""
+
+from server.doctor.facts import GIB, Facts, Gpu
+from server.doctor.finding import Finding, ok, problem, skipped, warning
+
+# By CUDA's release notes: an older driver runs no program that was built for this CUDA.
+_DRIVER_FOR_CUDA = {"13": "580.65.06", "12": "525.60.13"}
+
+_MUCH = GIB
+"""What another process may hold of a GPU without a word."""
+
+
+def _works_on_cpu(facts: Facts) -> bool:
+    return facts.settings is not None and facts.settings.devices.strip() == "cpu"
+
+
+def _asks_for_gpu(facts: Facts) -> bool:
+    """Without it the server would go on on the CPU."""
+    return facts.settings is not None and facts.settings.devices.strip() not in ("", "cpu")
+
+
+def _has_gpu(facts: Facts) -> bool:
+    return bool(facts.gpu_files) and not _works_on_cpu(facts)
+
+
+def gpu(facts: Facts) -> Finding:
+    """A GPU and its driver are here."""
+    if _works_on_cpu(facts):
+        return skipped("not needed: the devices are set to cpu")
+    if facts.gpu_files and facts.driver is not None:
+        count = len(facts.gpu_files)
+        return ok(f"{count} GPU{'' if count == 1 else 's'}, driver {facts.driver}")
+    if facts.gpu_files:
+        return problem(
+            f"{facts.gpu_files[0]} is here, and NVIDIA's driver is not loaded.",
+            "load it with `modprobe nvidia`, or install it; `nvidia-smi` must list the GPU",
+        )
+    level, instead = (
+        (problem, "") if _asks_for_gpu(facts) else (warning, " The server would work on the CPU.")
+    )
+    if facts.is_container:
+        return level(
+            f"This container sees no GPU.{instead}",
+            "start it with `docker run --gpus all`; if Docker then names no driver with "
+            "capabilities [[gpu]], install nvidia-container-toolkit, run `nvidia-ctk runtime "
+            "configure --runtime=docker` and restart Docker; COSMOS_DEVICES=cpu works without one",
+        )
+    return level(
+        f"This machine shows no NVIDIA GPU.{instead}",
+        "install NVIDIA's driver, until `nvidia-smi` lists the GPU; COSMOS_DEVICES=cpu works "
+        "without one",
+    )
+
+
+def capabilities(facts: Facts) -> Finding:
+    """The container may compute on its GPU."""
+    given = facts.settings and facts.settings.nvidia_driver_capabilities
+    if not given:
+        return skipped("NVIDIA_DRIVER_CAPABILITIES is not set")
+    if {"all", "compute"} & {each.strip() for each in given.split(",")}:
+        return ok(f"NVIDIA_DRIVER_CAPABILITIES={given}")
+    return problem(
+        f"NVIDIA_DRIVER_CAPABILITIES={given} leaves out compute: CUDA is not in this container.",
+        "start it with `-e NVIDIA_DRIVER_CAPABILITIES=compute,utility`",
+    )
+
+
+def torch(facts: Facts) -> Finding:
+    """torch can be imported, and uses the GPU."""
+    found = facts.torch
+    if found is None:
+        return problem(
+            f"torch cannot be used: {facts.torch_problem}",
+            "install this program again in a fresh environment: `pip install cosmos-serve`",
+        )
+    if not _has_gpu(facts):
+        return ok(f"torch {found.version}")
+    if found.cuda is None:
+        return problem(
+            f"torch {found.version} was built for the CPU, and there is a GPU.",
+            "`pip install --force-reinstall torch`",
+        )
+    needed = _DRIVER_FOR_CUDA.get(found.cuda.partition(".")[0])
+    if needed and facts.driver and _numbers(facts.driver) < _numbers(needed):
+        return problem(
+            f"The driver is {facts.driver}, and torch {found.version} with CUDA {found.cuda} "
+            f"needs {needed} or later.",
+            "update the driver, or install torch for an older CUDA from its index",
+        )
+    if not found.gpus:
+        return problem(
+            f"torch {found.version} does not see the GPU: {found.problem or 'it does not say why'}",
+            "see that `nvidia-smi` lists it, and that CUDA_VISIBLE_DEVICES is not empty",
+        )
+    return ok(f"torch {found.version}, CUDA {found.cuda}: {_names(found.gpus)}")
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdigit()]
+
+
+def _names(gpus: tuple[Gpu, ...]) -> str:
+    return ", ".join(gpu.name for gpu in gpus)
+
+
+def architecture(facts: Facts) -> Finding:
+    """torch was built for this kind of GPU."""
+    if facts.torch is None or not facts.torch.gpus:
+        return skipped("torch sees no GPU")
+    built = facts.torch.architectures
+    for gpu in facts.torch.gpus:
+        if not any(_runs_on(architecture, gpu.capability) for architecture in built):
+            major, minor = gpu.capability
+            return problem(
+                f"torch {facts.torch.version} was not built for {gpu.name} (sm_{major}{minor}), "
+                f"but for {', '.join(built)}.",
+                "install a torch that was: one for an older CUDA if the GPU is old, a newer one "
+                "if it is new",
+            )
+    return ok(", ".join(dict.fromkeys(f"sm_{a}{b}" for a, b in _capabilities(facts))))
+
+
+def _capabilities(facts: Facts) -> list[tuple[int, int]]:
+    return [gpu.capability for gpu in facts.torch.gpus] if facts.torch else []
+
+
+def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
+    """Machine code runs on later GPUs of its generation, PTX on all later ones."""
+    kind, _, number = architecture.partition("_")
+    digits = "".join(filter(str.isdigit, number))
+    if not digits:
+        return False
+    built = int(digits[:-1]), int(digits[-1])
+    if kind == "compute":
+        return built <= capability
+    if not number.isdigit():  # such as sm_90a, which runs on no other
+        return built == capability
+    return built[0] == capability[0] and built <= capability
+
+
+def gpu_memory(facts: Facts) -> Finding:
+    """Nobody else holds the GPU's memory."""
+    if facts.torch is None or not facts.torch.gpus:
+        return skipped("torch sees no GPU")
+    sizes = ", ".join(
+        f"{gpu.free / GIB:.0f} of {gpu.total / GIB:.0f} GiB free" for gpu in facts.torch.gpus
+    )
+    holders = [each for each in facts.gpu_processes if each.held > _MUCH]
+    if not holders:
+        return ok(sizes)
+    named = ", ".join(
+        f"{each.name} (process {each.pid}, {each.held / GIB:.1f} GiB)" for each in holders
+    )
+    pids = " ".join(str(each.pid) for each in holders)
+    return warning(
+        f"{sizes}; held by {named}.",
+        f"if it is no server of yours that is to go on: `kill {pids}`",
+    )
+
+
+def compiler(facts: Facts) -> Finding:
+    """Triton can compile its kernels."""
+    if not _has_gpu(facts):
+        return skipped("needed for a GPU alone")
+    if facts.torch is not None and not facts.torch.has_triton:
+        return warning(
+            "Triton is not installed: kernels that save time are not used.", "`pip install triton`"
+        )
+    missing = [
+        *([] if facts.compiler else ["a C compiler"]),
+        *([] if facts.has_python_header else [facts.python_header]),
+    ]
+    if not missing:
+        return ok(f"{facts.compiler} and {facts.python_header}")
+    return warning(
+        f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing: kernels that save "
+        "time are not used.",
+        "`apt-get install gcc python3-dev`",
+    )
+
+
+def flash_attention(facts: Facts) -> Finding:
+    """FlashAttention-3 is installed where it runs."""
+    if not _capabilities(facts):
+        return skipped("torch sees no GPU")
+    assert facts.torch is not None
+    is_hopper = any(capability == (9, 0) for capability in _capabilities(facts))
+    if is_hopper and not facts.torch.has_fa3:
+        return warning(
+            "FlashAttention-3 is not installed, which is the fastest on this GPU.",
+            "`pip install 'cosmos-serve[fa3]'`",
+        )
+    if facts.torch.has_fa3 and not is_hopper:
+        return ok("FlashAttention-3 is installed and not used: it is for Hopper alone")
+    return ok("FlashAttention-3" if is_hopper else "torch's own attention")

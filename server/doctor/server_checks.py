@@ -1,0 +1,133 @@
+"""Checks of the server's settings, folders, ports and files."""
+
+import shlex
+from datetime import UTC, datetime
+
+from server.doctor.facts import Facts
+from server.doctor.finding import Finding, ok, problem, skipped, warning
+
+_STOP_S = 30
+"""What Docker, systemd and Kubernetes are told to give a server that ends."""
+
+_BESIDE_THE_DRAIN_S = 10
+"""How long answers, workers and the database may take after the runs."""
+
+_SOON_S = 14 * 86_400.0
+
+_UNREAD = skipped("the settings cannot be read")
+
+
+def settings(facts: Facts) -> Finding:
+    """Every setting is known and can be used."""
+    if facts.settings_problem is None:
+        return ok("read")
+    return problem(facts.settings_problem, "docs and `cosmos-serve serve --help` name the settings")
+
+
+def checkpoint(facts: Facts) -> Finding:
+    """The checkpoint is whole."""
+    if facts.settings is None:
+        return _UNREAD
+    folder = shlex.quote(str(facts.settings.weights))
+    if facts.checkpoint_problem is None:
+        return ok(f"{facts.settings.weights} is complete")
+    return problem(facts.checkpoint_problem, f"`cosmos-serve weights check {folder}` says more")
+
+
+def guardrail(facts: Facts) -> Finding:
+    """What the checkpoint asks of a guardrail is there."""
+    if facts.settings is None or facts.checkpoint_problem is not None:
+        return skipped("the checkpoint is not whole") if facts.settings else _UNREAD
+    if facts.guardrail_problem is not None:
+        return problem(facts.guardrail_problem)
+    if facts.settings.guardrail == "off":
+        return warning("No guardrail is on: prompts, pictures and videos are for you to judge.")
+    return ok("the checkpoint requires none")
+
+
+def data_folder(facts: Facts) -> Finding:
+    """The data folder can be written, and is on a disk of this machine."""
+    if facts.settings is None:
+        return _UNREAD
+    if facts.data_problem is not None:
+        return problem(facts.data_problem)
+    if facts.data_user is not None:
+        return ok(f"{facts.settings.data}, used by a server that runs")
+    return ok(str(facts.settings.data))
+
+
+def ports(facts: Facts) -> Finding:
+    """Nobody else listens where the server would."""
+    if facts.settings is None:
+        return _UNREAD
+    if not facts.busy_ports:
+        return ok(", ".join(str(port) for port in _ports(facts)))
+    named = " and ".join(map(str, facts.busy_ports))
+    if facts.data_user is not None:
+        return ok(f"{named}, in use: a server on this data folder runs")
+    return problem(
+        f"Port {named} of {facts.settings.host} cannot be had: another program listens there.",
+        f"`ss -ltnp 'sport = :{facts.busy_ports[0]}'` shows which; or choose another with --port",
+    )
+
+
+def _ports(facts: Facts) -> list[int]:
+    assert facts.settings is not None
+    return [facts.settings.port, *([facts.settings.tls_port] if facts.settings.tls_port else [])]
+
+
+def certificate(facts: Facts) -> Finding:
+    """The TLS certificate fits its key, and is valid now and for a while."""
+    if facts.settings is None:
+        return _UNREAD
+    if facts.settings.tls_cert is None:
+        return skipped("HTTPS is not set")
+    renew = "`cosmos-serve certs DIR` makes one, or renew yours"
+    if facts.certificate is None:
+        return problem(facts.certificate_problem or "The certificate cannot be read.", renew)
+    begins, ends = facts.certificate.begins, facts.certificate.ends
+    if facts.now < begins:
+        return problem(
+            f"The certificate begins on {_day(begins)}, which is to come by this clock.",
+            "set the clock: `timedatectl set-ntp true`",
+        )
+    if facts.now >= ends:
+        return problem(f"The certificate ended on {_day(ends)}.", renew)
+    if ends - facts.now < _SOON_S:
+        return warning(f"The certificate ends on {_day(ends)}.", renew)
+    return ok(f"for {', '.join(facts.certificate.names)}, until {_day(ends)}")
+
+
+def _day(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
+
+
+def key_file(facts: Facts) -> Finding:
+    """The file with the key is for its user alone."""
+    if facts.settings is None:
+        return _UNREAD
+    if facts.settings.key_file is None:
+        return skipped("COSMOS_KEY_FILE is not set")
+    path = shlex.quote(str(facts.settings.key_file))
+    if facts.key_file_mode is None:
+        return problem(f"{path} cannot be read, and COSMOS_KEY_FILE names it.", f"`ls -l {path}`")
+    if facts.key_file_mode & 0o077:
+        return warning(
+            f"Other users may read {path} (mode {facts.key_file_mode:04o}).", f"`chmod 600 {path}`"
+        )
+    return ok(path)
+
+
+def stop_time(facts: Facts) -> Finding:
+    """What ends the server waits as long as its jobs may go on."""
+    if facts.settings is None:
+        return _UNREAD
+    longest = facts.settings.drain_seconds + _BESIDE_THE_DRAIN_S
+    if longest <= _STOP_S:
+        return ok(f"jobs may go on for {facts.settings.drain_seconds:g} s when the server ends")
+    return warning(
+        f"Jobs may go on for {facts.settings.drain_seconds:g} s when the server ends, and whatever "
+        f"ends it may kill it after {_STOP_S} s or sooner.",
+        f"give it {longest:.0f} s: `docker run --stop-timeout {longest:.0f}`, systemd's "
+        "TimeoutStopSec, Kubernetes' terminationGracePeriodSeconds",
+    )
