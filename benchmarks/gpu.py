@@ -29,7 +29,8 @@ from benchmarks.memory import PlanBenchmark
 from benchmarks.timing import Report, peak, reset_peak, synchronize, timed
 from pipeline.denoise import denoise
 from pipeline.guardrail import Frame
-from pipeline.network.attention import BACKENDS, Choice, choose_attention, cudnn_versions
+from pipeline.libraries import cudnn_versions
+from pipeline.network.attention import BACKENDS, Choice, choose_attention
 from pipeline.network.transformer import CosmosTransformer
 from pipeline.spec import Container, Pixels, Quality, VideoSpec
 from pipeline.text import MAX_TOKENS

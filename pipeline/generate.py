@@ -16,6 +16,7 @@ from pipeline.guardrail import Frame, Guardrail
 from pipeline.memory import Placement, RanOutOfMemory, run_or_free
 from pipeline.memory_plan import MemoryPlan
 from pipeline.network.attention import Choice
+from pipeline.network.kernels.proof import KernelChoice
 from pipeline.network.transformer import CosmosTransformer
 from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone, Watcher
 from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, FirstFrame, Pixels, VideoSpec
@@ -36,6 +37,7 @@ class VideoPipeline:
     guardrail: Guardrail
     estimator: Estimator
     attention: Choice
+    kernels: KernelChoice
     sampling: Sampling = EXACT
 
     def generate(

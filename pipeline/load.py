@@ -24,9 +24,11 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextMod
 
 from pipeline.generate import VideoPipeline
 from pipeline.guardrail import Guardrail, GuardrailChoice, choose_guardrail
+from pipeline.libraries import check_cudnn
 from pipeline.memory import HOST, Placement, RanOutOfMemory, run_or_free
 from pipeline.memory_plan import MemoryChoice, MemoryPlan
 from pipeline.network.attention import Choice, choose_attention
+from pipeline.network.kernels.proof import choose_kernels
 from pipeline.network.transformer import CosmosTransformer, TransformerConfig
 from pipeline.spec import latent_frames
 from pipeline.text import MAX_TOKENS, TextEncoder, Tokenizer
@@ -71,15 +73,18 @@ def load_pipeline(
         CheckpointError: a tensor is missing, unexpected or misshapen.
         GuardrailMissing: the checkpoint requires a guardrail and `guardrail` is not `off`.
         AttentionUnavailable: the backend asked for does not run here.
+        CudnnTooOld: the cuDNN that is there makes wrong convolutions.
         OutOfMemory: there is too little memory for the model.
     """
     chosen_guardrail = choose_guardrail(
         store.profile.guardrail, guardrail, str(store.root / "cosmos_serve.json")
     )
     target = torch.device(device)
+    dtype = dtype or default_dtype(target)
+    check_cudnn(target, dtype)
 
     def load(plan: MemoryPlan) -> VideoPipeline:
-        loader = Loader(store, target, dtype or default_dtype(target), report, plan)
+        loader = Loader(store, target, dtype, report, plan)
         return run_or_free(
             lambda: _assemble(
                 loader, chosen_guardrail, attention, compiled, may_offload=memory == "auto"
@@ -109,6 +114,14 @@ def _assemble(
 ) -> VideoPipeline:
     store, device = loader.store, loader.device
     transformer = loader.transformer()
+    config = transformer.config
+    kernels = choose_kernels(
+        device,
+        transformer.dtype,
+        transformer.residual_dtype,
+        heads=config.num_attention_heads,
+        head_dim=config.attention_head_dim,
+    )
     choice = choose_for(transformer, store, attention, device)
     transformer.attend = choice.attend
     if compiled:
@@ -129,8 +142,9 @@ def _assemble(
         ),
         scheduler_config=store.config("scheduler"),
         guardrail=guardrail,
-        estimator=Estimator(step_cost(transformer.config, store)),
+        estimator=Estimator(step_cost(config, store)),
         attention=choice,
+        kernels=kernels,
     )
 
 

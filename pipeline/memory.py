@@ -22,6 +22,13 @@ HOST = torch.device("cpu")
 _BYTES = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _NEEDED = re.compile(r"[Tt]ried to allocate (\d+(?:\.\d+)?) (bytes|KiB|MiB|GiB)")
 _HOST_ALLOCATOR = "DefaultCPUAllocator"
+_DEVICE_IS_FULL = re.compile(
+    r"CUDA\b.*out of memory"
+    r"|CU(BLAS|DNN|SOLVER|SPARSE)_STATUS_(\w+_)?ALLOC(ATION)?_FAILED"
+    # An extension on torch's stable ABI is told only which call failed.
+    r"|(empty|zeros|full)\w*\W.* API call failed"
+)
+"""What libraries say that have no error of their own for it."""
 
 Result = TypeVar("Result")
 
@@ -94,6 +101,13 @@ def copied(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def is_device_full(error: BaseException) -> bool:
+    """Whether a device had too little memory: by its own error, or by what a library says."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _DEVICE_IS_FULL.search(str(error)) is not None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryShortage:
     """Memory that could not be had, in bytes; `free` and `total` are known of a GPU only."""
@@ -106,7 +120,7 @@ class MemoryShortage:
     @classmethod
     def from_error(cls, error: Exception, device: torch.device) -> "MemoryShortage | None":
         """What was lacking when this error was raised, just now; None if it was something else."""
-        is_on_device = isinstance(error, torch.OutOfMemoryError)
+        is_on_device = is_device_full(error)
         # The allocator of a CPU has no error of its own.
         is_on_host = isinstance(error, MemoryError) or _HOST_ALLOCATOR in str(error)
         if not (is_on_device or is_on_host):

@@ -145,7 +145,8 @@ class Job:
     finished_at: float | None
     """When it was completed."""
     result: Mapping[str, Any] | None
-    """The artefact of each output, the seed and the seconds of each stage; None without a video."""
+    """The artefact of each output, the seed, the seconds of each stage, and what rounded; None
+    without a video."""
     error: JobError | None
     """Why it failed or was cancelled."""
     webhook_url: str | None

@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     )
     attention: str = Field(
         default="auto",
-        description="attention backend: auto takes the fastest, else native, cudnn, flash or fa3",
+        description="attention backend: fa3, cudnn, native or flash; auto prefers them in order",
     )
     compile: bool = Field(
         default=False, description="let torch compile the model: a slow first video, faster later"

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.errors import PipelineError
+from pipeline.libraries import cudnn_versions
+from pipeline.memory import is_device_full
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Query [B, S, H, E], key and value [B, L, H, E], one dtype -> [B, S, H * E]: softmax over all
@@ -25,6 +26,11 @@ keys, scaled by 1 / sqrt(E), no mask."""
 
 _NUM_RUNS = 3
 _NUM_CHECKED_ROWS = 256
+_GAIN = 1.05
+"""How much faster a backend has to be than one that is preferred to it."""
+_FA3_CAPABILITY = (9, 0)
+"""Of Hopper. The wheel has no code for later ones, and on them it ends the process."""
+
 _LARGEST_ERROR = 1e-2
 """Relative L2 to float32 above which a backend is out: bfloat16 alone makes some 3e-3."""
 
@@ -88,11 +94,12 @@ def attend_fa3(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 BACKENDS: dict[str, Attend] = {
-    "native": attend_native,
-    "cudnn": attend_cudnn,
-    "flash": attend_flash,
     "fa3": attend_fa3,
+    "cudnn": attend_cudnn,
+    "native": attend_native,
+    "flash": attend_flash,
 }
+"""In the order of preference: see `_preferred`."""
 
 
 @torch.inference_mode()
@@ -108,13 +115,16 @@ def choose_attention(
     """Pick the backend for self-attention over so many tokens.
 
     On a GPU every backend is run at this shape, checked against float32 on some rows, and timed:
-    about two seconds at the largest shape. On a CPU torch's own choice is the only one.
+    about two seconds at the largest shape. On a CPU torch's own choice is the only one. Each rounds
+    in its own way, so a small gain does not decide: the next start might find it the other way
+    round, and would make another video of the same seed.
 
     Args:
         name: `auto`, or a backend that is to be taken whatever the others do.
 
     Raises:
         AttentionUnavailable: `name` is unknown, or does not run here.
+        torch.OutOfMemoryError, RuntimeError: the device has too little memory to try.
     """
     if name != "auto" and name not in BACKENDS:
         raise AttentionUnavailable(
@@ -130,8 +140,18 @@ def choose_attention(
     usable = [trial for trial in trials if trial.refusal is None]
     if not usable:
         raise AttentionUnavailable("No attention backend runs here: " + "; ".join(map(str, trials)))
-    best = min(usable, key=lambda trial: trial.seconds or 0.0)
+    best = _preferred(usable)
     return Choice(best.name, BACKENDS[best.name], trials, tuple(_warnings(device, trials)))
+
+
+def _preferred(usable: Sequence[Trial]) -> Trial:
+    """The first, unless a later one is faster by more than measurements differ."""
+    best, *others = usable
+    for trial in others:
+        assert best.seconds is not None and trial.seconds is not None
+        if trial.seconds * _GAIN < best.seconds:
+            best = trial
+    return best
 
 
 def _random_inputs(
@@ -149,14 +169,16 @@ def _random_inputs(
 
 
 def _try(name: str, inputs: tuple[Tensor, Tensor, Tensor]) -> Trial:
-    """Run one backend; whatever it raises is the reason why it is out."""
+    """Run one backend; whatever it raises is the reason why it is out, but for full memory."""
     attend = BACKENDS[name]
     try:
         if name == "fa3":
-            load_fa3()
+            load_fa3(inputs[0].device)
         error = _error(attend(*inputs), inputs)
         seconds = min(_timed(attend, inputs) for _ in range(_NUM_RUNS))
     except (RuntimeError, ImportError, OSError, AttentionUnavailable) as fault:
+        if is_device_full(fault):
+            raise
         return Trial(name, refusal=f"does not run here ({str(fault).splitlines()[0]})")
     if error > _LARGEST_ERROR:
         return Trial(name, seconds, error, "too far from float32")
@@ -199,29 +221,19 @@ def _warnings(device: torch.device, trials: Sequence[Trial]) -> list[str]:
     return warnings
 
 
-def cudnn_versions() -> tuple[int | None, int | None]:
-    """The version of cuDNN that torch was built with, and the one that it loaded."""
-    cudnn: Any = torch.backends.cudnn  # untyped
-    if not cudnn.is_available():
-        return None, None
-    module = getattr(torch._C, "_cudnn", None)
-    built = module.getCompileVersion() if module is not None else None
-    if isinstance(built, tuple):
-        major, minor, patch = built
-        built = major * 10_000 + minor * 100 + patch
-    return built, cudnn.version()
-
-
-def load_fa3() -> None:
+def load_fa3(device: torch.device) -> None:
     """Register FlashAttention-3 with torch, once.
 
     Raises:
-        AttentionUnavailable: the `fa3` extra is not installed.
+        AttentionUnavailable: the `fa3` extra is not installed, or not for this device.
     """
-    if hasattr(torch.ops.cosmos_serve, "fa3"):
-        return
     if find_spec("fa3_fwd_interface") is None:
         raise AttentionUnavailable("the package fa3-fwd is not installed")
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) != _FA3_CAPABILITY:
+        raise AttentionUnavailable(f"it is for GPUs of capability 9.0, not {major}.{minor}")
+    if hasattr(torch.ops.cosmos_serve, "fa3"):
+        return
     from fa3_fwd_interface import flash_attn_func
 
     @torch.library.custom_op("cosmos_serve::fa3", mutates_args=())

@@ -111,6 +111,7 @@ class _Now(Collector):
                 "device_name": slot.device_name or "",
                 "attention": slot.attention or "",
                 "memory": slot.memory or "",
+                "kernels": slot.kernels or "",
             }
             info.add_metric([slot.name], {"device": slot.device, **known})
         yield info

@@ -237,6 +237,9 @@ def _facts(
         facts.append(("stage", _progress_text(progress)))
     if job.error is not None:
         facts.append(("problem", job.error.message))
+    if job.result is not None and "made_with" in job.result:
+        made_with = job.result["made_with"].items()
+        facts.append(("made with", ", ".join(f"{name} {value}" for name, value in made_with)))
     return facts
 
 

@@ -95,6 +95,7 @@ class JobRun:
         self._incoming: IncomingFile | None = None
         self._received = 0
         self._kept: dict[str, StoredArtifact] = {}
+        self._made_with: Mapping[str, str] = {}
 
     async def run(self) -> None:
         """Run the job to its end and commit that."""
@@ -139,6 +140,10 @@ class JobRun:
         order = WorkOrder(job_id=job.id, attempt=job.attempt, spec=self._spec, media=media)
         again = f", try {job.attempt}" if job.attempt > 1 else ""
         self._log.say(f"Started on {self.slot}{again}")
+        (view,) = (view for view in self.pool.slots() if view.name == self.slot)
+        self._made_with = view.made_with
+        known = ", ".join(f"{name} {value}" for name, value in self._made_with.items())
+        self._log.say(f"Made with {known}")
         deadline = self.deadlines.begin(self.slot, self._spec.num_frames)
         watching = tasks.create_task(self._enforce(deadline))
         try:
@@ -259,7 +264,7 @@ class JobRun:
         id_, attempt = self.job.id, self.job.attempt
         match ending:
             case _Published(done, artifacts):
-                result = _result(done, artifacts, self._spec)
+                result = _result(done, artifacts, self._spec, self._made_with)
                 return self.store.finish(id_, attempt, result=result, artifacts=artifacts.values())
             case JobError():
                 self.store.finish(id_, attempt, error=ending)
@@ -329,10 +334,16 @@ def _is_video(described: Artifact, limits: Limits) -> bool:
     )
 
 
-def _result(done: Done, artifacts: Mapping[str, StoredArtifact], spec: VideoSpec) -> dict[str, Any]:
+def _result(
+    done: Done,
+    artifacts: Mapping[str, StoredArtifact],
+    spec: VideoSpec,
+    made_with: Mapping[str, str],
+) -> dict[str, Any]:
     return {
         **{kind: {"artifact": artifact.id} for kind, artifact in artifacts.items()},
         "seed": spec.seed,
         "tier": done.tier,
         "stage_seconds": done.stage_seconds,
+        "made_with": made_with,
     }

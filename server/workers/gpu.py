@@ -63,6 +63,7 @@ class GpuWorker:
         import torch
 
         from pipeline.denoise import EXACT, NVIDIA
+        from pipeline.libraries import versions
         from pipeline.load import load_pipeline
 
         try:
@@ -84,11 +85,20 @@ class GpuWorker:
         if choice.trials:
             trials = [str(trial) for trial in choice.trials]
             _log.info("The attention backend is chosen", backend=choice.name, trials=trials)
-        for warning in choice.warnings:
-            _log.warning(warning)
+        kernels = self._pipeline.kernels
+        for warning in (*choice.warnings, kernels.problem):
+            if warning is not None:
+                _log.warning(warning)
         is_gpu = self._device == "cuda"
-        name = torch.cuda.get_device_name() if is_gpu else "CPU"
-        return Ready(store.digest, name, choice.name, self.memory)
+        return Ready(
+            checkpoint_digest=store.digest,
+            device=torch.cuda.get_device_name() if is_gpu else "CPU",
+            attention=choice.name,
+            memory=self.memory,
+            kernels=kernels.name,
+            kernels_problem=kernels.problem,
+            versions=versions(),
+        )
 
     def run(self, order: WorkOrder, send: Send, cancelled: Callable[[], bool]) -> Done:
         """Make the order's video and send it."""

@@ -114,18 +114,21 @@ class LocalSlot:
                     limit_s = self._load_limit_s
                     self._load_timer = self._loop.call_later(limit_s, self._give_up_loading)
                 self._publish(SlotLoading(name, report))
-            case Ready(digest, device, attention, memory):
+            case Ready():
                 self._stop_load_timer()
                 self._enter(
                     SlotState.IDLE,
                     SlotState.LOADING,
                     loading=None,
-                    device_name=device,
-                    checkpoint_digest=digest,
-                    attention=attention,
-                    memory=memory,
+                    device_name=report.device,
+                    checkpoint_digest=report.checkpoint_digest,
+                    attention=report.attention,
+                    memory=report.memory,
+                    kernels=report.kernels,
+                    kernels_problem=report.kernels_problem,
+                    versions=report.versions,
                 )
-                self._publish(SlotUp(name, digest))
+                self._publish(SlotUp(name, report.checkpoint_digest))
             case Restarted() | Failed():
                 shortages = self._view.memory_shortages + 1
                 self._view = replace(self._view, memory_shortages=shortages)

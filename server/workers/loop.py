@@ -12,6 +12,7 @@ import json
 import os
 import queue
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -270,10 +271,14 @@ _MARKERS = ("cuda", "cudnn", "cublas", "nccl", "nvml")
 
 
 def is_device_fault(error: BaseException | None) -> bool:
-    """Whether the error, or one that led to it, speaks of CUDA or a library of its family."""
+    """Whether the error, or one that led to it, speaks of CUDA or a library of its family.
+
+    A program that failed does not: a compiler's command names the files of CUDA that it was given.
+    """
     while error is not None:
         text = f"{type(error).__name__}: {error}".lower()
-        if any(marker in text for marker in _MARKERS):
+        is_program = isinstance(error, subprocess.CalledProcessError)
+        if not is_program and any(marker in text for marker in _MARKERS):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -48,12 +48,17 @@ class Ready:
     """A worker has loaded its model and can take work.
 
     `attention` is the backend that it chose, `memory` the plan by which its model was placed.
+    `kernels` is `fused` or `plain`, and `kernels_problem` why they are plain on a GPU. `versions`
+    are those of the libraries that a video's last bits depend on, by name.
     """
 
     checkpoint_digest: str
     device: str
     attention: str
     memory: MemoryPlan
+    kernels: str
+    kernels_problem: str | None = None
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ one that failed, is the dispatcher's business. `server.workers.local_pool` is th
 machine.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -34,9 +34,10 @@ class SlotState(StrEnum):
 class SlotView:
     """One slot as it is now.
 
-    `device` is what was asked for (`cpu`, `cuda:0`); `device_name`, `checkpoint_digest` and
-    `attention` are what the worker reported when it had loaded, and None before. So is `memory`,
-    which it reports after each run, too. `memory_shortages` counts how often runs on this slot ran
+    `device` is what was asked for (`cpu`, `cuda:0`); `device_name`, `checkpoint_digest`,
+    `attention`, `kernels`, `kernels_problem` and `versions` are what the worker reported when it
+    had loaded (see `Ready`), and None or empty before. So is `memory`, which it reports after each
+    run, too. `memory_shortages` counts how often runs on this slot ran
     out of memory. `down_reason` is the sentence about the last time that the slot went down, and
     stays while a new worker loads. `is_unstable` is true where workers keep ending: see
     `server.workers.local_slot.CrashCounter`.
@@ -50,9 +51,23 @@ class SlotView:
     checkpoint_digest: str | None = None
     attention: str | None = None
     memory: MemoryPlan | None = None
+    kernels: str | None = None
+    kernels_problem: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
     memory_shortages: int = 0
     down_reason: str | None = None
     is_unstable: bool = False
+
+    @property
+    def made_with(self) -> dict[str, str]:
+        """What the last bits of its videos depend on, beside the checkpoint and the request."""
+        known = {
+            "device": self.device_name,
+            "attention": self.attention,
+            "kernels": self.kernels,
+            **self.versions,
+        }
+        return {name: value for name, value in known.items() if value is not None}
 
     @property
     def can_work(self) -> bool:

@@ -15,6 +15,8 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Mapping
+from pathlib import Path
 
 from pipeline.child_process import python_command
 from server.workers.loop import EXIT_CODE, Cancel, WorkerOptions, encode_request
@@ -30,6 +32,13 @@ _CPU_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }
+
+_ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+_ALLOCATOR = "expandable_segments:True"
+"""Videos of several lengths otherwise leave free memory in pieces that none fits into."""
+
+_FP_FUSION = "TRITON_DEFAULT_FP_FUSION"
+"""Triton's default for it changes with its release 3.10, and with it the last bits of a video."""
 
 _STDERR = 2
 """Where a worker's stdout goes too: whatever it prints is for the server's log."""
@@ -143,18 +152,33 @@ def _spawn(
         "device": kind,
         "options": dataclasses.asdict(options),
     }
-    extra = {"CUDA_VISIBLE_DEVICES": index} if kind == "cuda" else dict(_CPU_ENVIRONMENT)
-    if options.compile_cache is not None:
-        extra["TORCHINDUCTOR_CACHE_DIR"] = options.compile_cache
     return subprocess.Popen(
         python_command("server.workers.loop", values),
-        # Our environment is handed on as it is; only `server.settings` reads settings from it.
-        env={**os.environ, **extra},
+        env=worker_environment(kind, index, options.compile_cache, {**os.environ}),
         stdin=subprocess.DEVNULL,
         stdout=_STDERR,
         pass_fds=[pipe.fileno()],
         start_new_session=True,
     )
+
+
+def worker_environment(
+    kind: str, index: str, compile_cache: str | None, environment: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of a worker on `cpu` or `cuda`: ours, and what torch is to be told.
+
+    It is handed on as it is; only `server.settings` reads settings from it.
+    """
+    if kind == "cuda":
+        extra = {"CUDA_VISIBLE_DEVICES": index, _FP_FUSION: environment.get(_FP_FUSION, "1")}
+        if not any(name in environment for name in _ALLOCATOR_SETTINGS):
+            extra["PYTORCH_ALLOC_CONF"] = _ALLOCATOR
+    else:
+        extra = dict(_CPU_ENVIRONMENT)
+    if compile_cache is not None:
+        extra["TORCHINDUCTOR_CACHE_DIR"] = compile_cache
+        extra["TRITON_CACHE_DIR"] = str(Path(compile_cache) / "triton")
+    return {**environment, **extra}
 
 
 def _kill_group(pid: int) -> None:

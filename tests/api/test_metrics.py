@@ -32,7 +32,7 @@ async def test_the_queue_and_the_slots_are_counted(tmp_path: Path) -> None:
         assert now.number("cosmos_slots", {"state": "busy"}) == 1
         assert now.number("cosmos_slots", {"state": "idle"}) == 0
         slot = {"slot": "cpu", "device": "cpu", "device_name": "scripted cpu"}
-        slot |= {"attention": "scripted", "memory": "resident"}
+        slot |= {"attention": "scripted", "memory": "resident", "kernels": "plain"}
         assert now.number("cosmos_slot_info", slot) == 1
         assert now.number("cosmos_memory_shortages_total", {"slot": "cpu"}) == 0
 

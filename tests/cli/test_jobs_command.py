@@ -59,6 +59,9 @@ async def test_show_tells_all_that_is_known(tmp_path: Path, run: Commands) -> No
         text = run("jobs", "show", job)
         assert f"id         {job}" in text.splitlines()
         assert "state      succeeded" in text.splitlines()
+        made_with = "device scripted cpu, attention scripted, kernels plain, script 1"
+        assert f"made with  {made_with}" in text.splitlines()
+        assert f"Made with {made_with}" in text
         assert "The script begins." in text
         shown = json.loads(run("jobs", "show", job, "--json"))
         assert (shown["input"]["spec"]["prompt"], shown["result"]["seed"]) == ("a red car", 7)

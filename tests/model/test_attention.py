@@ -1,17 +1,24 @@
 """The attention backends are one function, and the choice among them is honest."""
 
+from typing import Any
+
 import pytest
 import torch
+from stand_ins import stand_in
 from torch import Tensor
 
+from pipeline.load import load_pipeline
+from pipeline.memory_plan import MemoryPlan
 from pipeline.network import attention
 from pipeline.network.attention import (
     BACKENDS,
     AttentionUnavailable,
+    Choice,
     Trial,
     attend_native,
     choose_attention,
 )
+from weights.store import WeightStore
 
 CPU = torch.device("cpu")
 
@@ -61,7 +68,7 @@ def test_a_gpus_backend_is_refused_on_a_cpu(name: str) -> None:
 
 
 def test_an_unknown_backend_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(AttentionUnavailable, match="no attention backend 'fa9': say auto, native"):
+    with pytest.raises(AttentionUnavailable, match="no attention backend 'fa9': say auto, fa3"):
         choose_attention(CPU, torch.float32, tokens=64, heads=2, head_dim=32, name="fa9")
 
 
@@ -99,3 +106,92 @@ def test_a_shadowed_cudnn_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "built with cuDNN 91900 and found 90100" in warnings[1]
     monkeypatch.setattr(attention, "cudnn_versions", lambda: (91900, 91900))
     assert attention._warnings(torch.device("cuda"), [Trial("cudnn", 0.1, 1e-3)]) == []
+
+
+@pytest.mark.parametrize(
+    ("capability", "refusal"),
+    [
+        ((8, 0), "it is for GPUs of capability 9.0, not 8.0"),
+        ((10, 0), "it is for GPUs of capability 9.0, not 10.0"),
+        ((12, 0), "it is for GPUs of capability 9.0, not 12.0"),
+        # It would be imported, if it were there.
+        ((9, 0), "No module named 'fa3_fwd_interface'"),
+    ],
+)
+def test_flash_attention_3_is_not_even_imported_on_other_gpus(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], refusal: str
+) -> None:
+    monkeypatch.setattr(attention, "find_spec", lambda name: object())
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    assert attention._try("fa3", _inputs()).refusal == f"does not run here ({refusal})"
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "preferred"),
+    [
+        ({"fa3": 100, "cudnn": 100, "native": 100}, "fa3"),
+        ({"fa3": 100, "cudnn": 96, "native": 98}, "fa3"),
+        ({"fa3": 100, "cudnn": 94, "native": 98}, "cudnn"),
+        # Between the two that are faster a small gain does not decide, either.
+        ({"fa3": 100, "cudnn": 94, "native": 93}, "cudnn"),
+        ({"cudnn": 100, "native": 97, "flash": 50}, "flash"),
+    ],
+)
+def test_a_small_gain_does_not_change_the_backend(
+    milliseconds: dict[str, float], preferred: str
+) -> None:
+    trials = [Trial(name, seconds / 1000, 1e-3) for name, seconds in milliseconds.items()]
+    assert attention._preferred(trials).name == preferred
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """A GPU of capability 9.0 without fa3-fwd, whose backends take these seconds."""
+    seconds = {"cudnn": 0.1, "native": 0.1, "flash": 0.1}
+    names = {id(BACKENDS[name]): name for name in seconds}
+    inputs = _inputs(tokens=300, keys=300)
+    monkeypatch.setattr(attention, "_random_inputs", lambda *_: inputs)
+    monkeypatch.setattr(attention, "_timed", lambda attend, _: seconds[names[id(attend)]])
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
+    for name in seconds:
+        monkeypatch.setitem(BACKENDS, name, lambda *inputs, _name=name: attend_native(*inputs))
+        names[id(BACKENDS[name])] = name
+    return seconds
+
+
+def _choose_on_gpu(*_: object, **shape: Any) -> Choice:
+    return choose_attention(torch.device("cuda"), torch.float32, **shape)
+
+
+def test_the_backends_are_tried_in_the_order_of_preference(gpu: dict[str, float]) -> None:
+    shape = {"tokens": 300, "heads": 2, "head_dim": 32}
+    choice = _choose_on_gpu(**shape)
+    assert [trial.name for trial in choice.trials] == ["fa3", "cudnn", "native", "flash"]
+    assert choice.name == "cudnn"
+    gpu["native"] = 0.05
+    assert _choose_on_gpu(**shape).name == "native"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB."),
+        RuntimeError("aoti_torch_aten_new_empty(self.get(), &ret0) API call failed at ops.h"),
+    ],
+)
+def test_a_trial_without_memory_leads_to_the_offload_plan(
+    gpu: dict[str, float], monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    failures = [error]
+
+    def full_once(*inputs: Tensor) -> Tensor:
+        if failures:
+            raise failures.pop()
+        return attend_native(*inputs)
+
+    monkeypatch.setitem(BACKENDS, "cudnn", full_once)
+    monkeypatch.setattr(attention, "_timed", lambda *_: 0.1)
+    monkeypatch.setattr("pipeline.load.choose_attention", _choose_on_gpu)
+    pipeline = load_pipeline(WeightStore(stand_in()), "cpu")
+    assert pipeline.placement.plan is MemoryPlan.OFFLOAD
+    assert pipeline.attention.name == "cudnn"

@@ -7,9 +7,15 @@ The interpreter has to be chosen before Triton is imported, so these run in a pr
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 from paths import SUPPORT
+
+from pipeline.network.kernels import device, proof
+from pipeline.network.kernels.proof import KernelChoice, choose_kernels
+from pipeline.network.kernels.residual import Residual, add_gated_modulate_plain
 
 PROGRAM = SUPPORT / "kernel_cases.py"
 FLOAT32 = 3e-7
@@ -55,3 +61,98 @@ def test_fused_float32_is_no_further_from_float64_than_plain(
 
 def test_nothing_outside_the_heads_is_written(distances: dict[str, dict[str, float]]) -> None:
     assert {case.get("outside", 0.0) for case in distances.values()} == {0.0}
+
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+SHAPE = {"heads": 2, "head_dim": 32}
+
+
+@pytest.fixture
+def is_fused() -> Iterator[Callable[[], bool]]:
+    """Whether this process may use the fused kernels; it may again after the test."""
+    yield lambda: device._is_allowed
+    device.allow_fused(True)
+
+
+def _problem() -> str | None:
+    return proof._problem(CPU, torch.bfloat16, torch.float32, **SHAPE)
+
+
+def test_the_proof_passes_kernels_that_work() -> None:
+    program = (
+        "import torch; from pipeline.network.kernels import proof; "
+        "print(proof._problem(torch.device('cpu'), torch.bfloat16, torch.float32, 2, 32))"
+    )
+    environment = {"TRITON_INTERPRET": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stdout) == (0, "None\n"), run.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (
+            RuntimeError("Failed to find C compiler. Please specify via CC environment variable."),
+            "RuntimeError: Failed to find C compiler.",
+        ),
+        (
+            subprocess.CalledProcessError(1, ["gcc", "/tmp/x/cuda_utils.c"]),
+            "CalledProcessError: Command '['gcc', '/tmp/x/cuda_utils.c']' returned",
+        ),
+        (PermissionError(13, "Permission denied", "/root/.triton"), "PermissionError: [Errno 13]"),
+    ],
+)
+def test_a_kernel_that_cannot_be_compiled_is_a_problem_and_no_error(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, problem: str
+) -> None:
+    def failing(*_: object) -> Residual:
+        raise error
+
+    monkeypatch.setattr(proof, "add_gated_modulate_fused", failing)
+    assert (_problem() or "").startswith(problem)
+
+
+@pytest.mark.parametrize("factor", [1.02, float("nan")])
+def test_a_kernel_with_wrong_numbers_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    plain = add_gated_modulate_plain
+    monkeypatch.setattr(
+        proof,
+        "add_gated_modulate_fused",
+        lambda *arguments: Residual(plain(*arguments).hidden, plain(*arguments).normed * factor),
+    )
+    assert (_problem() or "").startswith("the modulated sum is off by")
+
+
+def test_memory_that_runs_out_in_the_proof_is_no_fault_of_the_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(*_: object) -> Residual:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(proof, "add_gated_modulate_fused", failing)
+    with pytest.raises(torch.OutOfMemoryError):
+        _problem()
+
+
+def test_kernels_that_do_not_work_are_not_used_and_the_reason_is_said(
+    monkeypatch: pytest.MonkeyPatch, is_fused: Callable[[], bool]
+) -> None:
+    found: list[str | None] = ["RuntimeError: no compiler", None]
+    monkeypatch.setattr(proof, "_problem", lambda *_: found.pop(0))
+    choice = choose_kernels(GPU, torch.bfloat16, torch.float32, **SHAPE)
+    assert (choice.name, is_fused()) == ("plain", False)
+    assert choice.problem is not None
+    assert "(RuntimeError: no compiler)" in choice.problem
+    assert "gcc and python3-dev" in choice.problem
+
+    choice = choose_kernels(GPU, torch.bfloat16, torch.float32, **SHAPE)
+    assert (choice, is_fused()) == (KernelChoice("fused"), True)
+
+
+def test_a_cpu_has_the_plain_forms_and_no_problem() -> None:
+    choice = choose_kernels(CPU, torch.float32, torch.float32, **SHAPE)
+    assert choice == KernelChoice("plain")

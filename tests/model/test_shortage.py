@@ -245,6 +245,28 @@ def test_a_shortage_says_what_was_needed_and_what_was_free(
     assert shortage == MemoryShortage(is_on_device=True, needed=needed, free=2**29, total=2**34)
 
 
+@pytest.mark.parametrize(
+    ("message", "is_full"),
+    [
+        ("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
+        ("CUDA error: out of memory", True),
+        ("Triton Error [CUDA]: out of memory", True),
+        ("CUDA out of memory. Tried to allocate 2 MiB. (originally from torch_call…)", True),
+        ("aoti_torch_aten_new_empty(self.get(), size.data(), &ret0) API call failed at ops", True),
+        ('torch_call_dispatcher("aten::new_zeros", "", stack.data()) API call failed at ops', True),
+        ("aoti_torch_get_device_type(self.get(), &device_type) API call failed at ops", False),
+        ("CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", False),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", False),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_a_full_device_is_known_by_the_words_of_libraries_too(message: str, is_full: bool) -> None:
+    shortage = MemoryShortage.from_error(RuntimeError(message), CPU)
+    assert (shortage is not None and shortage.is_on_device) is is_full
+
+
 def test_the_cpu_allocators_own_words_are_known() -> None:
     def work() -> torch.Tensor:
         return torch.empty(10**15)

@@ -145,6 +145,9 @@ class _Slot:
             checkpoint_digest=ready.checkpoint_digest,
             attention=ready.attention,
             memory=ready.memory,
+            kernels=ready.kernels,
+            kernels_problem=ready.kernels_problem,
+            versions=ready.versions,
         )
         while (work := self._orders.get()) is not None:
             order, run = work

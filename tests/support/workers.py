@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import current_thread, main_thread
 
@@ -135,7 +136,8 @@ class ScriptedWorker:
 
     def load(self, report: Callable[[Loading], None]) -> Ready:
         report(Loading("Reading the script", 0.5))
-        return Ready(DIGEST, f"scripted {self._device}", "scripted", self.memory)
+        name = f"scripted {self._device}"
+        return Ready(DIGEST, name, "scripted", self.memory, "plain", versions={"script": "1"})
 
     def run(self, order: WorkOrder, send: Send, cancelled: Callable[[], bool]) -> Done:
         script = Script(order)
@@ -196,6 +198,13 @@ class SlowLoad(ScriptedWorker):
         while (Path(self._options.weights) / "loading").exists():
             time.sleep(0.01)
         return super().load(report)
+
+
+class PlainKernels(ScriptedWorker):
+    """Its kernels cannot be compiled."""
+
+    def load(self, report: Callable[[Loading], None]) -> Ready:
+        return replace(super().load(report), kernels_problem="There is no compiler.")
 
 
 class LoadFails(ScriptedWorker):

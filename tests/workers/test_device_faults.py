@@ -1,5 +1,6 @@
 """A device that fails: its worker ends, its job is run again, and failing again and again shows."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,15 @@ def test_errors_of_the_device_are_known_by_their_words(error: Exception) -> None
     assert is_device_fault(wrapped)
 
 
-def test_other_errors_are_none_of_the_device() -> None:
-    assert not is_device_fault(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        subprocess.CalledProcessError(1, ["gcc", "/tmp/cuda_utils.c", "-lcuda"]),
+    ],
+)
+def test_other_errors_are_none_of_the_device(error: Exception) -> None:
+    assert not is_device_fault(error)
 
 
 async def test_a_device_that_fails_once_costs_a_worker_and_no_job(tmp_path: Path) -> None:

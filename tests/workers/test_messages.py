@@ -48,7 +48,12 @@ json_objects = st.dictionaries(text, json_values, max_size=3)
 
 EVENTS: dict[type[WorkerEvent], SearchStrategy[Any]] = {
     Loading: st.builds(Loading, text, seconds),
-    Ready: st.builds(Ready, text, text, text, st.sampled_from(MemoryPlan)),
+    Ready: st.builds(
+        Ready,
+        *(text, text, text, st.sampled_from(MemoryPlan), text),
+        st.none() | text,
+        st.dictionaries(text, text, max_size=5),
+    ),
     StageStarted: st.builds(StageStarted, st.sampled_from(Stage), st.none() | seconds),
     StepDone: st.builds(StepDone, integers, integers, seconds, seconds),
     Note: st.builds(Note, text),
@@ -135,7 +140,7 @@ TEXTS = {"kind": "video", "name": "a.mp4", "content_type": "video/mp4", "sha256"
 VIDEO = Artifact(**TEXTS, size=5, width=96, height=64, frames=9)
 SAMPLES: list[WorkerEvent] = [
     Loading("Reading the transformer", 0.5),
-    Ready("abc", "cpu", "native", MemoryPlan.RESIDENT),
+    Ready("abc", "cpu", "native", MemoryPlan.RESIDENT, "plain", None, {"torch": "2.13.0"}),
     StageStarted(Stage.TEXT, 3.0),
     StepDone(1, 35, 0.5, 17.0),
     Note("The prompt was cut."),

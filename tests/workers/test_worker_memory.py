@@ -63,7 +63,7 @@ async def test_a_job_that_is_begun_again_succeeds_and_its_log_says_so(tmp_path: 
 
         assert (await slot_of(client))["memory"] == "offload"
         info = {"slot": "cpu", "device": "cpu", "device_name": "scripted cpu"}
-        info |= {"attention": "scripted", "memory": "offload"}
+        info |= {"attention": "scripted", "memory": "offload", "kernels": "plain"}
         assert (await scrape(client)).number("cosmos_slot_info", info) == 1
         assert await shortages(client) == 1
 

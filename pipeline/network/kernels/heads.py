@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pipeline.network.kernels.device import HAS_TRITON, can_fuse
 
 if HAS_TRITON:
-    from pipeline.network.kernels.heads_triton import norm_heads_kernel
+    from pipeline.network.kernels.heads_triton import NUM_WARPS, norm_heads_kernel
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -72,6 +72,6 @@ def norm_heads_fused_(
         ROTATE=angles is not None,
         BLOCK_HEADS=1 << (num_heads - 1).bit_length(),
         BLOCK_HALF=1 << (head_dim // 2 - 1).bit_length(),
-        num_warps=4,
+        num_warps=NUM_WARPS,
     )
     return heads

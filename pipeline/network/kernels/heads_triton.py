@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+NUM_WARPS = 4
+
 
 @triton.jit
 def norm_heads_kernel(

@@ -16,7 +16,7 @@ from torch.nn import functional
 from pipeline.network.kernels.device import HAS_TRITON, can_fuse
 
 if HAS_TRITON:
-    from pipeline.network.kernels.residual_triton import add_gated_modulate_kernel
+    from pipeline.network.kernels.residual_triton import NUM_WARPS, add_gated_modulate_kernel
 
 LAYER_NORM_EPS = 1e-6
 
@@ -83,6 +83,6 @@ def add_gated_modulate_fused(
         width,
         LAYER_NORM_EPS,
         BLOCK=1 << (width - 1).bit_length(),
-        num_warps=8,
+        num_warps=NUM_WARPS,
     )
     return Residual(total, normed)

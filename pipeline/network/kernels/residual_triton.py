@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+NUM_WARPS = 8
+
 
 @triton.jit
 def add_gated_modulate_kernel(

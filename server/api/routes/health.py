@@ -46,6 +46,8 @@ class SlotStatus(TypedDict):
     device_name: NotRequired[str]
     attention: NotRequired[str | None]
     memory: NotRequired[MemoryPlan | None]
+    kernels: NotRequired[str | None]
+    kernels_problem: NotRequired[str]
     loading: NotRequired[LoadingView]
     down_reason: NotRequired[str]
 
@@ -104,6 +106,9 @@ def _slot_view(slot: SlotView) -> SlotStatus:
         view["device_name"] = slot.device_name
         view["attention"] = slot.attention
         view["memory"] = slot.memory
+        view["kernels"] = slot.kernels
+    if slot.kernels_problem is not None:
+        view["kernels_problem"] = slot.kernels_problem
     if slot.loading is not None:
         view["loading"] = {"text": slot.loading.text, "fraction": slot.loading.fraction}
     if slot.down_reason is not None:
