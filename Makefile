@@ -8,6 +8,10 @@ READY := $(VENV)/.ready
 ORACLE_READY := $(ORACLE)/.ready
 FLOOR := .venv-floor
 FLOOR_READY := $(FLOOR)/.ready
+# The environment of a GPU machine that reaches no registry, but for its card.
+PYTHON312 ?= python3.12
+REHEARSAL := .venv-rehearsal
+REHEARSAL_READY := $(REHEARSAL)/.ready
 STAND_IN := .cache/stand-in
 NODE_MODULES := tests/clients/node_modules
 # Without npm nothing is installed, and the tests say what they did not run.
@@ -16,7 +20,7 @@ NODE_READY := $(if $(shell command -v npm),$(NODE_MODULES)/.ready)
 OLD_CLIENTS := $(foreach client,fal-client@0.5.9 fal@1.83.0 huggingface_hub@2.4.0,.cache/clients/$(client)/.ready)
 PROMPT := A rocket lifts off from its launch pad in a cloud of fire and smoke.
 
-.PHONY: help setup demo serve test test-clients test-slow test-floor api-page client-table check format bench bench-load bench-caches bench-growth chaos clean
+.PHONY: help setup demo serve test test-clients test-slow test-floor api-page client-table check format bench bench-load bench-caches bench-growth rehearse-gpu chaos clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -71,6 +75,10 @@ bench-caches: $(READY) ## The same, without the caches of statuses and of keys
 bench-growth: $(READY) ## What finished jobs cost those that come, up to 200,000 of them
 	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.growth
 
+rehearse-gpu: $(REHEARSAL_READY) ## Rehearse the GPU benchmark in Python 3.12 with torch 2.11; 5 GB
+	rm -f build/rehearsal.json
+	for part in 1 2 3; do $(REHEARSAL)/bin/python -m benchmarks.gpu --tiny --part $$part --out build/rehearsal.json || exit 1; done
+
 chaos: $(READY) ## Kill and stop a server and its workers under load, and count what is lost
 	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.chaos --page docs/reliability.md
 
@@ -94,6 +102,12 @@ $(FLOOR_READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(FLOOR)
 	grep -vE '^(uvicorn|transformers|tokenizers|huggingface_hub)==' constraints.txt > $(FLOOR)/constraints.txt
 	$(FLOOR)/bin/pip install --quiet --disable-pip-version-check -c $(FLOOR)/constraints.txt uvicorn==0.54.0 transformers==5.17.0 -e '.[dev]'
+	@touch $@
+
+# No fastapi, no uvicorn and no imageio-ffmpeg: the benchmark needs none of them.
+$(REHEARSAL_READY):
+	$(PYTHON312) -m venv $(REHEARSAL)
+	$(REHEARSAL)/bin/pip install --quiet --disable-pip-version-check torch==2.11.0 transformers==5.17.0 huggingface_hub==1.33.0 accelerate==1.15.0 numpy==2.5.2 diffusers==0.42.1 importlib_metadata==10.2.0 httpx==0.28.1 safetensors pillow
 	@touch $@
 
 $(NODE_MODULES)/.ready: tests/clients/package-lock.json

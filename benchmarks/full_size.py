@@ -33,6 +33,8 @@ class Scale:
     steps: int
     runs: int
     matrix: int
+    ceiling_s: float
+    """How long each ceiling is measured."""
     text_width: int
     text_layers: int
     vae: dict[str, Any]
@@ -50,7 +52,9 @@ class Scale:
         return self.latent_frames * (self.height // 16) * (self.width // 16)
 
 
-def _config(heads: int, head_dim: int, layers: int, rank: int, text: int) -> TransformerConfig:
+def _config(
+    heads: int, head_dim: int, layers: int, rank: int, text: int, features: int
+) -> TransformerConfig:
     return TransformerConfig(
         in_channels=17,
         out_channels=16,
@@ -62,30 +66,33 @@ def _config(heads: int, head_dim: int, layers: int, rank: int, text: int) -> Tra
         adaln_lora_dim=rank,
         patch_size=(1, 2, 2),
         rope_scale=(1.0, 3.0, 3.0),
-        crossattn_proj_in_channels=64,
+        crossattn_proj_in_channels=features,
     )
 
 
 FULL = Scale(
-    config=_config(heads=16, head_dim=128, layers=28, rank=256, text=1024),
+    # 28 layers of the text model, 3584 wide, side by side are what the projection reads.
+    config=_config(16, 128, layers=28, rank=256, text=1024, features=28 * 3584),
     num_frames=93,
     width=1280,
     height=704,
     steps=35,
     runs=3,
     matrix=8192,
+    ceiling_s=3.0,
     text_width=3584,
     text_layers=550,
     vae={},
 )
 TINY = Scale(
-    config=_config(heads=2, head_dim=32, layers=3, rank=16, text=32),
+    config=_config(2, 32, layers=3, rank=16, text=32, features=64),
     num_frames=9,
     width=96,
     height=64,
     steps=2,
     runs=1,
     matrix=256,
+    ceiling_s=0.01,
     text_width=32,
     text_layers=2,
     vae={"base_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1},

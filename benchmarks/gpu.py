@@ -1,40 +1,59 @@
-"""Everything worth knowing about one GPU in one command of under ten minutes.
+"""Everything worth knowing about one GPU, in three calls of under nine minutes each.
 
-    python -m benchmarks.gpu [--out FILE] [--only SECTION …] [--sink null] [--tiny]
+    python -m benchmarks.gpu --part 1 [--out FILE] [--sink null] [--tiny]
 
-Correctness first, then figures. Needs the source tree, torch and diffusers alone: no ffmpeg, no
-checkpoint (full-size random weights give true timings) and no network. Every section is printed and
-saved as it ends, and one that fails does not cost the others. `--tiny` rehearses all of it on any
-machine.
+What decides most is in part 1. Without `--part` all sections run, one after the other, and `--only
+SECTION` names single ones. Needs the source tree, torch, diffusers and transformers alone: no
+ffmpeg, no checkpoint (full-size random weights give true timings) and no network. Every case is
+printed and saved as it ends, in a file that keeps what earlier calls measured, and a section that
+fails does not cost the others. `--tiny` rehearses all of it on any machine.
 """
 
 import argparse
 import hashlib
-import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from benchmarks import correctness, full_size, ratios
+from benchmarks.ceilings import ceilings
+from benchmarks.clocks import clocks, watched_clocks
+from benchmarks.end_to_end import end_to_end
 from benchmarks.full_size import FULL, TINY, Scale, StepInputs
 from benchmarks.machine import describe
 from benchmarks.memory import PlanBenchmark
-from benchmarks.timing import Report, peak, reset_peak, synchronize, timed
+from benchmarks.timing import Case, Report, Section, peak, reset_peak, synchronize, timed
 from pipeline.denoise import denoise
+from pipeline.encode import encode_video
 from pipeline.guardrail import Frame
 from pipeline.libraries import cudnn_versions
 from pipeline.network.attention import BACKENDS, Choice, choose_attention
+from pipeline.network.kernels.device import allow_fused
+from pipeline.network.kernels.proof import choose_kernels
 from pipeline.network.transformer import CosmosTransformer
 from pipeline.spec import Container, Pixels, Quality, VideoSpec
 from pipeline.text import MAX_TOKENS
 from pipeline.vae import decode, encode_first_frame, lay_channels_last
+
+Result = TypeVar("Result")
+
+PARTS = {
+    1: (
+        *("machine", "kernels", "precision", "ceilings", "attention", "job"),
+        *("ceilings after the job", "memory", "ratios"),
+    ),
+    2: ("machine", "ceilings", "attention", "step", "diffusers", "ratios"),
+    3: ("machine", "end to end", "vae"),
+}
+"""The sections of each call: by prediction 400, 300 and 250 seconds on an H200."""
 
 
 class GpuBenchmark:
@@ -46,98 +65,93 @@ class GpuBenchmark:
         self.device = device
         self.report = report
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        # On a CPU only the tracing is rehearsed: compiling the VAE there takes minutes.
+        # On a CPU only the tracing is rehearsed: compiling there takes minutes.
         self.compiler = "inductor" if device.type == "cuda" else "eager"
         self._attention: Choice | None = None
+        config = scale.config
+        # As a worker does: where Triton cannot compile, the other sections are of the plain forms.
+        self._kernels = choose_kernels(
+            device,
+            self.dtype,
+            torch.float32,
+            heads=config.num_attention_heads,
+            head_dim=config.attention_head_dim,
+        )
 
-    def sections(self) -> dict[str, Callable[[], dict[str, Any]]]:
+    @property
+    def measured(self) -> str:
+        """What a file's figures are of: those of two GPUs, or two sizes, are not to meet in one."""
+        is_gpu = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if is_gpu else "CPU"
+        return f"{self.scale.num_frames} frames, {self.scale.tokens} tokens on {name}"
+
+    def sections(self) -> dict[str, Section]:
         return {
             "machine": self.machine,
             "kernels": self.kernels,
             "precision": self.precision,
             "ceilings": self.ceilings,
             "attention": self.attention,
+            "job": self.job,
+            "ceilings after the job": self.ceilings,
+            "memory": self.memory,
             "step": self.step,
             "diffusers": self.diffusers,
+            "end to end": self.end_to_end,
             "vae": self.vae,
-            "job": self.job,
-            "memory": self.memory,
             "ratios": self.ratios,
         }
 
     # -- correctness ------------------------------------------------------------------------
 
-    def machine(self) -> dict[str, Any]:
+    def machine(self) -> Iterable[Case]:
         built, found = cudnn_versions()
-        return {
-            **describe(),
-            "cudnn": {"built": built, "found": found},
-            "clocks": _clocks(),
-            "scale": {"frames": self.scale.num_frames, "tokens": self.scale.tokens},
-        }
+        yield from describe().items()
+        yield "cudnn", {"built": built, "found": found}
+        yield "clocks", clocks()
+        yield "measured", self.measured
 
-    def kernels(self) -> dict[str, Any]:
+    def kernels(self) -> Iterable[Case]:
         """The fused kernels at the real width against float64, beside the plain form."""
-        return correctness.kernels(self.scale, self.device)
+        yield from asdict(self._kernels).items()
+        yield from correctness.kernels(self.scale, self.device).items()
 
-    def precision(self) -> dict[str, Any]:
+    def precision(self) -> Iterable[Case]:
         """Our error over that of NVIDIA's recipe in bfloat16, each against its own float32."""
-        return correctness.precision(self.scale, self.device)
+        return correctness.precision(self.scale, self.device).items()
+
+    def end_to_end(self) -> Iterable[Case]:
+        """A stand-in through loader, text model and pipeline, beside the same on a CPU."""
+        return end_to_end(self.device)
 
     # -- figures ----------------------------------------------------------------------------
 
-    def ceilings(self) -> dict[str, Any]:
-        """What this GPU reaches: a large matrix product, the real ones, and a copy."""
-        width, tokens, size = self.scale.config.width, self.scale.tokens, self.scale.matrix
-        shapes = {
-            f"square {size}": (size, size, size),
-            "queries, keys, values": (tokens, width, 3 * width),
-            "square of the width": (tokens, width, width),
-            "feed-forward in": (tokens, width, 4 * width),
-            "feed-forward out": (tokens, 4 * width, width),
-        }
-        result: dict[str, Any] = {}
-        for name, (rows, inner, columns) in shapes.items():
-            left = torch.randn(rows, inner, device=self.device, dtype=self.dtype)
-            right = torch.randn(columns, inner, device=self.device, dtype=self.dtype)
-            time = timed(lambda a=left, b=right: a @ b.T, self.device, runs=10)  # type: ignore[misc]  # defaults bind the loop's values
-            result[name] = {**time, "tflops": 2e-12 * rows * inner * columns / time["median_s"]}
-        source = torch.randn(tokens, width, device=self.device)
-        time = timed(source.clone, self.device, runs=10)
-        result["copy"] = {**time, "gb_s": 2e-9 * source.nbytes / time["median_s"]}
-        return result
+    def ceilings(self) -> Iterable[Case]:
+        """What this GPU reaches under load."""
+        return ceilings(self.scale, self.device, self.dtype, self._choice().attend)
 
-    def attention(self) -> dict[str, Any]:
+    def attention(self) -> Iterable[Case]:
         """Every backend at the real shape, by the choice that the server makes at its start."""
         choice = self._choice()
-        config, tokens = self.scale.config, self.scale.tokens
-        shape = (1, tokens, 3, config.num_attention_heads, config.attention_head_dim)
-        packed = torch.randn(shape, device=self.device, dtype=self.dtype)
-        time = timed(lambda: choice.attend(*packed.unbind(2)), self.device, runs=self.scale.runs)
-        operations = 4 * tokens**2 * config.width
-        return {
-            "chosen": choice.name,
-            "trials": [str(trial) for trial in choice.trials],
-            "warnings": list(choice.warnings),
-            **time,
-            "tflops": operations * 1e-12 / time["median_s"],
-        }
+        yield "chosen", choice.name
+        yield "trials", [str(trial) for trial in choice.trials]
+        yield "warnings", list(choice.warnings)
 
-    def step(self) -> dict[str, Any]:
+    def step(self) -> Iterable[Case]:
         """One guided step of this network: shared part and two branches."""
-        result: dict[str, Any] = {"fused": self._timed_step(self._network())}
-        with (
-            patch("pipeline.network.kernels.residual.can_fuse", return_value=False),
-            patch("pipeline.network.kernels.heads.can_fuse", return_value=False),
-        ):
-            result["plain"] = self._timed_step(self._network())
-        narrow = self._network(residual_dtype=torch.bfloat16)
-        result["bfloat16 residual"] = self._timed_step(narrow)
-        del narrow
+        yield self._kernels.name, self._timed_step(self._network())
+        if self._kernels.name == "fused":
+            allow_fused(False)
+            try:
+                plain = self._timed_step(self._network())
+            finally:
+                allow_fused(True)
+            yield "plain", plain
+        narrow = self._timed_step(self._network(residual_dtype=torch.bfloat16))
+        yield "bfloat16 residual", narrow
         compiled = self._network()
         compiled.compile_blocks(self.compiler)
-        result["compiled"] = self._timed_step(compiled)
-        return result
+        yield "compiled", self._timed_step(compiled)
 
     def _timed_step(self, network: CosmosTransformer) -> dict[str, Any]:
         inputs = StepInputs.random(self.scale.latent_frames, self.scale.latent_size, self.device)
@@ -152,7 +166,7 @@ class GpuBenchmark:
         reset_peak(self.device)
         return {**timed(one_step, self.device, runs=self.scale.runs), **peak(self.device)}
 
-    def diffusers(self) -> dict[str, Any]:
+    def diffusers(self) -> Iterable[Case]:
         """One guided step of diffusers: two whole evaluations, eager and compiled by block."""
         model = full_size.diffusers_transformer(self.scale, self._network(), self.dtype)
         inputs = StepInputs.random(self.scale.latent_frames, self.scale.latent_size, self.device)
@@ -164,12 +178,13 @@ class GpuBenchmark:
                 full_size.diffusers_forward(model, inputs, text)
 
         reset_peak(self.device)
-        eager = {**timed(one_step, self.device, runs=self.scale.runs), **peak(self.device)}
+        eager = timed(one_step, self.device, runs=self.scale.runs)
+        yield "eager", {**eager, **peak(self.device)}
         for block in model.transformer_blocks:
             block.compile(fullgraph=True, backend=self.compiler)
-        return {"eager": eager, "compiled": timed(one_step, self.device, runs=self.scale.runs)}
+        yield "compiled", timed(one_step, self.device, runs=self.scale.runs)
 
-    def vae(self) -> dict[str, Any]:
+    def vae(self) -> Iterable[Case]:
         """Encoding one frame and decoding all, ours and diffusers'."""
         vae = full_size.random_vae(self.scale, self.device, self.dtype)
         pixels = Pixels(self.scale.width, self.scale.height, bytes(self._pixel_bytes()))
@@ -181,19 +196,15 @@ class GpuBenchmark:
             reset_peak(self.device)
             return {**timed(work, self.device, runs=self.scale.runs), **peak(self.device)}
 
-        result = {
-            "encode, one frame": measure(lambda: encode_first_frame(vae, pixels)),
-            "encode, diffusers": measure(lambda: vae.encode(video)),
-            "decode, diffusers": measure(lambda: vae.decode(latents.to(vae.dtype))),
-            "decode, streamed": measure(lambda: list(decode(vae, latents))),
-        }
+        yield "encode, one frame", measure(lambda: encode_first_frame(vae, pixels))
+        yield "decode, streamed", measure(lambda: list(decode(vae, latents)))
         lay_channels_last(vae)
-        result["decode, channels last"] = measure(lambda: list(decode(vae, latents)))
-        vae.decoder.compile(backend=self.compiler)
-        result["decode, channels last, compiled"] = measure(lambda: list(decode(vae, latents)))
-        return result
+        yield "decode, channels last", measure(lambda: list(decode(vae, latents)))
+        vae = full_size.random_vae(self.scale, self.device, self.dtype)
+        yield "decode, diffusers", measure(lambda: vae.decode(latents.to(vae.dtype)))
+        yield "encode, diffusers", measure(lambda: vae.encode(video))
 
-    def job(self) -> dict[str, Any]:
+    def job(self) -> Iterable[Case]:
         """A whole video but for the prompt: every step, then decoding into the sink."""
         network = self._network()
         vae = full_size.random_vae(self.scale, self.device, self.dtype)
@@ -206,25 +217,31 @@ class GpuBenchmark:
             num_inference_steps=self.scale.steps,
         )
         prompts = self._text(1), self._text(2)
-        before = _clocks()
+        yield "steps", self.scale.steps
         reset_peak(self.device)
-        watch = _Stopwatch(self.device)
-        given = encode_first_frame(vae, pixels)
-        watch.lap("encode_s")
-        latents = denoise(network, full_size.SCHEDULER, given, *prompts, spec, lambda _step: None)
-        watch.lap("denoise_s")
-        made = self._sink(decode(vae, latents))
-        watch.lap("decode_s")
-        return {
-            **watch.laps,
-            "all_s": sum(watch.laps.values()),
-            "steps": self.scale.steps,
-            "finite": bool(latents.isfinite().all()),
-            **made,
-            "clocks_before": before,
-            "clocks_after": _clocks(),
-            **peak(self.device),
-        }
+        with watched_clocks() as clock_lines:
+            given, encode_s = self._measured(lambda: encode_first_frame(vae, pixels))
+            yield "encode_s", encode_s
+            latents, denoise_s = self._measured(
+                lambda: denoise(
+                    network, full_size.SCHEDULER, given, *prompts, spec, lambda _step: None
+                )
+            )
+            yield "denoise_s", denoise_s
+            yield "finite", bool(latents.isfinite().all())
+            made, decode_s = self._measured(lambda: self._sink(decode(vae, latents)))
+            yield "decode_s", decode_s
+        yield "all_s", encode_s + denoise_s + decode_s
+        yield from {**made, **peak(self.device)}.items()
+        yield "clocks", list(clock_lines)
+
+    def _measured(self, work: Callable[[], Result]) -> tuple[Result, float]:
+        """What it returns, and its seconds until the device is done."""
+        synchronize(self.device)
+        started = time.perf_counter()
+        result = work()
+        synchronize(self.device)
+        return result, time.perf_counter() - started
 
     def _sink(self, frames: Iterator[Frame]) -> dict[str, Any]:
         """Take the frames: count and hash them, or encode them as a default request does."""
@@ -234,9 +251,6 @@ class GpuBenchmark:
                 digest.update(frame.tobytes())
                 count += 1
             return {"sink": "null", "frames": count, "frames_sha256": digest.hexdigest()}
-        # Imported here, because a machine without ffmpeg has no imageio_ffmpeg.
-        from pipeline.encode import encode_video
-
         with tempfile.TemporaryDirectory() as folder:
             video = encode_video(
                 frames,
@@ -251,14 +265,14 @@ class GpuBenchmark:
             size = video.path.stat().st_size
         return {"sink": "x264", "frames": video.num_frames, "file_bytes": size}
 
-    def memory(self) -> dict[str, Any]:
+    def memory(self) -> Iterable[Case]:
         """The whole model resident and offloaded, over a few steps."""
         attend = self._choice().attend
-        return PlanBenchmark(self.scale, self.device, self.dtype, attend).measure()
+        return PlanBenchmark(self.scale, self.device, self.dtype, attend).measure().items()
 
-    def ratios(self) -> dict[str, Any]:
-        """Ours against diffusers, against the floor, and against the ceilings of this run."""
-        return ratios.ratios(self.report, self.scale)
+    def ratios(self) -> Iterable[Case]:
+        """Ours against diffusers, against the floor, and against the ceilings."""
+        return ratios.ratios(self.report, self.scale).items()
 
     # -- what the sections share ------------------------------------------------------------
 
@@ -294,42 +308,12 @@ class GpuBenchmark:
         return torch.randint(0, 256, (size,), dtype=torch.uint8, generator=generator)
 
 
-class _Stopwatch:
-    """Laps of a device's work."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.laps: dict[str, float] = {}
-        self._device = device
-        self._last = self._now()
-
-    def lap(self, name: str) -> None:
-        now = self._now()
-        self.laps[name], self._last = now - self._last, now
-
-    def _now(self) -> float:
-        synchronize(self._device)
-        return time.perf_counter()
-
-
-def _clocks() -> str:
-    """What nvidia-smi says of clocks, power and temperature; empty where there is none."""
-    query = "clocks.sm,clocks.mem,power.draw,temperature.gpu,driver_version"
-    try:
-        run = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return run.stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure this GPU.")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.json"))
-    parser.add_argument("--only", action="append", metavar="SECTION", help="may be repeated")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--part", type=int, choices=PARTS, help="a third, of under nine minutes")
+    choice.add_argument("--only", action="append", metavar="SECTION", help="may be repeated")
     parser.add_argument("--tiny", action="store_true", help="rehearse on any machine")
     parser.add_argument(
         "--sink",
@@ -343,14 +327,20 @@ def main() -> None:
     scale, device = TINY if options.tiny else FULL, torch.device(options.device)
     benchmark = GpuBenchmark(scale, device, report, options.sink)
     sections = benchmark.sections()
-    unknown = set(options.only or ()) - set(sections)
+    chosen = PARTS[options.part] if options.part else options.only or tuple(sections)
+    unknown = set(chosen) - set(sections)
     if unknown:
         parser.error(f"{', '.join(unknown)}: the sections are {', '.join(sections)}.")
+    measured = report.get("machine", "measured")
+    if measured not in (None, benchmark.measured):
+        parser.error(f"{options.out} is of {measured}, not {benchmark.measured}: name another.")
     print(f"backends known: {', '.join(BACKENDS)}; results go to {options.out}", flush=True)
     with torch.inference_mode():
         for name, measure in sections.items():
-            if not options.only or name in options.only:
+            if name in chosen:
                 report.section(name, measure)
+    failed = [name for name in chosen if report.get(name, "failed")]
+    sys.exit(f"These sections failed: {', '.join(failed)}." if failed else 0)
 
 
 if __name__ == "__main__":

@@ -70,12 +70,18 @@ def _gpu() -> dict[str, Any] | None:
 
 
 def _commit() -> str:
-    """The commit of the tree, with a plus sign if files differ from it."""
+    """The commit of the tree, with a plus sign if files differ from it; `unknown` without git."""
     root = Path(__file__).parent.parent
     commit = _git(root, "rev-parse", "--short", "HEAD")
+    if commit is None:
+        return "unknown"
     return commit + "+" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
 
 
-def _git(root: Path, *arguments: str) -> str:
-    run = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
-    return run.stdout.strip() if run.returncode == 0 else "unknown"
+def _git(root: Path, *arguments: str) -> str | None:
+    """What git prints; None without git, or in a tree that is no repository of this user."""
+    try:
+        run = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+    except OSError:
+        return None
+    return run.stdout.strip() if run.returncode == 0 else None

@@ -10,6 +10,8 @@ from pipeline.timing import StepCost
 NVIDIA_PUBLISHED_S = 221.7
 """Predict2-2B, the same shapes, 93 frames at 720p on one H200 SXM, by NVIDIA's own table."""
 
+AFTER = "ceilings after the job"
+
 # How often a block has each product, and how many square matrices of the width it is.
 _PRODUCTS = {
     "queries, keys, values": (1, 3),
@@ -22,7 +24,7 @@ _PRODUCTS = {
 def ratios(report: Report, scale: Scale) -> dict[str, Any]:
     """What can be said from the sections that ran."""
     result: dict[str, Any] = {}
-    step = report.get("step", "fused", "median_s")
+    step = report.get("step", "fused", "median_s") or report.get("step", "plain", "median_s")
     for name in ("eager", "compiled"):
         theirs = report.get("diffusers", name, "median_s")
         if step and theirs:
@@ -32,14 +34,14 @@ def ratios(report: Report, scale: Scale) -> dict[str, Any]:
     if step and square:
         result["floor of a step, s"] = sum(operations.values()) * 1e-12 / square
         result["step / floor"] = step / result["floor of a step, s"]
-    attention, products = report.get("attention", "tflops"), product_tflops(report)
-    if step and attention and products:
-        ceiling = 1e-12 * (operations["attention"] / attention + operations["products"] / products)
+    ceiling = step_ceiling_s(report, "ceilings", operations)
+    if step and ceiling:
         result["ceiling of a step, s"] = ceiling
         result["step: share of the ceilings"] = ceiling / step
-        loop = report.get("job", "denoise_s")
-        if loop:
-            result["loop: share of the ceilings"] = scale.steps * ceiling / loop
+    loop, warm = report.get("job", "denoise_s"), step_ceiling_s(report, AFTER, operations)
+    if loop and warm:
+        result["ceiling of a step after the job, s"] = warm
+        result["loop: share of the ceilings"] = scale.steps * warm / loop
     whole = report.get("job", "all_s")
     if whole and scale is FULL:
         result["whole video / NVIDIA's published"] = whole / NVIDIA_PUBLISHED_S
@@ -63,11 +65,21 @@ def step_operations(scale: Scale) -> dict[str, float]:
     }
 
 
-def product_tflops(report: Report) -> float | None:
+def step_ceiling_s(report: Report, section: str, operations: dict[str, float]) -> float | None:
+    """A step's seconds, if all its work went at the rates that this section measured."""
+    attention = report.get(section, "attention", "tflops")
+    products = product_tflops(report, section)
+    if attention is None or products is None:
+        return None
+    seconds = operations["attention"] / attention + operations["products"] / products
+    return float(seconds * 1e-12)
+
+
+def product_tflops(report: Report, section: str) -> float | None:
     """The rate of a block's products together, each as often as it has it."""
     seconds = work = 0.0
     for name, (times, squares) in _PRODUCTS.items():
-        rate = report.get("ceilings", name, "tflops")
+        rate = report.get(section, name, "tflops")
         if rate is None:
             return None
         work += times * squares

@@ -3,8 +3,7 @@
 import json
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,6 +30,24 @@ def timed(work: Callable[[], Any], device: torch.device, *, runs: int) -> dict[s
     return {"median_s": median(seconds), "least_s": min(seconds), "most_s": max(seconds), "n": runs}
 
 
+def timed_warm(work: Callable[[], Any], device: torch.device, *, seconds: float) -> dict[str, Any]:
+    """Seconds of `work` under load: it is repeated for so long, and the later half counts.
+
+    A GPU's clocks fall within seconds of full power: a few runs on a cool one are too fast.
+    """
+    times: list[float] = []
+    work()
+    begun = time.perf_counter()
+    while not times or time.perf_counter() - begun < seconds:
+        synchronize(device)
+        started = time.perf_counter()
+        work()
+        synchronize(device)
+        times.append(time.perf_counter() - started)
+    later = times[len(times) // 2 :]
+    return {"median_s": median(later), "least_s": min(later), "most_s": max(later), "n": len(later)}
+
+
 def reset_peak(device: torch.device) -> None:
     """Start again to note the most that a GPU is asked for."""
     if device.type == "cuda":
@@ -45,31 +62,51 @@ def peak(device: torch.device) -> dict[str, float]:
     return {"peak_gib": torch.cuda.max_memory_allocated(device) / 2**30}
 
 
-@dataclass
+Case = tuple[str, Any]
+"""The name of something measured, and its figures: a dictionary of JSON's types, or one value."""
+
+Section = Callable[[], Iterable[Case]]
+
+
 class Report:
-    """The sections of one benchmark, printed and saved as each ends."""
+    """The sections of one benchmark, printed and saved case by case.
 
-    out: Path
-    results: dict[str, Any] = field(default_factory=dict)
+    What the file holds is kept: a section that is run again replaces itself alone, so one file
+    takes several runs. Delete the file to begin again.
+    """
 
-    def section(self, name: str, measure: Callable[[], dict[str, Any]]) -> None:
-        """Run one section. One that fails is noted and does not cost the others."""
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.results: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+
+    def section(self, name: str, measure: Section) -> None:
+        """Run one section. One that fails is noted, and costs neither its cases nor the others."""
         print(f"\n== {name}", flush=True)
+        result: dict[str, Any] = {}
+        # At the end, where the last results are looked for, also of a section that is run again.
+        self.results.pop(name, None)
+        self.results[name] = result
         started = time.perf_counter()
         try:
-            result = measure()
+            for case, value in measure():
+                self._note(result, case, value)
         except Exception:
             # A GPU is lent for minutes: what the other sections measure must not be lost.
-            result = {"failed": traceback.format_exc().splitlines()[-12:]}
-        result["section_s"] = round(time.perf_counter() - started, 1)
-        self.results[name] = result
-        for line in _lines(result):
+            self._note(result, "failed", traceback.format_exc().splitlines()[-12:])
+        self._note(result, "section_s", round(time.perf_counter() - started, 1))
+
+    def _note(self, result: dict[str, Any], case: str, value: Any) -> None:
+        result[case] = value
+        for line in _lines({case: value}):
             print(line, flush=True)
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_text(json.dumps(self.results, indent=2) + "\n")
+        # Whole or not at all, whenever the run is ended.
+        unfinished = self.out.with_name(f"{self.out.name}.part")
+        unfinished.write_text(json.dumps(self.results, indent=2) + "\n")
+        unfinished.replace(self.out)
 
     def get(self, *keys: str) -> Any:
-        """A value that an earlier section measured; None if it failed or was left out."""
+        """A value that a section measured, in this run or in the file; None if there is none."""
         value: Any = self.results
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None

@@ -14,7 +14,6 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import IO
 
-import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 
@@ -146,6 +145,9 @@ def encoders() -> frozenset[str]:
 
 
 def _find_ffmpeg() -> str:
+    # Not above: a machine that only computes needs neither ffmpeg nor this.
+    import imageio_ffmpeg
+
     try:
         name: str = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:

@@ -3,54 +3,130 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from paths import ROOT
 from stand_ins import stand_in
 
+from benchmarks import gpu
+from benchmarks.machine import describe
+from benchmarks.timing import Case, Report
+
 SECTIONS = {
-    *("machine", "kernels", "precision", "ceilings", "attention", "step", "diffusers"),
-    *("vae", "job", "memory", "ratios"),
+    *("machine", "kernels", "precision", "ceilings", "attention", "job", "ceilings after the job"),
+    *("memory", "step", "diffusers", "end to end", "vae", "ratios"),
 }
+NOT_THERE = (
+    *("fastapi", "starlette", "uvicorn", "imageio_ffmpeg", "structlog", "sqlalchemy", "typer"),
+    *("psutil", "pydantic_settings", "prometheus_client"),
+)
+"""What a machine that only computes does not have."""
+
+PARTS = """
+import runpy, sys
+out, *missing = sys.argv[1:]
+sys.modules.update(dict.fromkeys(missing))
+for part in "123":
+    sys.argv = ["gpu", "--tiny", "--device", "cpu", "--part", part, "--out", out]
+    try:
+        runpy.run_module("benchmarks.gpu", run_name="__main__")
+    except SystemExit as ended:
+        assert not ended.code, ended.code
+"""
+"""The three calls in one process, where the modules that are named cannot be imported."""
 
 
-def _run(module: str, *arguments: str) -> None:
-    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+def _run(*arguments: str) -> None:
+    run = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 @pytest.mark.timeout(600)
-def test_a_job_of_the_gpu_benchmark_ends_in_a_file_or_in_a_hash(tmp_path: Path) -> None:
-    for sink, result in (("null", "frames_sha256"), ("x264", "file_bytes")):
-        out = tmp_path / f"{sink}.json"
-        _run("gpu", "--tiny", "--device", "cpu", "--only", "job", "--sink", sink, "--out", str(out))
-        job = json.loads(out.read_text())["job"]
-        assert (job["sink"], job["frames"]) == (sink, 9)
-        assert job[result]
-
-
-@pytest.mark.timeout(600)
-def test_the_gpu_benchmark_is_rehearsed_from_end_to_end(tmp_path: Path) -> None:
+def test_a_job_of_the_gpu_benchmark_ends_in_a_file_where_there_is_ffmpeg(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
-    _run("gpu", "--tiny", "--device", "cpu", "--out", str(out))
+    _run("-m", "benchmarks.gpu", "--tiny", "--device", "cpu", "--only", "job", "--out", str(out))
+    job = json.loads(out.read_text())["job"]
+    assert (job["sink"], job["frames"]) == ("x264", 9)
+    assert job["file_bytes"]
+
+
+@pytest.mark.timeout(600)
+def test_the_gpu_benchmark_is_rehearsed_in_its_three_calls(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    _run("-c", PARTS, str(out), *NOT_THERE)
     results = json.loads(out.read_text())
     assert set(results) == SECTIONS
-    assert {name for name, result in results.items() if "failed" in result} == set()
-    assert results["job"]["frames"] == 9
+    assert results["job"]["frames_sha256"]
     assert results["precision"]["ours / recipe"] <= 0.9
     assert results["memory"]["same frames"] is True
     assert set(results["memory"]["offload"]) == {"text", "image", "denoise", "decode"}
+    device = results["end to end"]["device, float32"]
+    assert (device["mean difference"], device["largest difference"]) == (0, 0)
+    assert len(device["steps_s"]) == 4
+    assert results["end to end"]["device, offloaded"]["same frames"] is True
+    # The last needs the ceilings of the first call and the step of the second.
     assert {"step / diffusers eager", "step / floor", "loop: share of the ceilings"} <= set(
         results["ratios"]
     )
 
 
+def test_a_report_keeps_what_its_file_has_and_every_case_of_a_section_that_is_cut_off(
+    tmp_path: Path,
+) -> None:
+    def cut_off() -> Iterator[Case]:
+        yield "first", 1
+        raise KeyboardInterrupt
+
+    def failing() -> Iterator[Case]:
+        yield "first", 1
+        raise RuntimeError("no second")
+
+    out = tmp_path / "results" / "report.json"
+    Report(out).section("earlier", lambda: [("kept", 1.5)])
+    report = Report(out)
+    report.section("fails", failing)
+    with pytest.raises(KeyboardInterrupt):
+        report.section("is cut off", cut_off)
+
+    saved = json.loads(out.read_text())
+    assert list(saved) == ["earlier", "fails", "is cut off"]
+    assert saved["earlier"]["kept"] == Report(out).get("earlier", "kept") == 1.5
+    assert saved["fails"]["first"] == 1
+    assert saved["fails"]["failed"][-1] == "RuntimeError: no second"
+    assert saved["is cut off"] == {"first": 1}
+
+    Report(out).section("fails", lambda: [("second", 2)])
+    assert Report(out).get("fails", "failed") is None
+
+
+def test_figures_of_two_gpus_do_not_meet_in_one_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "gpu.json"
+    out.write_text(json.dumps({"machine": {"measured": "93 frames on an H200"}}))
+    options = ["--tiny", "--device", "cpu", "--part", "1", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["gpu", *options])
+    with pytest.raises(SystemExit):
+        gpu.main()
+    assert "is of 93 frames on an H200, not 9 frames" in capsys.readouterr().err
+
+
+def test_a_machine_is_described_without_the_packages_and_without_git(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    facts = describe(["no-such-package", "pillow"])
+    assert facts["versions"]["no-such-package"] is None
+    assert facts["versions"]["pillow"]
+    assert facts["commit"] == "unknown"
+
+
 def test_the_stage_benchmark_measures_every_stage(tmp_path: Path) -> None:
     out = tmp_path / "stages.json"
     sizes = ["--frames", "9", "--steps", "2", "--runs", "1"]
-    _run("stages", "--weights", str(stand_in()), *sizes, "--out", str(out))
+    _run("-m", "benchmarks.stages", "--weights", str(stand_in()), *sizes, "--out", str(out))
     (run,) = json.loads(out.read_text())["runs"]
     assert set(run["seconds"]) == {"text", "image", "denoise", "decode", "encode"}
     assert all(seconds >= 0 for seconds in run["seconds"].values())

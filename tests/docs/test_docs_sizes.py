@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from accelerate import init_empty_weights
@@ -13,6 +12,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTe
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
 from benchmarks.full_size import FULL
+from benchmarks.ratios import step_operations
 from pipeline.network.transformer import CosmosTransformer
 
 # The text half of Qwen2.5-VL-7B, which the checkpoint has as its text encoder.
@@ -26,10 +26,6 @@ TEXT = Qwen2_5_VLTextConfig(
 )
 
 
-# The projection reads 28 layers of the text model; the benchmarks leave it out.
-NETWORK = replace(FULL.config, crossattn_proj_in_channels=100_352)
-
-
 def gib(module: nn.Module, bytes_of: Callable[[str], int] = lambda name: 2) -> float:
     """What a module's parameters take; in bfloat16 unless told otherwise."""
     return sum(each.numel() * bytes_of(name) for name, each in module.named_parameters()) / 2**30
@@ -41,7 +37,7 @@ def network_bytes(name: str) -> int:
 
 def test_the_pages_have_the_sizes_of_the_weights() -> None:
     with init_empty_weights():
-        network = CosmosTransformer(NETWORK)
+        network = CosmosTransformer(FULL.config)
         text, vae = gib(Qwen2_5_VLTextModel(TEXT)), gib(AutoencoderKLWan())
     transformer, projection = gib(network, network_bytes), gib(network.crossattn_proj)
     total = text + transformer + vae
@@ -55,6 +51,14 @@ def test_the_pages_have_the_sizes_of_the_weights() -> None:
     assert f"{transformer:.1f} while denoising, {vae:.1f} around both" in performance
     assert f"moves {transformer + 2 * vae:.1f} GiB" in performance
     assert f"The weights take {total:.1f} GiB in bfloat16" in readme
+
+
+def test_the_page_has_the_work_of_a_video() -> None:
+    operations = FULL.steps * sum(step_operations(FULL).values())
+    performance = " ".join((ROOT / "docs" / "performance.md").read_text().split())
+    assert f"the work of ours is {operations / 1e15:.1f} PFLOP: {operations / 790e12:.1f} s" in (
+        performance
+    )
 
 
 def test_the_page_has_what_the_departures_from_nvidias_sampler_were_measured_to_move() -> None:
