@@ -38,6 +38,10 @@ def ratios(report: Report, scale: Scale) -> dict[str, Any]:
     if step and ceiling:
         result["ceiling of a step, s"] = ceiling
         result["step: share of the ceilings"] = ceiling / step
+    bandwidth = report.get("ceilings", "copy", "gb_s")
+    if bandwidth:
+        # The elementwise kernels of a step, if they moved their bytes as a copy does.
+        result["traffic of a step, s"] = sum(step_bytes(scale).values()) * 1e-9 / bandwidth
     loop, warm = report.get("job", "denoise_s"), step_ceiling_s(report, AFTER, operations)
     if loop and warm:
         result["ceiling of a step after the job, s"] = warm
@@ -62,6 +66,19 @@ def step_operations(scale: Scale) -> dict[str, float]:
     return {
         "attention": (2 * config.num_layers - 1) * 4 * tokens**2 * config.width,
         "products": 2 * cost.linear * scale.latent_frames - shared_products,
+    }
+
+
+def step_bytes(scale: Scale) -> dict[str, float]:
+    """What one guided step reads and writes beside its products and attentions, in bfloat16.
+
+    The stream is float32, and the first self-attention is shared, as in `step_operations`.
+    """
+    layers, numbers = scale.config.num_layers, scale.tokens * scale.config.width
+    return {
+        "residual": (2 * 3 * layers - 1) * (4 + 2 + 4 + 2) * numbers,
+        "heads": (2 * 3 * layers - 2) * (2 + 2) * numbers,
+        "GELU": 2 * layers * (2 + 2) * scale.config.mlp_ratio * numbers,
     }
 
 

@@ -12,7 +12,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTe
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
 from benchmarks.full_size import FULL
-from benchmarks.ratios import step_operations
+from benchmarks.ratios import step_bytes, step_operations
 from pipeline.network.transformer import CosmosTransformer
 
 # The text half of Qwen2.5-VL-7B, which the checkpoint has as its text encoder.
@@ -59,6 +59,10 @@ def test_the_page_has_the_work_of_a_video() -> None:
     assert f"the work of ours is {operations / 1e15:.1f} PFLOP: {operations / 790e12:.1f} s" in (
         performance
     )
+    moved = step_bytes(FULL)
+    residual, heads, gelu = (moved[name] / 1e9 for name in ("residual", "heads", "GELU"))
+    assert f"moves {sum(moved.values()) / 1e9:.0f} GB by count: {residual:.0f} GB" in performance
+    assert f"{heads:.0f} GB for the norm and turn of the heads, {gelu:.0f} GB" in performance
 
 
 def test_the_page_has_what_the_departures_from_nvidias_sampler_were_measured_to_move() -> None:

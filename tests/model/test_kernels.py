@@ -153,6 +153,12 @@ def test_kernels_that_do_not_work_are_not_used_and_the_reason_is_said(
     assert (choice, is_fused()) == (KernelChoice("fused"), True)
 
 
+@pytest.mark.gpu
+def test_the_kernels_of_the_published_network_work_on_this_gpu() -> None:
+    choice = choose_kernels(GPU, torch.bfloat16, torch.float32, heads=16, head_dim=128)
+    assert choice == KernelChoice("fused")
+
+
 def test_a_cpu_has_the_plain_forms_and_no_problem() -> None:
     choice = choose_kernels(CPU, torch.float32, torch.float32, **SHAPE)
     assert choice == KernelChoice("plain")
