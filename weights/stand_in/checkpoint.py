@@ -144,7 +144,7 @@ def _moving() -> _Parts:
     from weights.stand_in import text, transformer, vae
 
     tokenizer = text.tokenizer()
-    text_encoder = _text_encoder(tokenizer, text.HIDDEN, 1)
+    text_encoder = _text_encoder(tokenizer, text.HIDDEN, 1, key_value_heads=text.HEADS)
     text.construct(text_encoder, tokenizer)
     network, autoencoder = _transformer(transformer.config()), _vae(vae.config())
     transformer.construct(network, vae.half_shifts())
@@ -166,7 +166,9 @@ def _random(seed: int, weights: Weights) -> _Parts:
     return _Parts(tokenizer, text_encoder, network, autoencoder)
 
 
-def _text_encoder(tokenizer: "Qwen2Tokenizer", hidden: int, layers: int) -> Any:
+def _text_encoder(
+    tokenizer: "Qwen2Tokenizer", hidden: int, layers: int, key_value_heads: int = 2
+) -> Any:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     text = {
@@ -174,7 +176,7 @@ def _text_encoder(tokenizer: "Qwen2Tokenizer", hidden: int, layers: int) -> Any:
         "intermediate_size": 2 * hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "num_key_value_heads": key_value_heads,
         "vocab_size": len(tokenizer),
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-6,

@@ -1,12 +1,13 @@
 """A tokenizer and a text model in which the words of a camera's move are exact.
 
-Words that matter are one token each, and each has a dimension of the hidden state. The text model's
-one attention head writes into a word's state whether its sentence speaks of the camera: it looks
-for the nearest of a camera word and a full stop before it. So "the camera pans left" is a move, and
-"a house on the left" is none.
+Words that matter are one token each, and each has a dimension of the hidden state. Three attention
+heads of the text model's one layer keep, at every token, what its sentence has said so far: whether
+it speaks of the camera, the direction, and how fast. So "the camera pans left" is a move, "slowly
+pan left" is a slow one, and "a house on the left" is none.
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from weights.stand_in.chat import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, chat_template
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
 HIDDEN = 64
 HEADS = 4
 
-LEFT, RIGHT, UP, DOWN, SLOWLY, QUICKLY, CAMERA, END, IN_CAMERA_SENTENCE = range(9)
-"""The dimensions of a hidden state that have a meaning."""
+LEFT, RIGHT, UP, DOWN, SLOWLY, QUICKLY, CAMERA, END = range(8)
+"""The dimensions of a hidden state that say what a token is."""
+SAID = 8
+"""Dimension SAID + i: the sentence has said i so far, one of the first seven."""
+LEVEL = 15
+"""The same in every token, and large, so that a norm divides by it alone."""
+
+DIRECTIONS, SPEEDS = (LEFT, RIGHT, UP, DOWN), (SLOWLY, QUICKLY)
 
 WORDS = {
     LEFT: ["left", "leftward", "leftwards"],
@@ -27,7 +34,7 @@ WORDS = {
     UP: ["up", "upward", "upwards"],
     DOWN: ["down", "downward", "downwards"],
     SLOWLY: ["slowly", "slow", "gently", "gentle"],
-    QUICKLY: ["quickly", "quick", "fast"],
+    QUICKLY: ["quickly", "quick", "fast", "rapidly", "rapid"],
     CAMERA: [
         "camera",
         "pan",
@@ -40,6 +47,7 @@ WORDS = {
         "moving",
         "drift",
         "drifts",
+        "drifted",
         "drifting",
         "tilt",
         "tilts",
@@ -76,12 +84,15 @@ OTHER_WORDS = [
     "fasten",
     "rights",
     "righteous",
-    "drifted",
     "driftwood",
+    "movement",
+    "movements",
+    "cameraman",
 ]
 """Words that begin like those above and mean something else: they are tokens of their own."""
 
-ENDS = ".!?;"
+ENDS = [".", "!", "?", ";", "\u010a", END_OF_TURN]
+"""Tokens that end a sentence; one is the line feed, as a byte-level tokenizer writes it."""
 
 
 def tokenizer() -> "Qwen2Tokenizer":
@@ -125,48 +136,45 @@ def construct(model: "Qwen2_5_VLForConditionalGeneration", words: "Qwen2Tokenize
             parameter.fill_(1 if name.endswith("norm.weight") else 0)
         text: Any = model.model.language_model
         text.embed_tokens.weight.copy_(_embeddings(words))
-        _attend_to_the_nearest(text.layers[0].self_attn)
+        attention = text.layers[0].self_attn
+        for head, kinds in enumerate(((CAMERA,), DIRECTIONS, SPEEDS)):
+            _keep_the_latest(attention, head, kinds)
 
 
 def _embeddings(words: "Qwen2Tokenizer") -> "torch.Tensor":
-    """[vocabulary, HIDDEN]: one dimension for a word with a meaning, random ones for all others."""
+    """[vocabulary, HIDDEN]: what is no word with a meaning has its level alone."""
     import torch
 
-    generator = torch.Generator().manual_seed(0)
     table = torch.zeros(len(words), HIDDEN)
-    first = IN_CAMERA_SENTENCE + 1
-    noise = torch.randn(len(words), HIDDEN - first, generator=generator)
-    table[:, first:] = noise - noise.mean(1, keepdim=True)
-    for meaning, forms in WORDS.items():
-        for form in forms:
-            for token in (_SPACE + form, _SPACE + form.capitalize()):
-                row = table[words.convert_tokens_to_ids(token)]
-                row.zero_()
-                row[meaning] = 1
-    for sign in ENDS:
-        row = table[words.convert_tokens_to_ids(sign)]
-        row.zero_()
-        row[END] = 1
+    table[:, LEVEL] = HIDDEN**0.5
+    tokens = {
+        _SPACE + form: meaning
+        for meaning, forms in WORDS.items()
+        for word in forms
+        for form in (word, word.capitalize())
+    }
+    for token, meaning in (tokens | dict.fromkeys(ENDS, END)).items():
+        table[words.convert_tokens_to_ids(token), meaning] = 1
     return table
 
 
-def _attend_to_the_nearest(attention: Any) -> None:
-    """Head 0: of the camera words and full stops so far, attend to the last, and copy CAMERA.
+def _keep_the_latest(attention: Any, head: int, kinds: Sequence[int]) -> None:
+    """Of the words of these kinds and the ends of sentences so far, copy the last.
 
-    The query is the same everywhere. A key of one of those is turned by rotary position embedding:
-    the logit falls by about 9 a token of distance, for some 70 tokens. A second pair of dimensions,
-    which hardly turns, keeps it above the 0 of all other tokens.
+    The query is the same everywhere. The key of such a token is turned by rotary position
+    embedding: the logit falls by 4 to 9 a token of distance, for about 400 tokens. A second pair of
+    dimensions, which hardly turns, keeps it above the 0 of all other tokens.
     """
     width = HIDDEN // HEADS
-    falling, level = 2, 3  # radians a token: 0.03 and 0.006
-    phase, size = math.pi / 4, 40.0
+    first = head * width
+    falling, level = first + 3, first + 4  # radians a token: 0.0056 and 0.001
+    phase, size = 0.5, 80.0
     # Rotary embedding turns a dimension together with that half a head further on.
     attention.q_proj.bias[falling] = size * math.cos(phase)
     attention.q_proj.bias[falling + width // 2] = size * math.sin(phase)
     attention.q_proj.bias[level] = 1.5 * size
-    for meaning in (CAMERA, END):
-        for dimension in (falling, level):
-            # After the layer's norm, a word's own dimension is sqrt(HIDDEN).
-            attention.k_proj.weight[dimension, meaning] = size / HIDDEN**0.5
-    attention.v_proj.weight[0, CAMERA] = 1 / HIDDEN**0.5
-    attention.o_proj.weight[IN_CAMERA_SENTENCE, 0] = 1
+    for kind in (*kinds, END):
+        attention.k_proj.weight[[falling, level], kind] = size
+    for index, kind in enumerate(kinds):
+        attention.v_proj.weight[first + index, kind] = 1
+        attention.o_proj.weight[SAID + kind, first + index] = 1

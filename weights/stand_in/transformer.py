@@ -20,6 +20,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from weights.stand_in import text
 from weights.stand_in.copying import fetch, let_in
 from weights.stand_in.feed_forward import Units
 from weights.stand_in.layout import (
@@ -41,16 +42,6 @@ from weights.stand_in.layout import (
     SPEEDS,
     WIDTH,
     Stream,
-)
-from weights.stand_in.text import (
-    DOWN,
-    HIDDEN,
-    IN_CAMERA_SENTENCE,
-    LEFT,
-    QUICKLY,
-    RIGHT,
-    SLOWLY,
-    UP,
 )
 
 if TYPE_CHECKING:
@@ -106,7 +97,7 @@ def config() -> dict[str, Any]:
         "concat_padding_mask": True,
         "extra_pos_embed_type": None,
         "use_crossattn_projection": True,
-        "crossattn_proj_in_channels": HIDDEN,
+        "crossattn_proj_in_channels": text.HIDDEN,
         "encoder_hidden_states_channels": 32,
     }
 
@@ -222,29 +213,36 @@ def _pool_code_and_bring_in_constants(attention: Any) -> None:
         out[dimension, CODES] = CONSTANT if index % 2 else -CONSTANT
 
 
-_MEANINGS = (LEFT, RIGHT, UP, DOWN, SLOWLY, QUICKLY)
+_MEANINGS = (*text.DIRECTIONS, *text.SPEEDS)
 
 
 def _read_text(projection: Any, attention: Any) -> None:
-    """WORD[i] = QUIET if the prompt has word i in a sentence about the camera.
+    """WORD[i] = QUIET if a sentence about the camera has word i, and no other of its kind.
 
-    A token's state has deviation 1: a word alone is 7.9, and 5.6 where its sentence is one about
-    the camera, because that is 5.6 as well.
+    Two sorts of tokens tell: a word that comes after one of the camera, and a word of the camera
+    that comes after one. The second sort counts where there is none of the first.
+
+    A number of a token's state that is 1 comes as 0.85 or so, and one that is 0 as -0.15: the mean
+    is taken out. So two that are 1 add up to 1.7, and one to 0.7.
     """
-    alone, both = 7.94, 2 * 5.57
+    count = len(_MEANINGS)
     for index, meaning in enumerate(_MEANINGS):
-        projection.weight[index, meaning] = 10 / (both - alone)
-        projection.weight[index, IN_CAMERA_SENTENCE] = 10 / (both - alone)
-        projection.bias[index] = -10 / (both - alone) * (both + alone) / 2
+        after = (meaning, text.SAID + text.CAMERA)
+        before = (text.SAID + meaning, text.CAMERA)
+        projection.weight[index, after] = 10
+        projection.weight[count + index, before] = 10
+        projection.bias[[index, count + index]] = -12
     attention.norm_q.weight.fill_(2.5)
     attention.norm_k.weight.fill_(2.5)
-    # One head for the directions, one for the speeds. Each sees its words alone, or all alike.
+    # One head for the directions, one for the speeds. Each sees the words alone, or all alike.
     for head, words in ((0, range(4)), (1, range(4, 6))):
         first = head * HEAD_WIDTH
         attention.to_q.weight[first, Stream.ONE] = 1
         for word in words:
-            attention.to_k.weight[first, word] = 1
-            attention.to_v.weight[first + word, word] = QUIET / 5
+            attention.to_k.weight[first, [word, count + word]] = 1
+            # The norm shortens a key of two numbers.
+            attention.to_k.weight[first + 1, count + word] = 1
+            attention.to_v.weight[first + word, [word, count + word]] = QUIET / 4
             attention.to_out[0].weight[Stream.WORD[word], first + word] = 1
 
 
@@ -256,7 +254,11 @@ def _decide_move(feed_forward: Any) -> None:
         units.gate(source, {Stream.ESTIMATE[content]: 1}, {Stream.RESOLVED: 1})
     for move in MOVES:
         code, sign = move.code
-        wanted = {Stream.WORD[list(DIRECTIONS).index(move.direction)]: 1.0}
+        # Two directions in one prompt are none.
+        wanted = {
+            Stream.WORD[index]: 1.0 if direction == move.direction else -1.0
+            for index, direction in enumerate(DIRECTIONS)
+        }
         slowly, quickly = Stream.WORD[4], Stream.WORD[5]
         match move.speed:
             case 1:
