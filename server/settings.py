@@ -8,8 +8,8 @@ NVIDIA_DRIVER_CAPABILITIES are the other names. A variable that is empty is one 
 import difflib
 import os
 import re
+import tomllib
 from collections.abc import Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,11 +17,13 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
 from pipeline.memory_plan import MemoryChoice
+from server.hosts import is_loopback
 from server.setting_types import (
     DEFAULT_WORKER,
     FilesAuth,
@@ -55,6 +57,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
+    config: Path | None = Field(
+        default=None,
+        description="TOML file of settings under their names, such as `port = 8000`; the "
+        "environment wins over it",
+    )
     weights: Path = Field(description="folder of the checkpoint")
     data: Path = Field(default=Path("data"), description="folder for the database and the files")
     any_filesystem: bool = Field(default=False, description="use a file system not known to work")
@@ -211,16 +218,16 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic's signature
+        settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is passed, then the environment, as far as it is meant for us."""
+        """What is passed, then the environment, as far as it is meant for us, then the file."""
         assert isinstance(env_settings, EnvSettingsSource)
         env_settings.env_vars = _meant_for_us(env_settings.env_vars)
-        return init_settings, env_settings
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _in_file())
 
     @classmethod
     def load(cls, **overrides: Any) -> "Settings":
@@ -249,7 +256,7 @@ class Settings(BaseSettings):
         if self.auth != "auto":
             return self.auth == "on"
         has_key = self.key is not None or self.key_file is not None
-        return has_key or not _is_loopback(self.host)
+        return has_key or not is_loopback(self.host)
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -304,7 +311,7 @@ class Settings(BaseSettings):
             )
 
     def _check_auth_off(self) -> None:
-        if not _is_loopback(self.host):
+        if not is_loopback(self.host):
             raise ValueError(
                 f"COSMOS_AUTH=off would let everybody in who can reach {self.host}: listen on "
                 "127.0.0.1, or leave COSMOS_AUTH unset and give callers a key"
@@ -315,9 +322,32 @@ class Settings(BaseSettings):
 
 def data_folder() -> Path:
     """The setting `data`, for a command that needs no other."""
-    named = os.environ.get(f"{PREFIX}DATA")
+    named = os.environ.get(f"{PREFIX}DATA") or _in_file().get("data")
     default: Path = Settings.model_fields["data"].default
     return Path(named) if named else default
+
+
+def _in_file() -> dict[str, Any]:
+    """The settings of the file that COSMOS_CONFIG names.
+
+    Raises:
+        SettingsError: it cannot be read, or has a name that is no setting's.
+    """
+    path = os.environ.get(f"{PREFIX}CONFIG")
+    if not path:
+        return {}
+    try:
+        given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"COSMOS_CONFIG={path} cannot be read: {error}.") from error
+    known = {name for name in Settings.model_fields if name != "config"}
+    for name in given:
+        if name not in known:
+            closest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
+            raise SettingsError(f"{path}: {name} is not a setting. Did you mean {closest}?")
+    # An alias is the only name that pydantic knows of its field.
+    fields = Settings.model_fields
+    return {str(fields[name].validation_alias or name): value for name, value in given.items()}
 
 
 def _meant_for_us(environment: Mapping[str, str | None]) -> dict[str, str]:
@@ -343,15 +373,6 @@ def _refuse_unknown_names(environment: Mapping[str, str], known: set[str]) -> No
             continue
         closest = difflib.get_close_matches(upper, known, n=1, cutoff=0.0)[0]
         raise SettingsError(f"{name} is not a setting. Did you mean {closest}?")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _sentence(error: Any) -> str:

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data_folder": {"part_file"},
     "errors": {"models"},
     "setting_types": {"hosts", "keys"},
-    "settings": {"setting_types"},
+    "settings": {"hosts", "setting_types"},
     "disk": {"errors"},
     "tasks": {"disk", "errors"},
     "connections": {"errors"},

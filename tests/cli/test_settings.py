@@ -207,3 +207,49 @@ def test_callers_need_a_key_unless_they_are_on_this_machine(
 def test_settings_that_deny_each_other_are_refused(given: dict[str, str], sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
         Settings.load(**given)
+
+
+@pytest.fixture
+def file(environment: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The file that COSMOS_CONFIG names, which is not there yet."""
+    path = tmp_path / "cosmos.toml"
+    environment.setenv("COSMOS_CONFIG", str(path))
+    return path
+
+
+def test_settings_are_read_from_a_file(file: Path, environment: pytest.MonkeyPatch) -> None:
+    file.write_text(
+        'port = 9000\nhost = "::1"\ndata = "/srv/data"\nfetch_allow_nets = ["10.1.0.0/16"]\n'
+        'allowed_hosts = "a.example, b.example"\ncuda_visible_devices = "1"\ncompile = true\n'
+    )
+    environment.setenv("COSMOS_HOST", "127.0.0.1")
+
+    settings = Settings.load()
+
+    assert (settings.port, settings.compile, settings.cuda_visible_devices) == (9000, True, "1")
+    assert settings.fetch_allow_nets == (ip_network("10.1.0.0/16"),)
+    assert settings.allowed_hosts == ("a.example", "b.example")
+    assert settings.host == "127.0.0.1", "the environment wins"
+    assert data_folder() == settings.data == Path("/srv/data")
+    assert Settings.load(port=9001).port == 9001
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("prot = 8000", "prot is not a setting. Did you mean port?"),
+        ("COSMOS_PORT = 8000", "COSMOS_PORT is not a setting."),
+        ("port = 70000", "COSMOS_PORT=70000: Input should be less than or equal to 65535."),
+        ("port = ", "cannot be read: Invalid value"),
+        (None, "cannot be read: [Errno 2] No such file"),
+        ('config = "other.toml"', "config is not a setting."),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused(file: Path, text: str | None, sentence: str) -> None:
+    if text is not None:
+        file.write_text(text)
+
+    with pytest.raises(SettingsError) as refused:
+        Settings.load()
+
+    assert sentence in str(refused.value)
