@@ -7,6 +7,7 @@ computed as the module is built.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,7 +67,8 @@ def load_pipeline(
         device: as torch names it, `cpu` or `cuda:0`.
         dtype: of the large matrix products; by default that of `default_dtype`.
         attention: the backend, or `auto` for the fastest here: see `choose_attention`.
-        compiled: whether torch compiles the transformer's blocks, at the first video.
+        compiled: whether torch compiles the transformer's blocks, at the first video; it does not
+            where the fused kernels do not work.
         memory: where the modules wait; with `auto` in host memory, if the device cannot hold all.
 
     Raises:
@@ -124,7 +126,11 @@ def _assemble(
     )
     choice = choose_for(transformer, store, attention, device)
     transformer.attend = choice.attend
-    if compiled:
+    if compiled and kernels.problem is not None:
+        # torch compiles by Triton, too: what is wrong would be met by the first video.
+        kernels = replace(kernels, problem=f"{kernels.problem} Nor are the blocks compiled.")
+    elif compiled:
+        kernels = replace(kernels, name=f"{kernels.name} and compiled")
         transformer.compile_blocks()
     language_model = loader.language_model()
     vae = loader.vae()

@@ -23,7 +23,7 @@ _LARGEST_ERROR = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2
 
 @dataclass(frozen=True, slots=True)
 class KernelChoice:
-    """`fused` or `plain`, and, where fused ones should have run, a sentence about why not."""
+    """`fused` or `plain`, and, where fused ones should have run, sentences about why not."""
 
     name: str
     problem: str | None = None
