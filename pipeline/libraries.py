@@ -56,14 +56,23 @@ def check_cudnn(device: torch.device, dtype: torch.dtype) -> None:
     Raises:
         CudnnTooOld: they are not; the message names the file that is to go.
     """
+    problem = cudnn_problem()
+    if problem is not None and device.type == "cuda" and dtype == torch.bfloat16:
+        raise CudnnTooOld(
+            f"{problem}: take it out of LD_LIBRARY_PATH, or install a torch that brings a later "
+            "one."
+        )
+
+
+def cudnn_problem() -> str | None:
+    """What is wrong with the cuDNN that was loaded and where it lies; None if nothing is."""
     _, found = cudnn_versions()
-    if device.type != "cuda" or dtype != torch.bfloat16 or found is None or found >= _LEAST_CUDNN:
-        return
+    if found is None or found >= _LEAST_CUDNN:
+        return None
     file = loaded_cudnn(Path("/proc/self/maps").read_text())
-    raise CudnnTooOld(
+    return (
         f"cuDNN {_dotted(found)} ({file or 'of a file that cannot be told'}) is older than "
-        f"{_dotted(_LEAST_CUDNN)}, and makes wrong or very large convolutions in bfloat16: take it "
-        "out of LD_LIBRARY_PATH, or install a torch that brings a later one."
+        f"{_dotted(_LEAST_CUDNN)}, and makes wrong or very large convolutions in bfloat16"
     )
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from pipeline.libraries import cudnn_problem
+
 
 def main() -> None:
     """Print the arguments of `server.doctor.facts.Torch`."""
@@ -22,6 +24,7 @@ def _facts() -> dict[str, Any]:
     if torch.version.cuda is None:
         return facts
     facts["architectures"] = torch.cuda.get_arch_list()
+    facts["cudnn_problem"] = cudnn_problem()
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]  # it has no annotations
         facts["gpus"] = [_gpu(index) for index in range(torch.cuda.device_count())]

@@ -14,6 +14,7 @@ CHECKS: Sequence[tuple[str, Callable[[Facts], Finding]]] = (
     ("GPU's architecture", gpu_checks.architecture),
     ("GPU's memory", gpu_checks.gpu_memory),
     ("attention", gpu_checks.flash_attention),
+    ("cuDNN", gpu_checks.cudnn),
     ("compiler", gpu_checks.compiler),
     ("host memory", machine_checks.host_memory),
     ("checkpoint", server_checks.checkpoint),

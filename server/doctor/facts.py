@@ -33,6 +33,9 @@ class Torch:
     """What it was built for, such as `sm_90`, or `compute_90` for all from there on."""
 
     gpus: tuple[Gpu, ...] = ()
+    cudnn_problem: str | None = None
+    """What is wrong with the cuDNN that it loaded; no full stop, because a remedy may follow."""
+
     has_triton: bool = False
     has_fa3: bool = False
 

@@ -179,6 +179,18 @@ def compiler(facts: Facts) -> Finding:
     )
 
 
+def cudnn(facts: Facts) -> Finding:
+    """The cuDNN that torch loads convolves as it should."""
+    if facts.torch is None or not _has_gpu(facts):
+        return skipped("needed for a GPU alone")
+    if facts.torch.cudnn_problem is None:
+        return ok("the one that torch loads is recent enough")
+    return problem(
+        f"{facts.torch.cudnn_problem}.",
+        "take it out of LD_LIBRARY_PATH, or `pip install --force-reinstall torch`",
+    )
+
+
 def flash_attention(facts: Facts) -> Finding:
     """FlashAttention-3 is installed where it runs."""
     if not _capabilities(facts):

@@ -107,6 +107,13 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     ("attention", gpus(H100, has_fa3=False), "warning", r"cosmos-serve\[fa3\]"),
     ("attention", gpus(B200), "ok", "not used"),
+    (
+        "cuDNN",
+        gpus(H100, cudnn_problem="cuDNN 9.10.2 (/usr/lib/libcudnn.so.9) is older than 9.15.0"),
+        "problem",
+        r"/usr/lib/libcudnn\.so\.9.*LD_LIBRARY_PATH",
+    ),
+    ("cuDNN", {"gpu_files": ()}, "skipped", "GPU"),
     ("compiler", {"compiler": None}, "warning", "a C compiler is missing.*gcc python3-dev"),
     (
         "compiler",
