@@ -256,7 +256,7 @@ class Settings(BaseSettings):
         if self.auth != "auto":
             return self.auth == "on"
         has_key = self.key is not None or self.key_file is not None
-        return has_key or not is_loopback(self.host)
+        return has_key or not _is_on_loopback(self.host)
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -311,7 +311,7 @@ class Settings(BaseSettings):
             )
 
     def _check_auth_off(self) -> None:
-        if not is_loopback(self.host):
+        if not _is_on_loopback(self.host):
             raise ValueError(
                 f"COSMOS_AUTH=off would let everybody in who can reach {self.host}: listen on "
                 "127.0.0.1, or leave COSMOS_AUTH unset and give callers a key"
@@ -373,6 +373,10 @@ def _refuse_unknown_names(environment: Mapping[str, str], known: set[str]) -> No
             continue
         closest = difflib.get_close_matches(upper, known, n=1, cutoff=0.0)[0]
         raise SettingsError(f"{name} is not a setting. Did you mean {closest}?")
+
+
+def _is_on_loopback(address: str) -> bool:
+    return is_loopback(f"[{address}]" if ":" in address else address)
 
 
 def _sentence(error: Any) -> str:
