@@ -37,6 +37,9 @@ _ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 _ALLOCATOR = "expandable_segments:True"
 """Videos of several lengths otherwise leave free memory in pieces that none fits into."""
 
+_SECRETS = {"COSMOS_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}
+"""What a worker has no use for."""
+
 _FP_FUSION = "TRITON_DEFAULT_FP_FUSION"
 """Triton's default for it changes with its release 3.10, and with it the last bits of a video."""
 
@@ -165,10 +168,10 @@ def _spawn(
 def worker_environment(
     kind: str, index: str, compile_cache: str | None, environment: Mapping[str, str]
 ) -> dict[str, str]:
-    """The environment of a worker on `cpu` or `cuda`: ours, and what torch is to be told.
-
-    It is handed on as it is; only `server.settings` reads settings from it.
+    """The environment of a worker on `cpu` or `cuda`: ours without secrets, and what torch is to
+    be told. Only `server.settings` reads settings from it.
     """
+    kept = {name: value for name, value in environment.items() if name.upper() not in _SECRETS}
     if kind == "cuda":
         extra = {"CUDA_VISIBLE_DEVICES": index, _FP_FUSION: environment.get(_FP_FUSION, "1")}
         if not any(name in environment for name in _ALLOCATOR_SETTINGS):
@@ -178,7 +181,7 @@ def worker_environment(
     if compile_cache is not None:
         extra["TORCHINDUCTOR_CACHE_DIR"] = compile_cache
         extra["TRITON_CACHE_DIR"] = str(Path(compile_cache) / "triton")
-    return {**environment, **extra}
+    return {**kept, **extra}
 
 
 def _kill_group(pid: int) -> None:

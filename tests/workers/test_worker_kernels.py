@@ -54,6 +54,11 @@ def test_what_a_worker_compiles_lies_in_the_data_folder() -> None:
     assert environment["HOME"] == "/root"
 
 
+def test_a_worker_gets_no_secrets() -> None:
+    ours = {"COSMOS_KEY": "me:s3cret", "cosmos_key": "me:s3cret", "HF_TOKEN": "hf_s3cret"}
+    assert "s3cret" not in str(worker_environment("cpu", "0", None, ours))
+
+
 @pytest.mark.parametrize(
     ("kind", "ours", "theirs"),
     [
