@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
 from pipeline.network.layers import KeysValues, RotaryTables
 from pipeline.network.transformer import CosmosTransformer
 from pipeline.spec import VideoSpec
+from pipeline.unipc import UniPC
 
 GIVEN_FRAME_TIME = 1e-4
 """The noise level that the model was trained to see on a frame that is given."""
@@ -90,26 +90,26 @@ def denoise(
         else transformer.text_keys_values(negative_prompt),
         guidance_scale=spec.guidance_scale,
     )
-    scheduler = make_scheduler(scheduler_config, spec.num_inference_steps, device)
-    for index, timestep in enumerate(scheduler.timesteps):
+    sampler = UniPC(scheduler_config, spec.num_inference_steps)
+    times = sampler.integer_times if sampling.integer_time else sampler.sigmas[:-1]
+    # From here on everything is queued: between the first step and the last nothing waits.
+    for index, time in enumerate(times):
         on_step(index)
         noisy = torch.cat([given_latents, latents[:, :, num_given:]], dim=2)
-        # The scheduler's own timesteps are integers; a step goes by its exact sigmas.
-        time = timestep * 0.001 if sampling.integer_time else scheduler.sigmas[index]
         velocity = guided_velocity(transformer, noisy, time, conditions)
         velocity[:, :, :num_given] = given_velocity
-        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        latents = sampler.step(velocity, latents)
         del noisy, velocity
     on_step(spec.num_inference_steps)
     return latents
 
 
 def guided_velocity(
-    transformer: CosmosTransformer, noisy: Tensor, time: Tensor, conditions: Conditions
+    transformer: CosmosTransformer, noisy: Tensor, time: float, conditions: Conditions
 ) -> Tensor:
     """`cond + g * (cond - uncond)`, [1, 16, T, height / 8, width / 8] in at least float32."""
     given = conditions.given
-    times = given * GIVEN_FRAME_TIME + (1 - given) * time.to(given)
+    times = given * GIVEN_FRAME_TIME + (1 - given) * time
     shared = transformer.forward_shared(noisy, given, times, conditions.rotary)
     velocity = transformer.forward_branch(shared, conditions.conditional)
     if conditions.unconditional is None:
@@ -127,14 +127,3 @@ def numpy_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
     """NVIDIA's noise of one seed; `RandomState` takes 32 bits, and torch uses no more."""
     noise = np.random.RandomState(seed % 2**32).standard_normal(shape)
     return torch.from_numpy(noise.astype(np.float32))
-
-
-def make_scheduler(
-    config: Mapping[str, Any], num_steps: int, device: torch.device
-) -> UniPCMultistepScheduler:
-    """A scheduler of its own for one request: it remembers the steps it has made."""
-    scheduler: UniPCMultistepScheduler = UniPCMultistepScheduler.from_config(dict(config))
-    scheduler.set_timesteps(num_steps, device=device)
-    # Otherwise it looks for its place by comparing on the device, and waits for the answer.
-    scheduler.set_begin_index(0)
-    return scheduler

@@ -13,9 +13,10 @@ from stand_ins import stand_in
 from torch import Tensor
 
 from benchmarks.full_size import SCHEDULER, TINY, published_weights, random_transformer
-from pipeline.denoise import EXACT, NVIDIA, Sampling, denoise, make_scheduler, numpy_noise
+from pipeline.denoise import EXACT, NVIDIA, Sampling, denoise, numpy_noise
 from pipeline.network.transformer import CosmosTransformer
 from pipeline.spec import MAX_STEPS, Pixels, VideoSpec
+from pipeline.unipc import UniPC
 from server.cli.options import WORKER_SETTINGS
 from server.workers.gpu import GpuWorker
 from server.workers.loop import WorkerOptions
@@ -71,10 +72,9 @@ def distance(ours: Tensor, theirs: Tensor) -> float:
 def test_the_schedule_is_nvidias_of_one_step_fewer(num_steps: int) -> None:
     """36 evaluations are those of NVIDIA's 35 steps."""
     sigmas, times = nvidia_sampler.schedule(num_steps - 1)
-    ours = make_scheduler(SCHEDULER, num_steps, CPU)
-    assert len(ours.timesteps) == num_steps
-    assert ours.sigmas.numpy() == pytest.approx([*sigmas, 0], abs=1e-7)
-    assert ours.timesteps.tolist() == times.tolist()
+    ours = UniPC(SCHEDULER, num_steps)
+    assert ours.sigmas == pytest.approx([*sigmas, 0], abs=1e-7)
+    assert ours.integer_times == pytest.approx(times / 1000, abs=1e-7)
 
 
 def test_latents_are_those_of_nvidias_sampler_and_network(network: CosmosTransformer) -> None:

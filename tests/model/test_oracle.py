@@ -248,7 +248,7 @@ def test_the_guidance_formula_is_seen_by_the_comparison(
     right = denoise_module.guided_velocity
 
     def usual(
-        transformer: CosmosTransformer, noisy: Tensor, sigma: Tensor, conditions: Conditions
+        transformer: CosmosTransformer, noisy: Tensor, sigma: float, conditions: Conditions
     ) -> Tensor:
         scale = conditions.guidance_scale - 1
         return right(transformer, noisy, sigma, replace(conditions, guidance_scale=scale))
