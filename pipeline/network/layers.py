@@ -9,7 +9,7 @@ layer stay in float32, because the error of the plain recipe comes from them.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from pipeline.network.kernels.residual import Residual, add_gated_modulate
 _TIME_NORM_EPS = 1e-6
 _TIME_PERIOD = 10_000.0
 _ROTARY_BASE = 10_000.0
+
+WIDENED_BYTES = 3 * 2**27
+"""The most that one intermediate result of a feed-forward takes; there are two at a time."""
 
 
 class RotaryTables(NamedTuple):
@@ -130,8 +133,10 @@ class SelfAttention(nn.Module):
         query, key, value = packed.unbind(2)
         norm_heads_(query, self.norm_q, rotary)
         norm_heads_(key, self.norm_k, rotary)
-        mixed: Tensor = self.to_out[0](attend(query, key, value))
-        return mixed
+        mixed = attend(query, key, value)
+        del packed, query, key, value  # the product needs no room beside them
+        update: Tensor = self.to_out[0](mixed)
+        return update
 
 
 class TextAttention(nn.Module):
@@ -182,9 +187,18 @@ class FeedForward(nn.Module):
         return weight.dtype
 
     def forward(self, tokens: Tensor) -> Tensor:
-        widened = self.net[0]["proj"](tokens)  # type: ignore[index]  # a ModuleDict
-        narrowed: Tensor = self.net[2](functional.gelu(widened))
-        return narrowed
+        """[..., D] -> [..., D], so many rows at a time as `WIDENED_BYTES` allows."""
+        net: Any = self.net  # a ModuleList has no item types
+        widen, narrow = net[0]["proj"], net[2]
+        rows = tokens.flatten(0, -2)
+        num_blocks = -(-rows.shape[0] * widen.out_features * rows.element_size() // WIDENED_BYTES)
+        if num_blocks <= 1:
+            narrowed: Tensor = narrow(functional.gelu(widen(tokens)))
+            return narrowed
+        narrowed = torch.empty_like(rows)
+        for block, place in zip(rows.chunk(num_blocks), narrowed.chunk(num_blocks), strict=True):
+            torch.mm(functional.gelu(widen(block)), narrow.weight.T, out=place)
+        return narrowed.view_as(tokens)
 
 
 class Block(nn.Module):
@@ -192,6 +206,7 @@ class Block(nn.Module):
 
     A sub-layer reads the stream's modulated copy and leaves an update; adding that and making the
     next sub-layer's copy is one step, so a block also makes the copy for whatever follows it.
+    The stream that a block is given becomes the one that it returns: it is written in place.
     """
 
     def __init__(
@@ -243,25 +258,44 @@ class Block(nn.Module):
         following: Modulation,
         text: KeysValues,
         attend: Attend,
+        *,
+        is_shared: bool = False,
     ) -> Residual:
-        """The rest."""
+        """The rest; a stream that others read, too, is left as it is."""
         update = self.attn2(stream.normed.flatten(1, 2), text, attend)
-        stream = advance(stream, update, modulation.text_attention, modulation.feed_forward)
+        stream = advance(
+            stream,
+            update,
+            modulation.text_attention,
+            modulation.feed_forward,
+            in_place=not is_shared,
+        )
+        del update
         update = self.ff(stream.normed)
         return advance(stream, update, modulation.feed_forward, following)
 
 
 def advance(
-    stream: Residual, update: Tensor, modulation: Modulation, following: Modulation
+    stream: Residual,
+    update: Tensor,
+    modulation: Modulation,
+    following: Modulation,
+    *,
+    in_place: bool = True,
 ) -> Residual:
     """Add a sub-layer's update, gated by its modulation, and make the copy for the following one.
 
     The copy has the dtype of the large products, but for the final layer, which has no gate.
     """
     assert modulation.gate is not None, "only the final layer has no gate"
-    dtype = stream.normed.dtype if following.gate is not None else following.shift.dtype
     return add_gated_modulate(
-        stream.hidden, modulation.gate, update, following.shift, following.scale, dtype
+        stream.hidden,
+        modulation.gate,
+        update,
+        following.shift,
+        following.scale,
+        dtype=stream.normed.dtype if following.gate is not None else following.shift.dtype,
+        into=stream if in_place else None,
     )
 
 
@@ -281,18 +315,22 @@ def rotary_tables(
     """
     axis_dim = head_dim // 6 * 2
     axis_dims = (head_dim - 2 * axis_dim, axis_dim, axis_dim)
-    angles = []
+    cosines: list[Tensor] = []
+    sines: list[Tensor] = []
     for axis, (length, dim, stretch) in enumerate(zip(grid, axis_dims, scale, strict=True)):
         exponents = torch.arange(0, dim, 2, dtype=torch.float32) / dim
         base = _ROTARY_BASE * stretch ** (dim / (dim - 2))
         frequencies = base ** -exponents.to(exponent_dtype).double()
+        angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies)
         shape = [1, 1, 1, -1]
         shape[axis] = length
-        positions = torch.arange(length, dtype=torch.float64)
-        angles.append(torch.outer(positions, frequencies).view(shape).expand(*grid, -1))
+        # One row for each place along the axis; the tokens that share it take it on the device.
+        for rows, table in ((angles.cos(), cosines), (angles.sin(), sines)):
+            table.append(rows.to(device, dtype).view(shape).expand(*grid, -1))
     # [T, rows, columns, E / 2] -> [S, 1, E / 2], to broadcast over heads
-    table = torch.cat(angles, dim=-1).flatten(0, 2).unsqueeze(1)
-    return RotaryTables(table.cos().to(device, dtype), table.sin().to(device, dtype))
+    return RotaryTables(
+        *(torch.cat(table, dim=-1).flatten(0, 2).unsqueeze(1) for table in (cosines, sines))
+    )
 
 
 def time_sinusoid(times: Tensor, width: int) -> Tensor:

@@ -243,7 +243,7 @@ class CosmosTransformer(nn.Module):
         first, *others = zip(self._blocks, shared.modulations, followings, text, strict=True)
         block, modulation, following, keys_values = first
         stream = block.attend_text_and_feed_forward(
-            shared.stream, modulation, following, keys_values, self.attend
+            shared.stream, modulation, following, keys_values, self.attend, is_shared=True
         )
         for block, modulation, following, keys_values in others:
             stream = block(stream, modulation, following, shared.rotary, keys_values, self.attend)

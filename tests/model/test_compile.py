@@ -57,6 +57,15 @@ def test_blocks_are_compiled_once_and_once_more_for_all_other_lengths() -> None:
     assert counts == [2, 2, 4, 4, 4]
 
 
+def test_a_feed_forward_in_blocks_of_rows_is_compiled_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.network.layers.WIDENED_BYTES", 2**14)
+    network, plain = _network(), _network()
+    network.compile_blocks("aot_eager")
+    torch.testing.assert_close(_velocity(network, 3), _velocity(plain, 3))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses its own old parts

@@ -120,6 +120,23 @@ def _gate_shift_scale(
     return modulation.gate, update, modulation.shift, modulation.scale
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_feed_forward_in_blocks_of_rows_changes_no_bit(
+    store: WeightStore, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = load_transformer(store, dtype).transformer_blocks[1]
+    assert isinstance(block, layers.Block)
+    widened: list[int] = []
+    block.ff.get_submodule("net.0.proj").register_forward_hook(
+        lambda _module, _inputs, output: widened.append(output.nbytes)
+    )
+    tokens = _random(1, 3, 24, block.ff.get_parameter("net.2.weight").shape[0]).to(dtype)
+    whole = block.ff(tokens)
+    monkeypatch.setattr(layers, "WIDENED_BYTES", widened[0] // 3)
+    assert torch.equal(block.ff(tokens), whole)
+    assert len(widened) == 4 and max(widened[1:]) <= layers.WIDENED_BYTES
+
+
 def test_modulation_is_computed_for_frames_and_not_for_tokens(network: CosmosTransformer) -> None:
     with _outputs_of(network, "transformer_blocks.0.norm1.linear_2") as outputs:
         _velocity(network, _random(1, 16, *GRID), _text(network, 1))
@@ -195,6 +212,42 @@ def test_rotation_keeps_the_length_of_every_head() -> None:
     heads = _random(1, 72, 2, 32).double()
     rotated = rotate(heads, *tables)
     torch.testing.assert_close(rotated.norm(dim=-1), heads.norm(dim=-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_rotary_tables_are_those_of_every_tokens_own_angles(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cosines are taken of the few rows that differ, and give the bits of all of them."""
+    grid, dims, scale = (5, 4, 6), (44, 42, 42), (1.0, 3.0, 3.0)
+    angles = []
+    places = torch.meshgrid(*(torch.arange(n).double() for n in grid), indexing="ij")
+    for place, dim, stretch in zip(places, dims, scale, strict=True):
+        exponents = (torch.arange(0, dim, 2).float() / dim).bfloat16().double()
+        frequencies = (10_000.0 * stretch ** (dim / (dim - 2))) ** -exponents
+        angles.append(place.flatten()[:, None] * frequencies)
+    every = torch.cat(angles, dim=-1).unsqueeze(1)
+
+    taken_of: list[int] = []
+    cos = Tensor.cos
+
+    def counted(angles: Tensor) -> Tensor:
+        taken_of.append(angles.shape[0])
+        return cos(angles)
+
+    monkeypatch.setattr(Tensor, "cos", counted)
+    tables = layers.rotary_tables(
+        grid,
+        head_dim=128,
+        scale=scale,
+        exponent_dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+        dtype=dtype,
+    )
+    monkeypatch.undo()
+    assert taken_of == [*grid]
+    assert torch.equal(tables.cos, every.cos().to(dtype))
+    assert torch.equal(tables.sin, every.sin().to(dtype))
 
 
 def test_rotary_exponents_are_rounded_to_bfloat16_unless_asked_otherwise(

@@ -41,48 +41,78 @@ def modulate(hidden: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype) -
 
 
 def add_gated_modulate(
-    hidden: Tensor, gate: Tensor, update: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype
+    hidden: Tensor,
+    gate: Tensor,
+    update: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    dtype: torch.dtype,
+    into: Residual | None = None,
 ) -> Residual:
     """`hidden + gate * update`, and that modulated: see `modulate`.
 
     Args:
-        hidden: [B, T, N, D]; it is not written to.
+        hidden: [B, T, N, D].
         gate: [B, T, 1, D], at least float32; so are `shift` and `scale`.
         update: [B, T * N, D] or [B, T, N, D], in any dtype.
         dtype: of the modulated copy; the sum keeps that of `hidden`.
+        into: what the result overwrites; `hidden` may be a part of it. A copy of another dtype is
+            made beside it. None leaves everything as it is.
     """
     if can_fuse(hidden):
-        return add_gated_modulate_fused(hidden, gate, update, shift, scale, dtype)
-    return add_gated_modulate_plain(hidden, gate, update, shift, scale, dtype)
+        return add_gated_modulate_fused(hidden, gate, update, shift, scale, dtype, into)
+    return add_gated_modulate_plain(hidden, gate, update, shift, scale, dtype, into)
 
 
 def add_gated_modulate_plain(
-    hidden: Tensor, gate: Tensor, update: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype
+    hidden: Tensor,
+    gate: Tensor,
+    update: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    dtype: torch.dtype,
+    into: Residual | None = None,
 ) -> Residual:
     """What `add_gated_modulate` computes, operation by operation."""
     wide = hidden.to(gate.dtype) + gate * update.view_as(hidden).to(gate.dtype)
-    hidden = wide.to(hidden.dtype)
-    return Residual(hidden, modulate(hidden, shift, scale, dtype))
+    total = wide.to(hidden.dtype)
+    result = Residual(total, modulate(total, shift, scale, dtype))
+    if into is None:
+        return result
+    place = _place(hidden, dtype, into)
+    return Residual(place.hidden.copy_(result.hidden), place.normed.copy_(result.normed))
 
 
 def add_gated_modulate_fused(
-    hidden: Tensor, gate: Tensor, update: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype
+    hidden: Tensor,
+    gate: Tensor,
+    update: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    dtype: torch.dtype,
+    into: Residual | None = None,
 ) -> Residual:
     """`add_gated_modulate` in one kernel, a program for each token."""
     width, frame_tokens = hidden.shape[3], hidden.shape[2]
     hidden, update = hidden.contiguous(), update.contiguous()
-    total = torch.empty_like(hidden)
-    normed = torch.empty_like(hidden, dtype=dtype)
+    place = _place(hidden, dtype, into)
     add_gated_modulate_kernel[(hidden.numel() // width,)](
         hidden,
         update,
         *(modulation.contiguous() for modulation in (gate, shift, scale)),
-        total,
-        normed,
+        *place,
         frame_tokens,
         width,
         LAYER_NORM_EPS,
         BLOCK=1 << (width - 1).bit_length(),
         num_warps=NUM_WARPS,
     )
-    return Residual(total, normed)
+    return place
+
+
+def _place(hidden: Tensor, dtype: torch.dtype, into: Residual | None) -> Residual:
+    """Where a result goes: over `into`, so far as that has its dtype, or into new memory."""
+    if into is not None and into.normed.dtype == dtype:
+        return into
+    total = torch.empty_like(hidden) if into is None else into.hidden
+    return Residual(total, torch.empty_like(hidden, dtype=dtype))
