@@ -1,6 +1,6 @@
 """Pixels to the first latent frame, and latents to frames, one latent frame after the other."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.guardrail import Frame
 from pipeline.spec import Pixels
+from pipeline.vae_decoder import FrameDecoder, can_decode
 
 
 @torch.inference_mode()
@@ -43,16 +44,24 @@ def decode(vae: AutoencoderKLWan, latents: Tensor) -> Iterator[Frame]:
     mean, inverse_std = _statistics(vae, latents.device)
     scaled = (latents / inverse_std + mean).to(vae.dtype)
     hidden = vae.post_quant_conv(scaled)
+    decode_frame = _frame_decoder(vae)
+    for latent in torch.split(hidden, 1, dim=2):
+        yield from to_frames(decode_frame(latent).clamp(-1, 1))
+
+
+def _frame_decoder(vae: AutoencoderKLWan) -> Callable[[Tensor], Tensor]:
+    """What decodes the latent frames of one video in turn: on a GPU, ours."""
+    if vae.device.type == "cuda" and can_decode(vae):
+        return FrameDecoder(vae.decoder).decode
     num_convolutions = sum(isinstance(m, WanCausalConv3d) for m in vae.decoder.modules())
     cache: list[Any] = [None] * num_convolutions
-    for index in range(hidden.shape[2]):
-        video = vae.decoder(
-            hidden[:, :, index : index + 1],
-            feat_cache=cache,
-            feat_idx=[0],
-            first_chunk=index == 0,
-        )
-        yield from to_frames(video.clamp(-1, 1))
+
+    def decode_frame(latent: Tensor) -> Tensor:
+        is_first = all(kept is None for kept in cache)
+        video: Tensor = vae.decoder(latent, feat_cache=cache, feat_idx=[0], first_chunk=is_first)
+        return video
+
+    return decode_frame
 
 
 def to_frames(video: Tensor) -> Iterator[Frame]:
