@@ -37,6 +37,7 @@ class Scale:
     """How long each ceiling is measured."""
     text_width: int
     text_layers: int
+    text_matrices: int
     vae: dict[str, Any]
 
     @property
@@ -81,7 +82,8 @@ FULL = Scale(
     matrix=8192,
     ceiling_s=3.0,
     text_width=3584,
-    text_layers=550,
+    text_layers=28,
+    text_matrices=20,
     vae={},
 )
 TINY = Scale(
@@ -94,7 +96,8 @@ TINY = Scale(
     matrix=256,
     ceiling_s=0.01,
     text_width=32,
-    text_layers=2,
+    text_layers=3,
+    text_matrices=1,
     vae={"base_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1},
 )
 
@@ -117,14 +120,27 @@ def random_transformer(
     return network.requires_grad_(False).eval()
 
 
-def random_text_model(scale: Scale, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """As many bytes as the text model has, in square layers of its width."""
-    width = scale.text_width
-    layers = (
-        nn.Linear(width, width, bias=False, device=device, dtype=dtype)
-        for _ in range(scale.text_layers)
-    )
-    return nn.Sequential(*layers).requires_grad_(False).eval()
+class RandomTextModel(nn.Module):
+    """As many bytes as the text model has, in layers of square matrices of its width."""
+
+    def __init__(self, scale: Scale, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        width = scale.text_width
+
+        def layer() -> nn.Sequential:
+            matrices = (
+                nn.Linear(width, width, bias=False, device=device, dtype=dtype)
+                for _ in range(scale.text_matrices)
+            )
+            return nn.Sequential(*matrices)
+
+        self.layers = nn.ModuleList(layer() for _ in range(scale.text_layers))
+        self.requires_grad_(False).eval()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        for layer in self.layers:
+            tokens = layer(tokens)
+        return tokens
 
 
 def published_weights(network: CosmosTransformer) -> dict[str, Tensor]:

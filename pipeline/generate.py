@@ -45,8 +45,8 @@ class VideoPipeline:
     ) -> EncodedVideo:
         """Make the video that `spec` asks for, starting from `pixels`, and write it to `out`.
 
-        Where the GPU runs out of memory, the model is offloaded if it may be, for this pipeline's
-        later videos too, and the video is made again.
+        Where the GPU runs out of memory, the model takes as little of it as it can, if it may, for
+        this pipeline's later videos too, and the video is made again.
 
         Raises:
             InputError: the prompt or the spec cannot be used.
@@ -62,18 +62,17 @@ class VideoPipeline:
         try:
             return run_or_free(make, device, self.placement.plan, spec.num_frames)
         except RanOutOfMemory as error:
-            if not (error.shortage.is_on_device and self.placement.can_offload):
+            if not (error.shortage.is_on_device and self.placement.can_fall):
                 raise
             shortage = error.shortage
         watcher.check()
-        run_or_free(self.placement.offload, device, MemoryPlan.OFFLOAD, spec.num_frames)
-        watcher.tell(
-            Restarted(
-                f"The GPU ran out of memory ({shortage}), so from now on the model waits in host "
-                "memory, and the video is begun again."
-            )
+        run_or_free(self.placement.fall, device, MemoryPlan.STREAM, spec.num_frames)
+        message = (
+            f"The GPU ran out of memory ({shortage}), so from now on the model waits in host "
+            "memory, and the video is begun again."
         )
-        return run_or_free(make, device, MemoryPlan.OFFLOAD, spec.num_frames)
+        watcher.tell(Restarted(" ".join(filter(None, (message, self.placement.warning)))))
+        return run_or_free(make, device, MemoryPlan.STREAM, spec.num_frames)
 
     def _make(self, spec: VideoSpec, pixels: Pixels, out: Path, watcher: Watcher) -> EncodedVideo:
         self.guardrail.check_prompt(spec.prompt)

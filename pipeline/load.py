@@ -27,6 +27,7 @@ from pipeline.generate import VideoPipeline
 from pipeline.guardrail import Guardrail, GuardrailChoice, choose_guardrail
 from pipeline.libraries import check_cudnn
 from pipeline.memory import HOST, Placement, RanOutOfMemory, run_or_free
+from pipeline.memory_need import SPARE, memory_need
 from pipeline.memory_plan import MemoryChoice, MemoryPlan
 from pipeline.network.attention import Choice, choose_attention
 from pipeline.network.kernels.proof import choose_kernels
@@ -34,6 +35,7 @@ from pipeline.network.transformer import CosmosTransformer, TransformerConfig
 from pipeline.spec import latent_frames
 from pipeline.text import MAX_TOKENS, TextEncoder, Tokenizer
 from pipeline.timing import Estimator, StepCost
+from pipeline.unipc import UniPC
 from pipeline.vae import lay_channels_last
 from weights.header import TensorInfo
 from weights.store import WeightStore
@@ -69,10 +71,11 @@ def load_pipeline(
         attention: the backend, or `auto` for the fastest here: see `choose_attention`.
         compiled: whether torch compiles the transformer's blocks, at the first video; it does not
             where the fused kernels do not work.
-        memory: where the modules wait; with `auto` in host memory, if the device cannot hold all.
+        memory: where the modules wait; with `auto` by what the device has free.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected or misshapen.
+        ValueError: the transformer or the sampler is another than those built here.
         GuardrailMissing: the checkpoint requires a guardrail and `guardrail` is not `off`.
         AttentionUnavailable: the backend asked for does not run here.
         CudnnTooOld: the cuDNN that is there makes wrong convolutions.
@@ -85,25 +88,47 @@ def load_pipeline(
     dtype = dtype or default_dtype(target)
     check_cudnn(target, dtype)
 
-    def load(plan: MemoryPlan) -> VideoPipeline:
+    def load(plan: MemoryPlan, reason: str) -> VideoPipeline:
         loader = Loader(store, target, dtype, report, plan)
         return run_or_free(
             lambda: _assemble(
-                loader, chosen_guardrail, attention, compiled, may_offload=memory == "auto"
+                loader, chosen_guardrail, attention, compiled, reason, may_fall=memory == "auto"
             ),
             target,
             plan,
         )
 
+    plan, reason = _choose_plan(store, target, dtype, memory)
+    report(reason, 0.0)
     try:
-        pipeline = load(MemoryPlan.OFFLOAD if memory == "offload" else MemoryPlan.RESIDENT)
+        pipeline = load(plan, reason)
     except RanOutOfMemory as error:
-        if not (error.shortage.is_on_device and memory == "auto"):
+        is_last = plan is MemoryPlan.STREAM
+        if is_last or not (error.shortage.is_on_device and memory == "auto"):
             raise
+        reason = f"Loading the model ran out of the GPU's memory: {error.shortage}."
         report("Loading the model into host memory, because the GPU has too little", 0.0)
-        pipeline = load(MemoryPlan.OFFLOAD)
+        pipeline = load(MemoryPlan.STREAM, reason)
     report("The model is loaded.", 1.0)
     return pipeline
+
+
+def _choose_plan(
+    store: WeightStore, device: torch.device, dtype: torch.dtype, memory: MemoryChoice
+) -> tuple[MemoryPlan, str]:
+    """The memory plan for a checkpoint's longest video, and why it is that, in a sentence."""
+    if memory != "auto":
+        return MemoryPlan(memory), "It was asked for."
+    if device.type != "cuda":
+        return MemoryPlan.RESIDENT, "The device has the host's memory."
+    free, _total = torch.cuda.mem_get_info(device)
+    need = memory_need(store, dtype)
+    plan = need.choose(free)
+    needs = ", ".join(f"{each.value} {need.under(each) / 2**30:.1f} GiB" for each in MemoryPlan)
+    return plan, (
+        f"The GPU has {free / 2**30:.1f} GiB free, and {store.profile.max_frames} frames need, "
+        f"with {SPARE / 2**30:.0f} GiB to spare: {needs}. The plan is {plan.value}."
+    )
 
 
 def _assemble(
@@ -111,10 +136,13 @@ def _assemble(
     guardrail: Guardrail,
     attention: str,
     compiled: bool,
+    reason: str,
     *,
-    may_offload: bool,
+    may_fall: bool,
 ) -> VideoPipeline:
     store, device = loader.store, loader.device
+    scheduler_config = store.config("scheduler")
+    UniPC(scheduler_config, num_steps=1)  # refuses another sampler now, not in the first job
     transformer = loader.transformer()
     config = transformer.config
     kernels = choose_kernels(
@@ -144,9 +172,14 @@ def _assemble(
         transformer=transformer,
         vae=vae,
         placement=Placement(
-            device, (language_model, transformer, vae), loader.plan, may_offload=may_offload
+            device,
+            language_model,
+            (transformer, vae),
+            loader.plan,
+            reason=reason,
+            may_fall=may_fall,
         ),
-        scheduler_config=store.config("scheduler"),
+        scheduler_config=scheduler_config,
         guardrail=guardrail,
         estimator=Estimator(step_cost(config, store)),
         attention=choice,
@@ -203,7 +236,6 @@ class Loader:
         self.dtype = dtype
         self.report = report
         self.plan = plan
-        self._home = HOST if plan is MemoryPlan.OFFLOAD else device
         self._bytes_total = sum(store.size(component) for component in _COMPONENTS)
         self._bytes_read = 0
 
@@ -254,18 +286,24 @@ class Loader:
         """Put every tensor of the component's files into the module, and nothing else."""
         empty: dict[str, Tensor] = module.state_dict()
         expected = _by_published_name(empty, published_names)
+        home = self._home(component)
         infos = self.store.match(component, {name: t.shape for name, t in expected.items()})
         filled = {
-            name: torch.empty(
-                tensor.shape, dtype=parameter_dtype(name, self.dtype), device=self._home
-            )
+            name: torch.empty(tensor.shape, dtype=parameter_dtype(name, self.dtype), device=home)
             for name, tensor in empty.items()
         }
         self._read(infos, _by_published_name(filled, published_names), component)
         module.load_state_dict(filled, assign=True)
-        module.to(self._home)  # the buffers, which no file holds
+        module.to(home)  # the buffers, which no file holds
         module.requires_grad_(False).eval()
         _assert_complete(module)
+
+    def _home(self, component: str) -> torch.device:
+        """Where the plan has a component wait."""
+        stays = self.plan is MemoryPlan.RESIDENT or (
+            self.plan is MemoryPlan.OFFLOAD and component != "text_encoder"
+        )
+        return self.device if stays else HOST
 
     def _read(
         self, infos: dict[str, TensorInfo], places: dict[str, Tensor], component: str

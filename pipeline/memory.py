@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import OutOfMemory
+from pipeline.layer_stream import LayerStream, pin
 from pipeline.memory_plan import MemoryPlan
 
 HOST = torch.device("cpu")
@@ -34,28 +35,39 @@ Result = TypeVar("Result")
 
 
 class Placement:
-    """Follows one pipeline's memory plan, which can change from resident to offload, not back.
+    """Follows one pipeline's memory plan, which can change to the one that takes the least.
 
-    On a CPU, whose memory is the host's, both plans are the same.
+    On a CPU, whose memory is the host's, all plans are the same.
 
     Args:
         device: the device that computes.
-        modules: all modules of the pipeline, placed by `plan`.
-        may_offload: whether a resident pipeline may be offloaded.
+        text_model: has its blocks in `layers`, and may have its embedding in `embed_tokens`.
+        others: the other modules of the pipeline.
+        plan: by which all of them are placed.
+        reason: why this plan, in a sentence.
+        may_fall: whether the plan may be given up for one that takes less.
     """
 
     def __init__(
         self,
         device: torch.device,
-        modules: Sequence[nn.Module],
+        text_model: nn.Module,
+        others: Sequence[nn.Module],
         plan: MemoryPlan,
         *,
-        may_offload: bool,
+        reason: str = "It was asked for.",
+        may_fall: bool,
     ) -> None:
         self.device = device
-        self._modules = tuple(modules)
+        self.reason = reason
+        self._text_model = text_model
+        self._others = tuple(others)
         self._plan = plan
-        self._may_offload = may_offload
+        self._may_fall = may_fall
+        self._stream: LayerStream | None = None
+        self.warning: str | None = None
+        if plan is MemoryPlan.STREAM:
+            self._make_stream()
 
     @property
     def plan(self) -> MemoryPlan:
@@ -63,24 +75,54 @@ class Placement:
         return self._plan
 
     @property
-    def can_offload(self) -> bool:
+    def can_fall(self) -> bool:
         """Whether there is a plan that takes less of the device, and it may be followed."""
-        return self._may_offload and self._plan is MemoryPlan.RESIDENT
+        return self._may_fall and self._plan is not MemoryPlan.STREAM
 
     @contextmanager
     def on_device(self, *modules: nn.Module) -> Iterator[None]:
         """Have these modules on the device for as long as the context lasts."""
-        with ExitStack() as copies:
-            if self._plan is MemoryPlan.OFFLOAD:
-                for module in modules:
-                    copies.enter_context(_copied_to_device(module, self.device))
+        with ExitStack() as stage:
+            for module in modules:
+                if module is self._text_model and self._stream is not None:
+                    stage.enter_context(self._streamed(self._stream))
+                elif self._plan is MemoryPlan.STREAM or (
+                    module is self._text_model and self._plan is MemoryPlan.OFFLOAD
+                ):
+                    stage.enter_context(_copied_to_device(module, self.device))
             yield
 
-    def offload(self) -> None:
-        """Move every module to host memory, and follow that plan from now on."""
-        self._plan = MemoryPlan.OFFLOAD
-        for module in self._modules:
+    def fall(self) -> None:
+        """Move every module to host memory, and take the least of the device from now on."""
+        self._plan = MemoryPlan.STREAM
+        for module in (self._text_model, *self._others):
             module.to(HOST)
+        self._make_stream()
+
+    def _make_stream(self) -> None:
+        layers = list(self._text_model.get_submodule("layers").children())
+        if self.device.type == "cuda":
+            refusal = pin([t for layer in layers for t in (*layer.parameters(), *layer.buffers())])
+            self.warning = refusal and (
+                f"{refusal} The text model is copied from memory that is not pinned, which takes "
+                "seconds longer a new prompt."
+            )
+        self._stream = LayerStream(layers, self.device)
+
+    @contextmanager
+    def _streamed(self, stream: LayerStream) -> Iterator[None]:
+        """Have the text model run on the device, with its embedding looked up in host memory."""
+        with ExitStack() as stage:
+            for name, child in self._text_model.named_children():
+                if name == "embed_tokens":
+                    hook = child.register_forward_hook(
+                        lambda _module, _inputs, embedded: embedded.to(self.device)
+                    )
+                    stage.callback(hook.remove)
+                elif name != "layers":
+                    stage.enter_context(_copied_to_device(child, self.device))
+            stage.enter_context(stream.running())
+            yield
 
 
 @contextmanager
@@ -156,7 +198,7 @@ class RanOutOfMemory(OutOfMemory):
         though = ""
         if not shortage.is_on_device:
             ways.append("use a machine with more memory")
-        elif plan is MemoryPlan.RESIDENT:
+        elif plan is not MemoryPlan.STREAM:
             ways.append("let the model wait in host memory: start with --memory auto")
         else:
             though = ", though the model waits in host memory"

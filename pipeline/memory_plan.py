@@ -5,13 +5,20 @@ from typing import Literal
 
 
 class MemoryPlan(StrEnum):
-    """Where the modules wait. The plans differ in nothing else: both give the same bytes."""
+    """Where the modules wait, from the most of the device's memory to the least.
+
+    The plans differ in nothing else: all give the same bytes.
+    """
 
     RESIDENT = "resident"
     """All modules stay on the device."""
     OFFLOAD = "offload"
-    """They wait in host memory, and each is on the device for its stage only."""
+    """The text model waits in host memory and is on the device for its stage; the others stay."""
+    STREAM = "stream"
+    """All wait in host memory, and each is on the device for its stage only; of the text model
+    two layers at a time."""
 
 
-MemoryChoice = Literal["auto", "resident", "offload"]
-"""A plan; or `auto`, which is resident until the device runs out of memory, and then offloads."""
+MemoryChoice = Literal["auto", "resident", "offload", "stream"]
+"""A plan; or `auto`, the first that fits into what the device has free. Should memory run out all
+the same, that is the last one from then on."""

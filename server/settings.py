@@ -115,8 +115,8 @@ class Settings(BaseSettings):
     )
     memory: MemoryChoice = Field(
         default="auto",
-        description="where the model waits: resident on the GPU, offload in host memory; "
-        "auto offloads when the GPU runs out",
+        description="where the model waits: resident on the GPU, offload has the text model in "
+        "host memory, stream all of it; auto takes the first that fits",
     )
     nvidia_sampling: bool = Field(
         default=False,

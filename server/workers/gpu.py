@@ -85,8 +85,9 @@ class GpuWorker:
         if choice.trials:
             trials = [str(trial) for trial in choice.trials]
             _log.info("The attention backend is chosen", backend=choice.name, trials=trials)
-        kernels = self._pipeline.kernels
-        for warning in (*choice.warnings, kernels.problem):
+        kernels, placement = self._pipeline.kernels, self._pipeline.placement
+        _log.info("The memory plan is chosen", plan=placement.plan.value, reason=placement.reason)
+        for warning in (*choice.warnings, kernels.problem, placement.warning):
             if warning is not None:
                 _log.warning(warning)
         is_gpu = self._device == "cuda"

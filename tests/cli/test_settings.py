@@ -85,7 +85,7 @@ def test_the_former_name_of_the_worker_works_with_one_warning(
         ("COSMOS_PORT", "70000", "COSMOS_PORT='70000'"),
         ("COSMOS_QUEUE_LIMIT", "0", "COSMOS_QUEUE_LIMIT='0'"),
         ("COSMOS_GUARDRAIL", "maybe", "COSMOS_GUARDRAIL='maybe': Input should be 'required'"),
-        ("COSMOS_MEMORY", "some", "COSMOS_MEMORY='some': Input should be 'auto', 'resident' or"),
+        ("COSMOS_MEMORY", "some", "Input should be 'auto', 'resident', 'offload' or 'stream'"),
         ("COSMOS_FETCH_ALLOW_NETS", "10.1.0.0/99", "COSMOS_FETCH_ALLOW_NETS='10.1.0.0/99'"),
         ("COSMOS_ALLOWED_HOSTS", "a.example:80", "'a.example:80' is not a host's name"),
         ("COSMOS_CORS_ORIGINS", "*", "'*' is not an origin: give each as https://app.example"),

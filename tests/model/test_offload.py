@@ -37,22 +37,30 @@ def resident_video(pixels: Pixels, tmp_path_factory: pytest.TempPathFactory) -> 
     return out.read_bytes()
 
 
-def test_an_offloaded_model_makes_the_same_bytes(
-    pixels: Pixels, resident_video: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("plan", ["offload", "stream"])
+def test_a_model_that_waits_makes_the_same_bytes(
+    pixels: Pixels,
+    resident_video: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plan: MemoryChoice,
 ) -> None:
-    pipeline, out = load("offload"), tmp_path / "out.mp4"
+    pipeline, out = load(plan), tmp_path / "out.mp4"
     with two_memories(pipeline, monkeypatch) as memories:
         for _ in range(2):
             pipeline.generate(SPEC, pixels, out, Listener().watcher)
             assert out.read_bytes() == resident_video
             assert memories.lent == 0
-    assert memories.ever_lent > size_of(*modules_of(pipeline).values())
+    assert memories.ever_lent >= size_of(
+        modules_of(pipeline)["language model"].get_submodule("layers")
+    )
 
 
+@pytest.mark.parametrize("plan", ["offload", "stream"])
 def test_each_module_is_on_the_device_for_its_stage_only(
-    pixels: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pixels: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: MemoryChoice
 ) -> None:
-    pipeline = load("offload")
+    pipeline = load(plan)
     modules = modules_of(pipeline)
     lent: dict[str, set[int]] = {}
 
@@ -72,10 +80,18 @@ def test_each_module_is_on_the_device_for_its_stage_only(
     with two_memories(pipeline, monkeypatch) as memories:
         pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", Listener(tell).watcher)
 
-    vae, transformer = size_of(modules["vae"]), size_of(modules["transformer"])
+    text_model = modules["language model"]
+    if plan == "offload":
+        vae, transformer, text = 0, 0, size_of(text_model)
+    else:
+        vae, transformer = size_of(modules["vae"]), size_of(modules["transformer"])
+        layers, embedding = map(text_model.get_submodule, ("layers", "embed_tokens"))
+        text = size_of(text_model) - size_of(layers, embedding)
+        text += 2 * size_of(layers.get_submodule("0"))
+        text += size_of(pipeline.transformer.crossattn_proj)
     assert lent == {
         "start of text": {0},
-        "text": {size_of(modules["language model"], pipeline.transformer.crossattn_proj)},
+        "text": {text},
         "start of image": {0},
         "picture": {vae},
         "start of denoise": {0},
@@ -86,10 +102,39 @@ def test_each_module_is_on_the_device_for_its_stage_only(
     }
 
 
+def test_a_streamed_layer_runs_while_the_next_one_is_copied(
+    pixels: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two layers are on the device at most, and each is copied once a prompt, in order."""
+    pipeline = load("stream")
+    layers = list(modules_of(pipeline)["language model"].get_submodule("layers").children())
+    waiting = [layer.get_parameter("mlp.up_proj.weight").data_ptr() for layer in layers]
+    events: list[str] = []
+    with two_memories(pipeline, monkeypatch) as memories:
+
+        def copy_to(place: Tensor, tensor: Tensor) -> None:
+            if tensor.data_ptr() in waiting:
+                events.append(f"copy {waiting.index(tensor.data_ptr())}")
+            memories.lend_in(place, tensor)
+
+        monkeypatch.setattr("pipeline.layer_stream.copy_to", copy_to)
+        for index, layer in enumerate(layers):
+            layer.get_submodule("mlp").register_forward_hook(
+                lambda *_, index=index: events.append(f"run {index}")
+            )
+        pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", Listener().watcher)
+    last = len(layers) - 1
+    one_prompt = ["copy 0"]
+    for index in range(last):
+        one_prompt += [f"copy {index + 1}", f"run {index}"]
+    assert events == 2 * [*one_prompt, f"run {last}"]
+    assert [layer.get_parameter("mlp.up_proj.weight").data_ptr() for layer in layers] == waiting
+
+
 def test_prompts_that_are_kept_need_no_language_model(
     pixels: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = load("offload")
+    pipeline = load("stream")
     with two_memories(pipeline, monkeypatch) as memories:
         for _ in range(2):
             before = memories.ever_lent
@@ -100,7 +145,7 @@ def test_prompts_that_are_kept_need_no_language_model(
     )
 
 
-@pytest.mark.parametrize("moment", [Stage.DENOISE, 2, Stage.ENCODE])
+@pytest.mark.parametrize("moment", [Stage.IMAGE, Stage.DENOISE, 2, Stage.ENCODE])
 def test_a_cancelled_video_leaves_nothing_lent(
     pixels: Pixels,
     resident_video: bytes,
@@ -111,7 +156,7 @@ def test_a_cancelled_video_leaves_nothing_lent(
     def reached(progress: Progress) -> bool:
         return moment in (getattr(progress, "stage", None), getattr(progress, "step", None))
 
-    pipeline, out = load("offload"), tmp_path / "out.mp4"
+    pipeline, out = load("stream"), tmp_path / "out.mp4"
     with two_memories(pipeline, monkeypatch) as memories:
         with pytest.raises(Cancelled):
             pipeline.generate(SPEC, pixels, out, Listener(reached).watcher)
@@ -121,7 +166,7 @@ def test_a_cancelled_video_leaves_nothing_lent(
 
 
 def test_what_is_lent_keeps_its_layout(monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = load("offload")
+    pipeline = load("stream")
     lay_channels_last(pipeline.vae)
     strides = [tensor.stride() for tensor in tensors_of(pipeline.vae)]
     with two_memories(pipeline, monkeypatch), pipeline.placement.on_device(pipeline.vae):
@@ -141,7 +186,7 @@ def test_compiled_blocks_are_not_compiled_again_when_they_are_lent_again(
         return forward
 
     torch.compiler.reset()
-    pipeline = load("offload")
+    pipeline = load("stream")
     pipeline.transformer.compile_blocks(counting)
     # The watching mode would keep torch from compiling, so here copies are made without it.
     monkeypatch.setattr("pipeline.memory.copied", lambda tensor, _device: tensor.clone())
@@ -157,12 +202,12 @@ def test_compiled_blocks_are_not_compiled_again_when_they_are_lent_again(
 # Loading.
 
 
-def test_an_offloaded_model_is_loaded_without_its_device() -> None:
+def test_a_model_that_waits_is_loaded_without_its_device() -> None:
     """A device that holds no numbers stands for one that has no room."""
-    pipeline = load("offload", "meta")
+    pipeline = load("stream", "meta")
     tensors = tensors_of(*modules_of(pipeline).values())
     assert {tensor.device.type for tensor in tensors} == {"cpu"}
-    assert pipeline.placement.plan is MemoryPlan.OFFLOAD
+    assert pipeline.placement.plan is MemoryPlan.STREAM
     assert pipeline.placement.device.type == "meta"
 
 
@@ -186,14 +231,28 @@ def full_gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return asked
 
 
-@pytest.mark.parametrize(("memory", "num_tries"), [("auto", 1), ("offload", 0)])
+@pytest.mark.parametrize(
+    ("memory", "free", "num_tries", "reason"),
+    [
+        ("stream", 2**28, 0, "It was asked for."),
+        ("auto", 2**28, 0, "The GPU has 0.2 GiB free, and 93 frames need, with 1 GiB to spare: "),
+        ("auto", 2**36, 1, "Loading the model ran out of the GPU's memory: 0.50 GiB more were "),
+    ],
+)
 def test_a_model_too_large_for_the_gpu_is_loaded_into_host_memory(
-    full_gpu: list[int], memory: MemoryChoice, num_tries: int
+    full_gpu: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    memory: MemoryChoice,
+    free: int,
+    num_tries: int,
+    reason: str,
 ) -> None:
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (free, 2**36))
     pipeline = load(memory, "cuda")
     assert len(full_gpu) == num_tries
-    assert pipeline.placement.plan is MemoryPlan.OFFLOAD
-    assert not pipeline.placement.can_offload
+    assert pipeline.placement.plan is MemoryPlan.STREAM
+    assert pipeline.placement.reason.startswith(reason)
+    assert not pipeline.placement.can_fall
     tensors = tensors_of(*modules_of(pipeline).values())
     assert {tensor.device.type for tensor in tensors} == {"cpu"}
     assert pipeline.transformer.dtype == torch.bfloat16
@@ -213,12 +272,17 @@ def test_a_model_that_is_to_be_resident_and_does_not_fit_is_refused(full_gpu: li
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_an_offloaded_model_makes_the_same_bytes(pixels: Pixels, tmp_path: Path) -> None:
+def test_on_a_gpu_every_plan_makes_the_same_bytes(pixels: Pixels, tmp_path: Path) -> None:
     made = []
-    for memory in ("resident", "offload"):
+    plans: list[MemoryChoice] = ["resident", "offload", "stream"]
+    for memory in plans:
         pipeline, out = load(memory, "cuda"), tmp_path / f"{memory}.mp4"
         pipeline.generate(SPEC, pixels, out, Listener().watcher)
         made.append(out.read_bytes())
-        devices = {tensor.device.type for tensor in tensors_of(*modules_of(pipeline).values())}
-        assert devices == {"cuda" if memory == "resident" else "cpu"}
-    assert made[0] == made[1]
+        devices = {
+            name: {tensor.device.type for tensor in tensors_of(module)}
+            for name, module in modules_of(pipeline).items()
+        }
+        assert devices["language model"] == {"cuda" if memory == "resident" else "cpu"}
+        assert devices["vae"] == {"cpu" if memory == "stream" else "cuda"}
+    assert made[0] == made[1] == made[2]

@@ -116,7 +116,7 @@ def test_what_worked_is_remembered(pixels: Pixels, expected: bytes, tmp_path: Pa
         pipeline.generate(SPEC, pixels, out, listener.watcher)
         num_restarts.append(len(restarts(listener)))
     assert num_restarts == [1, 0]
-    assert pipeline.placement.plan is MemoryPlan.OFFLOAD
+    assert pipeline.placement.plan is MemoryPlan.STREAM
     assert out.read_bytes() == expected
 
 
@@ -310,7 +310,7 @@ def test_even_what_holds_itself_is_freed() -> None:
         ),
         (
             MemoryShortage(is_on_device=True, free=2**29, total=2**34),
-            MemoryPlan.OFFLOAD,
+            MemoryPlan.STREAM,
             None,
             "The GPU has too little memory for the model, though the model waits in host memory: "
             "more was needed, and 0.50 of 16.00 GiB were free. Use a GPU with more memory, or one "

@@ -1,7 +1,7 @@
 """A device and a host on a machine that has one memory.
 
-What an offloaded pipeline lends to its device is really copied, so that it can be told from what
-waits; and every operation of torch is watched, so that none computes with what waits.
+What a pipeline lends to its device is really copied, so that it can be told from what waits; and
+every operation of torch is watched, so that none computes with what waits.
 """
 
 from collections.abc import Iterator
@@ -18,8 +18,13 @@ from torch.utils._pytree import tree_leaves
 from pipeline.generate import VideoPipeline
 from pipeline.memory_plan import MemoryPlan
 
-_VIEWS = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
-"""What compute nothing; `.data` is one of them."""
+_VIEWS = {
+    torch.ops.aten.detach.default,
+    torch.ops.aten.alias.default,
+    torch.ops.aten.empty_like.default,
+    torch.ops.aten._has_compatible_shallow_copy_type.default,
+}
+"""What reads no number; `.data` is one of them."""
 
 _Reference: Any = StorageWeakRef  # has no types
 
@@ -51,9 +56,15 @@ class TwoMemories(TorchDispatchMode):
     def __init__(self, pipeline: VideoPipeline) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self._pipeline = pipeline
-        self._weights = {
-            tensor.untyped_storage().data_ptr()
-            for tensor in tensors_of(*modules_of(pipeline).values())
+        modules = modules_of(pipeline)
+        self._weights = _addresses(*modules.values())
+        text_model = _addresses(modules["language model"])
+        # Prompts are looked up where the embedding waits.
+        embedding = _addresses(modules["language model"].get_submodule("embed_tokens"))
+        self._waiting = {
+            MemoryPlan.RESIDENT: set[int](),
+            MemoryPlan.OFFLOAD: text_model,
+            MemoryPlan.STREAM: self._weights - embedding,
         }
         self._copied_to_device: list[tuple[Any, int]] = []
         self._made: list[Any] = []
@@ -65,13 +76,24 @@ class TwoMemories(TorchDispatchMode):
         self._is_lending = True
         copy = tensor.clone()
         self._is_lending = False
-        self._copied_to_device.append((_Reference(copy.untyped_storage()), copy.nbytes))
+        self._note(copy)
         return copy
+
+    def lend_in(self, place: Tensor, waiting: Tensor) -> None:
+        """A copy over what was lent before, in place of `pipeline.layer_stream.copy_to`."""
+        self._is_lending = True
+        place.copy_(waiting)
+        self._is_lending = False
+        self._note(place)
+
+    def _note(self, copy: Tensor) -> None:
+        self._copied_to_device.append((_Reference(copy.untyped_storage()), copy.nbytes))
 
     @property
     def lent(self) -> int:
         """The bytes that are lent to the device now."""
-        return sum(size for storage, size in self._copied_to_device if not storage.expired())
+        there = {s.cdata: size for s, size in self._copied_to_device if not s.expired()}
+        return sum(there.values())
 
     @property
     def ever_lent(self) -> int:
@@ -86,10 +108,10 @@ class TwoMemories(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        is_offloaded = self._pipeline.placement.plan is MemoryPlan.OFFLOAD
-        if is_offloaded and not self._is_lending and func not in _VIEWS:
-            waiting = [tensor for tensor in _tensors((args, kwargs)) if self._is_weight(tensor)]
-            assert not waiting, f"{func} reads a tensor that waits in host memory"
+        waiting = self._waiting[self._pipeline.placement.plan]
+        if waiting and not self._is_lending and func not in _VIEWS:
+            read = {t.untyped_storage().data_ptr() for t in _tensors((args, kwargs))}
+            assert not read & waiting, f"{func} reads a tensor that waits in host memory"
         result = func(*args, **(kwargs or {}))
         if not self._is_lending:
             made = [tensor for tensor in _tensors(result) if not self._is_weight(tensor)]
@@ -98,6 +120,10 @@ class TwoMemories(TorchDispatchMode):
 
     def _is_weight(self, tensor: Tensor) -> bool:
         return tensor.untyped_storage().data_ptr() in self._weights
+
+
+def _addresses(*modules: nn.Module) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors_of(*modules)}
 
 
 def _tensors(values: Any) -> list[Tensor]:
@@ -109,5 +135,6 @@ def two_memories(pipeline: VideoPipeline, monkeypatch: pytest.MonkeyPatch) -> It
     """Watch the pipeline for as long as the context lasts."""
     memories = TwoMemories(pipeline)
     monkeypatch.setattr("pipeline.memory.copied", memories.lend)
+    monkeypatch.setattr("pipeline.layer_stream.copy_to", memories.lend_in)
     with memories:
         yield memories

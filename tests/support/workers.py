@@ -144,7 +144,7 @@ class ScriptedWorker:
         try:
             return self._make(order, script, send, cancelled)
         except _RanOut:
-            self.memory = MemoryPlan.OFFLOAD
+            self.memory = MemoryPlan.STREAM
             send(Restarted("The script ran out of memory, so it is begun again."))
             return self._make(order, script, send, cancelled)
 

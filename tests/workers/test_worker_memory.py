@@ -41,7 +41,7 @@ async def test_a_slot_knows_the_plan_that_its_worker_follows_after_each_run() ->
             assert sum(isinstance(event, Restarted) for event in events) == restarts
             assert isinstance(events[-1], Done)
             (after,) = watched.pool.slots()
-            assert (after.memory, after.memory_shortages) == (MemoryPlan.OFFLOAD, 1)
+            assert (after.memory, after.memory_shortages) == (MemoryPlan.STREAM, 1)
         await watched.fails(order("killed"))
         await watched.until(SlotUp)
         (new,) = watched.pool.slots()
@@ -61,9 +61,9 @@ async def test_a_job_that_is_begun_again_succeeds_and_its_log_says_so(tmp_path: 
         assert steps == [f"Step {step} of 3" for step in (1, 2, 1, 2, 3)]
         assert said[again + 1] == "Reading the prompt"
 
-        assert (await slot_of(client))["memory"] == "offload"
+        assert (await slot_of(client))["memory"] == "stream"
         info = {"slot": "cpu", "device": "cpu", "device_name": "scripted cpu"}
-        info |= {"attention": "scripted", "memory": "offload", "kernels": "plain"}
+        info |= {"attention": "scripted", "memory": "stream", "kernels": "plain"}
         assert (await scrape(client)).number("cosmos_slot_info", info) == 1
         assert await shortages(client) == 1
 
@@ -89,7 +89,7 @@ async def test_a_job_that_never_fits_in_memory_fails_at_once_with_the_reason(
         assert (await slot_of(client))["memory"] == "resident"
 
 
-@pytest.mark.parametrize("memory", ["resident", "offload"])
+@pytest.mark.parametrize("memory", ["resident", "offload", "stream"])
 async def test_the_setting_reaches_the_worker(tmp_path: Path, memory: str) -> None:
     async with serving(settings_in(tmp_path, memory=memory), worker_process=True) as client:
         await result_of(client, await submit(client))
@@ -124,4 +124,4 @@ async def test_the_real_worker_begins_again_and_stays_offloaded(tmp_path: Path) 
     assert [len(lines) for lines in restarts] == [1, 0]
     assert "1.50 GiB more were needed" in restarts[0][0]["message"]
     assert files[0] == files[1]
-    assert slot["memory"] == "offload"
+    assert slot["memory"] == "stream"
