@@ -23,6 +23,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import (
 )
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
+from pipeline.causal_convolution import convolve_by_onednn
 from pipeline.generate import VideoPipeline
 from pipeline.guardrail import Guardrail, GuardrailChoice, choose_guardrail
 from pipeline.libraries import check_cudnn
@@ -266,6 +267,8 @@ class Loader:
         self._fill(module, "vae")
         if self.device.type == "cuda":
             lay_channels_last(module)
+        elif self.device.type == "cpu":
+            convolve_by_onednn(module)
         return module
 
     def tokenizer(self) -> Tokenizer:

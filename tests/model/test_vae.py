@@ -6,11 +6,12 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d
 from modules import load_vae
 from stand_ins import stand_in
 from torch import Tensor
 
+from pipeline.causal_convolution import OneDnnConv3d
 from pipeline.spec import Pixels
 from pipeline.vae import decode, encode_first_frame, lay_channels_last, to_frames
 from weights.store import WeightStore
@@ -112,3 +113,26 @@ def test_channels_last_changes_the_layout_and_not_the_frames(vae: AutoencoderKLW
     assert kernel.is_contiguous(memory_format=torch.channels_last_3d)
     ours, plain = (np.stack(list(decode(v, _latents()))).astype(int) for v in (laid_out, vae))
     assert np.abs(ours - plain).max() <= 1
+
+
+@torch.inference_mode()
+def test_convolutions_by_onednn_err_no_more_than_diffusers_own(vae: AutoencoderKLWan) -> None:
+    """Over several chunks: the first, the second, whose cache says so, and those after it."""
+    plain, exact = (AutoencoderKLWan.from_pretrained(stand_in() / "vae") for _ in range(2))
+    exact.double()
+    kinds = [{type(m) for m in v.modules() if isinstance(m, WanCausalConv3d)} for v in (vae, plain)]
+    assert kinds == [{OneDnnConv3d}, {WanCausalConv3d}]
+    latents = _latents(num_frames=5)
+    video = exact.decode(latents.double()).sample
+    assert video.shape == (1, 3, 17, HEIGHT, WIDTH)
+    ours, theirs = (_error(v.decode(latents).sample, video) for v in (vae, plain))
+    assert ours < 3 * theirs < 1e-4
+    again = exact.encode(video).latent_dist.mode()
+    assert again.shape == latents.shape
+    ours, theirs = (_error(v.encode(video.float()).latent_dist.mode(), again) for v in (vae, plain))
+    assert ours < 3 * theirs < 1e-4
+
+
+def _error(values: Tensor, exact: Tensor) -> float:
+    """Relative L2."""
+    return float((values - exact).norm() / exact.norm())
