@@ -19,14 +19,14 @@ def stand_in(
             metavar="WxH", help="Size of its videos in pixels, both sides multiples of 16."
         ),
     ] = "320x176",
-    moving: Annotated[
-        bool, typer.Option("--moving", help="Numbers that move the picture as the prompt says.")
+    random: Annotated[
+        bool, typer.Option("--random", help="Random weights instead, which make coloured noise.")
     ] = False,
 ) -> None:
-    """Make a small checkpoint that was not trained: of random numbers, or one that moves pictures.
+    """Make a small checkpoint that was not trained, to try everything without the real one.
 
-    With --moving a video pans left, right, up or down if its prompt says so of the camera, slowly,
-    plainly or quickly, and holds still otherwise. docs/stand-in.md says how.
+    Its videos move the picture as the prompt says of the camera: "The camera pans slowly left."
+    docs/stand-in.md says what it understands, and how.
     """
     width, _, height = size.partition("x")
     if not (width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
@@ -35,7 +35,7 @@ def stand_in(
     from weights.stand_in.checkpoint import Weights, write_stand_in
     from weights.store import WeightStore
 
-    numbers: Weights = "moving" if moving else "lively"
+    numbers: Weights = "lively" if random else "moving"
     write_stand_in(folder, width=int(width), height=int(height), weights=numbers)
     print(f"{folder}: a stand-in checkpoint for videos of {size}")
     print(WeightStore(folder).profile.licence)

@@ -189,4 +189,13 @@ def test_a_stand_in_that_was_made_is_a_checkpoint_that_checks_out(
     code, out, _ = call(capsys, "weights", "check", folder)
     assert code == 0
     assert "videos     96x64, up to 93 frames" in out
+    assert "Numbers written down" in out
+
+
+def test_a_stand_in_of_random_weights_is_made_if_asked_for(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "tiny")
+    code, out, _ = call(capsys, "weights", "stand-in", folder, "--size", "96x64", "--random")
+    assert code == 0
     assert "Random numbers" in out
