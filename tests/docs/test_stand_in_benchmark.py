@@ -1,0 +1,60 @@
+"""How the stand-in's moves are measured, and the contact sheets of videos."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paths import ROOT
+from PIL import Image
+from stand_ins import stand_in
+
+from benchmarks.contact_sheet import sheet
+from benchmarks.motion import grey, shift
+from benchmarks.stand_in import run
+from benchmarks.stand_in_report import NEAR_PX, page_text
+from pipeline.encode import encode_video
+from pipeline.spec import Container, Quality
+
+
+def test_the_benchmark_of_the_stand_in_goes_on_where_it_was_ended(tmp_path: Path) -> None:
+    out = tmp_path / "stand-in.json"
+    weights = stand_in(width=160, height=96, weights="moving")
+    for number in (1, 2):
+        report = run(weights, out, limit=1)
+        assert json.loads(out.read_text()) == report
+        assert len(report["cases"]) == number
+        assert all(case["off_px"] <= NEAR_PX for case in report["cases"].values())
+    assert f"| {number} of {number} |" in page_text(report)
+
+
+@pytest.mark.parametrize("moved", [(0, 0), (16, 0), (-8, 0), (0, 4), (3, -5)])
+@pytest.mark.parametrize("photograph", ["life", "china", "flower"])
+def test_the_shift_of_a_picture_is_found(photograph: str, moved: tuple[int, int]) -> None:
+    with Image.open(ROOT / "benchmarks" / "photographs" / f"{photograph}.png") as image:
+        whole = grey(np.asarray(image.convert("RGB")))
+    x, y = moved
+    before, after = whole[32:128, 32:192], whole[32 - y : 128 - y, 32 - x : 192 - x]
+    assert shift(before, after) == moved
+
+
+def test_a_contact_sheet_has_the_first_the_middle_and_the_last_frame(tmp_path: Path) -> None:
+    levels = [40, 40, 120, 40, 200]
+    frames = [np.full((64, 96, 3), level, np.uint8) for level in levels]
+    video = tmp_path / "made.mp4"
+    encode_video(
+        iter(frames),
+        Container.X264,
+        Quality.HIGH,
+        width=96,
+        height=64,
+        num_frames=len(frames),
+        out=video,
+        check=lambda: None,
+    )
+    page = grey(np.asarray(sheet([(video, "Grey."), (video, "Again.")])))
+    for middle in (24 + 32, 24 + 64 + 8 + 24 + 32):
+        row = page[middle]
+        assert [row[8 + 48 + column * 104] for column in range(3)] == pytest.approx(
+            [40, 120, 200], abs=3
+        )
