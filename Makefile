@@ -14,11 +14,18 @@ REHEARSAL := .venv-rehearsal
 REHEARSAL_READY := $(REHEARSAL)/.ready
 STAND_IN := .cache/stand-in
 NODE_MODULES := tests/clients/node_modules
+RIGHT := The camera pans right.
+UP := The camera tilts up.
+LEFT := The camera moves quickly to the left.
+# A photograph, its prompt, and the names of the video and its contact sheet without their endings.
+define MOVE
+$(BIN)/cosmos-serve generate $(1) "$(2)" --frames 25 --steps 12 --seed 7 --weights $(STAND_IN) --out $(3).mp4
+	$(BIN)/python -m benchmarks.contact_sheet $(3).png --row $(3).mp4 "$(2)"
+endef
 # Without npm nothing is installed, and the tests say what they did not run.
 NODE_READY := $(if $(shell command -v npm),$(NODE_MODULES)/.ready)
 # Clients that must not meet in one environment, nor our own packages.
 OLD_CLIENTS := $(foreach client,fal-client@0.5.9 fal@1.83.0 huggingface_hub@2.4.0,.cache/clients/$(client)/.ready)
-PROMPT := A rocket lifts off from its launch pad in a cloud of fire and smoke.
 
 .PHONY: help setup demo serve test test-clients test-slow test-floor api-page client-table check format bench bench-load bench-caches bench-growth rehearse-gpu chaos clean
 
@@ -27,11 +34,18 @@ help: ## Say what can be made
 
 setup: $(READY) ## Install everything into .venv
 
-demo: $(READY) $(STAND_IN) ## Make a video from the sample photograph, with random weights
+demo: $(READY) $(STAND_IN) ## Make two videos of photographs that move as the prompts say
 	@mkdir -p build
-	$(BIN)/cosmos-serve generate docs/sample/launch.jpg "$(PROMPT)" --frames 25 --seed 7 --weights $(STAND_IN) --out build/demo.mp4
+	$(call MOVE,docs/sample/launch.jpg,$(RIGHT),build/right)
+	$(call MOVE,benchmarks/photographs/chelsea.png,$(UP),build/up)
+	@echo "Look at build/right.mp4 and build/up.mp4: the rocket goes to the right and the cat up, as"
+	@echo "the prompts say. build/right.png and build/up.png show their first, middle and last frame."
 
-serve: $(READY) $(STAND_IN) ## Serve the random-weight checkpoint on http://127.0.0.1:8000
+readme-picture: demo ## Make the picture that the README opens with
+	$(call MOVE,benchmarks/photographs/seeding.png,$(LEFT),build/left)
+	$(BIN)/python -m benchmarks.contact_sheet docs/sample/moves.jpg --row build/right.mp4 "$(RIGHT)" --row build/up.mp4 "$(UP)" --row build/left.mp4 "$(LEFT)"
+
+serve: $(READY) $(STAND_IN) ## Serve the stand-in, which moves photographs, on http://127.0.0.1:8000
 	$(BIN)/cosmos-serve serve --weights $(STAND_IN) --data .cache/data
 
 test: $(READY) $(ORACLE_READY) ## Run the tests, two files at a time
@@ -65,6 +79,9 @@ format: $(READY) ## Format the code
 
 bench: $(READY) $(STAND_IN) ## Seconds and peak memory of each stage, on this machine
 	$(BIN)/python -m benchmarks.stages --weights $(STAND_IN)
+
+bench-stand-in: $(READY) ## Whether the stand-in moves photographs as prompts say; half an hour of a core
+	$(BIN)/python -m benchmarks.stand_in --page docs/stand-in.md
 
 bench-load: $(READY) ## Latency under clients that poll and submit; needs Debian's wrk
 	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.load
@@ -119,5 +136,6 @@ $(NODE_MODULES)/.ready: tests/clients/package-lock.json
 	$(@D)/bin/pip install --quiet --disable-pip-version-check $(subst @,==,$*)
 	@touch $@
 
-$(STAND_IN): $(READY)
+$(STAND_IN): $(READY) $(wildcard weights/stand_in/*.*)
+	rm -rf $@
 	$(BIN)/cosmos-serve weights stand-in $@

@@ -65,5 +65,9 @@ def test_the_commands_of_a_page_run_as_they_stand(page: str, tmp_path: Path) -> 
             else:
                 terminal.paste(block.shell)
         made = {each.name for each in desk.clone.rglob("*.mp4") if each.stat().st_size > 10_000}
-        wanted = {"README.md": {"demo.mp4", "video.mp4"}, "api.md": {"video.mp4"}, "tls.md": set()}
+        wanted = {
+            "README.md": {"right.mp4", "up.mp4", "video.mp4"},
+            "api.md": {"video.mp4"},
+            "tls.md": set(),
+        }
         assert made == wanted[page]
