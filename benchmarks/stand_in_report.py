@@ -35,7 +35,7 @@ def _by_part(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     parts: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for case in report["cases"].values():
         parts[case["part"]].append(case)
-    return dict(parts)
+    return {name: parts[name] for name in sorted(parts)}
 
 
 def _row(name: str, cases: list[dict[str, Any]]) -> str:
