@@ -24,7 +24,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.machine import describe
-from pipeline.network.kernels import heads_triton, residual_triton
+from pipeline.network.kernels import causal_triton, heads_triton, residual_triton
+from pipeline.network.kernels.causal import PROGRAM_ELEMENTS
 
 TARGETS = {"sm_90": 90, "sm_80": 80}
 _THREADS_OF_A_WARP = 32
@@ -70,12 +71,33 @@ def _heads(*, is_turned: bool) -> Kernel:
     )
 
 
+def _causal(channels: int, *, is_normed: bool) -> Kernel:
+    block = 1 << (channels - 1).bit_length()
+    types = dict.fromkeys(("frames_ptr", "kept_ptr", "padded_ptr", "gamma_ptr"), "*bf16")
+    types |= {"factor": "fp32", "eps": "fp32"}
+    return Kernel(
+        function=causal_triton.causal_input_kernel,
+        types={**types, **dict.fromkeys(("num_frames", "height", "width", "channels"), "i32")},
+        constants={
+            "PADDING": 1,
+            "NORM": is_normed,
+            "BLOCK_PIXELS": PROGRAM_ELEMENTS // block,
+            "BLOCK_CHANNELS": block,
+        },
+        num_warps=causal_triton.NUM_WARPS,
+    )
+
+
 KERNELS = {
     "residual, float32 + bfloat16 -> bfloat16": _residual("*fp32", "*bf16", "*bf16"),
     "residual, float32 + bfloat16 -> float32": _residual("*fp32", "*bf16", "*fp32"),
     "residual, bfloat16 + bfloat16 -> bfloat16": _residual("*bf16", "*bf16", "*bf16"),
     "heads, turned": _heads(is_turned=True),
     "heads, not turned": _heads(is_turned=False),
+    "frames, 96 channels": _causal(96, is_normed=True),
+    "frames, 192 channels": _causal(192, is_normed=True),
+    "frames, 384 channels": _causal(384, is_normed=True),
+    "frames, 384 channels, not normed": _causal(384, is_normed=False),
 }
 
 

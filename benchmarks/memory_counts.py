@@ -11,7 +11,6 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -45,9 +44,7 @@ TEXT: dict[str, Any] = {
     "num_key_value_heads": 4,
     "vocab_size": 152_064,
 }
-CONFIG = replace(
-    FULL.config, crossattn_proj_in_channels=TEXT["hidden_size"] * TEXT["num_hidden_layers"]
-)
+CONFIG = FULL.config
 _KERNELS = "pipeline.network.kernels"
 
 

@@ -38,6 +38,7 @@ from pipeline.text import MAX_TOKENS, TextEncoder, Tokenizer
 from pipeline.timing import Estimator, StepCost
 from pipeline.unipc import UniPC
 from pipeline.vae import lay_channels_last
+from pipeline.vae_decoder import decoder_channels
 from weights.header import TensorInfo
 from weights.store import WeightStore
 
@@ -152,6 +153,7 @@ def _assemble(
         transformer.residual_dtype,
         heads=config.num_attention_heads,
         head_dim=config.attention_head_dim,
+        vae_channels=decoder_channels(store.config("vae")),
     )
     choice = choose_for(transformer, store, attention, device)
     transformer.attend = choice.attend

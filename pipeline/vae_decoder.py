@@ -5,6 +5,7 @@ more frames come of one, the frames of a latent frame go through the layers one 
 exact, because each convolution keeps what it has read of the frames before.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,6 +36,12 @@ def can_decode(vae: AutoencoderKLWan) -> bool:
         and all(isinstance(layer.nonlinearity, nn.SiLU) for layer in layers)
         and all(norm.channel_first and norm.bias == 0.0 for norm in norms)
     )
+
+
+def decoder_channels(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """How many channels the decoder's layers have, from the checkpoint's `vae/config.json`."""
+    base = config.get("decoder_base_dim") or config.get("base_dim", 96)
+    return tuple(sorted({base * factor for factor in config.get("dim_mult", (1, 2, 4, 4))}))
 
 
 class FrameDecoder:

@@ -8,12 +8,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from paths import SUPPORT
+from torch import Tensor
 
 from pipeline.network.kernels import device, proof
+from pipeline.network.kernels.causal import causal_input_plain
+from pipeline.network.kernels.heads import norm_heads_plain_
 from pipeline.network.kernels.proof import KernelChoice, choose_kernels
 from pipeline.network.kernels.residual import Residual, add_gated_modulate_plain
 
@@ -64,7 +68,7 @@ def test_nothing_outside_the_heads_is_written(distances: dict[str, dict[str, flo
 
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-SHAPE = {"heads": 2, "head_dim": 32}
+SHAPE: dict[str, Any] = {"heads": 2, "head_dim": 32, "vae_channels": (16,)}
 
 
 @pytest.fixture
@@ -81,7 +85,7 @@ def _problem() -> str | None:
 def test_the_proof_passes_kernels_that_work() -> None:
     program = (
         "import torch; from pipeline.network.kernels import proof; "
-        "print(proof._problem(torch.device('cpu'), torch.bfloat16, torch.float32, 2, 32))"
+        "print(proof._problem(torch.device('cpu'), torch.bfloat16, torch.float32, 2, 32, [16]))"
     )
     environment = {"TRITON_INTERPRET": "1"}
     run = subprocess.run(
@@ -125,6 +129,22 @@ def test_a_kernel_with_wrong_numbers_is_a_problem(
         lambda *arguments: Residual(plain(*arguments).hidden, plain(*arguments).normed * factor),
     )
     assert (_problem() or "").startswith("the modulated sum is off by")
+
+
+def test_a_kernel_that_keeps_other_frames_than_it_should_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def forgetful(frames: Tensor, kept: Tensor, padding: int, norm: Any) -> Tensor:
+        return causal_input_plain(frames, kept.clone(), padding, norm)
+
+    plain = {
+        "add_gated_modulate_fused": add_gated_modulate_plain,
+        "norm_heads_fused_": norm_heads_plain_,
+        "causal_input_fused": forgetful,
+    }
+    for name, form in plain.items():
+        monkeypatch.setattr(proof, name, form)
+    assert (_problem() or "").startswith("what a convolution keeps is off by")
 
 
 def test_memory_that_runs_out_in_the_proof_is_no_fault_of_the_kernels(

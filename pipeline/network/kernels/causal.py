@@ -15,13 +15,14 @@ from torch.nn import functional
 from pipeline.network.kernels.device import HAS_TRITON, can_fuse
 
 if HAS_TRITON:
-    from pipeline.network.kernels.causal_triton import causal_input_kernel
+    from pipeline.network.kernels.causal_triton import NUM_WARPS, causal_input_kernel
 
 KEPT_FRAMES = 2
 """The frames before the first that a convolution over three frames reads."""
 
 NORM_EPS = 1e-12
-_PROGRAM_ELEMENTS = 4096
+PROGRAM_ELEMENTS = 4096
+"""Of one frame, in one program."""
 
 
 def nothing_kept(frames: Tensor) -> Tensor:
@@ -84,7 +85,7 @@ def causal_input_fused(
         memory_format=torch.channels_last_3d,
     )
     block_channels = 1 << (channels - 1).bit_length()
-    block_pixels = max(1, _PROGRAM_ELEMENTS // block_channels)
+    block_pixels = max(1, PROGRAM_ELEMENTS // block_channels)
     num_pixels = padded_size[0] * padded_size[1]
     causal_input_kernel[(-(-num_pixels // block_pixels), batch)](
         frames,
@@ -101,6 +102,6 @@ def causal_input_fused(
         NORM=norm is not None,
         BLOCK_PIXELS=block_pixels,
         BLOCK_CHANNELS=block_channels,
-        num_warps=8,
+        num_warps=NUM_WARPS,
     )
     return padded

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+NUM_WARPS = 8
+
 
 @triton.jit
 def causal_input_kernel(
@@ -48,7 +50,9 @@ def causal_input_kernel(
     if num_frames == 1:
         tl.store(here_kept, second, mask=is_inside)
     if NORM:
-        gamma = tl.load(gamma_ptr + channel, mask=is_channel, other=0.0).to(tl.float32)
+        # For every pixel, so that it lies as the frames do.
+        weights = gamma_ptr + channel + tl.zeros_like(pixel)
+        gamma = tl.load(weights, mask=is_channel, other=0.0).to(tl.float32)
     for index in range(num_frames):
         value = tl.load(here_frames + index * frame, mask=is_inside, other=0.0)
         if NORM:

@@ -4,14 +4,16 @@ Triton compiles a kernel when it is first called. That takes a C compiler, Pytho
 a folder to write to, and where one of them is missing the plain forms do the same work.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
 from torch import Tensor, nn
 
 from pipeline.memory import is_device_full
+from pipeline.network.kernels.causal import KEPT_FRAMES, causal_input_fused, causal_input_plain
 from pipeline.network.kernels.device import HAS_TRITON, allow_fused
 from pipeline.network.kernels.heads import norm_heads_fused_, norm_heads_plain_
 from pipeline.network.kernels.residual import add_gated_modulate_fused, add_gated_modulate_plain
@@ -37,18 +39,19 @@ def choose_kernels(
     *,
     heads: int,
     head_dim: int,
+    vae_channels: Sequence[int] = (),
 ) -> KernelChoice:
     """Use the fused kernels in this process if they work here, by a run of each.
 
-    The widths and dtypes are those of the network, so that nothing is left to be compiled by the
-    first job. On a CPU there is nothing to choose.
+    The widths and dtypes are those of the network and the VAE, so that nothing is left to be
+    compiled by the first job. On a CPU there is nothing to choose.
 
     Raises:
         torch.OutOfMemoryError, RuntimeError: the device has too little memory to try.
     """
     if device.type != "cuda":
         return KernelChoice("plain")
-    problem = _problem(device, dtype, residual_dtype, heads, head_dim)
+    problem = _problem(device, dtype, residual_dtype, heads, head_dim, vae_channels)
     allow_fused(problem is None)
     if problem is None:
         return KernelChoice("fused")
@@ -65,6 +68,7 @@ def _problem(
     residual_dtype: torch.dtype,
     heads: int,
     head_dim: int,
+    vae_channels: Sequence[int] = (),
 ) -> str | None:
     """Why the fused kernels cannot be used; None if they can."""
     if not HAS_TRITON:
@@ -73,6 +77,7 @@ def _problem(
         for name, fused, plain in chain(
             _residual_cases(device, dtype, residual_dtype, heads * head_dim),
             _heads_cases(device, dtype, heads, head_dim),
+            *(_frames_cases(device, dtype, channels) for channels in vae_channels),
         ):
             error = float((fused.double() - plain.double()).norm() / plain.double().norm())
             # Written so that what is no number is too far, too.
@@ -118,6 +123,26 @@ def _heads_cases(
         norm_heads_fused_(fused[:, :, 0], norm, turn)
         norm_heads_plain_(plain[:, :, 0], norm, turn)
         yield "the norm of heads", fused, plain
+
+
+def _frames_cases(
+    device: torch.device, dtype: torch.dtype, channels: int
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """What convolutions of the VAE read, of one frame and of several, normalised and not."""
+    random = _Random(device)
+    norm = WanRMS_norm(channels, images=False)
+    norm.gamma = nn.Parameter(random(channels, 1, 1, 1, dtype=dtype), requires_grad=False)
+    layout = torch.channels_last_3d
+    for num_frames, padding, norms in ((1, 1, norm), (2, 1, norm), (2, 0, None)):
+        frames, kept = (
+            random(1, channels, number, 5, 7, dtype=dtype).contiguous(memory_format=layout)
+            for number in (num_frames, KEPT_FRAMES)
+        )
+        also_kept = kept.clone()
+        fused = causal_input_fused(frames, kept, padding, norms)
+        plain = causal_input_plain(frames, also_kept, padding, norms)
+        yield "a convolution's input", fused, plain
+        yield "what a convolution keeps", kept, also_kept
 
 
 class _Random:
