@@ -1,7 +1,11 @@
-"""The types of settings: how the text of a variable becomes a value, or is refused."""
+"""The types of settings: how the text of a variable becomes a value, or is refused.
+
+And which variables are settings at all.
+"""
 
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -61,3 +65,26 @@ Networks = Annotated[tuple[Network, ...], NoDecode, _each(ip_network)]
 Url = Annotated[str, AfterValidator(_check_url)]
 Key = Annotated[SecretStr, AfterValidator(_check_key)]
 WorkerPath = Annotated[str, AfterValidator(_current_worker)]
+
+_SERVICE_LINK = re.compile(
+    r"COSMOS_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)",
+    re.IGNORECASE,
+)
+_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
+"""Kubernetes sets such names for each Service, and a PORT with such a URL: for one that is called
+`cosmos` or `cosmos-db` they begin as ours do."""
+
+
+def meant_for_us(environment: Mapping[str, str | None], prefix: str) -> dict[str, str]:
+    """The variables that are set, without what Kubernetes says of services.
+
+    CUDA_VISIBLE_DEVICES may be empty: it then shows no GPU.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if value is not None
+        if not name.upper().startswith(prefix) or value
+        if not _SERVICE_LINK.fullmatch(name)
+        if not (name.upper().endswith("_PORT") and _SERVICE_URL.match(value))
+    }

@@ -1,13 +1,12 @@
 """Every setting of the server, read once into one frozen value.
 
-The only place where the environment is read. Names begin with COSMOS_; CUDA_VISIBLE_DEVICES and
-NVIDIA_DRIVER_CAPABILITIES are the other names. A variable that is empty is one that is not set. A
-`.env` file is not read.
+The only place where the environment is read. Names begin with COSMOS_; CUDA_VISIBLE_DEVICES,
+NVIDIA_DRIVER_CAPABILITIES and two of the Hugging Face Hub's are the other names. A variable that is
+empty is one that is not set. A `.env` file is not read.
 """
 
 import difflib
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,18 +33,11 @@ from server.setting_types import (
     Origins,
     Url,
     WorkerPath,
+    meant_for_us,
 )
 
 PREFIX = "COSMOS_"
 DAY_S = 86_400.0
-
-_SERVICE_LINK = re.compile(
-    r"COSMOS_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)",
-    re.IGNORECASE,
-)
-_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
-"""Kubernetes sets such names for each Service, and a PORT with such a URL: for one that is called
-`cosmos` or `cosmos-db` they begin as ours do."""
 
 
 class SettingsError(Exception):
@@ -226,7 +218,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What is passed, then the environment, as far as it is meant for us, then the file."""
         assert isinstance(env_settings, EnvSettingsSource)
-        env_settings.env_vars = _meant_for_us(env_settings.env_vars)
+        env_settings.env_vars = meant_for_us(env_settings.env_vars, PREFIX)
         return init_settings, env_settings, InitSettingsSource(settings_cls, _in_file())
 
     @classmethod
@@ -238,7 +230,7 @@ class Settings(BaseSettings):
         """
         fields = cls.model_fields.items()
         known = {PREFIX + name.upper() for name, field in fields if not field.validation_alias}
-        _refuse_unknown_names(_meant_for_us(os.environ), known)
+        _refuse_unknown_names(meant_for_us(os.environ, PREFIX), known)
         given = {name: value for name, value in overrides.items() if value not in (None, "")}
         try:
             return cls(**given)
@@ -320,11 +312,34 @@ class Settings(BaseSettings):
             raise ValueError("COSMOS_AUTH=off leaves the key that is set without a use: unset one")
 
 
+class HubSettings(BaseSettings):
+    """The Hugging Face Hub, by the variables of its own library."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True)
+
+    endpoint: Url = Field(default="https://huggingface.co", validation_alias="HF_ENDPOINT")
+    offline: bool = Field(default=False, validation_alias="HF_HUB_OFFLINE")
+
+    @classmethod
+    def load(cls) -> "HubSettings":
+        """Read the environment; raises SettingsError if a value cannot be used."""
+        try:
+            return cls()
+        except ValidationError as error:
+            raise SettingsError("\n".join(map(_sentence, error.errors()))) from error
+
+
 def data_folder() -> Path:
     """The setting `data`, for a command that needs no other."""
     named = os.environ.get(f"{PREFIX}DATA") or _in_file().get("data")
     default: Path = Settings.model_fields["data"].default
     return Path(named) if named else default
+
+
+def weights_folder() -> Path | None:
+    """The setting `weights`, for a command that needs no other; None where it is not set."""
+    named = os.environ.get(f"{PREFIX}WEIGHTS") or _in_file().get("weights")
+    return Path(named) if named else None
 
 
 def _in_file() -> dict[str, Any]:
@@ -348,21 +363,6 @@ def _in_file() -> dict[str, Any]:
     # An alias is the only name that pydantic knows of its field.
     fields = Settings.model_fields
     return {str(fields[name].validation_alias or name): value for name, value in given.items()}
-
-
-def _meant_for_us(environment: Mapping[str, str | None]) -> dict[str, str]:
-    """The variables that are set, without what Kubernetes says of services.
-
-    CUDA_VISIBLE_DEVICES may be empty: it then shows no GPU.
-    """
-    return {
-        name: value
-        for name, value in environment.items()
-        if value is not None
-        if not name.upper().startswith(PREFIX) or value
-        if not _SERVICE_LINK.fullmatch(name)
-        if not (name.upper().endswith("_PORT") and _SERVICE_URL.match(value))
-    }
 
 
 def _refuse_unknown_names(environment: Mapping[str, str], known: set[str]) -> None:

@@ -81,6 +81,7 @@ TORCH_FREE = {
 NETWORK_CLIENTS = {
     *{"httpx", "httpx2", "httpcore", "httpcore2", "requests", "aiohttp", "urllib3", "niquests"},
     *{"pycurl", "websockets", "ftplib", "smtplib", "imaplib", "poplib", "telnetlib", "paramiko"},
+    *{"huggingface_hub"},
 }
 CONNECTING = {
     *{"connect", "connect_ex", "create_connection", "open_connection", "sock_connect", "sendto"},
@@ -291,15 +292,19 @@ def test_only_settings_read_the_environment() -> None:
     assert readers == {"server.settings"}
 
 
-def test_only_fetch_makes_outbound_requests() -> None:
+def test_only_fetch_and_download_make_outbound_requests() -> None:
     users = {
         module.name
         for module in modules().values()
         if packages(imported(module.tree)) & NETWORK_CLIENTS
         or set(imported(module.tree)) & {"urllib.request", "http.client", "xmlrpc.client"}
     }
-    # The second reads the answers that the first gets.
-    assert users == {"server.outbound.fetch", "server.outbound.responses"}
+    # The second reads the answers that the first gets. The third is of `weights pull` alone.
+    assert users == {"server.outbound.fetch", "server.outbound.responses", "weights.download"}
+    assert {name for name in modules() if "weights.download" in loaded_with(name)} == {
+        "weights.download",
+        "weights.pull",
+    }
 
 
 def test_only_fetch_opens_connections() -> None:

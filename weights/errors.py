@@ -17,5 +17,9 @@ class CheckpointMismatch(CheckpointError):
     """The files are sound, but they hold something else than what we load."""
 
 
+class PullFailed(CheckpointError):
+    """The checkpoint could not be fetched; what came is kept, and the next try goes on from it."""
+
+
 class StandInRefused(CheckpointError):
     """A stand-in checkpoint cannot be written there, or in that size."""

@@ -3,13 +3,12 @@
 It says what must be there; `weights.store` looks whether it is.
 """
 
-import shlex
+import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from pathlib import Path
 
 MODEL_INDEX = "model_index.json"
 """The file in which diffusers names a pipeline's class and components."""
@@ -33,23 +32,45 @@ class Component:
     not_loaded: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
 
+    @property
+    def folder(self) -> str:
+        """How the paths of its files begin."""
+        return f"{self.name}/"
+
+    def reads(self, name: str) -> bool:
+        """Whether a file of that name is loaded."""
+        if name in (self.config, *self.optional) or any(name in files for files in self.either):
+            return True
+        if self.weights is None:
+            return False
+        shards = rf"{re.escape(self.weights)}(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
+        return re.fullmatch(shards, name) is not None
+
+    def lacks(self, names: Collection[str]) -> list[str]:
+        """Files that must be there beside those of these names."""
+        missing = [] if self.config in names else [self.config]
+        if self.either and not any(set(files) <= set(names) for files in self.either):
+            missing.append(self.either[0][0])
+        if self.weights is not None:
+            single = f"{self.weights}.safetensors"
+            if single not in names and f"{single}.index.json" not in names:
+                missing.append(single)
+        return missing
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """Where the published checkpoint lives and what it consists of."""
 
     repository: str
-    revision: str
+    commit: str
     pipeline: str
     components: tuple[Component, ...]
 
-    def download_command(self, root: Path, includes: Sequence[str] = ()) -> str:
-        """The shell command that downloads the checkpoint, or the files that match, to `root`."""
-        words = ["hf", "download", self.repository, "--revision", self.revision]
-        words += ["--local-dir", str(root)]
-        for pattern in includes:
-            words += ["--include", pattern]
-        return shlex.join(words)
+    @property
+    def page(self) -> str:
+        """Where its licence is accepted."""
+        return f"https://huggingface.co/{self.repository}"
 
 
 @cache
@@ -58,7 +79,7 @@ def load_manifest() -> Manifest:
     raw = tomllib.loads(resources.files("weights").joinpath("manifest.toml").read_text("utf-8"))
     return Manifest(
         repository=raw["repository"],
-        revision=raw["revision"],
+        commit=raw["commit"],
         pipeline=raw["pipeline"],
         components=tuple(
             Component(

@@ -4,6 +4,7 @@ A store that could be made has every file, and every header in it is sound. It r
 that is `pipeline.load`'s work. No torch and no numpy: the API process makes one for its limits.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -121,22 +122,17 @@ class WeightStore:
         return tensors + sum(file.stat().st_size for file in small)
 
     def _refuse_if_incomplete(self) -> None:
-        missing = {name: files.missing for name, files in self._files.items() if files.missing}
-        phrases = [phrase for phrases in missing.values() for phrase in phrases]
-        includes = [f"{name}/*" for name in missing]
+        missing = [phrase for files in self._files.values() for phrase in files.missing]
         if not (self.root / MODEL_INDEX).is_file():
-            phrases.insert(0, MODEL_INDEX)
-            includes.insert(0, MODEL_INDEX)
-        if not phrases:
+            missing.insert(0, MODEL_INDEX)
+        if not missing:
             return
-        complaint = f"The checkpoint in {self.root} lacks {', '.join(phrases)}."
+        complaint = f"The checkpoint in {self.root} lacks {', '.join(missing)}."
         if not self.root.is_dir():
             complaint = f"There is no folder {self.root}; a checkpoint is wanted there."
-        everything = len(missing) == len(self._files)
         raise CheckpointIncomplete(
-            f"{complaint} Accept the licence at "
-            f"https://huggingface.co/{self._manifest.repository}, then run: "
-            f"{self._manifest.download_command(self.root, () if everything else includes)}"
+            f"{complaint} Accept the licence at {self._manifest.page}, then run: "
+            f"{shlex.join(['cosmos-serve', 'weights', 'pull', str(self.root)])}"
         )
 
     def _refuse_if_another_pipeline(self) -> None:

@@ -115,11 +115,13 @@ WRONG_USAGE = [
     (["jobs", "purge", "x", "--older-than-days", "1"], "Say what to remove"),
 ]
 IMPOSSIBLE = [
-    (["generate", "photo.png", "x", "-o", "a.mp4", "--weights", "no"], "hf download nvidia/"),
+    (["generate", "photo.png", "x", "-o", "a.mp4", "--weights", "no"], "weights pull no"),
     (["generate", "text", "x", "-o", "a.mp4", "--weights", "weights"], "cannot be read"),
     (["generate", "photo.png", "x", "-o", "a.mp4", "--weights", "strict"], "--guardrail off"),
     (["serve", "--weights", "strict"], "--guardrail off"),
     (["weights", "check", "no"], "There is no folder no"),
+    (["weights", "verify", "strict"], "There is no strict/checksums.json"),
+    (["weights", "verify", "strict", "--listing", "text"], "text is not JSON"),
     (["weights", "stand-in", "strict"], "strict is not empty"),
     (["weights", "stand-in", "new", "--size", "96x65"], "height is 65"),
     (["keys", "create", "x", "--data", "empty"], "There is no database in empty"),

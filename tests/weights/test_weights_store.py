@@ -60,10 +60,7 @@ def test_an_empty_folder_is_refused_with_the_whole_command(
     ):
         assert name in message
     assert "Accept the licence at https://huggingface.co/nvidia/Cosmos-Predict2.5-2B" in message
-    assert message.endswith(
-        "hf download nvidia/Cosmos-Predict2.5-2B --revision diffusers/base/post-trained "
-        f"--local-dir {tmp_path}"
-    )
+    assert message.endswith(f"then run: cosmos-serve weights pull {tmp_path}")
     assert "\n" not in message
 
 
@@ -72,31 +69,22 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
         WeightStore(tmp_path / "no")
 
 
-def test_only_the_components_that_lack_files_are_downloaded(root: Path) -> None:
+def test_all_that_is_missing_is_named(root: Path) -> None:
+    (root / "model_index.json").unlink()
     (root / "vae" / "config.json").unlink()
     (root / "scheduler" / "scheduler_config.json").unlink()
 
     with pytest.raises(CheckpointIncomplete) as caught:
         WeightStore(root)
 
-    message = str(caught.value)
-    assert "lacks vae/config.json, scheduler/scheduler_config.json." in message
-    assert message.endswith("--include 'vae/*' --include 'scheduler/*'")
-
-
-def test_a_missing_model_index_alone_is_downloaded_alone(root: Path) -> None:
-    (root / "model_index.json").unlink()
-
-    with pytest.raises(CheckpointIncomplete, match=r"lacks model_index\.json\.") as caught:
-        WeightStore(root)
-
-    assert str(caught.value).endswith("--include model_index.json")
+    wanted = "lacks model_index.json, vae/config.json, scheduler/scheduler_config.json."
+    assert wanted in str(caught.value)
 
 
 def test_a_folder_name_with_a_space_is_quoted_in_the_command(tmp_path: Path) -> None:
     root = tmp_path / "my models"
     root.mkdir()
-    with pytest.raises(CheckpointIncomplete, match=re.escape(f"--local-dir '{root}'")):
+    with pytest.raises(CheckpointIncomplete, match=re.escape(f"weights pull '{root}'")):
         WeightStore(root)
 
 
