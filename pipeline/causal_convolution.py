@@ -10,9 +10,12 @@ from torch import Tensor
 
 
 class OneDnnConv3d(WanCausalConv3d):
-    """The same convolution, whatever its size, by oneDNN."""
+    """The same convolution, whatever its size, in float32 by oneDNN."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if input.dtype != torch.float32:
+            convolved: Tensor = super()._conv_forward(input, weight, bias)
+            return convolved
         # The padding is in the input: that on the left in time may be what came before.
         return torch.mkldnn_convolution(
             input, weight, bias, [0, 0, 0], self.stride, self.dilation, self.groups

@@ -153,7 +153,9 @@ def test_frames_are_the_oracles_up_to_rounding(sides: Sides, pixels: Pixels, cli
     theirs = sides.answers[f"{clip}.frames"].numpy().astype(int)
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).max() <= 1
-    assert (ours != theirs).mean() < 1e-3
+    # In float32 oneDNN rounds otherwise than the convolutions of the reference.
+    bound = 1e-3 if sides.dtype == torch.float64 else 5e-3
+    assert (ours != theirs).mean() < bound
 
 
 @pytest.mark.parametrize("num_frames", [10, 11, 12])

@@ -116,7 +116,7 @@ def test_channels_last_changes_the_layout_and_not_the_frames(vae: AutoencoderKLW
 
 
 @torch.inference_mode()
-def test_convolutions_by_onednn_err_no_more_than_diffusers_own(vae: AutoencoderKLWan) -> None:
+def test_convolutions_by_onednn_err_by_rounding_alone(vae: AutoencoderKLWan) -> None:
     """Over several chunks: the first, the second, whose cache says so, and those after it."""
     plain, exact = (AutoencoderKLWan.from_pretrained(stand_in() / "vae") for _ in range(2))
     exact.double()

@@ -110,7 +110,7 @@ def test_decoding_frame_by_frame_is_diffusers_decoding(num_frames: int) -> None:
 
 
 def test_the_stand_ins_decoder_is_decoded_alike() -> None:
-    vae = load_vae(WeightStore(stand_in()))
+    vae = AutoencoderKLWan.from_pretrained(stand_in() / "vae").eval()
     latents = _latents(3, torch.float32)
     assert torch.equal(_ours(vae, latents), _diffusers(vae, latents))
 
