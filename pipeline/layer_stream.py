@@ -142,10 +142,11 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def spare_host_bytes() -> int:
+def spare_host_bytes(
+    machine: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")
+) -> int:
     """The memory that this process may still take: of the machine, or of its container if less."""
-    spare = _field(Path("/proc/meminfo"), "MemAvailable:") * 1024
-    group = Path("/sys/fs/cgroup")
+    spare = _field(machine, "MemAvailable:") * 1024
     try:
         limit = int((group / "memory.max").read_text())
         return min(spare, limit - _field(group / "memory.stat", "anon"))

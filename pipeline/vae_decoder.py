@@ -96,12 +96,12 @@ class FrameDecoder:
     def _residual(self, block: WanResidualBlock, frames: Tensor) -> Tensor:
         kept = frames
         if isinstance(block.conv_shortcut, nn.Conv3d):
-            kept = functional.conv3d(frames, block.conv_shortcut.weight, block.conv_shortcut.bias)
+            kept = _convolved(block.conv_shortcut, frames)
         # Each statement frees what the one before it read.
         frames = self._input(block.conv1, frames, block.norm1)
-        frames = functional.conv3d(frames, block.conv1.weight, block.conv1.bias)
+        frames = _convolved(block.conv1, frames)
         frames = self._input(block.conv2, frames, block.norm2)
-        frames = functional.conv3d(frames, block.conv2.weight, block.conv2.bias)
+        frames = _convolved(block.conv2, frames)
         return frames.add_(kept)
 
     def _upsample(self, resample: WanResample, frames: Tensor) -> Tensor:
@@ -118,8 +118,7 @@ class FrameDecoder:
     def _convolve(
         self, convolution: WanCausalConv3d, frames: Tensor, norm: WanRMS_norm | None = None
     ) -> Tensor:
-        frames = self._input(convolution, frames, norm)
-        return functional.conv3d(frames, convolution.weight, convolution.bias)
+        return _convolved(convolution, self._input(convolution, frames, norm))
 
     def _input(
         self, convolution: WanCausalConv3d, frames: Tensor, norm: WanRMS_norm | None
@@ -129,6 +128,12 @@ class FrameDecoder:
         # diffusers keeps the padding of width, height and frames here, and zero in `padding`.
         padding = int(convolution._padding[0])
         return causal_input(frames, self._kept[convolution], padding, norm)
+
+
+def _convolved(convolution: nn.Conv3d, frames: Tensor) -> Tensor:
+    """The convolution alone: `WanCausalConv3d` would pad what is padded."""
+    result: Tensor = convolution._conv_forward(frames, convolution.weight, convolution.bias)
+    return result
 
 
 def _makes_frames(block: nn.Module) -> bool:

@@ -50,6 +50,13 @@ def test_a_step_on_a_gpu_is_reported_when_the_one_before_is_done(gpu_clock: Step
     assert seconds == [1.0, 1.0, 2.0, 3.0, 4.0]
 
 
+def test_a_cancel_takes_two_steps_at_most(gpu_clock: StepClock) -> None:
+    """It is looked for after each step is queued: one more may run then, and one is queued."""
+    for queued in range(1, 10):
+        gpu_clock.step()
+        assert queued - max(FakeEvent.waited) <= 1
+
+
 def test_no_more_than_three_events_are_kept(gpu_clock: StepClock) -> None:
     for _ in range(50):
         gpu_clock.step()
