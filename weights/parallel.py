@@ -29,8 +29,8 @@ class Parallel:
         next call `advance` or `wait`.
         """
         with ThreadPoolExecutor(THREADS) as pool:
-            futures = [pool.submit(work, item) for item in items]
             try:
+                futures = [pool.submit(work, item) for item in items]
                 for future in as_completed(futures):
                     future.result()
             except BaseException:

@@ -9,6 +9,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Protocol
 
+from weights.checkpoint_profile import PROFILE_FILE
 from weights.download import Interrupted, Source, Stream, Tries
 from weights.errors import PullFailed
 from weights.listing import BLOCK_BYTES, ListedFile, Listing, add_bytes
@@ -54,10 +55,12 @@ def pull(source: Source, listing: Listing, folder: Path, display: Display) -> No
     the listed one.
 
     Raises:
-        PullFailed: there is too little space, the source does not give a file, or not the right
-            one, or another process pulls into the folder.
+        PullFailed: the folder holds another checkpoint, there is too little space, the source does
+            not give a file, or not the right one, or another process pulls into the folder.
         OSError: a file cannot be read or written.
     """
+    if (folder / PROFILE_FILE).exists():
+        raise PullFailed(f"{folder} holds another checkpoint, to judge by its {PROFILE_FILE}.")
     folder.mkdir(parents=True, exist_ok=True)
     _check_space(listing, folder)
     # The longest first: they would be waited for at the end.

@@ -58,9 +58,17 @@ class Bar:
     def __init__(self, word: str, total: int, bar: Progress) -> None:
         self._bar = bar
         self._task = bar.add_task(word, total=total)
+        self._lock = threading.Lock()
+        # rich takes the rate from the last thousand calls, which must not be those of one second.
+        self._step = total / 1000
+        self._untold = 0
 
     def advance(self, count: int) -> None:
-        self._bar.advance(self._task, count)
+        with self._lock:
+            self._untold += count
+            if abs(self._untold) >= self._step:
+                self._bar.advance(self._task, self._untold)
+                self._untold = 0
 
     def say(self, line: str) -> None:
         self._bar.console.print(line, markup=False, highlight=False)

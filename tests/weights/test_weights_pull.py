@@ -47,7 +47,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """No proxy, no token of this machine's user, no waits, and no roots to read for long."""
     monkeypatch.setenv("NO_PROXY", "*")
-    for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "COSMOS_WEIGHTS"):
+    for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "COSMOS_WEIGHTS", "COSMOS_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setattr(httpx, "Client", functools.partial(httpx.Client, verify=NO_ROOTS))
@@ -410,6 +410,17 @@ def test_two_pulls_into_a_folder_do_not_mix(
         assert fails(capsys, folder).endswith(".part is being written by another process.")
 
 
+def test_another_checkpoint_is_not_overwritten(
+    capsys: pytest.CaptureFixture[str], hub: StandInHub, folder: Path
+) -> None:
+    write_checkpoint(folder)
+    (folder / "cosmos_serve.json").write_text("{}")
+    before = files_in(folder)
+
+    assert f"{folder} holds another checkpoint" in fails(capsys, folder)
+    assert files_in(folder) == before
+
+
 def test_space_is_looked_for_first(
     capsys: pytest.CaptureFixture[str],
     environment: pytest.MonkeyPatch,
@@ -471,6 +482,7 @@ def test_the_folder_can_come_from_the_settings(
     environment: pytest.MonkeyPatch,
     hub: StandInHub,
     folder: Path,
+    tmp_path: Path,
 ) -> None:
     code, _, err = call(capsys, "weights", "pull")
     assert (code, err) == (
@@ -480,7 +492,10 @@ def test_the_folder_can_come_from_the_settings(
 
     environment.setenv("COSMOS_WEIGHTS", str(folder))
     assert call(capsys, "weights", "pull")[0] == 0
-    assert (folder / BIG).is_file()
+    environment.delenv("COSMOS_WEIGHTS")
+    (tmp_path / "config.toml").write_text(f'weights = "{folder}"')
+    environment.setenv("COSMOS_CONFIG", str(tmp_path / "config.toml"))
+    assert call(capsys, "weights", "verify")[0] == 0
 
 
 def test_a_checkpoint_at_hand_is_copied_without_the_hub(
