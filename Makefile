@@ -80,7 +80,7 @@ format: $(READY) ## Format the code
 bench: $(READY) $(STAND_IN) ## Seconds and peak memory of each stage, on this machine
 	$(BIN)/python -m benchmarks.stages --weights $(STAND_IN)
 
-bench-stand-in: $(READY) ## Whether the stand-in moves photographs as prompts say; half an hour of a core
+bench-stand-in: $(READY) ## Whether the stand-in moves photographs as prompts say; an hour of a core
 	$(BIN)/python -m benchmarks.stand_in --page docs/stand-in.md
 
 bench-load: $(READY) ## Latency under clients that poll and submit; needs Debian's wrk
