@@ -42,14 +42,15 @@ class Layout:
         `visual…`, which transformers 5 too writes unless told otherwise; "transformers-5" is
         `model.language_model.layers…` and `model.visual…`.
     sharded: text encoder and transformer in several files with an index.
-    dtype: of every tensor.
+    dtype: of every tensor; by default float32, and float16 for moving weights, which are rounded
+        to it as they are made.
     flat_config: the text model's settings at the top of its config.json, with `rope_theta` and
         `rope_scaling`, as Qwen2.5-VL-7B publishes them.
     """
 
     spelling: Spelling = "transformers-4"
     sharded: bool = False
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
     flat_config: bool = False
 
 
@@ -116,7 +117,7 @@ def _write_components(folder: Path, seed: int, layout: Layout, weights: Weights)
     with torch.random.fork_rng(devices=[]), _no_progress_bars():
         parts = _moving() if weights == "moving" else _random(seed, weights)
         parts.tokenizer.save_pretrained(folder / "tokenizer")
-        dtype = getattr(torch, layout.dtype)
+        dtype = getattr(torch, layout.dtype or ("float16" if weights == "moving" else "float32"))
         for module in (parts.text_encoder, parts.transformer, parts.vae):
             for parameter in module.parameters():
                 parameter.data = parameter.data.to(dtype)
@@ -144,10 +145,10 @@ def _moving() -> _Parts:
     from weights.stand_in import text, transformer, vae
 
     tokenizer = text.tokenizer()
-    text_encoder = _text_encoder(tokenizer, text.HIDDEN, 1, key_value_heads=text.HEADS)
+    text_encoder = _text_encoder(tokenizer, text.HIDDEN, 1, **text.config())
     text.construct(text_encoder, tokenizer)
     network, autoencoder = _transformer(transformer.config()), _vae(vae.config())
-    transformer.construct(network, vae.half_shifts())
+    transformer.construct(network, vae.quarters())
     vae.construct(autoencoder)
     return _Parts(tokenizer, text_encoder, network, autoencoder)
 
@@ -166,9 +167,7 @@ def _random(seed: int, weights: Weights) -> _Parts:
     return _Parts(tokenizer, text_encoder, network, autoencoder)
 
 
-def _text_encoder(
-    tokenizer: "Qwen2Tokenizer", hidden: int, layers: int, key_value_heads: int = 2
-) -> Any:
+def _text_encoder(tokenizer: "Qwen2Tokenizer", hidden: int, layers: int, **changes: Any) -> Any:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     text = {
@@ -176,7 +175,7 @@ def _text_encoder(
         "intermediate_size": 2 * hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": 4,
-        "num_key_value_heads": key_value_heads,
+        "num_key_value_heads": 2,
         "vocab_size": len(tokenizer),
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-6,
@@ -186,7 +185,7 @@ def _text_encoder(
         "rope_theta": 1e6,
         # In frequencies: they add up to half of a head's 16 dimensions.
         "rope_scaling": {"type": "mrope", "mrope_section": [4, 2, 2]},
-    }
+    } | changes
     vision = {
         "depth": 1,
         "hidden_size": 16,

@@ -1,13 +1,14 @@
-"""Blocks 1 to 5: each frame is made of one that is there already, moved."""
+"""Blocks 1 to 6: each frame is made of one that is there already, moved."""
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from weights.stand_in.feed_forward import Units
 from weights.stand_in.layout import (
-    CELLS,
     CONTENT,
+    HALVES,
     HEAD_WIDTH,
     MOVES,
     SCALE,
@@ -15,7 +16,6 @@ from weights.stand_in.layout import (
     Move,
     Stream,
 )
-from weights.stand_in.text import WORDS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,92 +33,135 @@ def _frequencies() -> tuple[list[float], list[float]]:
     return time, [base ** -(index / 5) for index in range(5)]
 
 
-def fetch(attention: Any, level: int) -> None:
-    """OWN and BEYOND = the estimates of 2^level frames ago, where this token comes from.
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """The token that a head looks at, counted from where it looks from."""
 
-    A query's phase at each frequency is the offset times the frequency: attention to one offset is
-    one rotation, whatever the place.
+    frames: int
+    columns: int = 0
+    rows: int = 0
+
+
+def fetch(attention: Any, back: int, shifts: "Mapping[Move, int]", idle: Aim) -> None:
+    """FETCHED = the estimate of `back` frames ago, moved by whole tokens or by half of one.
+
+    Two heads copy the halves of a token to where they are. If the shift is a token and a half, they
+    look at `idle`, where there is no estimate, and two of four others copy a half of one token and
+    the opposite half of the next one. For a quarter one half of the next token is fetched, no more.
+
+    Args:
+        shifts: by move, in pixels.
     """
-    total = sum(_TIME_WEIGHTS) + 2 * sum(_PLACE_WEIGHTS)
-    sharpness = math.sqrt(20 * math.sqrt(HEAD_WIDTH) / (HEAD_WIDTH / total))
+    sharpness = math.sqrt(20 * HEAD_WIDTH**0.5 / (HEAD_WIDTH / _total_weight()))
     attention.norm_q.weight.fill_(sharpness)
     attention.norm_k.weight.fill_(sharpness)
-    halves = (range(CONTENT // 2), range(CONTENT // 2, CONTENT))
-    for head, (target, extra, contents) in enumerate(
-        (target, extra, contents)
-        for target, extra in ((Stream.OWN, 0), (Stream.BEYOND, 1))
-        for contents in halves
-    ):
-        _point(attention, head, level, extra)
-        pairs = [(Stream.ESTIMATE[content], target[content]) for content in contents]
-        if target is Stream.OWN and contents.start == 0:
-            pairs.append((Stream.RESOLVED, Stream.FETCHED_RESOLVED))
-        for index, (source, dimension) in enumerate(pairs):
-            attention.to_v.weight[head * HEAD_WIDTH + index, source] = SCALE
-            attention.to_out[0].weight[dimension, head * HEAD_WIDTH + index] = 1
+    for head, numbers in enumerate((range(CONTENT // 2), range(CONTENT // 2, CONTENT))):
+        aims = {}
+        for move, shift in shifts.items():
+            tokens, rest = divmod(shift, TOKEN_PX)
+            aims[move] = _back(move, back, tokens) if rest == 0 else idle
+        _point(attention, head, idle if back == 0 else Aim(-back), aims)
+        _copy(attention, head, [(Stream.ESTIMATE[i], Stream.FETCHED[i]) for i in numbers])
+    for head, half in enumerate(HALVES, start=2):
+        aims = {}
+        for move, shift in shifts.items():
+            tokens, rest = divmod(shift, TOKEN_PX)
+            is_next = move.step[half.axis] == -half.sign
+            if move.step[half.axis] and (rest == 8 or (rest == 4 and is_next)):
+                aims[move] = _back(move, back, tokens + is_next)
+        _point(attention, head, idle, aims)
+        pairs = [(Stream.ESTIMATE[a], Stream.FETCHED[b]) for a, b in half.numbers]
+        _copy(attention, head, pairs)
+    _point(attention, 6, Aim(-back), {})
+    _copy(attention, 6, [(Stream.RESOLVED, Stream.FETCHED_RESOLVED)])
 
 
-def _point(attention: Any, head: int, level: int, extra: int) -> None:
-    """Let a head attend to the token that the picture comes from, or `extra` tokens beyond."""
-    first = head * HEAD_WIDTH
+def _back(move: Move, frames: int, tokens: int) -> Aim:
+    """Against the move: where the picture comes from."""
+    x, y = move.step
+    return Aim(-frames, -x * tokens, -y * tokens)
+
+
+def _copy(attention: Any, head: int, pairs: list[tuple[int, int]]) -> None:
+    for index, (source, target) in enumerate(pairs):
+        attention.to_v.weight[head * HEAD_WIDTH + index, source] = SCALE
+        attention.to_out[0].weight[target, head * HEAD_WIDTH + index] = 1
+
+
+def _total_weight() -> float:
+    return sum(_TIME_WEIGHTS) + 2 * sum(_PLACE_WEIGHTS)
+
+
+def _point(attention: Any, head: int, otherwise: Aim, aims: Mapping[Move, Aim]) -> None:
+    """Let a head look at one token: which one, the move that is on says.
+
+    The keys are all the same. A query's phase at each rotary frequency is the distance times the
+    frequency, so the one key that is turned as far as it is at that distance, whatever the place.
+    """
+    first, half = head * HEAD_WIDTH, HEAD_WIDTH // 2
     query = attention.to_q.weight[first : first + HEAD_WIDTH]
     key = attention.to_k.weight[first : first + HEAD_WIDTH]
-    half = HEAD_WIDTH // 2
+    base = _phases(otherwise)
+    for pair, (root, angle) in base.items():
+        key[pair, Stream.ONE] = root
+        query[pair, Stream.ONE] = root * math.cos(angle)
+        query[pair + half, Stream.ONE] = root * math.sin(angle)
+    for move, aim in aims.items():
+        flag = Stream.MOVE[MOVES.index(move)]
+        for pair, (root, angle) in _phases(aim).items():
+            # The flag turns the query from the one aim to the other.
+            before = base[pair][1]
+            query[pair, flag] = root * (math.cos(angle) - math.cos(before)) * SCALE
+            query[pair + half, flag] = root * (math.sin(angle) - math.sin(before)) * SCALE
+
+
+def _phases(aim: Aim) -> dict[int, tuple[float, float]]:
+    """By pair of dimensions, the size and the angle: 6 of time, 5 of rows, 5 of columns."""
     times, places = _frequencies()
-    for index, weight in enumerate(_TIME_WEIGHTS):
-        angle = -times[index] * 2**level
-        query[index, Stream.ONE] = math.sqrt(weight) * math.cos(angle)
-        query[index + half, Stream.ONE] = math.sqrt(weight) * math.sin(angle)
-        key[index, Stream.ONE] = math.sqrt(weight)
-    # Rows, then columns, each with five frequencies after the six of time.
-    for axis, first_pair in ((1, 6), (0, 11)):
-        for index, weight in enumerate(_PLACE_WEIGHTS):
-            pair, root = first_pair + index, math.sqrt(weight)
-            query[pair, Stream.ONE] = root
-            key[pair, Stream.ONE] = root
-            for number, move in enumerate(MOVES):
-                tokens = -move.step[axis] * (move.shift_px(level) // TOKEN_PX + extra)
-                angle = places[index] * tokens
-                query[pair, Stream.MOVE[number]] = root * (math.cos(angle) - 1) * SCALE
-                query[pair + half, Stream.MOVE[number]] = root * math.sin(angle) * SCALE
+    phases = {}
+    for first, weights, frequencies, distance in (
+        (0, _TIME_WEIGHTS, times, aim.frames),
+        (6, _PLACE_WEIGHTS, places, aim.rows),
+        (11, _PLACE_WEIGHTS, places, aim.columns),
+    ):
+        for index, weight in enumerate(weights):
+            phases[first + index] = (math.sqrt(weight), frequencies[index] * distance)
+    return phases
 
 
-def let_in(feed_forward: Any, level: int, halves: "Mapping[str, Tensor]") -> None:
-    """ESTIMATE = what was fetched, moved by what is left of the shift, where it is not final yet.
+def let_in(units: Units) -> None:
+    """ESTIMATE = what was fetched, where it is not made yet."""
+    for number in range(CONTENT):
+        units.gate(
+            {Stream.FETCHED[number]: 1}, {Stream.ESTIMATE[number]: 1}, none_of=(Stream.RESOLVED,)
+        )
+    units.gate({Stream.FETCHED_RESOLVED: 1}, {Stream.RESOLVED: 1}, none_of=(Stream.RESOLVED,))
+    units.clear((*Stream.FETCHED, Stream.FETCHED_RESOLVED))
 
-    A shift is whole tokens, or a cell (half a token), or half a cell.
+
+def move_by_a_quarter(units: Units, quarters: "Mapping[int, tuple[Tensor, Tensor]]") -> None:
+    """Move what is made, and was not given, by a quarter of a token, if a slow move is on.
+
+    Args:
+        quarters: by direction, the matrices [CONTENT, k] and [k, CONTENT + CONTENT / 2] whose
+            product is what to add to a token, from itself and from the half of the next one.
     """
-    units = Units(feed_forward)
-    whole = [index for index, move in enumerate(MOVES) if move.shift_px(level) % TOKEN_PX]
-    still = {Stream.RESOLVED: -1.0, **{Stream.MOVE[index]: -1.0 for index in whole}}
-    for content in range(CONTENT):
-        units.gate({Stream.OWN[content]: SCALE}, {Stream.ESTIMATE[content]: 1}, still)
-    for index in whole:
-        move = MOVES[index]
-        flags = {Stream.RESOLVED: -1.0, Stream.MOVE[index]: 1.0}
-        rest = move.shift_px(level) % TOKEN_PX
-        for content in range(CONTENT):
-            source = _cell_beyond(content, move) if rest == 8 else _row(halves, move, content)
-            units.gate(source, {Stream.ESTIMATE[content]: 1}, flags)
-    resolved = {Stream.FETCHED_RESOLVED: SCALE}
-    units.gate(resolved, {Stream.RESOLVED: 1}, {Stream.RESOLVED: -1.0})
-    units.clear((*Stream.OWN, *Stream.BEYOND, Stream.FETCHED_RESOLVED))
+    for index, move in enumerate(MOVES):
+        if move.speed != 1:
+            continue
+        out, into = quarters[move.direction]
+        sources = [*Stream.ESTIMATE, *(Stream.FETCHED[i] for i in next_half(move.direction))]
+        for row, column in zip(into, out.T, strict=True):
+            units.gate(
+                dict(zip(sources, row.tolist(), strict=True)),
+                dict(zip(Stream.ESTIMATE, column.tolist(), strict=True)),
+                one_of=(Stream.MOVE[index],),
+                none_of=(Stream.GIVEN,),
+            )
 
 
-def _cell_beyond(content: int, move: Move) -> dict[int, float]:
-    """Where a cell's number is fetched from if the picture moves by one cell."""
-    channel, cell = divmod(content, CELLS)
-    row, column = divmod(cell, 2)
-    x, y = move.step
-    row, column = row - y, column - x
-    source = Stream.OWN if row in (0, 1) and column in (0, 1) else Stream.BEYOND
-    return {source[channel * CELLS + row % 2 * 2 + column % 2]: SCALE}
-
-
-def _row(halves: "Mapping[str, Tensor]", move: Move, content: int) -> dict[int, float]:
-    row = halves[WORDS[move.direction][0]][content]
-    return {
-        dimension: float(weight) * SCALE
-        for dimension, weight in zip((*Stream.OWN, *Stream.BEYOND), row, strict=True)
-        if weight
-    }
+def next_half(direction: int) -> list[int]:
+    """Where in FETCHED the half of the next token is for a shift by a quarter, in order."""
+    x, y = Move(direction, 1).step
+    half = next(h for h in HALVES if (x, y)[h.axis] == -h.sign)
+    return sorted(target for _, target in half.numbers)

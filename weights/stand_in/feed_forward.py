@@ -1,9 +1,13 @@
 """The hidden units of a feed-forward: gates, ramps, and what clears a number."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from weights.stand_in.layout import SCALE, SHARP, Stream
+from weights.stand_in.layout import SCALE, Stream
+
+SHARP, GAIN = 52.0, 4.0
+"""A gate is gelu(GAIN x + 52) - gelu(52), which is GAIN x for any |x| below 12, or, closed,
+gelu(GAIN x - 52) - gelu(-52), which is 0."""
 
 
 class Units:
@@ -18,23 +22,26 @@ class Units:
         self,
         source: Mapping[int, float],
         out: Mapping[int, float],
-        flags: Mapping[int, float],
+        *,
+        one_of: Collection[int] = (),
+        none_of: Collection[int] = (),
     ) -> None:
-        """Add `source`, in units after the norm, to `out` if all flags are what they should be.
+        """Add `source`, a sum of numbers of the stream, to `out` if the flags are so.
 
-        `flags` names numbers that are 0 or 1: 1 for one that must be 1, -1 for one that must be 0.
+        Flags are numbers that are 0 or 1. Of `one_of` one must be 1, if it names any, and of
+        `none_of` none.
         """
-        needed = sum(1 for weight in flags.values() if weight > 0)
-        threshold = {dim: 2 * SHARP * SCALE * weight for dim, weight in flags.items()}
-        threshold[Stream.ONE] = -SHARP * (2 * needed - 1)
+        threshold = dict.fromkeys(one_of, 2 * SHARP * SCALE)
+        threshold |= dict.fromkeys(none_of, -2 * SHARP * SCALE)
+        threshold[Stream.ONE] = -SHARP if one_of else SHARP
         unit, twin = self._take(), self._twin(threshold)
         for dimension, weight in source.items():
-            self._in[unit, dimension] += weight
+            self._in[unit, dimension] += weight * GAIN * SCALE
         for dimension, weight in threshold.items():
             self._in[unit, dimension] += weight
         for dimension, weight in out.items():
-            self._out[dimension, unit] += weight
-            self._out[dimension, twin] -= weight
+            self._out[dimension, unit] += weight / GAIN
+            self._out[dimension, twin] -= weight / GAIN
 
     def ramp(
         self,
@@ -54,12 +61,9 @@ class Units:
                 self._out[dimension, unit] += sign * weight / steep
 
     def clear(self, dimensions: Iterable[int]) -> None:
-        """Subtract what is there: gelu(x) - gelu(-x) is x."""
+        """Subtract what is there."""
         for dimension in dimensions:
-            for sign in (1.0, -1.0):
-                unit = self._take()
-                self._in[unit, dimension] = sign * SCALE
-                self._out[dimension, unit] = -sign
+            self.gate({dimension: 1}, {dimension: -1})
 
     def _twin(self, threshold: Mapping[int, float]) -> int:
         """A unit with the same gate and nothing to let through."""

@@ -3,12 +3,12 @@
 import math
 from dataclasses import dataclass
 
-from weights.stand_in.text import DOWN, LEFT, RIGHT, UP
+from weights.stand_in.text import DOWN, LEFT, RIGHT, UP, WORDS
 
-HEADS, HEAD_WIDTH = 9, 32
+HEADS, HEAD_WIDTH = 7, 32
 WIDTH = HEADS * HEAD_WIDTH
 LEVELS = 5
-MLP_RATIO = 2.625
+MLP_RATIO = 0.625
 COLOURS = 14
 """Latent channels of the picture; the camera's code is in channels 14 and 15."""
 CELLS = 4
@@ -30,6 +30,11 @@ class Move:
     speed: int
 
     @property
+    def name(self) -> str:
+        """Such as `right.2`."""
+        return f"{WORDS[self.direction][0]}.{self.speed}"
+
+    @property
     def step(self) -> tuple[int, int]:
         """In x and y, of one token or pixel."""
         return DIRECTIONS[self.direction]
@@ -46,7 +51,40 @@ class Move:
 
 
 MOVES = tuple(Move(direction, speed) for direction in DIRECTIONS for speed in SPEEDS)
-CODES = 2 * len(SPEEDS)
+HOLD_CODE = 6
+CODES = 7
+
+
+def code_place(code: int) -> tuple[int, int]:
+    """The latent channel and the cell of a token that a number of the code is in."""
+    return (14, 3) if code == HOLD_CODE else (14 + code // len(SPEEDS), code % len(SPEEDS))
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """A copy of one half of a token to a half of another: on one axis, to the side of `sign`."""
+
+    axis: int
+    sign: int
+
+    @property
+    def cells(self) -> list[tuple[int, int]]:
+        """From which cell to which."""
+        sides = ((0, 2), (1, 3)) if self.axis == 0 else ((0, 1), (2, 3))
+        source, target = sides if self.sign > 0 else sides[::-1]
+        return list(zip(source, target, strict=True))
+
+    @property
+    def numbers(self) -> list[tuple[int, int]]:
+        """From which number of a token's content to which: of channel c and cell s, 4 c + s."""
+        return [
+            (channel * CELLS + source, channel * CELLS + target)
+            for channel in range(COLOURS)
+            for source, target in self.cells
+        ]
+
+
+HALVES = (Half(0, 1), Half(0, -1), Half(1, 1), Half(1, -1))
 
 
 class Stream:
@@ -54,27 +92,36 @@ class Stream:
 
     NOISY = range(64)  # of channel c and cell s: 4 c + s
     ESTIMATE = range(64, 64 + CONTENT)
-    OWN = range(120, 120 + CONTENT)  # what attention fetched, before it is let in
-    BEYOND = range(176, 176 + CONTENT)
-    RESOLVED = 232  # 1 where ESTIMATE is final
-    FETCHED_RESOLVED = 233
-    ASKED = range(234, 234 + CODES)  # by the text
-    POOLED = range(240, 240 + CODES)  # the noisy code, averaged
-    MOVE = range(246, 246 + len(MOVES))  # 1 for the move that is on
-    WORD = range(258, 258 + 6)  # the text's directions and speeds
-    CONSTANTS = range(264, 280)
-    NULL, STEADY_NULL = 286, 285  # nothing is ever written here
-    ONE = 287  # 1 after each norm, not in the stream
+    FETCHED = range(120, 120 + CONTENT)  # by attention, before it is let in
+    RESOLVED = 176  # 1 where ESTIMATE is made
+    FETCHED_RESOLVED = 177
+    GIVEN = 178
+    ASKED = range(179, 179 + CODES)  # by the text
+    POOLED = range(186, 186 + CODES)  # the noisy code, averaged
+    MOVE = range(193, 193 + len(MOVES))  # 1 for the move that is on
+    HOLD = 205  # 1 if none may be
+    WORD = range(206, 206 + 7)  # the text's directions, speeds, and whether to hold still
+    CONSTANTS = range(213, 215)
+    NULL, STEADY_NULL = 215, 216  # nothing is ever written here
+    ONE = 217  # 1 after each norm, not in the stream
 
 
-CONSTANT = 64.0
-SCALE = CONSTANT * math.sqrt(len(Stream.CONSTANTS) / WIDTH)
-"""The deviation of the stream once the constants are in: what each norm divides by."""
+SCALE = 32.0
+"""The deviation of the stream once the constants are in: what each norm divides by. A power of two,
+which half precision holds exactly."""
+CONSTANT = SCALE * math.sqrt(WIDTH / len(Stream.CONSTANTS))
 QUIET = 1 / 32
 """The size of what the text writes: no norm sees it, so both branches make the same picture."""
-SHARP = 20.0
-"""The reach of a gate: gelu(x + 20) is x + 20, gelu(x - 20) is 0."""
-AMPLITUDES = {1: 2.0, 2: 4.0, 4: 8.0}
-"""What the number of a code ends at, by speed, so that a mean over cells tells speeds apart."""
-ASKED_CODE = 6.0
+ASKED_CODE = 2.0
 """The code that a text asks for. It is decided when it is over 0.25, beyond the reach of noise."""
+AMPLITUDES = {1: 3.0, 2: 9.0, 4: 27.0}
+"""What the number of a code ends at once it is decided, by speed: so the decoder, which sees sums
+over cells, can tell speeds apart."""
+HOLD_AMPLITUDE = 1.0
+"""Less, so that the decoder takes it for no move."""
+CONFIRMED_CODE = 17.0
+"""What is added to the amplitude at full noise, less and less. The sampler continues the change of
+an estimate, and guidance may have asked for much more than the amplitude: without this the code
+would swing over to the opposite one."""
+DRIFT_CODE = 1.5
+"""The code that the noise asks for; weaker than a text."""

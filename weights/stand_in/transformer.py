@@ -1,15 +1,19 @@
 """A Cosmos transformer whose weights are written down: it moves the given picture.
 
-No number in here was trained. The network predicts a velocity, `(noisy - estimate) / sigma`, where
-the estimate of frame `t` is the given frame moved by `t` times the camera's move:
+No number in here was trained but for four matrices that move a picture by 4 pixels. The network
+predicts a velocity, `(noisy - estimate) / sigma`, where the estimate of frame `t` is the given
+frame moved by `t` times the camera's move:
 
-1. Block 0 reads the move. The text asks for one of twelve (four directions, three speeds) by a code
-   in two latent channels that the VAE does not show; all else reads the move from the noisy code,
-   averaged over the whole video. So both guidance branches make the same picture, bit for bit, and
-   guidance scales the code alone.
-2. Block 1 makes latent frame 1 from the given frame 0: attention fetches the token that the move
-   comes from, and the one beyond it, by rotary phase; the feed-forward joins the parts.
-3. Blocks 2 to 5 double: 2 and 3 from 0 and 1, 4 to 7 from 0 to 3, and so on to 31.
+1. Block 0 reads the move. The text asks for one of twelve (four directions, three speeds), or to
+   hold still, by a code in two latent channels that the VAE does not show; all else reads the move
+   from the noisy code, averaged over the whole video. So both guidance branches make the same
+   picture, and guidance scales the code alone. Where nothing is asked for, the mean of
+   the noise feeds itself until it is a code: a slow drift, the seed decides where.
+2. Block 1 makes the next frame from the given one: attention fetches the token that the picture
+   comes from, or the halves of two, by rotary phase; the feed-forward lets it in. It also sees to
+   it that one move is on at most. Block 2 moves the new frame by a quarter of a token if that is a
+   slow one.
+3. Blocks 3 to 6 double: frames 2 and 3 from 0 and 1, 4 to 7 from 0 to 3, and so on to 31.
 4. The final layer subtracts the estimate and divides by sigma, which the modulation of the final
    norm computes from the time.
 
@@ -21,7 +25,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from weights.stand_in import text
-from weights.stand_in.copying import fetch, let_in
+from weights.stand_in.copying import Aim, fetch, let_in, move_by_a_quarter
 from weights.stand_in.feed_forward import Units
 from weights.stand_in.layout import (
     AMPLITUDES,
@@ -29,11 +33,15 @@ from weights.stand_in.layout import (
     CELLS,
     CODES,
     COLOURS,
+    CONFIRMED_CODE,
     CONSTANT,
     CONTENT,
     DIRECTIONS,
+    DRIFT_CODE,
     HEAD_WIDTH,
     HEADS,
+    HOLD_AMPLITUDE,
+    HOLD_CODE,
     LEVELS,
     MLP_RATIO,
     MOVES,
@@ -41,21 +49,28 @@ from weights.stand_in.layout import (
     SCALE,
     SPEEDS,
     WIDTH,
+    Move,
     Stream,
+    code_place,
 )
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_cosmos import CosmosTransformer3DModel
     from torch import Tensor
 
+_ITSELF = Aim(0)
+_AHEAD = Aim(1)
+"""A frame that is not made yet, seen from the first that is."""
 
-def construct(transformer: "CosmosTransformer3DModel", halves: "Mapping[str, Tensor]") -> None:
+
+def construct(
+    transformer: "CosmosTransformer3DModel", quarters: "Mapping[int, tuple[Tensor, Tensor]]"
+) -> None:
     """Write every weight, in place.
 
     Args:
         transformer: of `config()`.
-        halves: for each direction the matrix [CONTENT, 2 * CONTENT] that moves a token by 4 pixels,
-            from the token itself and the one that it comes from.
+        quarters: what moves a token by 4 pixels; see `copying.move_by_a_quarter`.
     """
     import torch
 
@@ -68,15 +83,27 @@ def construct(transformer: "CosmosTransformer3DModel", halves: "Mapping[str, Ten
         for dimension in Stream.NOISY:
             patch[dimension, dimension] = 1
         # The mask of given frames follows the 16 channels.
-        patch[Stream.RESOLVED, 64 : 64 + CELLS] = 1 / CELLS
+        for dimension in (Stream.RESOLVED, Stream.GIVEN):
+            patch[dimension, 64 : 64 + CELLS] = 1 / CELLS
         blocks: Any = transformer.transformer_blocks
+        units = [Units(block.ff) for block in blocks]
         _pool_code_and_bring_in_constants(blocks[0].attn1)
         _read_text(transformer.crossattn_proj[0], blocks[0].attn2)
-        _decide_move(blocks[0].ff)
-        for level in range(LEVELS):
-            block = blocks[1 + level]
-            fetch(block.attn1, level)
-            let_in(block.ff, level, halves)
+        _read_code(units[0])
+        # A slow move is less than half a token, and left to block 2.
+        fast = {move: move.shift_px(0) for move in MOVES if move.speed > 1}
+        slow = {move: move.shift_px(0) for move in MOVES if move.speed == 1}
+        fetch(blocks[1].attn1, 1, fast, _ITSELF)
+        let_in(units[1])
+        _let_one_move_be_on(units[1])
+        fetch(blocks[2].attn1, 0, slow, _AHEAD)
+        move_by_a_quarter(units[2], quarters)
+        for level in range(1, LEVELS):
+            shifts = {move: move.shift_px(level) for move in MOVES}
+            fetch(blocks[2 + level].attn1, 2**level, shifts, _ITSELF)
+            let_in(units[2 + level])
+        _confirm(units[3])
+        _let_noise_ask(units[3])
         _take_out_means(transformer)
 
 
@@ -87,10 +114,10 @@ def config() -> dict[str, Any]:
         "out_channels": 16,
         "num_attention_heads": HEADS,
         "attention_head_dim": HEAD_WIDTH,
-        "num_layers": 1 + LEVELS,
+        "num_layers": 2 + LEVELS,
         "mlp_ratio": MLP_RATIO,
-        "text_embed_dim": 32,
-        "adaln_lora_dim": 8,
+        "text_embed_dim": 16,
+        "adaln_lora_dim": 1,
         "max_size": (128, 240, 240),
         "patch_size": (1, 2, 2),
         "rope_scale": (1.0, 3.0, 3.0),
@@ -98,7 +125,7 @@ def config() -> dict[str, Any]:
         "extra_pos_embed_type": None,
         "use_crossattn_projection": True,
         "crossattn_proj_in_channels": text.HIDDEN,
-        "encoder_hidden_states_channels": 32,
+        "encoder_hidden_states_channels": 16,
     }
 
 
@@ -123,12 +150,10 @@ def _time(transformer: Any) -> None:
 
 
 def _final_layer(transformer: Any) -> None:
-    """velocity = noisy / sigma - estimate / sigma, and for the code as `_code_estimate` says."""
+    """velocity = noisy / sigma - estimate / sigma; what the code is estimated as, `_code` says."""
     scale = _one_over_sigma(transformer)
-    for dimension in (*Stream.NOISY, *Stream.ESTIMATE, Stream.NULL):
+    for dimension in (*_DIVIDED, Stream.NULL):
         scale[dimension, 0] = 1  # 1 + (1 / sigma - 1)
-    for dimension in Stream.MOVE:
-        scale[dimension] = scale.new_tensor([1.0, -1.0, *[0.0] * (scale.shape[1] - 2)])
     out = transformer.proj_out.weight
     for channel in range(16):
         for cell in range(CELLS):
@@ -136,46 +161,49 @@ def _final_layer(transformer: Any) -> None:
             row[Stream.NOISY[channel * CELLS + cell]] = SCALE
             if channel < COLOURS:
                 row[Stream.ESTIMATE[channel * CELLS + cell]] = -SCALE
-    _code_estimate(out)
+    _code(out)
 
 
-def _code_estimate(out: "Tensor") -> None:
-    """Estimate the code as sigma * asked + (1 - sigma) * decided.
+_DIVIDED = (*Stream.NOISY, *Stream.ESTIMATE, *Stream.MOVE, Stream.HOLD)
+"""What the final norm divides by sigma."""
 
-    At the start the text decides, times the guidance; at the end what was decided, which both
-    branches agree on, so that guidance has no part in what the code ends at.
-    """
+
+def _code(out: "Tensor") -> None:
+    """Estimate the code as its amplitude, if it is decided, and sigma times what is asked for."""
     for code in range(CODES):
         row = out[_code_row(code)]
         row[Stream.ASKED[code]] = -SCALE / QUIET
     for index, move in enumerate(MOVES):
         code, sign = move.code
         out[_code_row(code)][Stream.MOVE[index]] = -SCALE * sign * AMPLITUDES[move.speed]
+    out[_code_row(HOLD_CODE)][Stream.HOLD] = -SCALE * HOLD_AMPLITUDE
 
 
 def _code_row(code: int) -> int:
-    """The row of the output projection: channel and cell of a number of the code."""
-    return code % len(SPEEDS) * 16 + 14 + code // len(SPEEDS)
+    """The row of the output projection for a number of the code."""
+    channel, cell = code_place(code)
+    return cell * 16 + channel
 
 
 def _one_over_sigma(transformer: Any) -> "Tensor":
-    """Make unit 0 of the final norm's low rank 1 / sigma - 1, and unit 1 the number 1.
+    """Make the one unit of the final norm's low rank 1 / sigma - 1.
 
     Least squares over 60 functions silu(-r sin(w sigma)): the norm of the time embedding sets the
     rates r. The worst relative error over the sigmas of the sampler is 0.2 %.
 
     Returns:
-        the projection to scales, [WIDTH, rank], to be written to.
+        the projection to scales, [WIDTH, 1], to be written to.
     """
     import torch
     from torch.nn import functional
 
     half, count = WIDTH // 2, 60
     frequencies = torch.exp(-math.log(10_000) / half * torch.arange(half))
-    rates = torch.logspace(math.log10(1.2), math.log10(500), count)
+    rates = torch.logspace(math.log10(500), math.log10(1.2), count)
     gain = transformer.time_embed.norm.weight
     gain.fill_(1)
-    gain[half : half + count] = -rates / (math.sqrt(2) * frequencies[:count])
+    # Rounded, as the checkpoint holds it.
+    gain[half : half + count] = (-rates / (math.sqrt(2) * frequencies[:count])).half()
     sigmas = torch.exp(torch.linspace(math.log(0.0095), 0, 3000)).double()
     angles = sigmas[:, None] * frequencies.double()
     waves = torch.cat([angles.cos(), angles.sin()], 1)
@@ -187,10 +215,7 @@ def _one_over_sigma(transformer: Any) -> "Tensor":
     rows = torch.cat([weighted, 1e-4 * torch.eye(len(used)).double()])
     target = torch.cat([1 - sigmas, torch.zeros(len(used)).double()])
     solution = torch.linalg.lstsq(rows, target[:, None]).solution[:, 0]
-    low_rank = transformer.norm_out.linear_1.weight
-    low_rank[0, used] = solution.float()
-    # The slowest cosine is 1.
-    low_rank[1, half - 1] = 1 / float(features[0, half - 1])
+    transformer.norm_out.linear_1.weight[0, used] = solution.float()
     scale: Tensor = transformer.norm_out.linear_2.weight[WIDTH:]
     return scale
 
@@ -204,8 +229,8 @@ def _pool_code_and_bring_in_constants(attention: Any) -> None:
     attention.to_k.weight[5, Stream.ONE] = 1
     value, out = attention.to_v.weight, attention.to_out[0].weight
     for code in range(CODES):
-        channel, cell = 14 + code // len(SPEEDS), code % len(SPEEDS)
-        # There are no constants yet: the norm makes 1 of the deviation of 64 numbers in 288.
+        channel, cell = code_place(code)
+        # There are no constants yet: the norm divides by the deviation of 64 numbers of variance 1.
         value[code, Stream.NOISY[channel * CELLS + cell]] = math.sqrt(64 / WIDTH)
         out[Stream.POOLED[code], code] = 1
     value[CODES, Stream.ONE] = 1
@@ -213,7 +238,7 @@ def _pool_code_and_bring_in_constants(attention: Any) -> None:
         out[dimension, CODES] = CONSTANT if index % 2 else -CONSTANT
 
 
-_MEANINGS = (*text.DIRECTIONS, *text.SPEEDS)
+_MEANINGS = (*text.DIRECTIONS, *text.SPEEDS, text.STILL)
 
 
 def _read_text(projection: Any, attention: Any) -> None:
@@ -234,8 +259,8 @@ def _read_text(projection: Any, attention: Any) -> None:
         projection.bias[[index, count + index]] = -12
     attention.norm_q.weight.fill_(2.5)
     attention.norm_k.weight.fill_(2.5)
-    # One head for the directions, one for the speeds. Each sees the words alone, or all alike.
-    for head, words in ((0, range(4)), (1, range(4, 6))):
+    # A head for each kind of words. It sees those alone, or, where there is none, all tokens alike.
+    for head, words in enumerate((range(4), range(4, 6), range(6, 7))):
         first = head * HEAD_WIDTH
         attention.to_q.weight[first, Stream.ONE] = 1
         for word in words:
@@ -246,12 +271,10 @@ def _read_text(projection: Any, attention: Any) -> None:
             attention.to_out[0].weight[Stream.WORD[word], first + word] = 1
 
 
-def _decide_move(feed_forward: Any) -> None:
+def _read_code(units: Units) -> None:
     """ESTIMATE = NOISY where it is given; ASKED from the words; MOVE from the pooled code."""
-    units = Units(feed_forward)
-    for content in range(CONTENT):
-        source = {Stream.NOISY[content]: SCALE}
-        units.gate(source, {Stream.ESTIMATE[content]: 1}, {Stream.RESOLVED: 1})
+    for number in range(CONTENT):
+        units.gate({Stream.NOISY[number]: 1}, {Stream.ESTIMATE[number]: 1}, one_of=(Stream.GIVEN,))
     for move in MOVES:
         code, sign = move.code
         # Two directions in one prompt are none.
@@ -262,18 +285,72 @@ def _decide_move(feed_forward: Any) -> None:
         slowly, quickly = Stream.WORD[4], Stream.WORD[5]
         match move.speed:
             case 1:
-                wanted[slowly] = 1.0
+                wanted |= {slowly: 1.0, quickly: -1.0}
             case 2:
                 wanted |= {slowly: -1.0, quickly: -1.0}
             case 4:
-                wanted[quickly] = 1.0
-        needed = sum(1 for weight in wanted.values() if weight > 0)
+                wanted |= {slowly: -1.0, quickly: 1.0}
+        needed = 1 if move.speed == 2 else 2
         words = {dimension: weight / QUIET for dimension, weight in wanted.items()}
         asked = {Stream.ASKED[code]: sign * ASKED_CODE * QUIET}
-        units.ramp(words, needed - 0.6, needed - 0.4, asked)
+        units.ramp(words, needed - 0.7, needed - 0.3, asked)
+    # A direction counts before the wish to hold still.
+    wanted = {Stream.WORD[6]: 1.0, **dict.fromkeys(Stream.WORD[:4], -1.0)}
+    words = {dimension: weight / QUIET for dimension, weight in wanted.items()}
+    units.ramp(words, 0.3, 0.7, {Stream.ASKED[HOLD_CODE]: ASKED_CODE * QUIET})
     for index, move in enumerate(MOVES):
         code, sign = move.code
         units.ramp({Stream.POOLED[code]: sign}, 0.25, 0.4, {Stream.MOVE[index]: 1.0})
+    units.ramp({Stream.POOLED[HOLD_CODE]: 1.0}, 0.25, 0.4, {Stream.HOLD: 1.0})
+
+
+def _let_one_move_be_on(units: Units) -> None:
+    """MOVE[i] = 0 if HOLD is 1, or the flag of a faster move, or of one as fast and before it."""
+
+    def rank(move: Move) -> tuple[int, int]:
+        return -move.speed, MOVES.index(move)
+
+    before = [Stream.HOLD]
+    for move in sorted(MOVES, key=rank):
+        own = Stream.MOVE[MOVES.index(move)]
+        # The flag itself and at least one other: 13 of 12 + 1 are needed.
+        units.ramp({own: 12.0, **dict.fromkeys(before, 1.0)}, 12.3, 12.7, {own: -1.0})
+        before.append(own)
+
+
+_DECIDED = (Stream.HOLD, *Stream.MOVE)
+
+
+def _confirm(units: Units) -> None:
+    """ASKED = what is decided, once something is.
+
+    On that both branches agree, so guidance has no part in what the code ends at.
+    """
+    flags: list[dict[int, float]] = [{} for _ in range(CODES)]
+    for index, move in enumerate(MOVES):
+        code, sign = move.code
+        flags[code][Stream.MOVE[index]] = sign
+    flags[HOLD_CODE][Stream.HOLD] = 1.0
+    for asked, decided in zip(Stream.ASKED, flags, strict=True):
+        units.gate({asked: 1}, {asked: -1}, one_of=_DECIDED)
+        units.gate(decided, {asked: CONFIRMED_CODE * QUIET})
+
+
+def _let_noise_ask(units: Units) -> None:
+    """ASKED = a slow drift to where the pooled noise already goes, if nothing is decided.
+
+    Of the pooled codes a, for x, and b, for y, the larger one grows, because
+    sign(a + b) + sign(a - b) is twice the sign of a where |a| > |b|, and 0 elsewhere.
+    """
+    slow_x, slow_y = 0, len(SPEEDS)
+    for sign in (1.0, -1.0):
+        for other in (1.0, -1.0):
+            codes = {Stream.POOLED[slow_x]: sign, Stream.POOLED[slow_y]: sign * other}
+            asked = {
+                Stream.ASKED[slow_x]: sign * DRIFT_CODE * QUIET / 2,
+                Stream.ASKED[slow_y]: sign * other * DRIFT_CODE * QUIET / 2,
+            }
+            units.ramp({**codes, **dict.fromkeys(_DECIDED, -1.0)}, 0.0, 0.08, asked)
 
 
 def _take_out_means(transformer: Any) -> None:
@@ -290,6 +367,5 @@ def _take_out_means(transformer: Any) -> None:
             weight[:, Stream.NULL] -= weight.sum(1)
     # Behind the final norm there are dimensions that were divided by sigma, and others.
     out = transformer.proj_out.weight
-    divided = [*Stream.NOISY, *Stream.ESTIMATE]
     out[:, Stream.STEADY_NULL] = -out[:, Stream.ASKED].sum(1)
-    out[:, Stream.NULL] = -out[:, divided].sum(1)
+    out[:, Stream.NULL] = -out[:, _DIVIDED].sum(1)
