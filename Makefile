@@ -48,8 +48,8 @@ readme-picture: demo ## Make the picture that the README opens with
 serve: $(READY) $(STAND_IN) ## Serve the stand-in, which moves photographs, on http://127.0.0.1:8000
 	$(BIN)/cosmos-serve serve --weights $(STAND_IN) --data .cache/data
 
-test: $(READY) $(ORACLE_READY) ## Run the tests, two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(READY) $(ORACLE_READY) ## Run the tests, three files at a time
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-clients: $(READY) $(NODE_READY) ## Run the clients of others against a server
 	$(BIN)/python -m pytest -rs -m 'clients and not slow'

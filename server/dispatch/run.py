@@ -101,13 +101,9 @@ class JobRun:
         """Run the job to its end and commit that."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                helpers = [
-                    tasks.create_task(self._log.keep_writing()),
-                    tasks.create_task(self._watch_for_cancel()),
-                ]
+                writing = tasks.create_task(self._log.keep_writing())
                 ending = await self._ending(tasks)
-                for helper in helpers:
-                    helper.cancel()
+                writing.cancel()
         finally:
             if self._incoming is not None:
                 await self._give_up(self._incoming.discard)
@@ -145,9 +141,11 @@ class JobRun:
         known = ", ".join(f"{name} {value}" for name, value in self._made_with.items())
         self._log.say(f"Made with {known}")
         deadline = self.deadlines.begin(self.slot, self._spec.num_frames)
-        watching = tasks.create_task(self._enforce(deadline))
+        watching = [tasks.create_task(self._enforce(deadline))]
         try:
             async with self.pool.run(self.slot, order) as events:
+                # Not before the order is sent: a worker knows no cancel of what it has not got.
+                watching.append(tasks.create_task(self._watch_for_cancel()))
                 async for event in events:
                     deadline.hear(event)
                     ending = await self._take(event)
@@ -160,7 +158,8 @@ class JobRun:
         except ArtifactMismatch as mismatch:
             return infrastructure_error(str(mismatch), "runner_incomplete_response")
         finally:
-            watching.cancel()
+            for task in watching:
+                task.cancel()
         raise AssertionError("a pool's run ended without its last event")
 
     async def _enforce(self, deadline: RunDeadline) -> None:

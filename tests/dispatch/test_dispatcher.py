@@ -1,15 +1,20 @@
 """Which job runs where, and what becomes of a run that does not end as it should."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 import httpx
-from queue_calls import RUN, cancel, submit, until_prepared
+import pytest
+from in_process_pool import InProcessPool
+from queue_calls import RUN, cancel, result_of, submit, until_prepared
 from servers import request_of, serving, settings_in
 
 from server.db.database import Database
+from server.dispatch.run import JobRun
 from server.jobs.store import JobStore
 from server.models import CancelAnswer, JobStatus
 from server.settings import Settings
@@ -42,6 +47,37 @@ async def test_every_slot_runs_a_job_of_its_own(tmp_path: Path) -> None:
 
         await until(store, jobs[2], JobStatus.IN_PROGRESS)
         assert store.job(jobs[1]).status is JobStatus.IN_PROGRESS
+
+
+async def test_a_cancel_between_the_claim_and_the_run_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, may_go_on, sent = threading.Event(), threading.Event(), threading.Event()
+    read, send = JobRun._media, InProcessPool.cancel
+
+    def read_slowly(run: JobRun) -> Any:
+        reading.set()
+        may_go_on.wait()
+        # It would be sent too early, to a worker that has not got the order yet.
+        sent.wait(0.2)
+        return read(run)
+
+    async def send_noting(pool: InProcessPool, *which: Any) -> None:
+        await send(pool, *which)
+        sent.set()
+
+    monkeypatch.setattr(JobRun, "_media", read_slowly)
+    monkeypatch.setattr(InProcessPool, "cancel", send_noting)
+    async with watched(settings_in(tmp_path)) as (client, store):
+        job = await submit(client, "sleep 3600")
+        while not reading.is_set():
+            await asyncio.sleep(0.02)
+
+        await cancel(client, job)
+        may_go_on.set()
+
+        await until(store, job, JobStatus.COMPLETED)
+        assert (await result_of(client, job)).status_code == 499
 
 
 async def test_jobs_run_in_the_order_in_which_they_came(tmp_path: Path) -> None:
