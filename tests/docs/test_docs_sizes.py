@@ -57,8 +57,9 @@ def test_the_pages_have_the_sizes_of_the_weights() -> None:
 def test_the_page_has_the_work_of_a_video() -> None:
     operations = FULL.steps * sum(step_operations(FULL).values())
     performance = " ".join((ROOT / "docs" / "performance.md").read_text().split())
-    assert f"the work of ours is {operations / 1e15:.1f} PFLOP: {operations / 790e12:.1f} s" in (
-        performance
+    assert (
+        f"the work of this program is {operations / 1e15:.1f} PFLOP: {operations / 790e12:.1f} s"
+        in (performance)
     )
     moved = step_bytes(FULL)
     residual, heads, gelu = (moved[name] / 1e9 for name in ("residual", "heads", "GELU"))

@@ -85,7 +85,7 @@ def test_a_step_that_waits_is_found(mistake: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_sampler_of_diffusers_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Why there is one of ours."""
+    """Why the project has its own."""
 
     class Theirs:
         def __init__(self, config: dict[str, Any], num_steps: int) -> None:
