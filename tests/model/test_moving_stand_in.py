@@ -130,6 +130,13 @@ def test_without_a_word_the_seed_decides_on_a_slow_drift(pipeline: VideoPipeline
     assert drifts[0] != drifts[1]
 
 
+def test_a_word_wins_over_the_drift_of_the_seed(pipeline: VideoPipeline) -> None:
+    """Many small steps and no guidance give the noise the most time to decide first."""
+    wanted = spec("The camera pans left.", guidance=1, seed=2, steps=35)
+
+    assert move_at(frames(pipeline, photograph("seeding"), wanted), NUM_FRAMES - 1) == (-1, 0, 2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1, 20])
 @pytest.mark.parametrize("move", MOVES, ids=str)

@@ -112,7 +112,7 @@ which half precision holds exactly."""
 CONSTANT = SCALE * math.sqrt(WIDTH / len(Stream.CONSTANTS))
 QUIET = 1 / 32
 """The size of what the text writes: no norm sees it, so both branches make the same picture."""
-ASKED_CODE = 2.0
+ASKED_CODE = 3.0
 """The code that a text asks for. It is decided when it is over 0.25, beyond the reach of noise."""
 AMPLITUDES = {1: 3.0, 2: 9.0, 4: 27.0}
 """What the number of a code ends at once it is decided, by speed: so the decoder, which sees sums
