@@ -28,6 +28,7 @@ from server.auth.authenticator import Authenticator
 from server.auth.first_key import configured_key, make_first_key
 from server.auth.key_store import KeyCache, KeyStore
 from server.auth.tokens import SECRET_BYTES, Tokens
+from server.config.settings import Settings
 from server.data_folder import QUARANTINE, database_in, owned, read_or_make
 from server.db.database import Database
 from server.disk import MIB, DiskSpace
@@ -54,7 +55,6 @@ from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.keys import ApiKey
 from server.outbound.fetch import Fetcher
-from server.settings import Settings
 from server.sweeper import Sweeper
 from server.tasks import TRY_AGAIN_MAX_S, Loops, Signals, log_errors, to_writer_thread, trouble_of
 from server.webhooks.body import webhook_body

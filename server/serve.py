@@ -16,6 +16,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.app import create_app
+from server.config.errors import SettingsError
+from server.config.settings import Settings
 from server.connections.descriptors import RESERVED, connections_within, raise_limit
 from server.connections.listener import Connections, Listener, on_loop_error
 from server.connections.protocol import BoundedConfig
@@ -23,7 +25,6 @@ from server.data_folder import check_is_free, tell_stopping
 from server.dispatch.drain import Drain
 from server.log.setup import configure_log
 from server.log.stderr import unblocked_stderr, unfailing
-from server.settings import Settings, SettingsError
 
 GRACE_S = 5
 """How long answers that are being sent may take once the runs are over."""

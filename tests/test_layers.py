@@ -20,10 +20,10 @@ LAYERS = ["weights", "pipeline", "server"]
 """Each may import itself and those before it."""
 
 VALUES = {
-    *{"models", "keys", "hosts", "errors", "settings", "setting_types"},
+    *{"models", "keys", "hosts", "errors", "config"},
     *{"data_folder", "disk", "part_file", "tasks"},
 }
-"""The modules at the root of `server/` that every package may import."""
+"""What every package may import: the settings, and small modules at the root of `server/`."""
 
 MAY_IMPORT: dict[str, set[str]] = {
     **{name: set() for name in ("models", "keys", "hosts", "part_file", "log")},
@@ -31,8 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers": {"log", *VALUES},
     "data_folder": {"part_file"},
     "errors": {"models"},
-    "setting_types": {"hosts", "keys"},
-    "settings": {"hosts", "setting_types"},
+    "config": {"hosts", "keys"},
     "disk": {"errors"},
     "tasks": {"disk", "errors"},
     "connections": {"errors"},
@@ -58,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """What each package of `server/`, and each module at its root, may import of the others. `inputs`,
 `dispatch` and `webhooks` do not know each other: they meet in the rows of jobs."""
 
-MAX_ROOT_MODULES = 14
+MAX_ROOT_MODULES = 12
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
@@ -289,7 +288,7 @@ def test_only_settings_read_the_environment() -> None:
         for module in modules().values()
         if any(_reads_environment(node) for node in _walk_without_handing_on(module.tree))
     }
-    assert readers == {"server.settings"}
+    assert readers == {"server.config.settings", "server.config.settings_file"}
 
 
 def test_only_fetch_and_download_make_outbound_requests() -> None:

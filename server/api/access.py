@@ -6,12 +6,12 @@ from typing import Self
 from starlette.datastructures import Headers
 
 from server.api.forwarded import PublicOrigin, forwarded_header
+from server.config.settings import Settings
 from server.errors import Forbidden, MisdirectedRequest
 from server.fal.invalid_input import truncated
 from server.fal.urls import FAL_HOSTS
 from server.hosts import HostRule, name_of, read_origin
 from server.outbound.addresses import Network
-from server.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from server.api.readiness import Readiness
 from server.api.results import Results
 from server.api.status_cache import StatusCache
 from server.auth.authenticator import Authenticator, Caller
+from server.config.settings import Settings
 from server.db.database import Database
 from server.disk import DiskSpace
 from server.dispatch.drain import Drain
@@ -34,7 +35,6 @@ from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.keys import Scope
 from server.models import RequestOptions
-from server.settings import Settings
 from server.tasks import Loops, Signals
 from server.webhooks.sender import Webhooks
 from server.workers.pool import Pool

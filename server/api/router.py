@@ -21,7 +21,7 @@ from server.api.routes import (
     tokens,
     uploads,
 )
-from server.setting_types import FilesAuth
+from server.config.setting_types import FilesAuth
 
 
 @cache

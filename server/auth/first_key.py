@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.auth.key_store import KeyStore
+from server.config.errors import SettingsError
+from server.config.settings import Settings
 from server.data_folder import read_or_make
 from server.keys import ApiKey, Credential
-from server.settings import Settings, SettingsError
 
 KEY_FILE = "key"
 

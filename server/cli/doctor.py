@@ -7,7 +7,8 @@ import typer
 from server.cli.errors import FAILED
 from server.cli.options import LISTENER_SETTINGS, WORKER_SETTINGS, takes_settings
 from server.cli.printing import AsJson, print_json
-from server.settings import Settings, SettingsError
+from server.config.errors import SettingsError
+from server.config.settings import Settings
 
 app = typer.Typer()
 

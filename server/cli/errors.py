@@ -22,11 +22,11 @@ class WrongUsage(CommandFailed):
 def as_failure(error: Exception) -> CommandFailed | None:
     """The failure that an error means, if it is one that a user can cause."""
     from pipeline.errors import PipelineError
+    from server.config.errors import SettingsError
     from server.data_folder import DataFolderError
     from server.db.upgrade import UnknownSchema
     from server.disk import shortage_of
     from server.errors import DatabaseDamaged, Shortage
-    from server.settings import SettingsError
     from server.workers.devices import DeviceError
     from server.workers.pool import WorkerDied
     from weights.errors import CheckpointError

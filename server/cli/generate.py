@@ -24,8 +24,8 @@ from pipeline.spec import (
 )
 from server.cli.errors import EXIT_CODES, WrongUsage
 from server.cli.options import WORKER_SETTINGS, takes_settings
+from server.config.settings import Settings
 from server.part_file import part_of
-from server.settings import Settings
 
 OUTPUT_TYPES = {
     spelling.lower(): container

@@ -27,8 +27,8 @@ from server.cli.printing import (
     time_text,
 )
 from server.cli.removal import DryRun, Yes, confirm
+from server.config.settings import DAY_S
 from server.models import CancelAnswer, Job, JobProgress, JobSnapshot, JobStatus
-from server.settings import DAY_S
 
 if TYPE_CHECKING:
     from server.jobs.store import JobStore

@@ -16,8 +16,8 @@ from server.cli.database import open_database
 from server.cli.errors import CommandFailed, WrongUsage
 from server.cli.options import Data, KeyName, help_of
 from server.cli.printing import NOTHING, AsJson, print_columns, print_json, time_text
+from server.config.settings import DAY_S
 from server.keys import CALLER_SCOPES, ApiKey, Credential, OwnLimits, Scope
-from server.settings import DAY_S
 
 if TYPE_CHECKING:
     from server.auth.key_store import KeyStore

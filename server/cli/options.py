@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_origin, get_type_hints
 
 import typer
 
-from server.settings import Settings, data_folder
+from server.config.settings import Settings, data_folder
 
 WORKER_SETTINGS = (
     "weights",

@@ -17,9 +17,9 @@ from rich.console import Console
 from pipeline.spec import Pixels, VideoSpec
 from server.cli.errors import CommandFailed
 from server.cli.progress_bar import Display, open_display
+from server.config.settings import Settings
 from server.log.stderr import unfailing
 from server.part_file import PartFile, part_of
-from server.settings import Settings
 from server.workers.local_pool import LocalPool
 from server.workers.messages import (
     Artifact,

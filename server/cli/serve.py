@@ -4,7 +4,7 @@ import typer
 
 from server.cli.errors import EXIT_CODES
 from server.cli.options import LISTENER_SETTINGS, WORKER_SETTINGS, takes_settings
-from server.settings import Settings
+from server.config.settings import Settings
 
 app = typer.Typer()
 

@@ -24,7 +24,7 @@ from server.cli.printing import (
     time_text,
 )
 from server.cli.removal import DryRun, Yes, confirm
-from server.settings import DAY_S
+from server.config.settings import DAY_S
 
 if TYPE_CHECKING:
     from server.files.upload_reports import UploadedFile

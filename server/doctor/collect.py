@@ -21,10 +21,10 @@ from pipeline.child_process import python_command
 from pipeline.errors import EncodingFailed
 from pipeline.ffmpeg import encoders
 from pipeline.guardrail import GuardrailMissing, choose_guardrail
+from server.config.settings import Settings
 from server.data_folder import DataFolderError, check_access, check_is_free, check_is_local
 from server.disk import DiskSpace
 from server.doctor.facts import MIB, Certificate, Facts, Gpu, GpuProcess, Torch
-from server.settings import Settings
 from weights.checkpoint_profile import PROFILE_FILE
 from weights.errors import CheckpointError
 from weights.store import WeightStore

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from server.settings import Settings
+from server.config.settings import Settings
 
 MIB = 1024**2
 GIB = 1024**3

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from server.auth.authenticator import Caller
+from server.config.setting_types import FilesAuth
 from server.errors import FileUrlRefused, RequestError, UnknownFile
 from server.files.links import LinkSigner
 from server.keys import Scope
 from server.models import Job
-from server.setting_types import FilesAuth
 
 _UNSIGNED = (
     "The URL of this file needs the signature that the server gave with it: use it whole, with its "

@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from sqlalchemy import func, or_, select
 
+from server.config.settings import Settings
 from server.db import tables
 from server.db.database import Database
 from server.errors import UnknownFile
@@ -19,7 +20,6 @@ from server.fal.urls import FAL_HOSTS, Service, url_for
 from server.files.access import FileAccess, ReadPermission
 from server.hosts import DEFAULT_PORTS, name_of
 from server.models import Job
-from server.settings import Settings
 
 PUBLIC_KINDS = ("video", "upload")
 

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typing_extensions import TypedDict
 
+from server.config.errors import SettingsError
 from server.data_folder import read_or_make
-from server.settings import SettingsError
 
 KEY_FILE = "webhook-signing-key.pem"
 

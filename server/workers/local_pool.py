@@ -9,8 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Self
 
+from server.config.settings import Settings
 from server.data_folder import scratch_in
-from server.settings import Settings
 from server.workers.devices import devices_from
 from server.workers.local_slot import LocalSlot
 from server.workers.loop import WorkerOptions

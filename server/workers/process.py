@@ -169,7 +169,7 @@ def worker_environment(
     kind: str, index: str, compile_cache: str | None, environment: Mapping[str, str]
 ) -> dict[str, str]:
     """The environment of a worker on `cpu` or `cuda`: ours without secrets, and what torch is to
-    be told. Only `server.settings` reads settings from it.
+    be told. Only `server.config.settings` reads settings from it.
     """
     kept = {name: value for name, value in environment.items() if name.upper() not in _SECRETS}
     if kind == "cuda":

@@ -18,9 +18,9 @@ from receivers import until_hooked
 from servers import APP, picture, request_of, serving, settings_in
 from upload_calls import INITIATE_MULTIPART, MULTIPART, initiate, put, upload
 
+from server.config.settings import Settings
 from server.files.links import LinkSigner
 from server.keys import Scope
-from server.settings import Settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

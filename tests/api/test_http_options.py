@@ -13,7 +13,7 @@ from job_fixtures import sql
 from queue_calls import RUN, SUBMIT, cancel, result_of, status_of, submit, until
 from servers import APP, request_of, serving, settings_in
 
-from server.settings import Settings
+from server.config.settings import Settings
 
 
 async def submit_with(

@@ -17,8 +17,8 @@ from queue_calls import RUN, SUBMIT
 from servers import APP, ENDPOINT, request_of, serving, settings_in
 
 from server.auth.tokens import Tokens, TokenScope
+from server.config.settings import Settings
 from server.keys import ApiKey, Scope
-from server.settings import Settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

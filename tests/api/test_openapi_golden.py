@@ -7,7 +7,7 @@ import pytest
 from api_documents import own, published
 from paths import TESTS
 
-from server.setting_types import FilesAuth
+from server.config.setting_types import FilesAuth
 
 GOLDEN = TESTS / "api" / "golden"
 FILE = "/files/{file_id}/{name}"

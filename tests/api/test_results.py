@@ -15,7 +15,7 @@ from servers import APP, request_of, serving, settings_in
 from starlette.types import Message
 
 from server.api.results import PIECE_BYTES, CompletionResponse, Output
-from server.settings import Settings
+from server.config.settings import Settings
 
 
 def seconds_left(settings: Settings, job: str) -> float:

@@ -11,9 +11,10 @@ from servers import APP, serving, settings_in
 
 from server.auth.first_key import FirstKey, configured_key, make_first_key
 from server.auth.key_store import COPY_LIVES_S, USE_IS_NOTED_EVERY_S, KeyCache, KeyStore, UnknownKey
+from server.config.errors import SettingsError
+from server.config.settings import Settings
 from server.db.database import Database
 from server.keys import ApiKey, Credential, Scope, secret_matches
-from server.settings import Settings, SettingsError
 
 REVOCATION_WORKS_WITHIN_S = 5
 UNKNOWN_JOB = f"/queue/{APP}/requests/00000000-0000-4000-8000-000000000000/status"

@@ -15,7 +15,7 @@ from servers import APP, request_of, serving, settings_in
 from starlette.types import Message
 from upload_calls import INITIATE_MULTIPART, UPLOAD, initiate, kept, put, upload
 
-from server.settings import Settings
+from server.config.settings import Settings
 
 
 async def revoke(client: httpx.AsyncClient, settings: Settings, key: str) -> None:

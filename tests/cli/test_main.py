@@ -11,7 +11,7 @@ from servers import picture, write_small_checkpoint
 from typer.core import TyperGroup
 
 from server.cli.main import app
-from server.settings import Settings
+from server.config.settings import Settings
 
 ROOT = typer.main.get_command(app)
 

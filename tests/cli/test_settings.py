@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from server.settings import Settings, SettingsError, data_folder
+from server.config.errors import SettingsError
+from server.config.settings import Settings, data_folder
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +64,7 @@ def test_the_former_name_of_the_worker_works_with_one_warning(
     environment: pytest.MonkeyPatch,
 ) -> None:
     environment.setenv("COSMOS_WORKER", "server.worker:GpuWorker")
-    program = "from server.settings import Settings; print(Settings.load().worker)"
+    program = "from server.config.settings import Settings; print(Settings.load().worker)"
 
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 

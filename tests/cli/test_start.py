@@ -85,7 +85,11 @@ def test_a_killed_server_loses_no_job(tmp_path: Path) -> None:
             "server.dispatch.dispatcher",
             {"torch", "diffusers", "transformers", "numpy"},
         ),
-        ("server.cli.main", "server.settings", {"torch", "numpy", "sqlalchemy", "fastapi", "PIL"}),
+        (
+            "server.cli.main",
+            "server.config.settings",
+            {"torch", "numpy", "sqlalchemy", "fastapi", "PIL"},
+        ),
     ],
 )
 def test_a_start_imports_nothing_that_it_does_not_need(

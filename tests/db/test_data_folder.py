@@ -23,6 +23,8 @@ from servers import (
 )
 from structlog.testing import capture_logs
 
+from server.config.errors import SettingsError
+from server.config.settings import Settings
 from server.data_folder import (
     LOCK_FILE,
     RUN_MARKER,
@@ -39,7 +41,6 @@ from server.data_folder import (
     read_or_make,
     scratch_in,
 )
-from server.settings import Settings, SettingsError
 
 COMMAND = str(Path(sys.executable).with_name("cosmos-serve"))
 

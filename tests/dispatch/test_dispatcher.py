@@ -13,11 +13,11 @@ from in_process_pool import InProcessPool
 from queue_calls import RUN, cancel, result_of, submit, until_prepared
 from servers import request_of, serving, settings_in
 
+from server.config.settings import Settings
 from server.db.database import Database
 from server.dispatch.run import JobRun
 from server.jobs.store import JobStore
 from server.models import CancelAnswer, JobStatus
-from server.settings import Settings
 
 
 @asynccontextmanager

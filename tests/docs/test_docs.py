@@ -6,7 +6,8 @@ import api_page
 import pytest
 from paths import DOCS, ROOT
 
-from server.settings import PREFIX, Settings
+from server.config.errors import PREFIX
+from server.config.settings import Settings
 
 README = (ROOT / "README.md").read_text()
 

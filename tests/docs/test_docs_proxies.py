@@ -6,7 +6,7 @@ import re
 import pytest
 from paths import DOCS
 
-from server.settings import Settings
+from server.config.settings import Settings
 
 PAGE = (DOCS / "reverse-proxies.md").read_text()
 

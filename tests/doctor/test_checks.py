@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from server.config.settings import Settings
 from server.doctor.checks import CHECKS, findings
 from server.doctor.facts import GIB, Certificate, Facts, Gpu, GpuProcess, Torch
 from server.doctor.finding import Level
 from server.doctor.machine_checks import ENCODERS
-from server.settings import Settings
 
 NOW, DAY_S = 1_790_000_000.0, 86_400.0
 

@@ -7,6 +7,7 @@ import pytest
 from job_fixtures import Place
 
 from server.auth.authenticator import Caller
+from server.config.setting_types import FilesAuth
 from server.errors import FileUrlRefused, UnknownFile
 from server.files.access import READ_ALL, FileAccess
 from server.files.links import FileLinks, LinkSigner
@@ -14,7 +15,6 @@ from server.files.public import PublicFiles
 from server.files.upload_store import NewUpload, UploadStore
 from server.keys import CALLER_SCOPES, Scope
 from server.models import FETCHED_LIFETIME_S, UNFETCHED_LIFETIME_S, Job, StoredArtifact
-from server.setting_types import FilesAuth
 
 MINE, YOURS = Caller("mine", CALLER_SCOPES), Caller("yours", CALLER_SCOPES)
 OPERATOR = Caller("operator", frozenset({Scope.ADMIN}))

@@ -13,9 +13,9 @@ from job_fixtures import sql
 from queue_calls import RUN, result_of
 from servers import APP, request_of, serving, settings_in
 
+from server.config.settings import Settings
 from server.errors import Shortage
 from server.jobs.store import JobStore
-from server.settings import Settings
 from server.workers.loop import WorkerOptions
 
 Row = tuple[str, str, int | None]

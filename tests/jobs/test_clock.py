@@ -16,8 +16,8 @@ from receivers import until, webhook_rows
 from servers import request_of, serving, settings_in
 from structlog.testing import capture_logs
 
+from server.config.settings import DAY_S
 from server.jobs.clock import FOLLOWED_S, Clock
-from server.settings import DAY_S
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
 JUMPS = [400 * DAY_S, -400 * DAY_S]

@@ -17,6 +17,8 @@ from servers import APP, request_of, serving, settings_in
 from upload_calls import UPLOAD, kept, upload
 
 from server.auth.key_store import KeyStore
+from server.config.errors import SettingsError
+from server.config.settings import Settings
 from server.db.database import Database
 from server.disk import MIB
 from server.errors import KeyQueueFull, KeyStorageFull, QueueFull, RequestError, TooManySubmits
@@ -26,7 +28,6 @@ from server.jobs.reports import queue_size
 from server.jobs.store import JobStore
 from server.keys import ApiKey, Credential
 from server.models import CANCELLED, Job
-from server.settings import Settings, SettingsError
 
 MINE, YOURS = "mine", "yours"
 

@@ -13,12 +13,13 @@ from servers import APP, serving, settings_in
 from upload_calls import upload
 
 from server.api.dependencies import Services
+from server.config.errors import SettingsError
+from server.config.settings import DAY_S, Settings
 from server.errors import UnknownFile, UnknownJob
 from server.files.access import READ_ALL, FileAccess
 from server.files.public import PublicFiles
 from server.jobs.retention import Purge, purge
 from server.models import LogLine
-from server.settings import DAY_S, Settings, SettingsError
 
 HOOK = "https://example.com/hook"
 

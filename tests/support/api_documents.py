@@ -9,8 +9,8 @@ from servers import ENDPOINT
 from server.api.openapi.document import openapi_document
 from server.api.openapi.queue import queue_document
 from server.api.router import api_routes
+from server.config.setting_types import FilesAuth
 from server.fal.endpoints import Limits
-from server.setting_types import FilesAuth
 
 BASE_URL = "https://videos.example/cosmos"
 PUBLISHED = Limits(1280, 704)

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from server.auth.key_store import KeyStore
+from server.config.settings import Settings
 from server.db.database import Database
 from server.keys import ApiKey, Credential
-from server.settings import Settings
 
 
 @contextmanager

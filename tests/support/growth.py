@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import event, insert
 from sqlalchemy.engine import Engine
 
+from server.config.settings import DAY_S
 from server.db import tables
 from server.db.database import Database
 from server.db.rows import row_of_job
@@ -22,7 +23,6 @@ from server.jobs.reports import ended_between, queue_size
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.models import JobStatus, NewJob
-from server.settings import DAY_S
 from server.webhooks.store import WebhookStore
 
 KEY = "alice"

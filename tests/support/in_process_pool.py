@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from server.settings import Settings
+from server.config.settings import Settings
 from server.workers.devices import devices_from
 from server.workers.local_pool import named
 from server.workers.loop import WorkerOptions, run_order, worker_class

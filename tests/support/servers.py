@@ -21,8 +21,8 @@ from paths import SUPPORT
 from PIL import Image
 
 from server.app import create_app
+from server.config.settings import Settings
 from server.inputs.image_decoder import ImageDecoder
-from server.settings import Settings
 from server.workers.pool import Pool
 
 ENDPOINT = "fal-ai/cosmos-predict-2.5/image-to-video"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from nacl.signing import VerifyKey
 
-from server.settings import SettingsError
+from server.config.errors import SettingsError
 from server.webhooks.signing import KEY_FILE, SigningKey
 
 

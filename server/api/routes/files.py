@@ -16,13 +16,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from server.api.dependencies import AnyCallerDep, ServicesDep
 from server.api.openapi.parts import BYTES, content, header, problem, query
+from server.config.setting_types import FilesAuth
 from server.errors import UnknownFile
 from server.fal.urls import Service
 from server.files.access import ReadPermission
 from server.files.content_types import HEAD_BYTES, is_shown
 from server.files.links import END, SIGNATURE
 from server.files.public import PublicFile
-from server.setting_types import FilesAuth
 
 MAX_CACHE_S = 365 * 24 * 3600
 

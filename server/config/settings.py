@@ -1,13 +1,11 @@
 """Every setting of the server, read once into one frozen value.
 
-The only place where the environment is read. Names begin with COSMOS_; CUDA_VISIBLE_DEVICES,
-NVIDIA_DRIVER_CAPABILITIES and two of the Hugging Face Hub's are the other names. A variable that is
-empty is one that is not set. A `.env` file is not read.
+Names in the environment begin with COSMOS_; CUDA_VISIBLE_DEVICES and NVIDIA_DRIVER_CAPABILITIES are
+the other two. A variable that is empty is one that is not set. A `.env` file is not read.
 """
 
 import difflib
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -22,8 +20,8 @@ from pydantic_settings import (
 )
 
 from pipeline.memory_plan import MemoryChoice
-from server.hosts import is_loopback
-from server.setting_types import (
+from server.config.errors import PREFIX, SettingsError, sentence
+from server.config.setting_types import (
     DEFAULT_WORKER,
     FilesAuth,
     HostNames,
@@ -35,13 +33,10 @@ from server.setting_types import (
     WorkerPath,
     meant_for_us,
 )
+from server.config.settings_file import read_settings_file
+from server.hosts import is_loopback
 
-PREFIX = "COSMOS_"
 DAY_S = 86_400.0
-
-
-class SettingsError(Exception):
-    """A setting is unknown, malformed or at odds with another; the message is a sentence."""
 
 
 class Settings(BaseSettings):
@@ -219,7 +214,10 @@ class Settings(BaseSettings):
         """What is passed, then the environment, as far as it is meant for us, then the file."""
         assert isinstance(env_settings, EnvSettingsSource)
         env_settings.env_vars = meant_for_us(env_settings.env_vars, PREFIX)
-        return init_settings, env_settings, InitSettingsSource(settings_cls, _in_file())
+        file_settings = InitSettingsSource(
+            settings_cls, read_settings_file(settings_cls.model_fields)
+        )
+        return init_settings, env_settings, file_settings
 
     @classmethod
     def load(cls, **overrides: Any) -> "Settings":
@@ -235,7 +233,8 @@ class Settings(BaseSettings):
         try:
             return cls(**given)
         except ValidationError as error:
-            raise SettingsError("\n".join(map(_sentence, error.errors()))) from error
+            lines = (sentence(each, cls.model_fields) for each in error.errors())
+            raise SettingsError("\n".join(lines)) from error
 
     @property
     def keep_s(self) -> float | None:
@@ -312,57 +311,21 @@ class Settings(BaseSettings):
             raise ValueError("COSMOS_AUTH=off leaves the key that is set without a use: unset one")
 
 
-class HubSettings(BaseSettings):
-    """The Hugging Face Hub, by the variables of its own library."""
-
-    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True)
-
-    endpoint: Url = Field(default="https://huggingface.co", validation_alias="HF_ENDPOINT")
-    offline: bool = Field(default=False, validation_alias="HF_HUB_OFFLINE")
-
-    @classmethod
-    def load(cls) -> "HubSettings":
-        """Read the environment; raises SettingsError if a value cannot be used."""
-        try:
-            return cls()
-        except ValidationError as error:
-            raise SettingsError("\n".join(map(_sentence, error.errors()))) from error
-
-
 def data_folder() -> Path:
     """The setting `data`, for a command that needs no other."""
-    named = os.environ.get(f"{PREFIX}DATA") or _in_file().get("data")
     default: Path = Settings.model_fields["data"].default
-    return Path(named) if named else default
+    return _folder("data") or default
 
 
 def weights_folder() -> Path | None:
     """The setting `weights`, for a command that needs no other; None where it is not set."""
-    named = os.environ.get(f"{PREFIX}WEIGHTS") or _in_file().get("weights")
+    return _folder("weights")
+
+
+def _folder(name: str) -> Path | None:
+    in_file = read_settings_file(Settings.model_fields)
+    named = os.environ.get(PREFIX + name.upper()) or in_file.get(name)
     return Path(named) if named else None
-
-
-def _in_file() -> dict[str, Any]:
-    """The settings of the file that COSMOS_CONFIG names.
-
-    Raises:
-        SettingsError: it cannot be read, or has a name that is no setting's.
-    """
-    path = os.environ.get(f"{PREFIX}CONFIG")
-    if not path:
-        return {}
-    try:
-        given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"COSMOS_CONFIG={path} cannot be read: {error}.") from error
-    known = {name for name in Settings.model_fields if name != "config"}
-    for name in given:
-        if name not in known:
-            closest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
-            raise SettingsError(f"{path}: {name} is not a setting. Did you mean {closest}?")
-    # An alias is the only name that pydantic knows of its field.
-    fields = Settings.model_fields
-    return {str(fields[name].validation_alias or name): value for name, value in given.items()}
 
 
 def _refuse_unknown_names(environment: Mapping[str, str], known: set[str]) -> None:
@@ -377,18 +340,3 @@ def _refuse_unknown_names(environment: Mapping[str, str], known: set[str]) -> No
 
 def _is_on_loopback(address: str) -> bool:
     return is_loopback(f"[{address}]" if ":" in address else address)
-
-
-def _sentence(error: Any) -> str:
-    """One pydantic error as a line that names the setting, its value and what is wanted."""
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if not error["loc"]:
-        return f"{message}."
-    name = str(error["loc"][0])
-    variable = name if name.isupper() else PREFIX + name.upper()
-    if error["type"] == "missing":
-        return f"{variable} is not set: {Settings.model_fields[name].description}."
-    if error["type"] == "extra_forbidden":
-        return f"{name!r} is not a setting."
-    shown = "…" if name == "key" else repr(error["input"])
-    return f"{variable}={shown}: {message}."

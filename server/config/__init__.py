@@ -1,0 +1,1 @@
+"""Every setting of the server, read once into one frozen value."""

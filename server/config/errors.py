@@ -1,0 +1,27 @@
+"""What is wrong with a setting, as a sentence for the person who set it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+PREFIX = "COSMOS_"
+
+
+class SettingsError(Exception):
+    """A setting is unknown, malformed or at odds with another; the message is a sentence."""
+
+
+def sentence(error: Any, fields: Mapping[str, FieldInfo]) -> str:
+    """One pydantic error as a line that names the setting, its value and what is wanted."""
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"]:
+        return f"{message}."
+    name = str(error["loc"][0])
+    variable = name if name.isupper() else PREFIX + name.upper()
+    if error["type"] == "missing":
+        return f"{variable} is not set: {fields[name].description}."
+    if error["type"] == "extra_forbidden":
+        return f"{name!r} is not a setting."
+    shown = "…" if name == "key" else repr(error["input"])
+    return f"{variable}={shown}: {message}."

@@ -1,0 +1,25 @@
+"""The settings of the Hugging Face Hub, by the variables of its own library."""
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.config.errors import SettingsError, sentence
+from server.config.setting_types import Url
+
+
+class HubSettings(BaseSettings):
+    """Where the hub is, and whether it may be asked at all."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True)
+
+    endpoint: Url = Field(default="https://huggingface.co", validation_alias="HF_ENDPOINT")
+    offline: bool = Field(default=False, validation_alias="HF_HUB_OFFLINE")
+
+    @classmethod
+    def load(cls) -> "HubSettings":
+        """Read the environment; raises SettingsError if a value cannot be used."""
+        try:
+            return cls()
+        except ValidationError as error:
+            lines = (sentence(each, cls.model_fields) for each in error.errors())
+            raise SettingsError("\n".join(lines)) from error
