@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NUMBERS = Path(__file__).with_name("vae.safetensors")
-LEVEL = 200.0
+LEVEL = 2000.0
 """A constant beside the numbers, so large that the last norms divide by it and not by them."""
 
 
