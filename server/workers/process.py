@@ -32,6 +32,7 @@ _CPU_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }
+_WAIT_POLICY = "OMP_WAIT_POLICY"
 
 _ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 _ALLOCATOR = "expandable_segments:True"
@@ -177,7 +178,9 @@ def worker_environment(
         if not any(name in environment for name in _ALLOCATOR_SETTINGS):
             extra["PYTORCH_ALLOC_CONF"] = _ALLOCATOR
     else:
-        extra = dict(_CPU_ENVIRONMENT)
+        # Threads that wait spin otherwise, and take the cores from whatever else runs here.
+        waiting = environment.get(_WAIT_POLICY, "PASSIVE")
+        extra = {**_CPU_ENVIRONMENT, _WAIT_POLICY: waiting}
     if compile_cache is not None:
         extra["TORCHINDUCTOR_CACHE_DIR"] = compile_cache
         extra["TRITON_CACHE_DIR"] = str(Path(compile_cache) / "triton")

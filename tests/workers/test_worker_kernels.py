@@ -54,6 +54,13 @@ def test_what_a_worker_compiles_lies_in_the_data_folder() -> None:
     assert environment["HOME"] == "/root"
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+)
+def test_threads_that_wait_do_not_spin_on_a_cpu(ours: dict[str, str], theirs: str) -> None:
+    assert worker_environment("cpu", "0", None, ours)["OMP_WAIT_POLICY"] == theirs
+
+
 def test_a_worker_gets_no_secrets() -> None:
     ours = {"COSMOS_KEY": "me:s3cret", "cosmos_key": "me:s3cret", "HF_TOKEN": "hf_s3cret"}
     assert "s3cret" not in str(worker_environment("cpu", "0", None, ours))
