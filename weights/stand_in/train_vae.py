@@ -30,7 +30,7 @@ from weights.stand_in.photographs import TRAINING, Photograph
 HERE = Path(__file__).parent
 HELD_OUT = HERE.parents[1] / "benchmarks" / "photographs"
 SEED = 0
-STEPS = 7000
+STEPS = 5000
 BATCH, CROP = 12, 96
 SHIFT_STEPS = 1000
 SHIFT_BATCH, SHIFT_CROP = 8, 144
