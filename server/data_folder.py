@@ -72,6 +72,11 @@ def scratch_in(folder: Path) -> Path:
     return folder / "scratch"
 
 
+def compiled_in(folder: Path) -> Path:
+    """Where the workers of a data folder's server keep what they compile."""
+    return folder / "compiled"
+
+
 @contextmanager
 def owned(folder: Path, *, any_filesystem: bool = False) -> Iterator[None]:
     """Own the folder, which is made if it is not there, until the end of the block.
@@ -86,16 +91,25 @@ def owned(folder: Path, *, any_filesystem: bool = False) -> Iterator[None]:
         check_is_local(folder, Path("/proc/self/mountinfo").read_text())
     # Not inheritable: a worker must not keep the lock of a server that is gone.
     handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    former_umask = os.umask(0o077)
     try:
-        _lock(handle, folder)
-        _close_to_others(folder)
-        _write_owner(folder, str(os.getpid()))
-        _clear_scratch(folder)
+        with private():
+            _lock(handle, folder)
+            _close_to_others(folder)
+            _write_owner(folder, str(os.getpid()))
+            _clear_scratch(folder)
+            yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def private() -> Iterator[None]:
+    """What this process makes until the end of the block is for its user alone."""
+    former = os.umask(0o077)
+    try:
         yield
     finally:
-        os.umask(former_umask)
-        os.close(handle)
+        os.umask(former)
 
 
 def check_is_free(folder: Path) -> None:

@@ -1,67 +1,65 @@
-"""The database of a data folder, as commands open it: also beside the server that owns it."""
+"""`cosmos-serve database`: back a data folder up beside its running server, and restore it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+from rich.console import Console
+
+from server.cli.byte_progress import byte_progress
 from server.cli.errors import CommandFailed
+from server.cli.options import Data
+from server.cli.printing import counted, size_text
 
 if TYPE_CHECKING:
-    from server.db.database import Database
+    from server.files.backup import Copied, Showing
+
+app = typer.Typer(
+    help="Back a data folder up, beside its running server, and restore it.",
+    epilog="\b\nExample:\n  cosmos-serve database backup /backups/monday --data data",
+)
+
+Backup = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the backup.")]
 
 
-@contextmanager
-def open_database(folder: Path) -> Iterator["Database"]:
-    """Open the database that a server made in the folder.
+@app.command()
+def backup(folder: Backup, data: Data) -> None:
+    """Copy jobs, keys, videos, uploads and secrets into a new or empty folder.
 
-    Raises:
-        CommandFailed: there is none, or it cannot be used.
-        DataFolderDenied: this user may not write it.
+    A server that runs goes on. The backup holds secrets: keep it as you keep the data folder.
     """
-    from sqlalchemy.exc import DatabaseError
+    from server.files.backup import back_up
 
-    from server.data_folder import check_access, database_in
-    from server.db.database import Database
+    copied = _copied(data, lambda showing: back_up(data, folder, showing))
+    print(f"{folder}: a backup of {data}, {_described(copied)}")
+
+
+@app.command()
+def restore(folder: Backup, data: Data) -> None:
+    """Copy a backup into a data folder that no server uses, and that is new or empty.
+
+    The next start of a server on it takes up the jobs that had not ended.
+    """
+    from server.files.backup import restore as copy_back
+
+    copied = _copied(folder, lambda showing: copy_back(folder, data, showing))
+    print(f"{data}: restored from {folder}, {_described(copied)}")
+
+
+def _copied(source: Path, copy: "Callable[[Showing], Copied]") -> "Copied":
+    from server.data_folder import database_in
     from server.errors import DatabaseDamaged
 
-    path = database_in(folder)
-    check_access(folder)
-    if not path.is_file():
-        raise CommandFailed(
-            f"There is no database in {folder}: name a server's data folder with --data. "
-            "The first start of the server makes it."
-        )
     try:
-        database = Database(path)
-        try:
-            yield database
-        finally:
-            database.close()
+        return copy(partial(byte_progress, "Copying", console=Console(stderr=True)))
     except DatabaseDamaged as error:
-        raise CommandFailed(f"{path} cannot be used. {error}") from error
-    except DatabaseError as error:
-        raise CommandFailed(f"{path} cannot be used: {error.orig}.") from error
+        raise CommandFailed(f"{database_in(source)} cannot be copied. {error}") from error
 
 
-def key_id_of(database: "Database", name: str | None) -> str | None:
-    """The id of the key of that label or id; None if none is named.
-
-    Raises:
-        CommandFailed: there is no such key.
-    """
-    from server.auth.key_store import KeyStore, UnknownKey
-
-    if name is None:
-        return None
-    try:
-        return KeyStore(database).id_of(name)
-    except UnknownKey as error:
-        raise CommandFailed(f"{error} `cosmos-serve keys list` shows them.") from error
-
-
-def labels_of(database: "Database") -> dict[str, str]:
-    """The labels of all keys, by their ids."""
-    from server.auth.key_store import KeyStore
-
-    return {key.id: key.name for key in KeyStore(database).all()}
+def _described(copied: "Copied") -> str:
+    text = f"{counted(copied.files, 'file')}, {size_text(copied.size)}"
+    if copied.missing:
+        text += f"; {counted(copied.missing, 'file')} that it names were not there any more"
+    return text

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.database import key_id_of, labels_of, open_database
 from server.cli.errors import CommandFailed, WrongUsage
+from server.cli.open_database import key_id_of, labels_of, open_database
 from server.cli.options import Data, OfKey
 from server.cli.printing import (
     NOTHING,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.database import open_database
 from server.cli.errors import CommandFailed, WrongUsage
+from server.cli.open_database import open_database
 from server.cli.options import Data, KeyName, help_of
 from server.cli.printing import NOTHING, AsJson, print_columns, print_json, time_text
 from server.config.settings import DAY_S

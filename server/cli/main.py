@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from server.cli import certs, doctor, generate, jobs, keys, queue, serve, uploads, weights
+from server.cli import certs, database, doctor, generate, jobs, keys, queue, serve, uploads, weights
 from server.cli.errors import EXIT_CODES, INTERRUPTED, USAGE, as_failure
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(queue.app, name="queue")
 app.add_typer(uploads.app, name="uploads")
+app.add_typer(database.app, name="database")
 
 
 def main() -> None:

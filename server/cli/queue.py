@@ -4,7 +4,7 @@ import time
 
 import typer
 
-from server.cli.database import open_database
+from server.cli.open_database import open_database
 from server.cli.options import Data
 from server.cli.printing import time_text
 

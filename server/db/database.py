@@ -19,8 +19,6 @@ from server.errors import DatabaseDamaged, Shortage
 RESERVE_BYTES = 256 * 1024
 """Several times what the index of an empty write-ahead log takes."""
 
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
 
 class Database:
     """An open database, shared by the stores that have the statements. Every use blocks."""
@@ -105,7 +103,7 @@ class Database:
             code = sqlite_code(error)
             if code == sqlite3.SQLITE_BUSY:
                 self._found_locked_at = time.monotonic()
-            if code in _DAMAGED:
+            if code in tables.DAMAGED:
                 self.is_damaged = True
                 raise DatabaseDamaged from error
             raise

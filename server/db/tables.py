@@ -29,6 +29,9 @@ from sqlalchemy import (
 )
 
 BUSY_TIMEOUT_MS = 5000
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+"""SQLite's primary codes of a file that is damaged."""
+
 BEGIN_OPTION = "cosmos_begin"
 """The execution option that says how a transaction begins on SQLite."""
 

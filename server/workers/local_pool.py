@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from server.config.settings import Settings
-from server.data_folder import scratch_in
+from server.data_folder import compiled_in, scratch_in
 from server.workers.devices import devices_from
 from server.workers.local_slot import LocalSlot
 from server.workers.loop import WorkerOptions
@@ -77,7 +77,7 @@ class LocalPool:
         options = WorkerOptions(
             # The settings of workers are called as their options are.
             **settings.model_dump(mode="json", include=names),
-            compile_cache=None if data is None else str(data / "compiled"),
+            compile_cache=None if data is None else str(compiled_in(data)),
             scratch=None if data is None else str(scratch_in(data)),
         )
         return cls(

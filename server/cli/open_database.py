@@ -1,0 +1,67 @@
+"""The database of a data folder, as commands open it: also beside the server that owns it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from server.cli.errors import CommandFailed
+
+if TYPE_CHECKING:
+    from server.db.database import Database
+
+
+@contextmanager
+def open_database(folder: Path) -> Iterator["Database"]:
+    """Open the database that a server made in the folder.
+
+    Raises:
+        CommandFailed: there is none, or it cannot be used.
+        DataFolderDenied: this user may not write it.
+    """
+    from sqlalchemy.exc import DatabaseError
+
+    from server.data_folder import check_access, database_in
+    from server.db.database import Database
+    from server.errors import DatabaseDamaged
+
+    path = database_in(folder)
+    check_access(folder)
+    if not path.is_file():
+        raise CommandFailed(
+            f"There is no database in {folder}: name a server's data folder with --data. "
+            "The first start of the server makes it."
+        )
+    try:
+        database = Database(path)
+        try:
+            yield database
+        finally:
+            database.close()
+    except DatabaseDamaged as error:
+        raise CommandFailed(f"{path} cannot be used. {error}") from error
+    except DatabaseError as error:
+        raise CommandFailed(f"{path} cannot be used: {error.orig}.") from error
+
+
+def key_id_of(database: "Database", name: str | None) -> str | None:
+    """The id of the key of that label or id; None if none is named.
+
+    Raises:
+        CommandFailed: there is no such key.
+    """
+    from server.auth.key_store import KeyStore, UnknownKey
+
+    if name is None:
+        return None
+    try:
+        return KeyStore(database).id_of(name)
+    except UnknownKey as error:
+        raise CommandFailed(f"{error} `cosmos-serve keys list` shows them.") from error
+
+
+def labels_of(database: "Database") -> dict[str, str]:
+    """The labels of all keys, by their ids."""
+    from server.auth.key_store import KeyStore
+
+    return {key.id: key.name for key in KeyStore(database).all()}
