@@ -209,6 +209,11 @@ class Hub:
         return PullFailed(f"{answered} to {response.url}")
 
 
+def has_token() -> bool:
+    """Whether the hub's library finds a token of ours."""
+    return get_token() is not None
+
+
 def _read_tree(manifest: Manifest, text: bytes) -> Listing:
     """The listing that the hub's answer holds."""
     entries: list[dict[str, Any]] = json.loads(text)

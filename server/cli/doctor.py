@@ -12,6 +12,13 @@ from server.config.settings import Settings
 
 app = typer.Typer()
 
+_NOT_OF_THE_MACHINE = ("quarantine_unknown", "nvidia_sampling")
+"""Nothing on a machine can be wrong with them."""
+
+OPTIONS = tuple(
+    name for name in (*LISTENER_SETTINGS, *WORKER_SETTINGS) if name not in _NOT_OF_THE_MACHINE
+)
+
 
 def _settings_or_error(**options: Any) -> Settings | SettingsError:
     try:
@@ -21,13 +28,13 @@ def _settings_or_error(**options: Any) -> Settings | SettingsError:
 
 
 @app.command()
-@takes_settings(*LISTENER_SETTINGS, *WORKER_SETTINGS, load=_settings_or_error)
+@takes_settings(*OPTIONS, load=_settings_or_error)
 def doctor(settings: Settings | SettingsError, as_json: AsJson = False) -> None:
     """Check whether a server would run here, and say how to mend what would not.
 
-    It takes the settings of `serve`. A line begins with ok, or with !! for what keeps a server from
-    working, ! for what makes it worse, and - for what does not matter here. The exit code is 1 if
-    a line begins with !!.
+    It takes the variables of `serve`, and those of its options that a check reads. A line begins
+    with ok, or with !! for what keeps a server from working, ! for what makes it worse, and - for
+    what does not matter here. The exit code is 1 if a line begins with !!.
     """
     from server.doctor.checks import findings
     from server.doctor.collect import collect

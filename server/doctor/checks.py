@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from server.doctor import gpu_checks, machine_checks, server_checks
+from server.doctor import checkpoint_checks, gpu_checks, machine_checks, server_checks
 from server.doctor.facts import Facts
 from server.doctor.finding import Finding
 
@@ -13,17 +13,21 @@ CHECKS: Sequence[tuple[str, Callable[[Facts], Finding]]] = (
     ("torch", gpu_checks.torch),
     ("GPU's architecture", gpu_checks.architecture),
     ("GPU's memory", gpu_checks.gpu_memory),
-    ("attention", gpu_checks.flash_attention),
+    ("pinned memory", gpu_checks.pinned_memory),
+    ("attention", gpu_checks.attention),
     ("cuDNN", gpu_checks.cudnn),
     ("compiler", gpu_checks.compiler),
+    ("caches", gpu_checks.caches),
     ("host memory", machine_checks.host_memory),
-    ("checkpoint", server_checks.checkpoint),
+    ("checkpoint", checkpoint_checks.checkpoint),
+    ("checked bytes", checkpoint_checks.checked_bytes),
+    ("token", checkpoint_checks.token),
     ("guardrail", server_checks.guardrail),
     ("data folder", server_checks.data_folder),
     ("disk", machine_checks.disk),
     ("ports", server_checks.ports),
     ("certificate", server_checks.certificate),
-    ("key file", server_checks.key_file),
+    ("key files", server_checks.key_files),
     ("clock", machine_checks.clock),
     ("ffmpeg", machine_checks.encoders),
     ("stop time", server_checks.stop_time),

@@ -1,6 +1,7 @@
 """Look at this machine: every fact that the checks ask for."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -22,11 +23,21 @@ from pipeline.errors import EncodingFailed
 from pipeline.ffmpeg import encoders
 from pipeline.guardrail import GuardrailMissing, choose_guardrail
 from server.config.settings import Settings
-from server.data_folder import DataFolderError, check_access, check_is_free, check_is_local
+from server.data_folder import (
+    DataFolderError,
+    check_access,
+    check_is_free,
+    check_is_local,
+    compiled_in,
+    filesystem_of,
+)
 from server.disk import DiskSpace
 from server.doctor.facts import MIB, Certificate, Facts, Gpu, GpuProcess, Torch
+from server.workers.devices import DeviceError, devices_from
 from weights.checkpoint_profile import PROFILE_FILE
-from weights.errors import CheckpointError
+from weights.errors import CheckpointError, CheckpointIncomplete
+from weights.listing import RECORD, read_listing
+from weights.manifest import load_manifest
 from weights.store import WeightStore
 
 TORCH_S = 120.0
@@ -62,12 +73,12 @@ def collect(settings: Settings | None, settings_problem: str | None = None) -> F
         "now": time.time(),
         "installed": Path(__file__).stat().st_mtime,
         **_driver(),
-        **_torch(),
+        **_torch(settings),
         **_memory(),
         **_encoders(),
     }
     if settings is not None:
-        found |= _of_server(settings)
+        found |= facts_of_server(settings)
     return Facts(**found)
 
 
@@ -82,10 +93,11 @@ def _driver(path: Path = Path("/proc/driver/nvidia/version")) -> dict[str, Any]:
     return {}
 
 
-def _torch() -> dict[str, Any]:
+def _torch(settings: Settings | None) -> dict[str, Any]:
+    weights = None if settings is None else str(settings.weights)
     try:
         asked = subprocess.run(
-            python_command("pipeline.torch_facts", {}),
+            python_command("pipeline.torch_facts", {"weights": weights}),
             capture_output=True,
             text=True,
             timeout=TORCH_S,
@@ -101,8 +113,8 @@ def _torch() -> dict[str, Any]:
     gpus = tuple(
         Gpu(**gpu | {"capability": tuple(gpu["capability"])}) for gpu in facts.pop("gpus", ())
     )
-    architectures = tuple(facts.pop("architectures", ()))
-    return {"torch": Torch(**facts, gpus=gpus, architectures=architectures)}
+    architectures, backends = (tuple(facts.pop(name, ())) for name in ("architectures", "backends"))
+    return {"torch": Torch(**facts, gpus=gpus, architectures=architectures, backends=backends)}
 
 
 def _gpu_processes() -> tuple[GpuProcess, ...]:
@@ -158,25 +170,50 @@ def _encoders() -> dict[str, Any]:
 # -- the server ---------------------------------------------------------------------------------
 
 
-def _of_server(settings: Settings) -> dict[str, Any]:
+def facts_of_server(settings: Settings) -> dict[str, Any]:
+    """Those facts that follow from the settings."""
     return {
+        **_devices(settings),
         **_checkpoint(settings),
+        **_pulled(settings),
         **_data_folder(settings),
         **_certificate(settings),
-        "busy_ports": tuple(
-            port
-            for port in (settings.port, settings.tls_port)
-            if port and not _is_free(settings.host, port)
-        ),
+        **_ports(settings),
         "key_file_mode": _mode(settings.key_file),
+        "tls_key_mode": _mode(settings.tls_key),
     }
+
+
+def _devices(settings: Settings) -> dict[str, Any]:
+    try:
+        devices_from(settings.devices, settings.cuda_visible_devices)
+    except DeviceError as error:
+        return {"devices_problem": str(error)}
+    return {}
+
+
+def _pulled(settings: Settings) -> dict[str, Any]:
+    """What `weights pull` recorded."""
+    found: dict[str, Any] = {
+        "is_published": not (settings.weights / PROFILE_FILE).exists(),
+        "pinned_commit": load_manifest().commit,
+    }
+    try:
+        found["pulled_commit"] = read_listing(settings.weights / RECORD).commit
+    except CheckpointIncomplete:
+        pass
+    except CheckpointError as error:
+        found["pulled_problem"] = str(error)
+    return found
 
 
 def _checkpoint(settings: Settings) -> dict[str, Any]:
     try:
         store = WeightStore(settings.weights)
     except CheckpointError as error:
-        return {"checkpoint_problem": str(error)}
+        from weights.download import has_token
+
+        return {"checkpoint_problem": str(error), "has_token": has_token()}
     size = sum(file.stat().st_size for file in settings.weights.rglob("*.safetensors"))
     try:
         choose_guardrail(store.profile.guardrail, settings.guardrail, PROFILE_FILE)
@@ -197,11 +234,24 @@ def _data_folder(settings: Settings) -> dict[str, Any]:
     problem = _said_by(lambda: check_access(folder), check_file_system)
     if problem is None and not os.access(there, os.W_OK | os.X_OK):
         problem = f"The data folder {folder} cannot be made: {there} is not for uid {os.geteuid()}."
+    kind = filesystem_of(there, Path("/proc/self/mountinfo").read_text())
     return {
         "data_problem": problem,
+        "data_place": f"of uid {there.stat().st_uid}, on {kind or 'an unknown file system'}",
+        "caches_problem": _caches_problem(folder),
         "data_user": _said_by(lambda: check_is_free(folder)),
         "disk_problem": DiskSpace(there, settings.min_free_disk_mib).problem(),
     }
+
+
+def _caches_problem(folder: Path) -> str | None:
+    for cache in (compiled_in(folder), compiled_in(folder) / "triton"):
+        if cache.exists() and not os.access(cache, os.R_OK | os.W_OK | os.X_OK):
+            return (
+                f"{cache} belongs to uid {cache.stat().st_uid}, and uid {os.geteuid()} may not "
+                "write it: kernels cannot be compiled."
+            )
+    return None
 
 
 def _said_by(*checks: Callable[[], object]) -> str | None:
@@ -239,15 +289,24 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
     return (certificate.subject.rfc4514_string(),)
 
 
-def _is_free(host: str, port: int) -> bool:
+def _ports(settings: Settings) -> dict[str, Any]:
+    busy = []
+    for port in filter(None, (settings.port, settings.tls_port)):
+        try:
+            _bind(settings.host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                where = f"{settings.host} port {port}"
+                return {"listen_problem": f"Cannot listen on {where}: {error.strerror or error}."}
+            busy.append(port)
+    return {"busy_ports": tuple(busy)}
+
+
+def _bind(host: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((host, port))
-        except OSError:
-            return False
-    return True
+        listening.bind((host, port))
 
 
 def _mode(path: Path | None) -> int | None:

@@ -1,5 +1,6 @@
 """What was found on a machine: values alone, so that a test can make any machine."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from server.config.settings import Settings
@@ -38,6 +39,14 @@ class Torch:
 
     has_triton: bool = False
     has_fa3: bool = False
+    backends: tuple[str, ...] = ()
+    """The attention backends that there are, whether they run here or not."""
+
+    needs: Mapping[str, int] = field(default_factory=dict)
+    """What each memory plan wants free on the GPU; nothing if the checkpoint cannot be read."""
+
+    pinning_problem: str | None = None
+    """Why host memory cannot be pinned, in torch's words; None also where there is no GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +87,7 @@ class Facts:
     torch: Torch | None = None
     torch_problem: str | None = None
     gpu_processes: tuple[GpuProcess, ...] = ()
+    devices_problem: str | None = None
 
     compiler: str | None = None
     python_header: str = "Python.h"
@@ -93,16 +103,37 @@ class Facts:
     checkpoint: int = 0
     """The size of its files."""
 
+    is_published: bool = True
+    """It is NVIDIA's checkpoint, and not one that says what it is in a file of its own."""
+
+    pulled_commit: str | None = None
+    """The commit of which every byte was checked when it was fetched; None if none was."""
+
+    pulled_problem: str | None = None
+    pinned_commit: str = ""
+    """The commit that this release is made for."""
+
+    has_token: bool = False
+    """The Hugging Face Hub's library finds a token."""
+
     guardrail_problem: str | None = None
     data_problem: str | None = None
     data_user: str | None = None
     """The server that uses the data folder, as a sentence."""
 
+    data_place: str | None = None
+    """Whose the data folder is, and on what."""
+
+    caches_problem: str | None = None
+
     disk_problem: str | None = None
     busy_ports: tuple[int, ...] = ()
+    listen_problem: str | None = None
+    """Why it cannot listen, where that is no other program."""
     certificate: Certificate | None = None
     certificate_problem: str | None = None
     key_file_mode: int | None = None
+    tls_key_mode: int | None = None
     now: float = 0.0
     installed: float = 0.0
     """When this program was installed."""

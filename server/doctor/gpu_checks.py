@@ -1,6 +1,8 @@
 """Checks of the GPU, its driver, and what computes on it."""
 
-from server.doctor.facts import GIB, Facts, Gpu
+from collections.abc import Sequence
+
+from server.doctor.facts import GIB, Facts, Gpu, GpuProcess
 from server.doctor.finding import Finding, ok, problem, skipped, warning
 
 # By CUDA's release notes: an older driver runs no program that was built for this CUDA.
@@ -27,6 +29,8 @@ def gpu(facts: Facts) -> Finding:
     """A GPU and its driver are here."""
     if _works_on_cpu(facts):
         return skipped("not needed: the devices are set to cpu")
+    if facts.gpu_files and facts.devices_problem is not None:
+        return problem(facts.devices_problem, "`nvidia-smi -L` lists the GPUs")
     if facts.gpu_files and facts.driver is not None:
         count = len(facts.gpu_files)
         return ok(f"{count} GPU{'' if count == 1 else 's'}, driver {facts.driver}")
@@ -46,7 +50,7 @@ def gpu(facts: Facts) -> Finding:
             "configure --runtime=docker` and restart Docker; COSMOS_DEVICES=cpu works without one",
         )
     return level(
-        f"This machine shows no NVIDIA GPU.{instead}",
+        facts.devices_problem or f"This machine shows no NVIDIA GPU.{instead}",
         "install NVIDIA's driver, until `nvidia-smi` lists the GPU; COSMOS_DEVICES=cpu works "
         "without one",
     )
@@ -139,22 +143,59 @@ def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
 
 
 def gpu_memory(facts: Facts) -> Finding:
-    """Nobody else holds the GPU's memory."""
+    """A memory plan fits, and nobody else holds the GPU's memory."""
     if facts.torch is None or not facts.torch.gpus:
         return skipped("torch sees no GPU")
-    sizes = ", ".join(
+    text = ", ".join(
         f"{gpu.free / GIB:.0f} of {gpu.total / GIB:.0f} GiB free" for gpu in facts.torch.gpus
     )
+    plan, fits = _plan(facts)
+    if plan is not None:
+        needed = facts.torch.needs[plan] / GIB
+        text += f"; the memory plan {plan} wants {needed:.1f} GiB for the longest video"
     holders = [each for each in facts.gpu_processes if each.held > _MUCH]
-    if not holders:
-        return ok(sizes)
-    named = ", ".join(
-        f"{each.name} (process {each.pid}, {each.held / GIB:.1f} GiB)" for each in holders
+    if holders:
+        named = ", ".join(
+            f"{each.name} (process {each.pid}, {each.held / GIB:.1f} GiB)" for each in holders
+        )
+        text += f"; held by {named}"
+    mend = (
+        f"if it is no server of yours that is to go on: `kill {_pids(holders)}`"
+        if holders
+        else "choose --memory auto, or a GPU with more memory"
     )
-    pids = " ".join(str(each.pid) for each in holders)
+    if not fits:
+        return problem(f"{text}.", mend)
+    return warning(f"{text}.", mend) if holders else ok(text)
+
+
+def _plan(facts: Facts) -> tuple[str | None, bool]:
+    """The memory plan that a worker would follow, if that is known, and whether it fits."""
+    if facts.torch is None or not facts.torch.needs or facts.settings is None:
+        return None, True
+    free = min(gpu.free for gpu in facts.torch.gpus)
+    fitting = [plan for plan, needed in facts.torch.needs.items() if needed <= free]
+    asked = facts.settings.memory
+    if asked != "auto":
+        return asked, asked in fitting
+    return (fitting or list(facts.torch.needs))[0 if fitting else -1], bool(fitting)
+
+
+def _pids(processes: Sequence[GpuProcess]) -> str:
+    return " ".join(str(each.pid) for each in processes)
+
+
+def pinned_memory(facts: Facts) -> Finding:
+    """The GPU can copy from memory of the host by itself."""
+    if facts.torch is None or not facts.torch.gpus:
+        return skipped("torch sees no GPU")
+    if facts.torch.pinning_problem is None:
+        return ok("host memory can be pinned")
     return warning(
-        f"{sizes}; held by {named}.",
-        f"if it is no server of yours that is to go on: `kill {pids}`",
+        f"Host memory cannot be pinned ({facts.torch.pinning_problem}): with the memory plan "
+        "stream, the text model is copied more slowly.",
+        "`ulimit -l unlimited`, `docker run --ulimit memlock=-1`, or systemd's "
+        "LimitMEMLOCK=infinity",
     )
 
 
@@ -162,10 +203,11 @@ def compiler(facts: Facts) -> Finding:
     """Triton can compile its kernels."""
     if not _has_gpu(facts):
         return skipped("needed for a GPU alone")
+    lost = "kernels that save time are not used"
+    if facts.settings is not None and facts.settings.compile:
+        lost += ", and --compile is not followed"
     if facts.torch is not None and not facts.torch.has_triton:
-        return warning(
-            "Triton is not installed: kernels that save time are not used.", "`pip install triton`"
-        )
+        return warning(f"Triton is not installed: {lost}.", "`pip install triton`")
     missing = [
         *([] if facts.compiler else ["a C compiler"]),
         *([] if facts.has_python_header else [facts.python_header]),
@@ -173,10 +215,18 @@ def compiler(facts: Facts) -> Finding:
     if not missing:
         return ok(f"{facts.compiler} and {facts.python_header}")
     return warning(
-        f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing: kernels that save "
-        "time are not used.",
+        f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing: {lost}.",
         "`apt-get install gcc python3-dev`",
     )
+
+
+def caches(facts: Facts) -> Finding:
+    """What was compiled can be kept for the next start."""
+    if not _has_gpu(facts):
+        return skipped("needed for a GPU alone")
+    if facts.caches_problem is None:
+        return ok("what is compiled is kept in the data folder")
+    return warning(facts.caches_problem, "remove that folder as its owner: it is made again")
 
 
 def cudnn(facts: Facts) -> Finding:
@@ -191,12 +241,25 @@ def cudnn(facts: Facts) -> Finding:
     )
 
 
-def flash_attention(facts: Facts) -> Finding:
-    """FlashAttention-3 is installed where it runs."""
+def attention(facts: Facts) -> Finding:
+    """The attention backend that is asked for runs here, and the fastest is installed."""
+    if facts.torch is None:
+        return skipped("torch cannot be used")
+    asked = "auto" if facts.settings is None else facts.settings.attention
+    if asked not in ("auto", *facts.torch.backends):
+        known = ", ".join(facts.torch.backends)
+        return problem(f"There is no attention backend {asked}.", f"say auto, {known}")
     if not _capabilities(facts):
+        if asked not in ("auto", "native") and not _has_gpu(facts):
+            return problem(f"The attention backend {asked} needs a GPU.", "leave out --attention")
         return skipped("torch sees no GPU")
-    assert facts.torch is not None
-    is_hopper = any(capability == (9, 0) for capability in _capabilities(facts))
+    hopper = [capability == (9, 0) for capability in _capabilities(facts)]
+    if asked == "fa3" and not (all(hopper) and facts.torch.has_fa3):
+        why = "is not installed" if all(hopper) else "runs on Hopper alone"
+        return problem(f"FlashAttention-3 {why}, and --attention fa3 wants it.", "--attention auto")
+    if asked != "auto":
+        return ok(f"{asked}, as asked for")
+    is_hopper = any(hopper)
     if is_hopper and not facts.torch.has_fa3:
         return warning(
             "FlashAttention-3 is not installed, which is the fastest on this GPU.",

@@ -2,14 +2,16 @@
 
 import shlex
 from datetime import UTC, datetime
+from fnmatch import fnmatch
+from urllib.parse import urlsplit
 
 from server.doctor.facts import Facts
 from server.doctor.finding import Finding, ok, problem, skipped, warning
 
-_STOP_S = 30
+STOP_S = 30
 """What Docker, systemd and Kubernetes are told to give a server that ends."""
 
-_BESIDE_THE_DRAIN_S = 10
+BESIDE_THE_DRAIN_S = 10
 """How long answers, workers and the database may take after the runs."""
 
 _SOON_S = 14 * 86_400.0
@@ -20,18 +22,9 @@ _UNREAD = skipped("the settings cannot be read")
 def settings(facts: Facts) -> Finding:
     """Every setting is known and can be used."""
     if facts.settings_problem is None:
-        return ok("read")
-    return problem(facts.settings_problem, "docs and `cosmos-serve serve --help` name the settings")
-
-
-def checkpoint(facts: Facts) -> Finding:
-    """The checkpoint is whole."""
-    if facts.settings is None:
-        return _UNREAD
-    folder = shlex.quote(str(facts.settings.weights))
-    if facts.checkpoint_problem is None:
-        return ok(f"{facts.settings.weights} is complete")
-    return problem(facts.checkpoint_problem, f"`cosmos-serve weights check {folder}` says more")
+        given = sorted(facts.settings.model_fields_set) if facts.settings else []
+        return ok(f"set: {', '.join(given)}")
+    return problem(facts.settings_problem, "docs/settings.md names all")
 
 
 def guardrail(facts: Facts) -> Finding:
@@ -53,13 +46,18 @@ def data_folder(facts: Facts) -> Finding:
         return problem(facts.data_problem)
     if facts.data_user is not None:
         return ok(f"{facts.settings.data}, used by a server that runs")
-    return ok(str(facts.settings.data))
+    return ok(f"{facts.settings.data}, {facts.data_place}")
 
 
 def ports(facts: Facts) -> Finding:
     """Nobody else listens where the server would."""
     if facts.settings is None:
         return _UNREAD
+    if facts.listen_problem is not None:
+        return problem(
+            facts.listen_problem,
+            "--host takes an address of this machine; a port below 1024 needs root or a proxy",
+        )
     if not facts.busy_ports:
         return ok(", ".join(str(port) for port in _ports(facts)))
     named = " and ".join(map(str, facts.busy_ports))
@@ -95,6 +93,15 @@ def certificate(facts: Facts) -> Finding:
         return problem(f"The certificate ended on {_day(ends)}.", renew)
     if ends - facts.now < _SOON_S:
         return warning(f"The certificate ends on {_day(ends)}.", renew)
+    public = urlsplit(facts.settings.public_url or "")
+    names = facts.certificate.names
+    if public.scheme == "https" and not any(fnmatch(public.hostname or "", n) for n in names):
+        return warning(
+            f"Callers reach the server as {public.hostname}, by COSMOS_PUBLIC_URL, and the "
+            f"certificate is for {', '.join(names)}.",
+            f"`cosmos-serve certs DIR --host {public.hostname}`, or leave it, if a proxy has "
+            "another certificate",
+        )
     return ok(f"for {', '.join(facts.certificate.names)}, until {_day(ends)}")
 
 
@@ -102,32 +109,39 @@ def _day(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
 
 
-def key_file(facts: Facts) -> Finding:
-    """The file with the key is for its user alone."""
+def key_files(facts: Facts) -> Finding:
+    """The files with the key of callers and that of TLS are for their user alone."""
     if facts.settings is None:
         return _UNREAD
-    if facts.settings.key_file is None:
-        return skipped("COSMOS_KEY_FILE is not set")
-    path = shlex.quote(str(facts.settings.key_file))
-    if facts.key_file_mode is None:
-        return problem(f"{path} cannot be read, and COSMOS_KEY_FILE names it.", f"`ls -l {path}`")
-    if facts.key_file_mode & 0o077:
-        return warning(
-            f"Other users may read {path} (mode {facts.key_file_mode:04o}).", f"`chmod 600 {path}`"
-        )
-    return ok(path)
+    files = {
+        "COSMOS_KEY_FILE": (facts.settings.key_file, facts.key_file_mode, 0o077),
+        # A group of services may share it.
+        "COSMOS_TLS_KEY": (facts.settings.tls_key, facts.tls_key_mode, 0o007),
+    }
+    named = []
+    for variable, (file, mode, not_for_others) in files.items():
+        if file is None:
+            continue
+        path = shlex.quote(str(file))
+        if mode is None:
+            return problem(f"{path} cannot be read, and {variable} names it.", f"`ls -l {path}`")
+        if mode & not_for_others:
+            mend = f"`chmod {mode & ~not_for_others:o} {path}`"
+            return warning(f"Other users may read {path} (mode {mode:04o}).", mend)
+        named.append(path)
+    return ok(", ".join(named)) if named else skipped("no setting names one")
 
 
 def stop_time(facts: Facts) -> Finding:
     """What ends the server waits as long as its jobs may go on."""
     if facts.settings is None:
         return _UNREAD
-    longest = facts.settings.drain_seconds + _BESIDE_THE_DRAIN_S
-    if longest <= _STOP_S:
+    longest = facts.settings.drain_seconds + BESIDE_THE_DRAIN_S
+    if longest <= STOP_S:
         return ok(f"jobs may go on for {facts.settings.drain_seconds:g} s when the server ends")
     return warning(
         f"Jobs may go on for {facts.settings.drain_seconds:g} s when the server ends, and whatever "
-        f"ends it may kill it after {_STOP_S} s or sooner.",
+        f"ends it may kill it after {STOP_S} s or sooner.",
         f"give it {longest:.0f} s: `docker run --stop-timeout {longest:.0f}`, systemd's "
         "TimeoutStopSec, Kubernetes' terminationGracePeriodSeconds",
     )

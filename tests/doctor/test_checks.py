@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import settings_in
 
+from server.cli.doctor import OPTIONS
+from server.config.errors import SettingsError
 from server.config.settings import Settings
 from server.doctor.checks import CHECKS, findings
+from server.doctor.collect import facts_of_server
 from server.doctor.facts import GIB, Certificate, Facts, Gpu, GpuProcess, Torch
-from server.doctor.finding import Level
+from server.doctor.finding import Finding, Level
 from server.doctor.machine_checks import ENCODERS
 
 NOW, DAY_S = 1_790_000_000.0, 86_400.0
@@ -24,6 +28,8 @@ V100 = Gpu(name="Tesla V100", capability=(7, 0), total=16 * GIB, free=15 * GIB)
 TORCH = Torch(
     version="2.13.0",
     cuda="13.0",
+    backends=("fa3", "cudnn", "native", "flash"),
+    needs={"resident": 24 * GIB, "offload": 19 * GIB, "stream": 9 * GIB},
     architectures=("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"),
     gpus=(H100,),
     has_triton=True,
@@ -45,6 +51,9 @@ WELL = Facts(
     has_python_header=True,
     memory=64 * GIB,
     checkpoint=18 * GIB,
+    pulled_commit="0d37",
+    pinned_commit="0d37",
+    data_place="of uid 1000, on ext4",
     now=NOW,
     installed=NOW - DAY_S,
     encoders=frozenset({*ENCODERS, "libx265"}),
@@ -69,6 +78,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         r"container.*--gpus all.*nvidia-ctk runtime configure",
     ),
     ("GPU", {"driver": None}, "problem", r"/dev/nvidia0 is here.*modprobe nvidia"),
+    ("GPU", {"devices_problem": "--devices 3 asks for GPU 3."}, "problem", "GPU 3.*nvidia-smi -L"),
     ("GPU", {"settings": settings(devices="cpu"), "gpu_files": ()}, "skipped", "cpu"),
     (
         "GPU in a container",
@@ -103,10 +113,58 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         "GPU's memory",
         {"gpu_processes": (GpuProcess(pid=7, name="Xorg", held=GIB // 4),)},
         "ok",
-        "79 of 80 GiB free",
+        "79 of 80 GiB free; the memory plan resident wants 24.0 GiB",
+    ),
+    ("GPU's memory", gpus(RTX), "ok", "23 of 24 GiB free; the memory plan offload wants 19.0"),
+    (
+        "GPU's memory",
+        gpus(replace(RTX, free=8 * GIB)),
+        "problem",
+        "plan stream wants 9.0.*--memory",
+    ),
+    (
+        "GPU's memory",
+        {"settings": settings(memory="resident"), **gpus(RTX)},
+        "problem",
+        "plan resident wants 24.0 GiB.*--memory auto",
+    ),
+    (
+        "GPU's memory",
+        {
+            "gpu_processes": (GpuProcess(pid=7, name="vllm", held=20 * GIB),),
+            **gpus(replace(RTX, free=3 * GIB)),
+        },
+        "problem",
+        "plan stream wants.*held by vllm.*kill 7",
+    ),
+    (
+        "pinned memory",
+        gpus(H100, pinning_problem="CUDA error: out of memory"),
+        "warning",
+        r"out of memory.*ulimit -l unlimited.*memlock=-1.*LimitMEMLOCK",
     ),
     ("attention", gpus(H100, has_fa3=False), "warning", r"cosmos-serve\[fa3\]"),
     ("attention", gpus(B200), "ok", "not used"),
+    ("attention", {"settings": settings(attention="fa4")}, "problem", "no.*fa4.*auto, fa3, cudnn"),
+    (
+        "attention",
+        {"settings": settings(attention="fa3"), **gpus(B200)},
+        "problem",
+        "runs on Hopper alone",
+    ),
+    (
+        "attention",
+        {"settings": settings(attention="fa3"), **gpus(H100, has_fa3=False)},
+        "problem",
+        "is not installed",
+    ),
+    (
+        "attention",
+        {"settings": settings(attention="flash", devices="cpu"), **gpus()},
+        "problem",
+        "flash needs a GPU",
+    ),
+    ("attention", {"settings": settings(attention="native")}, "ok", "native"),
     (
         "cuDNN",
         gpus(H100, cudnn_problem="cuDNN 9.10.2 (/usr/lib/libcudnn.so.9) is older than 9.15.0"),
@@ -123,6 +181,13 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     ("compiler", gpus(H100, has_triton=False), "warning", "Triton is not installed"),
     (
+        "compiler",
+        {"compiler": None, "settings": settings(compile=True)},
+        "warning",
+        "--compile is not followed",
+    ),
+    ("caches", {"caches_problem": "data/compiled belongs to uid 0."}, "warning", "uid 0.*remove"),
+    (
         "host memory",
         {"memory": 16 * GIB, "is_memory_limited": True},
         "warning",
@@ -132,8 +197,15 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         "checkpoint",
         {"checkpoint_problem": "vae is missing."},
         "problem",
-        "weights check checkpoint",
+        "weights pull checkpoint.*weights verify checkpoint",
     ),
+    ("checked bytes", {"pulled_commit": None}, "warning", "No record.*weights pull checkpoint"),
+    ("checked bytes", {"pulled_commit": None, "is_published": False}, "skipped", "not NVIDIA's"),
+    ("checked bytes", {"pulled_commit": "8b5a"}, "warning", "commit 8b5a.*made for 0d37"),
+    ("checked bytes", {"pulled_problem": "No listing."}, "problem", "No listing.*weights pull"),
+    ("checked bytes", {"checkpoint_problem": "vae is missing."}, "skipped", "not whole"),
+    ("token", {"checkpoint_problem": "vae is missing."}, "warning", "gated.*HF_TOKEN"),
+    ("token", {"checkpoint_problem": "vae is missing.", "has_token": True}, "ok", "finds one"),
     ("guardrail", {"checkpoint_problem": "vae is missing."}, "skipped", "not whole"),
     ("guardrail", {"guardrail_problem": "It requires one."}, "problem", "It requires one"),
     ("guardrail", {"settings": settings(guardrail="off")}, "warning", "for you to judge"),
@@ -141,6 +213,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("data folder", {"data_user": "Another server uses it."}, "ok", "used by a server"),
     ("disk", {"disk_problem": "5 MiB left."}, "problem", "5 MiB left.*jobs purge"),
     ("ports", {"busy_ports": (8000,)}, "problem", r"Port 8000 of 127\.0\.0\.1.*ss -ltnp"),
+    ("ports", {"listen_problem": "Permission denied."}, "problem", "denied.*below 1024"),
     ("ports", {"busy_ports": (8000,), "data_user": "Another server uses it."}, "ok", "in use"),
     (
         "certificate",
@@ -168,12 +241,37 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     ("certificate", {"settings": settings(**TLS), "certificate": CERTIFICATE}, "ok", "fal.run"),
     (
-        "key file",
+        "certificate",
+        {
+            "settings": settings(**TLS, public_url="https://videos.example.com"),
+            "certificate": CERTIFICATE,
+        },
+        "warning",
+        r"as videos\.example\.com.*for fal\.run.*--host videos\.example\.com",
+    ),
+    (
+        "certificate",
+        {
+            "settings": settings(**TLS, public_url="https://videos.example.com"),
+            "certificate": replace(CERTIFICATE, names=("*.example.com",)),
+        },
+        "ok",
+        "example",
+    ),
+    (
+        "key files",
         {"settings": settings(key_file=Path("key")), "key_file_mode": 0o644},
         "warning",
         "mode 0644.*chmod 600 key",
     ),
-    ("key file", {"settings": settings(key_file=Path("key"))}, "problem", "cannot be read"),
+    ("key files", {"settings": settings(key_file=Path("key"))}, "problem", "cannot be read"),
+    (
+        "key files",
+        {"settings": settings(**TLS), "tls_key_mode": 0o644},
+        "warning",
+        "mode 0644.*chmod 640 key.pem",
+    ),
+    ("key files", {"settings": settings(**TLS), "tls_key_mode": 0o640}, "ok", "key.pem"),
     ("clock", {"installed": NOW + 30 * DAY_S}, "problem", "30 days behind.*set-ntp"),
     ("ffmpeg", {"encoders": frozenset({"gif"})}, "problem", "lacks libx264, libvpx-vp9"),
     ("ffmpeg", {"encoders_problem": "ffmpeg does not run."}, "problem", "does not run"),
@@ -208,3 +306,45 @@ def test_without_settings_the_checks_of_the_machine_are_made_all_the_same() -> N
 def test_every_check_is_shown_something_wrong() -> None:
     shown = {check for check, _, level, _ in WRONG if level in ("warning", "problem")}
     assert shown == {name for name, _ in CHECKS}
+
+
+OF_OPTIONS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
+    # option: its value, other settings, and facts of the machine
+    "data": (Path("another"), {}, {}),
+    "any_filesystem": (True, {"data": Path("/proc/data")}, {}),
+    "host": ("192.0.2.1", {}, {}),
+    "port": (1, {"port": 0}, {}),
+    "tls_cert": (Path("another.pem"), TLS, {}),
+    "tls_key": (Path("another.pem"), TLS, {}),
+    "tls_port": (1, TLS, {}),
+    "public_url": ("https://videos.example", TLS, {"certificate": CERTIFICATE}),
+    "forwarded_allow_ips": ("10.0.0.1", {}, {}),
+    "weights": (Path("another"), {}, {}),
+    "devices": ("cpu", {"devices": ""}, {}),
+    "guardrail": ("off", {}, {}),
+    "attention": ("fa4", {}, {}),
+    "compile": (True, {"devices": ""}, {"compiler": None}),
+    "memory": ("resident", {}, gpus(RTX)),
+}
+
+
+def found_with(folder: Path, facts: dict[str, Any], **changes: Any) -> dict[str, Finding]:
+    """What all checks but that of the settings say."""
+    try:
+        told = settings_in(folder, **changes)
+    except SettingsError as error:
+        machine = replace(WELL, settings=None, settings_problem=str(error))
+    else:
+        machine = replace(WELL, **{"settings": told, **facts_of_server(told), **facts})
+    return {name: each for name, each in findings(machine).items() if name != "settings"}
+
+
+def test_doctor_takes_those_options_that_a_check_reads() -> None:
+    assert set(OPTIONS) == OF_OPTIONS.keys()
+
+
+@pytest.mark.parametrize("name", OF_OPTIONS)
+def test_each_option_changes_what_is_found(name: str, tmp_path: Path) -> None:
+    value, others, facts = OF_OPTIONS[name]
+    before, after = others, others | {name: value}
+    assert found_with(tmp_path, facts, **before) != found_with(tmp_path, facts, **after)
