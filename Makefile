@@ -27,7 +27,7 @@ NODE_READY := $(if $(shell command -v npm),$(NODE_MODULES)/.ready)
 # Clients that must not meet in one environment, nor our own packages.
 OLD_CLIENTS := $(foreach client,fal-client@0.5.9 fal@1.83.0 huggingface_hub@2.4.0,.cache/clients/$(client)/.ready)
 
-.PHONY: help setup demo serve test test-clients test-slow test-floor api-page client-table check format bench bench-load bench-caches bench-growth rehearse-gpu chaos clean
+.PHONY: help setup demo serve test test-clients test-slow test-floor api-page settings-page client-table check format bench bench-load bench-caches bench-growth rehearse-gpu chaos clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,9 @@ test-floor: $(FLOOR_READY) ## Run the tests of transformers and uvicorn with the
 
 api-page: $(READY) ## Write the tables of docs/api.md from the schemas
 	PYTHONPATH=tests/support $(BIN)/python -m api_page
+
+settings-page: $(READY) ## Write the tables of docs/settings.md from the settings
+	PYTHONPATH=tests/support $(BIN)/python -m settings_page
 
 client-table: $(READY) $(NODE_READY) $(OLD_CLIENTS) ## Write docs/client-table.md from a run of all the clients
 	$(BIN)/python -m pytest -rs -m clients --client-table docs/client-table.md

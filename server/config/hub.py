@@ -12,8 +12,16 @@ class HubSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True)
 
-    endpoint: Url = Field(default="https://huggingface.co", validation_alias="HF_ENDPOINT")
-    offline: bool = Field(default=False, validation_alias="HF_HUB_OFFLINE")
+    endpoint: Url = Field(
+        default="https://huggingface.co",
+        validation_alias="HF_ENDPOINT",
+        description="the hub, or a mirror of it, which is then sent the token",
+    )
+    offline: bool = Field(
+        default=False,
+        validation_alias="HF_HUB_OFFLINE",
+        description="ask the hub for nothing; `weights pull` then copies with --from alone",
+    )
 
     @classmethod
     def load(cls) -> "HubSettings":

@@ -1,35 +1,67 @@
 """The documents say what the code does."""
 
 import re
+from pathlib import Path
 
 import api_page
 import pytest
+import settings_page
+from page_blocks import blocks_of
 from paths import DOCS, ROOT
 
-from server.config.errors import PREFIX
 from server.config.settings import Settings
 
 README = (ROOT / "README.md").read_text()
+IN_THE_README = 10
+"""Settings that most people need."""
 
 
-def settings_row(name: str) -> str:
-    """The README's row for one field of the settings."""
-    field = Settings.model_fields[name]
-    variable = field.validation_alias or PREFIX + name.upper()
-    default = "" if field.default in (None, "", ()) or field.is_required() else field.default
-    shown = f"`{default}`" if default != "" else "required" if field.is_required() else ""
-    return f"| `{variable}` | {shown} | {field.description} |"
+def settings_rows(page: str) -> list[str]:
+    names = ("| `COSMOS_", "| `CUDA_", "| `NVIDIA_", "| `HF_")
+    return [line for line in page.splitlines() if line.startswith(names)]
 
 
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_the_readme_lists_every_setting_as_it_is(name: str) -> None:
-    assert settings_row(name) in README.splitlines()
+def test_the_page_on_settings_has_them_as_they_are() -> None:
+    """`make settings-page` writes them."""
+    page = settings_page.PAGE.read_text()
+    assert settings_page.page_text(page) == page
 
 
-def test_the_readme_lists_no_other_setting() -> None:
-    names = ("| `COSMOS_", "| `CUDA_", "| `NVIDIA_")
-    rows = [line for line in README.splitlines() if line.startswith(names)]
-    assert len(rows) == len(Settings.model_fields)
+def test_every_setting_is_in_one_table() -> None:
+    """A new one is named in `GROUPS` of tests/support/settings_page.py."""
+    listed = sorted(name for names in settings_page.GROUPS.values() for name in names)
+    assert listed == sorted(Settings.model_fields)
+
+
+def test_the_readme_has_ten_settings_as_they_are() -> None:
+    rows = settings_rows(README)
+    assert len(rows) == IN_THE_README
+    assert set(rows) <= set(settings_rows(settings_page.PAGE.read_text()))
+
+
+def test_the_examples_of_settings_can_be_read_and_say_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    variables, file = (
+        block.code for block in blocks_of(settings_page.PAGE) if block.language in ("ini", "toml")
+    )
+    (tmp_path / "cosmos-serve.toml").write_text(file)
+    with monkeypatch.context() as environment:
+        environment.setenv("COSMOS_CONFIG", str(tmp_path / "cosmos-serve.toml"))
+        of_file = Settings.load()
+    for line in variables.splitlines():
+        monkeypatch.setenv(*line.split("=", maxsplit=1))
+    of_variables = Settings.load()
+
+    assert of_variables.model_dump() == of_file.model_copy(update={"config": None}).model_dump()
+    assert of_variables.model_fields_set == of_file.model_fields_set - {"config"}
+
+
+def test_the_readme_is_short_and_says_first_what_was_not_run() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 120
+    head = " ".join(lines[:5])
+    assert "real weights have not been run here" in head and "GPU is unmeasured" in head
 
 
 @pytest.mark.parametrize("target", ["demo", "serve", "check", "test", "bench"])

@@ -11,6 +11,7 @@ from torch import nn
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
+from benchmarks import hardware
 from benchmarks.full_size import FULL
 from benchmarks.ratios import step_bytes, step_operations
 from pipeline.network.transformer import CosmosTransformer
@@ -73,3 +74,10 @@ def test_the_page_has_what_the_departures_from_nvidias_sampler_were_measured_to_
     for name, measured in report["widths"].items():
         moved = measured["sampling"]
         assert f"| {name} | {moved['35 steps']:.1e} | {moved['exact time']:.1e} |" in performance
+
+
+def test_the_readme_has_the_table_of_gpus_as_it_is_predicted() -> None:
+    """`python -m benchmarks.hardware --page README.md` writes it."""
+    readme = (ROOT / "README.md").read_text()
+    assert hardware.table() in readme
+    assert hardware.page_text(readme) == readme
