@@ -1,6 +1,8 @@
 """The documents say what the code does."""
 
+import json
 import re
+import subprocess
 from pathlib import Path
 
 import api_page
@@ -9,7 +11,9 @@ import settings_page
 from page_blocks import blocks_of
 from paths import DOCS, ROOT
 
+from benchmarks import stopping
 from server.config.settings import Settings
+from server.doctor.server_checks import BESIDE_THE_DRAIN_S, STOP_S
 
 README = (ROOT / "README.md").read_text()
 IN_THE_README = 10
@@ -62,6 +66,41 @@ def test_the_readme_is_short_and_says_first_what_was_not_run() -> None:
     assert len(lines) <= 120
     head = " ".join(lines[:5])
     assert "real weights have not been run here" in head and "GPU is unmeasured" in head
+
+
+def test_the_page_on_operating_has_the_times_of_the_last_run_that_was_kept() -> None:
+    report = json.loads(stopping.RESULTS.read_text())
+    page = (DOCS / "operating.md").read_text()
+    assert stopping.page_text(page, report) == page
+
+
+def test_a_server_ends_within_the_time_that_it_is_given() -> None:
+    """As measured. `cosmos-serve doctor` and the pages count with these."""
+    report = json.loads(stopping.RESULTS.read_text())
+    assert report["drain"] == Settings.model_fields["drain_seconds"].default
+    assert max(report["seconds"]["idle"]) <= 3
+    assert max(report["seconds"]["busy"]) <= report["drain"] + BESIDE_THE_DRAIN_S <= STOP_S
+
+
+def stop_times() -> list[tuple[str, str]]:
+    """Every stop time that the tree sets, with its file."""
+    names = "stop_grace_period|terminationGracePeriodSeconds|TimeoutStopSec|--stop-timeout"
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [
+        (name, seconds)
+        for name in files.stdout.splitlines()
+        if Path(name).parts[0] in ("compose.yaml", "deploy", "docs", "README.md", "Dockerfile")
+        if (ROOT / name).is_file() and Path(name).suffix not in (".png", ".jpg", ".gif")
+        for seconds in re.findall(rf"(?:{names})[:= ]+(\d+)", (ROOT / name).read_text())
+    ]
+
+
+@pytest.mark.parametrize(("file", "seconds"), stop_times())
+def test_wherever_a_stop_time_is_set_it_is_the_one_that_is_counted_with(
+    file: str, seconds: str
+) -> None:
+    assert int(seconds) == STOP_S, file
 
 
 @pytest.mark.parametrize("target", ["demo", "serve", "check", "test", "bench"])
