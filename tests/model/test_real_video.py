@@ -1,6 +1,8 @@
 """The main job with nothing replaced: a photograph and a prompt become a video, by both ways in.
 
 The one test that starts the server with the real worker and speaks to it with the real fal-client.
+Neither the server, nor its worker, nor the command looks for a host beyond this machine: one that
+does is ended by `tests/clients/offline`.
 """
 
 import base64
@@ -17,6 +19,7 @@ import av
 import httpx
 import pytest
 import trustme
+from client_programs import OFFLINE
 from paths import SAMPLE
 from servers import ENDPOINT, RunningServer, start_server
 from stand_ins import stand_in
@@ -26,6 +29,8 @@ from pipeline.spec import FPS
 PHOTOGRAPH = SAMPLE
 PROMPT = "A rocket lifts off."
 FRAMES, STEPS, SEED = 10, 3, 7
+WATCHED = {"PYTHONPATH": str(OFFLINE), "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}
+"""For programs that are to ask nothing of the network, though nothing tells them not to."""
 
 PROGRAM = f"""
 import json, sys
@@ -63,9 +68,18 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(folder: Path) -> Iterator[RunningServer]:
     tls = ["--tls-cert", folder / "cert.pem", "--tls-key", folder / "key.pem", "--tls-port", "0"]
-    running = start_server(folder, *map(str, tls), COSMOS_WORKER="server.workers.gpu:GpuWorker")
+    environment = WATCHED | {"COSMOS_WORKER": "server.workers.gpu:GpuWorker"}
+    running = start_server(folder, *map(str, tls), **environment)
     yield running
     assert running.end() == 0
+
+
+def test_a_program_that_is_watched_ends_where_it_looks_elsewhere() -> None:
+    look = "import socket; socket.getaddrinfo('huggingface.co', 443)"
+    ended = subprocess.run(
+        [sys.executable, "-c", look], env=os.environ | WATCHED, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (86, "This program looked for huggingface.co.\n")
 
 
 def test_http_and_the_command_line_make_the_same_video_of_a_photograph(
@@ -111,7 +125,7 @@ def _from_the_command_line(folder: Path, out: Path) -> None:
     numbers = {"--frames": FRAMES, "--steps": STEPS, "--seed": SEED}
     options = [str(part) for option in numbers.items() for part in option]
     weights = ["--weights", str(folder / "checkpoint"), "--devices", "cpu"]
-    _run([command, "generate", PHOTOGRAPH, PROMPT, "-o", out, *options, *weights])
+    _run([command, "generate", PHOTOGRAPH, PROMPT, "-o", out, *options, *weights], **WATCHED)
 
 
 def _run(command: list[Any], text: str = "", **environment: str) -> str:

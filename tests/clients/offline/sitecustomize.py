@@ -1,4 +1,4 @@
-"""Loaded by Python at its start: ends a client that looks for a host beyond this machine.
+"""Loaded by Python at its start: ends a program that looks for a host beyond this machine.
 
 An audit hook sees every lookup and connection, whatever module makes it, and an exit cannot be
 taken for a fault of the network and be tried again.
@@ -11,7 +11,8 @@ from typing import Any
 
 LOOKED_OUTSIDE = 86
 _ALSO = set(filter(None, os.environ.get("OFFLINE_ALSO", "").split(",")))
-_EVENTS = {"socket.getaddrinfo": 0, "socket.gethostbyname": 0, "socket.connect": 1}
+_EVENTS = {"socket.getaddrinfo": 0, "socket.gethostbyname": 0}
+_EVENTS |= {"socket.connect": 1, "socket.sendto": 1, "socket.sendmsg": 1}
 
 
 def _is_here(host: str) -> bool:
