@@ -39,6 +39,7 @@ from pipeline.timing import Estimator, StepCost
 from pipeline.unipc import UniPC
 from pipeline.vae import lay_channels_last
 from pipeline.vae_decoder import decoder_channels
+from weights.checkpoint_profile import PROFILE_FILE
 from weights.header import TensorInfo
 from weights.store import WeightStore
 
@@ -143,6 +144,11 @@ def _assemble(
     may_fall: bool,
 ) -> VideoPipeline:
     store, device = loader.store, loader.device
+    if store.profile.sampler != "unipc":
+        raise ValueError(
+            f"{store.root / PROFILE_FILE} asks for the sampler {store.profile.sampler}, which is "
+            "not built in yet."
+        )
     scheduler_config = store.config("scheduler")
     UniPC(scheduler_config, num_steps=1)  # refuses another sampler now, not in the first job
     transformer = loader.transformer()

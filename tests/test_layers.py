@@ -242,13 +242,14 @@ def test_only_the_worker_reaches_the_model_from_the_server() -> None:
     assert wrong.keys() <= {"server.workers.gpu"}, wrong
 
 
-def test_only_the_stand_in_uses_torch_in_weights() -> None:
+def test_only_the_stand_in_and_the_conversion_use_torch_in_weights() -> None:
     users = {
-        module.name.rpartition(".")[0]
+        module.name
         for module in modules().values()
         if module.layer == "weights" and packages(imported(module.tree)) & TORCH_AND_ITS_KIN
     }
-    assert users == {"weights.stand_in"}
+    others = {name for name in users if not name.startswith("weights.stand_in.")}
+    assert (len(users) > 1, others) == (True, {"weights.convert"})
 
 
 @pytest.mark.parametrize(
@@ -298,11 +299,13 @@ def test_only_fetch_and_download_make_outbound_requests() -> None:
         if packages(imported(module.tree)) & NETWORK_CLIENTS
         or set(imported(module.tree)) & {"urllib.request", "http.client", "xmlrpc.client"}
     }
-    # The second reads the answers that the first gets. The third is of `weights pull` alone.
+    # The second reads the answers that the first gets. The third is of `weights pull` alone, and of
+    # `weights convert`, which copies as that does.
     assert users == {"server.outbound.fetch", "server.outbound.responses", "weights.download"}
     assert {name for name in modules() if "weights.download" in loaded_with(name)} == {
         "weights.download",
         "weights.pull",
+        "weights.assemble",
     }
 
 

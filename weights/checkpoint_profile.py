@@ -13,6 +13,7 @@ from weights.files import read_json_object
 PROFILE_FILE = "cosmos_serve.json"
 
 Guardrail = Literal["required", "none"]
+Sampler = Literal["unipc", "trigflow"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,12 +23,14 @@ class CheckpointProfile:
     width, height: pixels, multiples of 16.
     max_frames: the longest video.
     guardrail: whether its licence asks for one.
+    sampler: `trigflow` for the distilled checkpoint.
     """
 
     width: int = 1280
     height: int = 704
     max_frames: int = 93
     guardrail: Guardrail = "required"
+    sampler: Sampler = "unipc"
     licence: str = "NVIDIA Open Model License"
 
 
@@ -60,6 +63,8 @@ def _check(path: Path, key: str, value: Any) -> None:
             fits, want = _is_positive(value), "a positive whole number"
         case "guardrail":
             fits, want = value in get_args(Guardrail), '"required" or "none"'
+        case "sampler":
+            fits, want = value in get_args(Sampler), '"unipc" or "trigflow"'
         case _:
             fits, want = isinstance(value, str), "a string"
     if not fits:

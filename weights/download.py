@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Protocol
+from urllib.parse import quote
 
 import httpx
 from huggingface_hub import get_token, hf_hub_url
@@ -125,18 +126,18 @@ class Hub:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def listing(self, say: Callable[[str], None], wait: Callable[[float], object]) -> Listing:
-        """All files of the pinned commit.
+    def listing(
+        self, say: Callable[[str], None], wait: Callable[[float], object], folder: str = ""
+    ) -> Listing:
+        """All files of the pinned commit, or those of one folder.
 
         Raises:
             PullFailed: the hub cannot be reached, or does not give it to us.
         """
         manifest = self._manifest
         # One answer has up to a thousand files; the checkpoint has some thirty.
-        url = (
-            f"{self._endpoint}/api/models/{manifest.repository}/tree/{manifest.commit}"
-            "?recursive=true"
-        )
+        place = f"{manifest.commit}/{quote(folder, safe='')}".rstrip("/")
+        url = f"{self._endpoint}/api/models/{manifest.repository}/tree/{place}?recursive=true"
         tries = Tries("The list of files", say, wait)
         while True:
             try:

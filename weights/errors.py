@@ -21,5 +21,9 @@ class PullFailed(CheckpointError):
     """The checkpoint could not be fetched; what came is kept, and the next try goes on from it."""
 
 
+class ConversionFailed(CheckpointError):
+    """A file in NVIDIA's own layout cannot be converted."""
+
+
 class StandInRefused(CheckpointError):
     """A stand-in checkpoint cannot be written there, or in that size."""

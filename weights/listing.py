@@ -5,7 +5,7 @@ The hub lists them so, and what was pulled is recorded so, in `checksums.json` b
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -43,19 +43,45 @@ class ListedFile:
         """Whether the digest is that of the listed bytes."""
         return digest.hexdigest() == self.hash.rpartition(":")[2]
 
+    def is_of(self, data: bytes) -> bool:
+        """Whether these are the listed bytes."""
+        digest = self.new_digest()
+        digest.update(data)
+        return self.is_hash(digest)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """The files of a checkpoint at a commit of its repository."""
+    """The files of a checkpoint at a commit of its repository.
+
+    converted_from: the file that the transformer was converted from, if it was.
+    """
 
     repository: str
     commit: str
     files: tuple[ListedFile, ...]
+    converted_from: str | None = None
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
+
+    def file(self, path: str) -> ListedFile:
+        """The file of that path.
+
+        Raises:
+            CheckpointIncomplete: it is not listed.
+        """
+        for file in self.files:
+            if file.path == path:
+                return file
+        raise self._lacks([path])
+
+    def _lacks(self, paths: list[str]) -> CheckpointIncomplete:
+        return CheckpointIncomplete(
+            f"The listing of {self.repository} at {self.commit} lacks {', '.join(paths)}."
+        )
 
     def save(self, folder: Path) -> None:
         """Record the listing in a checkpoint's folder."""
@@ -77,9 +103,7 @@ class Listing:
             wanted |= {component.folder + name for name in names if component.reads(name)}
             missing += [component.folder + name for name in component.lacks(names)]
         if missing:
-            raise CheckpointIncomplete(
-                f"The listing of {self.repository} at {self.commit} lacks {', '.join(missing)}."
-            )
+            raise self._lacks(missing)
         return Listing(
             repository=self.repository,
             commit=self.commit,
@@ -99,12 +123,17 @@ def read_listing(path: Path) -> Listing:
             f"There is no {path}, which `cosmos-serve weights pull` writes: without it nothing "
             "says which bytes are right."
         )
-    match read_json_object(path):
+    value = read_json_object(path)
+    match value:
         case {"repository": str(repository), "commit": str(commit), "files": [*entries]} if all(
             map(_is_entry, entries)
-        ):
-            files = tuple(ListedFile(**entry) for entry in entries)
-            return Listing(repository=repository, commit=commit, files=files)
+        ) and isinstance(converted_from := value.get("converted_from"), str | None):
+            return Listing(
+                repository=repository,
+                commit=commit,
+                files=tuple(ListedFile(**entry) for entry in entries),
+                converted_from=converted_from,
+            )
     raise CheckpointDamaged(f"{path} is no listing of files with their sizes and hashes.")
 
 
@@ -117,15 +146,22 @@ def _is_entry(entry: Any) -> bool:
     return False
 
 
-def find_faults(folder: Path, listing: Listing, advance: Callable[[int], None]) -> list[str]:
+def list_file(folder: Path, path: str) -> ListedFile:
+    """A file of a checkpoint's folder, as it is now."""
+    with (folder / path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return ListedFile(path=path, size=file.tell(), hash=f"sha256:{digest.hexdigest()}")
+
+
+def find_faults(
+    folder: Path, files: Iterable[ListedFile], advance: Callable[[int], None]
+) -> list[str]:
     """A phrase for each file that is missing or has other bytes than the listed ones.
 
     Every byte is read, of several files at a time; `advance` is told how many, from threads.
     """
     parallel = Parallel(advance)
-    faults = parallel.run(
-        lambda file: _fault(folder / file.path, file, parallel.advance), listing.files
-    )
+    faults = parallel.run(lambda file: _fault(folder / file.path, file, parallel.advance), files)
     return [fault for fault in faults if fault is not None]
 
 

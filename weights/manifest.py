@@ -59,12 +59,32 @@ class Component:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OriginalFile:
+    """A file of the repository that has a transformer in NVIDIA's own layout, at a commit."""
+
+    commit: str
+    path: str
+
+    @property
+    def folder(self) -> str:
+        """The folder of the repository that it is in."""
+        return self.path.rpartition("/")[0]
+
+    def __str__(self) -> str:
+        return f"{self.path} at {self.commit}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Where the published checkpoint lives and what it consists of."""
+    """Where the published checkpoint lives and what it consists of.
+
+    distilled: the transformer that is published in NVIDIA's own layout alone.
+    """
 
     repository: str
     commit: str
     pipeline: str
+    distilled: OriginalFile
     components: tuple[Component, ...]
 
     @property
@@ -81,6 +101,7 @@ def load_manifest() -> Manifest:
         repository=raw["repository"],
         commit=raw["commit"],
         pipeline=raw["pipeline"],
+        distilled=OriginalFile(**raw["distilled"]),
         components=tuple(
             Component(
                 name=name,

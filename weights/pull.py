@@ -3,7 +3,7 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -48,31 +48,65 @@ class Folder:
 
 
 def pull(source: Source, listing: Listing, folder: Path, display: Display) -> None:
-    """Bring the listed files into `folder`, several at a time, and record the listing there.
+    """Bring the listed files into `folder`, and record the listing there.
 
-    A file is written beside its place as `NAME.part`, which stays when the pull ends early: the
-    next one goes on from it. A file that is there already is read, and fetched again if it is not
-    the listed one.
+    Raises:
+        As `bring` does.
+    """
+    bring(source, listing.files, folder, display)
+    listing.save(folder)
+
+
+def bring(
+    source: Source,
+    files: Sequence[ListedFile],
+    folder: Path,
+    display: Display,
+    *,
+    more_bytes: int = 0,
+) -> None:
+    """Bring files into a checkpoint's folder, several at a time.
+
+    A file is written beside its place as `NAME.part`, which stays when this ends early: the next
+    time goes on from it. A file that is there already is read, and fetched again if it is not the
+    listed one. `cosmos_serve.json` comes first: it tells whose folder this is.
+
+    Args:
+        more_bytes: what will be written there afterwards.
 
     Raises:
         PullFailed: the folder holds another checkpoint, there is too little space, the source does
             not give a file, or not the right one, or another process pulls into the folder.
         OSError: a file cannot be read or written.
     """
-    if (folder / PROFILE_FILE).exists():
-        raise PullFailed(f"{folder} holds another checkpoint, to judge by its {PROFILE_FILE}.")
+    profiles = [file for file in files if file.path == PROFILE_FILE]
+    _refuse_another(folder, profiles)
     folder.mkdir(parents=True, exist_ok=True)
-    _check_space(listing, folder)
+    _check_space(files, folder, more_bytes)
     # The longest first: they would be waited for at the end.
-    files = sorted(listing.files, key=lambda file: file.size, reverse=True)
+    others = sorted((f for f in files if f not in profiles), key=lambda f: f.size, reverse=True)
     parallel = Parallel(display.advance)
-    parallel.run(lambda file: _Writer(source, file, folder, parallel, display).bring(), files)
-    listing.save(folder)
+    for group in (profiles, others):
+        parallel.run(lambda file: _Writer(source, file, folder, parallel, display).bring(), group)
 
 
-def _check_space(listing: Listing, folder: Path) -> None:
-    wanted = 0
-    for file in listing.files:
+def _refuse_another(folder: Path, profiles: Sequence[ListedFile]) -> None:
+    """Refuse a folder whose `cosmos_serve.json` is not the listed one, or is missing where there
+    is a transformer already."""
+    path = folder / PROFILE_FILE
+    if path.exists():
+        is_another = not any(profile.is_of(path.read_bytes()) for profile in profiles)
+        judged_by = PROFILE_FILE
+    else:
+        is_another = bool(profiles) and any(folder.glob("transformer/*.safetensors"))
+        judged_by = "transformer"
+    if is_another:
+        raise PullFailed(f"{folder} holds another checkpoint, to judge by its {judged_by}.")
+
+
+def _check_space(files: Iterable[ListedFile], folder: Path, more_bytes: int) -> None:
+    wanted = more_bytes
+    for file in files:
         path = folder / file.path
         if _size(path) != file.size:
             wanted += max(0, file.size - _size(_part_of(path)))

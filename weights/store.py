@@ -91,26 +91,11 @@ class WeightStore:
                 floating point; the message names it.
         """
         found = self.tensors[component]
-        complaints = [
-            _complaint("missing", [name for name in expected if name not in found]),
-            _complaint("unexpected", [found[name].key for name in found if name not in expected]),
-            _complaint(
-                "of the wrong shape",
-                [
-                    f"{info.key} (is {list(info.shape)}, want {list(expected[name])})"
-                    for name, info in found.items()
-                    if name in expected and info.shape != tuple(expected[name])
-                ],
-            ),
-            _complaint(
-                "not of floating point",
-                [f"{i.key} ({i.dtype})" for i in found.values() if i.dtype not in LOADABLE_DTYPES],
-            ),
-        ]
-        if any(complaints):
+        wrong = mismatches(found, expected)
+        if wrong:
             raise CheckpointMismatch(
                 f"The tensors in {self.folder(component)} are not those of the model that its "
-                f"configuration describes. {' '.join(filter(None, complaints))}"
+                f"configuration describes. {wrong}"
             )
         return dict(found)
 
@@ -127,12 +112,14 @@ class WeightStore:
             missing.insert(0, MODEL_INDEX)
         if not missing:
             return
+        pull = ["cosmos-serve", "weights", "pull", str(self.root)]
+        if read_profile(self.root).sampler == "trigflow":
+            pull.append("--distilled")
         complaint = f"The checkpoint in {self.root} lacks {', '.join(missing)}."
         if not self.root.is_dir():
             complaint = f"There is no folder {self.root}; a checkpoint is wanted there."
         raise CheckpointIncomplete(
-            f"{complaint} Accept the licence at {self._manifest.page}, then run: "
-            f"{shlex.join(['cosmos-serve', 'weights', 'pull', str(self.root)])}"
+            f"{complaint} Accept the licence at {self._manifest.page}, then run: {shlex.join(pull)}"
         )
 
     def _refuse_if_another_pipeline(self) -> None:
@@ -182,6 +169,32 @@ def _rename(component: Component, tensors: dict[str, TensorInfo]) -> dict[str, T
             )
         renamed[name] = info
     return renamed
+
+
+def mismatches(found: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]) -> str:
+    """What is wrong with the tensors that were found, by their names in our modules.
+
+    Returns:
+        sentences that name tensors which are missing, unexpected, of another shape, or not of
+        floating point; nothing, if they are those of `expected`.
+    """
+    complaints = [
+        _complaint("missing", [name for name in expected if name not in found]),
+        _complaint("unexpected", [found[name].key for name in found if name not in expected]),
+        _complaint(
+            "of the wrong shape",
+            [
+                f"{info.key} (is {list(info.shape)}, want {list(expected[name])})"
+                for name, info in found.items()
+                if name in expected and info.shape != tuple(expected[name])
+            ],
+        ),
+        _complaint(
+            "not of floating point",
+            [f"{i.key} ({i.dtype})" for i in found.values() if i.dtype not in LOADABLE_DTYPES],
+        ),
+    ]
+    return " ".join(filter(None, complaints))
 
 
 def _complaint(what: str, names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,37 +33,43 @@ def pull(
         Path | None,
         typer.Option("--from", metavar="DIR", help="Copy a checkpoint that is at hand."),
     ] = None,
+    distilled: Annotated[
+        bool,
+        typer.Option(
+            "--distilled",
+            help="The distilled transformer, which makes videos of text in few steps.",
+        ),
+    ] = False,
 ) -> None:
     """Fetch NVIDIA's checkpoint, at a pinned commit; only what is missing, and every byte checked.
 
     The same command goes on where an earlier one ended. Accept the licence on the page of
     nvidia/Cosmos-Predict2.5-2B first, and set HF_TOKEN or run `hf auth login`. HF_ENDPOINT names a
     mirror. --from checks against the checksums.json of that folder, or, if it has none, against
-    what the hub lists.
+    what the hub lists. --distilled wants a folder of its own: NVIDIA's file of that transformer is
+    fetched, converted and removed; with --from, only the rest is copied from a checkpoint that is
+    not distilled.
     """
     root = _folder(folder)
-    from weights.store import WeightStore
-
-    console = Console(stderr=True)
-    listing = _pull(root, source, console)
-    print(
-        f"{root}: {listing.repository} at {listing.commit}, {counted(len(listing.files), 'file')}, "
-        f"{size_text(listing.size)}"
-    )
-    print(WeightStore(root).profile.licence)
+    if source is not None and not source.is_dir():
+        raise CommandFailed(f"There is no folder {source} to copy from.")
+    _say_what_is_there(root, _pull(root, source, distilled, Console(stderr=True)))
 
 
-def _pull(root: Path, source: Path | None, console: Console) -> "Listing":
+def _pull(root: Path, source: Path | None, distilled: bool, console: Console) -> "Listing":
+    from weights.assemble import is_distilled, pull_distilled
     from weights.download import Hub
     from weights.listing import RECORD, read_listing
     from weights.manifest import load_manifest
     from weights.pull import Folder, pull
 
+    recorded = None
     if source is not None and (source / RECORD).is_file():
-        listing = read_listing(source / RECORD)
-        with byte_progress("Copying", listing.size, console) as display:
-            pull(Folder(source), listing, root, display)
-        return listing
+        recorded = read_listing(source / RECORD)
+        if is_distilled(recorded) or not distilled:
+            with byte_progress("Copying", recorded.size, console) as display:
+                pull(Folder(source), recorded, root, display)
+            return recorded
     settings, manifest = HubSettings.load(), load_manifest()
     if settings.offline:
         raise CommandFailed(
@@ -70,11 +77,69 @@ def _pull(root: Path, source: Path | None, console: Console) -> "Listing":
             f"that has its {RECORD} with --from."
         )
     with Hub(settings.endpoint, manifest) as hub:
-        listing = hub.listing(console.print, time.sleep).needed(manifest)
-        word = "Fetching" if source is None else "Copying"
-        with byte_progress(word, listing.size, console) as display:
-            pull(hub if source is None else Folder(source), listing, root, display)
-    return listing
+        listing = recorded or hub.listing(console.print, time.sleep).needed(manifest)
+        files = hub if source is None else Folder(source)
+        word = "Fetching" if source is None or distilled else "Copying"
+        if not distilled:
+            with byte_progress(word, listing.size, console) as display:
+                pull(files, listing, root, display)
+            return listing
+        wanted = manifest.distilled
+        with Hub(settings.endpoint, replace(manifest, commit=wanted.commit)) as originals:
+            beside = originals.listing(console.print, time.sleep, wanted.folder)
+            return pull_distilled(
+                files,
+                listing,
+                originals,
+                beside.file(wanted.path),
+                str(wanted),
+                root,
+                lambda total: byte_progress(word, total, console),
+            )
+
+
+def _say_what_is_there(root: Path, listing: "Listing") -> None:
+    from weights.store import WeightStore
+
+    print(
+        f"{root}: {listing.repository} at {listing.commit}, {counted(len(listing.files), 'file')}, "
+        f"{size_text(listing.size)}"
+    )
+    if listing.converted_from is not None:
+        print(f"The transformer was converted from {listing.converted_from}")
+    print(WeightStore(root).profile.licence)
+
+
+@app.command()
+def convert(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="NVIDIA's .pt: base post-trained, pre-trained or distilled."
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder for the checkpoint.")],
+    base: Annotated[
+        Path,
+        typer.Option("--from", metavar="DIR", help="A checkpoint that was pulled, for the rest."),
+    ],
+    distilled: Annotated[
+        bool, typer.Option("--distilled", help="FILE is the distilled transformer.")
+    ] = False,
+) -> None:
+    """Make a checkpoint of a transformer in NVIDIA's own layout and the rest of another checkpoint.
+
+    No code that FILE may hold is run. It is checked that FILE has the tensors that the other
+    checkpoint's transformer has. The rest is copied and checked against its checksums.json.
+    """
+    from weights.assemble import BASE_PROFILE, DISTILLED_PROFILE, convert_beside
+
+    console = Console(stderr=True)
+    profile = DISTILLED_PROFILE if distilled else BASE_PROFILE
+    listing = convert_beside(
+        file, base, profile, folder, lambda total: byte_progress("Copying", total, console)
+    )
+    _say_what_is_there(folder, listing)
 
 
 @app.command()
@@ -95,18 +160,29 @@ def verify(
     root = _folder(folder)
     listing = read_listing(listing_file or root / RECORD)
     with byte_progress("Reading", listing.size, Console(stderr=True)) as display:
-        faults = find_faults(root, listing, display.advance)
+        faults = find_faults(root, listing.files, display.advance)
     for fault in faults:
         print(fault)
     if faults:
         raise CommandFailed(
             f"{len(faults)} of {counted(len(listing.files), 'file')} in {root} are not as listed. "
-            f"To fetch them again: {shlex.join(['cosmos-serve', 'weights', 'pull', str(root)])}"
+            f"{_how_to_mend(root, listing)}"
         )
     print(
         f"{root}: {counted(len(listing.files), 'file')} of {listing.repository} at "
         f"{listing.commit}, {size_text(listing.size)}: every byte is right."
     )
+
+
+def _how_to_mend(root: Path, listing: "Listing") -> str:
+    from weights.manifest import load_manifest
+
+    command = ["cosmos-serve", "weights", "pull", str(root)]
+    if listing.converted_from == str(load_manifest().distilled):
+        command.append("--distilled")
+    elif listing.converted_from is not None:
+        return f"Remove {root}, and convert {listing.converted_from} again."
+    return f"To fetch them again: {shlex.join(command)}"
 
 
 def _folder(given: Path | None) -> Path:

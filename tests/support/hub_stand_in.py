@@ -1,7 +1,9 @@
 """A stand-in of the Hugging Face Hub on loopback, which fails as a test tells it."""
 
+import functools
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -9,15 +11,31 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+import httpx
+import huggingface_hub.constants
+import pytest
+from http_sites import NO_ROOTS
+
+from weights import download
 from weights.manifest import load_manifest
 
 LISTING = "the listing"
 """Stands for the listing where a test names a file."""
 
+Place = tuple[str, str]
+"""A repository, and a commit of it."""
+
 _MANIFEST = load_manifest()
-_TREE = f"/api/models/{_MANIFEST.repository}/tree/{_MANIFEST.commit}?recursive=true"
-_RESOLVE = f"/{_MANIFEST.repository}/resolve/{_MANIFEST.commit}/"
+PUBLISHED: Place = (_MANIFEST.repository, _MANIFEST.commit)
+_TREE = re.compile(r"/api/models/([^/]+/[^/]+)/tree/(\w+)(?:/([^/?]+))?\?recursive=true")
+_FILE = re.compile(r"/([^/]+/[^/]+)/resolve/(\w+)/(.+)")
+
+
+def listing_at(place: Place) -> str:
+    """Stands for the listing of another place than `PUBLISHED`."""
+    return LISTING if place == PUBLISHED else f"the listing of {place[0]} at {place[1]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +72,15 @@ class Request:
 
 @dataclass
 class StandInHub:
-    """The repository `files`; those whose names end in `.safetensors` are kept by Git LFS.
+    """The repository `files`, and what other places have.
+
+    Files whose names end in `.safetensors` or `.pt` are kept by Git LFS.
 
     Each request for a file takes the next of its faults, and is answered well when there is none.
     """
 
     files: dict[str, bytes]
+    others: dict[Place, dict[str, bytes]] = field(default_factory=dict)
     token: str | None = None
     faults: dict[str, Iterator[Fault]] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
@@ -80,12 +101,17 @@ class StandInHub:
         """From which bytes on it was asked for."""
         return [request.start for request in self.requests if request.what == what]
 
-    def tree(self) -> bytes:
+    def files_at(self, place: Place) -> dict[str, bytes]:
+        return self.files if place == PUBLISHED else self.others.get(place, {})
+
+    def tree(self, place: Place, folder: str) -> bytes:
         entries: list[dict[str, Any]] = [{"type": "directory", "oid": "0" * 40, "path": "vae"}]
-        for path, data in self.files.items():
+        for path, data in self.files_at(place).items():
+            if not path.startswith(folder):
+                continue
             blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
             entry = {"type": "file", "oid": blob, "size": len(data), "path": path}
-            if path.endswith(".safetensors"):
+            if path.endswith((".safetensors", ".pt")):
                 sha256 = hashlib.sha256(data).hexdigest()
                 entry["oid"] = "f" * 40  # of the pointer
                 entry["lfs"] = {"oid": sha256, "size": len(data), "pointerSize": 134}
@@ -100,9 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub = self.hub
-        what = LISTING if self.path == _TREE else self.path.removeprefix(_RESOLVE)
-        if what == self.path:
-            hub.unknown.append(self.path)
+        what, data = self._asked_for()
         start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
         authorization = self.headers.get("Authorization")
         with hub.lock:
@@ -116,13 +140,24 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(fault.status, fault.headers | named | said)
         elif hub.token is not None and authorization != f"Bearer {hub.token}":
             self._answer(401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Restricted."})
-        elif what != LISTING and what not in hub.files:
+        elif data is None:
             self._answer(404, {"X-Error-Code": "EntryNotFound"})
         else:
-            self._send(what, 0 if fault.whole else start, fault)
+            self._send(what, data, 0 if fault.whole else start, fault)
 
-    def _send(self, what: str, start: int, fault: Fault) -> None:
-        data = self.hub.tree() if what == LISTING else self.hub.files[what]
+    def _asked_for(self) -> tuple[str, bytes | None]:
+        """What the path names, and its bytes, if there is such a thing."""
+        if asked := _TREE.fullmatch(self.path):
+            repository, commit, folder = asked.groups(default="")
+            place = (repository, commit)
+            return listing_at(place), self.hub.tree(place, unquote(folder))
+        if asked := _FILE.fullmatch(self.path):
+            repository, commit, path = asked.groups()
+            return path, self.hub.files_at((repository, commit)).get(path)
+        self.hub.unknown.append(self.path)
+        return self.path, None
+
+    def _send(self, what: str, data: bytes, start: int, fault: Fault) -> None:
         if fault.body is not None:
             data = fault.body
         if fault.lies:
@@ -183,3 +218,14 @@ def running_hub(files: dict[str, bytes], host: str = "127.0.0.1") -> Iterator[St
 def files_in(root: Path) -> dict[str, bytes]:
     paths: Iterable[Path] = sorted(path for path in root.rglob("*") if path.is_file())
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+
+
+def forget_the_hub(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """No proxy, no token of this machine's user, no waits, and no roots to read for long."""
+    patch.setenv("NO_PROXY", "*")
+    for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "COSMOS_WEIGHTS", "COSMOS_CONFIG"):
+        patch.delenv(name, raising=False)
+    patch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(folder / "no-token"))
+    patch.setattr(httpx, "Client", functools.partial(httpx.Client, verify=NO_ROOTS))
+    patch.setattr(download, "FIRST_WAIT_S", 0.0)
+    patch.setattr(download, "READ_TIMEOUT_S", 0.2)

@@ -1,7 +1,6 @@
 """`weights pull` against a stand-in of the hub that cuts, lies, stalls and refuses."""
 
 import fcntl
-import functools
 import json
 import os
 import shutil
@@ -11,13 +10,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
-import huggingface_hub.constants
 import pytest
 from checkpoint_files import write_checkpoint, write_shards, write_tensors
 from command_line import call
-from http_sites import NO_ROOTS
-from hub_stand_in import LISTING, Fault, StandInHub, files_in, running_hub
+from hub_stand_in import LISTING, Fault, StandInHub, files_in, forget_the_hub, running_hub
 
 from weights import download
 from weights.manifest import load_manifest
@@ -45,14 +41,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """No proxy, no token of this machine's user, no waits, and no roots to read for long."""
-    monkeypatch.setenv("NO_PROXY", "*")
-    for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "COSMOS_WEIGHTS", "COSMOS_CONFIG"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(httpx, "Client", functools.partial(httpx.Client, verify=NO_ROOTS))
-    monkeypatch.setattr(download, "FIRST_WAIT_S", 0.0)
-    monkeypatch.setattr(download, "READ_TIMEOUT_S", 0.2)
+    forget_the_hub(monkeypatch, tmp_path)
     return monkeypatch
 
 
@@ -516,6 +505,9 @@ def test_a_checkpoint_at_hand_is_copied_without_the_hub(
     assert hub.requests == []
     assert files_in(copy) == files_in(folder)
 
+    assert "There is no folder nowhere to copy" in fails(
+        capsys, tmp_path / "a", "--from", "nowhere"
+    )
     (folder / SMALL).write_bytes(b"{")
     assert f"{SMALL} has 1 bytes, and " in fails(capsys, tmp_path / "b", "--from", str(folder))
     (folder / SMALL).write_bytes(published[SMALL])

@@ -228,6 +228,7 @@ def test_a_profile_is_read_and_keys_left_out_keep_their_defaults(root: Path) -> 
         ({"max_frames": True}, "max_frames is True; a positive whole number"),
         ({"guardrail": "off"}, 'guardrail is \'off\'; "required" or "none"'),
         ({"guardrail": []}, 'guardrail is []; "required" or "none"'),
+        ({"sampler": "euler"}, 'sampler is \'euler\'; "unipc" or "trigflow"'),
         ({"licence": None}, "licence is None; a string"),
     ],
 )
