@@ -79,7 +79,7 @@ def size_of(*modules: nn.Module) -> int:
 
 
 @contextmanager
-def _fused() -> Iterator[None]:
+def fused() -> Iterator[None]:
     """Every kernel's memory is asked for as on a GPU; none runs."""
     kernels = {
         "residual": "add_gated_modulate_kernel",
@@ -122,7 +122,7 @@ def denoise_peak(network: CosmosTransformer, num_frames: int) -> int:
     spec = VideoSpec(prompt="", seed=0, num_frames=num_frames, num_inference_steps=3)
     given = torch.empty(1, 16, 1, *FULL.latent_size, device=META)
     text = torch.empty(MAX_TOKENS, CONFIG.text_embed_dim, device=META, dtype=BF16)
-    with _fused(), LiveBytes(META) as bytes_:
+    with fused(), LiveBytes(META) as bytes_:
         bytes_.know(*network.parameters(), given, text)
         denoise(network, SCHEDULER, given, text, text, spec, lambda _step: None)
     return int(bytes_.peak)
@@ -148,7 +148,7 @@ def decode_peak(model: AutoencoderKLWan, *, is_ours: bool = True) -> int:
                 )
             )
         stack.enter_context(patch.object(vae_module, "to_frames", _no_frames))
-        stack.enter_context(_fused())
+        stack.enter_context(fused())
         bytes_ = stack.enter_context(LiveBytes(META))
         bytes_.know(*model.parameters(), latents)
         for _ in vae_module.decode(model, latents):

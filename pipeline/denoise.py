@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.network.layers import KeysValues, RotaryTables
-from pipeline.network.transformer import CosmosTransformer
+from pipeline.network.transformer import CosmosTransformer, Evaluate
 from pipeline.spec import VideoSpec
 from pipeline.unipc import UniPC
 
@@ -21,13 +20,12 @@ GIVEN_FRAME_TIME = 1e-4
 class Conditions:
     """What every step of one request reads and none changes.
 
-    `given` is [1, T], 1 for a frame that is given. `unconditional` is None without guidance.
+    `given` is [1, T], 1 for a frame that is given. `evaluate` returns the velocity for the prompt
+    and, with guidance, that for the negative prompt.
     """
 
-    rotary: RotaryTables
+    evaluate: Evaluate
     given: Tensor
-    conditional: tuple[KeysValues, ...]
-    unconditional: tuple[KeysValues, ...] | None
     guidance_scale: float
 
 
@@ -81,13 +79,10 @@ def denoise(
     given_velocity = latents[:, :, :num_given] - given_latents
     given = torch.zeros(1, num_frames, device=device)
     given[:, :num_given] = 1
+    prompts = [prompt] if negative_prompt is None else [prompt, negative_prompt]
     conditions = Conditions(
-        rotary=transformer.rotary_tables(num_frames, height, width),
+        evaluate=transformer.prepare((num_frames, height, width), prompts),
         given=given,
-        conditional=transformer.text_keys_values(prompt),
-        unconditional=None
-        if negative_prompt is None
-        else transformer.text_keys_values(negative_prompt),
         guidance_scale=spec.guidance_scale,
     )
     sampler = UniPC(scheduler_config, spec.num_inference_steps)
@@ -96,7 +91,7 @@ def denoise(
     for index, time in enumerate(times):
         on_step(index)
         noisy = torch.cat([given_latents, latents[:, :, num_given:]], dim=2)
-        velocity = guided_velocity(transformer, noisy, time, conditions)
+        velocity = guided_velocity(noisy, time, conditions)
         velocity[:, :, :num_given] = given_velocity
         latents = sampler.step(velocity, latents)
         del noisy, velocity
@@ -104,18 +99,14 @@ def denoise(
     return latents
 
 
-def guided_velocity(
-    transformer: CosmosTransformer, noisy: Tensor, time: float, conditions: Conditions
-) -> Tensor:
+def guided_velocity(noisy: Tensor, time: float, conditions: Conditions) -> Tensor:
     """`cond + g * (cond - uncond)`, [1, 16, T, height / 8, width / 8] in at least float32."""
     given = conditions.given
     times = given * GIVEN_FRAME_TIME + (1 - given) * time
-    shared = transformer.forward_shared(noisy, given, times, conditions.rotary)
-    velocity = transformer.forward_branch(shared, conditions.conditional)
-    if conditions.unconditional is None:
+    velocity, *unguided = conditions.evaluate(noisy, given, times)
+    if not unguided:
         return velocity
-    unguided = transformer.forward_branch(shared, conditions.unconditional)
-    return velocity + conditions.guidance_scale * (velocity - unguided)
+    return velocity + conditions.guidance_scale * (velocity - unguided[0])
 
 
 def torch_noise(seed: int, shape: tuple[int, ...]) -> Tensor:

@@ -68,3 +68,7 @@ class EncodingFailed(PipelineError):
     """ffmpeg failed; the message ends with the last lines it wrote to stderr."""
 
     code = "encoding_failed"
+
+
+class RankFailed(Exception):
+    """One of several processes that share a network's work has failed: none of them can go on."""

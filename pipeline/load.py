@@ -31,7 +31,7 @@ from pipeline.memory import HOST, Placement, RanOutOfMemory, run_or_free
 from pipeline.memory_need import SPARE, memory_need
 from pipeline.memory_plan import MemoryChoice, MemoryPlan
 from pipeline.network.attention import Choice, choose_attention
-from pipeline.network.kernels.proof import choose_kernels
+from pipeline.network.kernels.proof import KernelChoice, choose_kernels
 from pipeline.network.transformer import CosmosTransformer, TransformerConfig
 from pipeline.spec import latent_frames
 from pipeline.text import MAX_TOKENS, TextEncoder, Tokenizer
@@ -151,18 +151,7 @@ def _assemble(
         )
     scheduler_config = store.config("scheduler")
     UniPC(scheduler_config, num_steps=1)  # refuses another sampler now, not in the first job
-    transformer = loader.transformer()
-    config = transformer.config
-    kernels = choose_kernels(
-        device,
-        transformer.dtype,
-        transformer.residual_dtype,
-        heads=config.num_attention_heads,
-        head_dim=config.attention_head_dim,
-        vae_channels=decoder_channels(store.config("vae")),
-    )
-    choice = choose_for(transformer, store, attention, device)
-    transformer.attend = choice.attend
+    transformer, kernels, choice = load_transformer(loader, attention)
     if compiled and kernels.problem is not None:
         # torch compiles by Triton, too: what is wrong would be met by the first video.
         kernels = replace(kernels, problem=f"{kernels.problem} Nor are the blocks compiled.")
@@ -190,24 +179,36 @@ def _assemble(
         ),
         scheduler_config=scheduler_config,
         guardrail=guardrail,
-        estimator=Estimator(step_cost(config, store)),
+        estimator=Estimator(step_cost(transformer.config, store)),
         attention=choice,
         kernels=kernels,
     )
 
 
-def choose_for(
-    transformer: CosmosTransformer, store: WeightStore, name: str, device: torch.device
-) -> Choice:
-    """The attention backend for the longest video of a checkpoint."""
-    return choose_attention(
-        device,
+def load_transformer(
+    loader: "Loader", attention: str
+) -> tuple[CosmosTransformer, KernelChoice, Choice]:
+    """The transformer, with the kernels that work here and the backend for the longest video."""
+    transformer, store = loader.transformer(), loader.store
+    config = transformer.config
+    kernels = choose_kernels(
+        loader.device,
         transformer.dtype,
-        tokens=latent_frames(store.profile.max_frames) * _frame_tokens(store),
-        heads=transformer.config.num_attention_heads,
-        head_dim=transformer.config.attention_head_dim,
-        name=name,
+        transformer.residual_dtype,
+        heads=config.num_attention_heads,
+        head_dim=config.attention_head_dim,
+        vae_channels=decoder_channels(store.config("vae")),
     )
+    choice = choose_attention(
+        loader.device,
+        transformer.dtype,
+        tokens=latent_frames(store.profile.max_frames) * frame_tokens(store),
+        heads=config.num_attention_heads,
+        head_dim=config.attention_head_dim,
+        name=attention,
+    )
+    transformer.attend = choice.attend
+    return transformer, kernels, choice
 
 
 def step_cost(config: TransformerConfig, store: WeightStore) -> StepCost:
@@ -217,11 +218,12 @@ def step_cost(config: TransformerConfig, store: WeightStore) -> StepCost:
         mlp_ratio=config.mlp_ratio,
         layers=config.num_layers,
         text_tokens=MAX_TOKENS,
-        frame_tokens=_frame_tokens(store),
+        frame_tokens=frame_tokens(store),
     )
 
 
-def _frame_tokens(store: WeightStore) -> int:
+def frame_tokens(store: WeightStore) -> int:
+    """The tokens of one latent frame at the checkpoint's size."""
     profile = store.profile
     return (profile.width // _PIXELS_PER_TOKEN) * (profile.height // _PIXELS_PER_TOKEN)
 

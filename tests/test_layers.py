@@ -242,6 +242,12 @@ def test_only_the_worker_reaches_the_model_from_the_server() -> None:
     assert wrong.keys() <= {"server.workers.gpu"}, wrong
 
 
+def test_what_several_devices_need_is_not_loaded_for_one() -> None:
+    loaded = loaded_with("pipeline.load").keys() | loaded_with("server.workers.gpu").keys()
+    assert "pipeline.network.transformer" in loaded
+    assert "pipeline.network.parallel" not in loaded
+
+
 def test_only_the_stand_in_and_the_conversion_use_torch_in_weights() -> None:
     users = {
         module.name

@@ -238,11 +238,12 @@ class Block(nn.Module):
         following: Modulation,
         rotary: RotaryTables,
         text: KeysValues,
-        attend: Attend,
+        attend_video: Attend,
+        attend_text: Attend,
     ) -> Residual:
         """The whole block; `following` modulates the copy for the block or layer after it."""
-        stream = self.attend_self(stream, modulation, rotary, attend)
-        return self.attend_text_and_feed_forward(stream, modulation, following, text, attend)
+        stream = self.attend_self(stream, modulation, rotary, attend_video)
+        return self.attend_text_and_feed_forward(stream, modulation, following, text, attend_text)
 
     def attend_self(
         self, stream: Residual, modulation: BlockModulation, rotary: RotaryTables, attend: Attend

@@ -10,7 +10,7 @@ tables and text live in values that the caller holds for one request.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,15 @@ from pipeline.network.layers import (
     rotary_tables,
 )
 
+if TYPE_CHECKING:
+    from pipeline.network.parallel import Group, Team
+
 Compiler = Callable[[torch.fx.GraphModule, list[Tensor]], Callable[..., Any]]
 """What torch.compile hands a traced graph to."""
+
+Evaluate = Callable[[Tensor, Tensor, Tensor], list[Tensor]]
+"""Latents, which of their frames are given, and times, as `CosmosTransformer.forward_shared` takes
+them -> the velocity for each prompt of one request, as `forward_branch` returns it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +98,8 @@ class SharedState:
     """What both guidance branches of one step have in common.
 
     `stream` is the residual stream after the first block's self-attention, with the copy that its
-    attention to the text reads; `grid` is (T, rows, columns) in tokens.
+    attention to the text reads; `grid` is (T, rows, columns) in tokens. `attend_video` is the
+    self-attention of all blocks. With a team, `stream` is this rank's share.
     """
 
     stream: Residual
@@ -99,6 +107,7 @@ class SharedState:
     final_modulation: Modulation
     rotary: RotaryTables
     grid: tuple[int, int, int]
+    attend_video: Attend
 
 
 class CosmosTransformer(nn.Module):
@@ -111,6 +120,9 @@ class CosmosTransformer(nn.Module):
             weights were trained so; diffusers keeps float32.
         residual_dtype: the least precision of the sum that runs through all blocks. Rounding it to
             bfloat16 after each addition is the largest part of what a bfloat16 network errs.
+
+    `group` is set in a process that shares the network's work with others: see
+    `pipeline.network.parallel`.
     """
 
     def __init__(
@@ -126,6 +138,7 @@ class CosmosTransformer(nn.Module):
         self.rope_exponent_dtype = rope_exponent_dtype
         self._residual_dtype = residual_dtype
         self.attend: Attend = attend_native
+        self.group: Group | None = None
         width = config.width
         cells = math.prod(config.patch_size)
         # The latent, the mask of given frames, and a padding mask that is always zero here.
@@ -211,10 +224,33 @@ class CosmosTransformer(nn.Module):
         text = projected.to(self.device, self.dtype)[None]
         return tuple(block.attn2.keys_values(text) for block in self._blocks)
 
+    def prepare(self, size: tuple[int, int, int], prompts: Sequence[Tensor]) -> Evaluate:
+        """What evaluates the network for one request, alone or with the other ranks of a group.
+
+        Args:
+            size: [T, height, width] of the latents.
+            prompts: each [L, text_embed_dim], projected.
+        """
+        if self.group is not None:
+            return self.group.prepare(self, size, prompts)
+        rotary = self.rotary_tables(*size)
+        texts = [self.text_keys_values(prompt) for prompt in prompts]
+
+        def evaluate(latents: Tensor, given: Tensor, times: Tensor) -> list[Tensor]:
+            shared = self.forward_shared(latents, given, times, rotary)
+            return [self.forward_branch(shared, text) for text in texts]
+
+        return evaluate
+
     # -- once per step ----------------------------------------------------------------------
 
     def forward_shared(
-        self, latents: Tensor, given: Tensor, times: Tensor, rotary: RotaryTables
+        self,
+        latents: Tensor,
+        given: Tensor,
+        times: Tensor,
+        rotary: RotaryTables,
+        team: "Team | None" = None,
     ) -> SharedState:
         """Everything of one step that does not depend on the prompt.
 
@@ -222,22 +258,31 @@ class CosmosTransformer(nn.Module):
             latents: [B, in_channels - 1, T, height, width], given frames in place, in any dtype.
             given: [B, T], 1 for a frame that is given and 0 for one to be made.
             times: [B, T], the noise level of each frame, 0 to 1.
-            rotary: the tables for this size.
+            rotary: the tables for this size; with a team, of this rank's tokens.
+            team: what ranks evaluate this together, if there are several.
         """
         patch = self.config.patch_size
         grid = (latents.shape[2], latents.shape[3] // patch[1], latents.shape[4] // patch[2])
         masks = given[:, None, :, None, None].expand(-1, 1, -1, *latents.shape[3:])
         cells = torch.cat([latents, masks, torch.zeros_like(masks)], dim=1)
-        hidden = self.patch_embed(patchify(cells, patch)).to(self.residual_dtype)
+        patches, attend_video = patchify(cells, patch), self.attend
+        if team is not None:
+            patches, attend_video = team.part(patches, dim=2), team.sharing_heads(self.attend)
+        hidden = self.patch_embed(patches).to(self.residual_dtype)
         embedded: TimeEmbedding = self.time_embed(times)
         modulations = tuple(block.modulation(embedded) for block in self._blocks)
         first = modulations[0].self_attention
         stream = Residual(hidden, modulate(hidden, first.shift, first.scale, self.dtype))
-        stream = self._blocks[0].attend_self(stream, modulations[0], rotary, self.attend)
-        return SharedState(stream, modulations, self.norm_out(embedded), rotary, grid)
+        stream = self._blocks[0].attend_self(stream, modulations[0], rotary, attend_video)
+        final = self.norm_out(embedded)
+        return SharedState(stream, modulations, final, rotary, grid, attend_video)
 
     def forward_branch(self, shared: SharedState, text: Sequence[KeysValues]) -> Tensor:
         """The velocity for one prompt, [B, out_channels, T, height, width], at least float32."""
+        return unpatchify(self.forward_patches(shared, text), shared.grid, self.config.patch_size)
+
+    def forward_patches(self, shared: SharedState, text: Sequence[KeysValues]) -> Tensor:
+        """That, as patches: [B, T, N, cells of a patch * out_channels]."""
         followings = [modulation.self_attention for modulation in shared.modulations[1:]]
         followings.append(shared.final_modulation)
         first, *others = zip(self._blocks, shared.modulations, followings, text, strict=True)
@@ -246,9 +291,17 @@ class CosmosTransformer(nn.Module):
             shared.stream, modulation, following, keys_values, self.attend, is_shared=True
         )
         for block, modulation, following, keys_values in others:
-            stream = block(stream, modulation, following, shared.rotary, keys_values, self.attend)
+            stream = block(
+                stream,
+                modulation,
+                following,
+                shared.rotary,
+                keys_values,
+                shared.attend_video,
+                self.attend,
+            )
         patches: Tensor = self.proj_out(stream.normed)
-        return unpatchify(patches, shared.grid, self.config.patch_size)
+        return patches
 
     @property
     def _blocks(self) -> "Sequence[Block]":

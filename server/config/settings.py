@@ -68,8 +68,9 @@ class Settings(BaseSettings):
     )
     devices: str = Field(
         default="",
-        description="devices to work on: all, cpu, or numbers such as 0,2; every GPU that "
-        "CUDA_VISIBLE_DEVICES shows, or the CPU where there is none, if unset",
+        description="devices to work on: all, cpu, or numbers such as 0,2; 0+1 has two work on "
+        "one video; every GPU that CUDA_VISIBLE_DEVICES shows, or the CPU where there is none, if "
+        "unset",
     )
     worker: WorkerPath = Field(default=DEFAULT_WORKER, description="class of the workers")
     guardrail: Literal["required", "off"] = Field(

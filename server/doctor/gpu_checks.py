@@ -12,13 +12,18 @@ _MUCH = GIB
 """What another process may hold of a GPU without a word."""
 
 
+def _devices(facts: Facts) -> set[str]:
+    setting = "" if facts.settings is None else facts.settings.devices
+    return {device.strip() for device in setting.replace("+", ",").split(",")}
+
+
 def _works_on_cpu(facts: Facts) -> bool:
-    return facts.settings is not None and facts.settings.devices.strip() == "cpu"
+    return _devices(facts) == {"cpu"}
 
 
 def _asks_for_gpu(facts: Facts) -> bool:
     """Without it the server would go on on the CPU."""
-    return facts.settings is not None and facts.settings.devices.strip() not in ("", "cpu")
+    return not _devices(facts) <= {"", "cpu"}
 
 
 def _has_gpu(facts: Facts) -> bool:

@@ -5,6 +5,8 @@ import subprocess
 from pathlib import Path
 
 CPU = "cpu"
+_AND = "+"
+"""Between devices that work on one video together."""
 
 _NVIDIA_SMI_TIMEOUT_S = 10.0
 
@@ -18,7 +20,8 @@ def devices_from(text: str, cuda_visible_devices: str | None) -> list[str]:
 
     `text` is `all`, or a list such as `0,2` or `cpu`. The numbers count the GPUs that CUDA shows
     us, as everywhere in CUDA: those of `cuda_visible_devices` if it is set, otherwise all that the
-    machine has. Empty text means all of them, or one CPU worker where there is none.
+    machine has. Empty text means all of them, or one CPU worker where there is none. `0+1` is one
+    worker on two devices, `cuda:0+cuda:1`, which work on one video together.
 
     Raises:
         DeviceError: a GPU is asked for that is not there, or the text has another form.
@@ -28,11 +31,37 @@ def devices_from(text: str, cuda_visible_devices: str | None) -> list[str]:
         if not visible and text:
             raise DeviceError(_no_gpu("--devices all asks for every GPU", cuda_visible_devices))
         return [f"cuda:{gpu}" for gpu in visible] or [CPU]
-    devices = [_device(item.strip(), text, cuda_visible_devices) for item in text.split(",")]
-    gpus = [device for device in devices if device != CPU]
+    groups = [
+        [_device(item.strip(), text, cuda_visible_devices) for item in group.split(_AND)]
+        for group in text.split(",")
+    ]
+    gpus = [device for group in groups for device in group if device != CPU]
     if len(set(gpus)) < len(gpus):
         raise DeviceError(f"--devices {text} names a GPU twice; each can serve one worker.")
-    return devices
+    for group in groups:
+        _check_group(group, text)
+    return [_AND.join(group) for group in groups]
+
+
+def num_members(device: str) -> int:
+    """How many devices work together under one name."""
+    return device.count(_AND) + 1
+
+
+def kind_and_indices(device: str) -> tuple[str, str]:
+    """`cpu` or `cuda`, and what CUDA calls the devices, with commas between."""
+    members = [member.partition(":") for member in device.split(_AND)]
+    return members[0][0], ",".join(index for _, _, index in members)
+
+
+def _check_group(group: list[str], text: str) -> None:
+    if len(group) > 1 and len({device == CPU for device in group}) > 1:
+        raise DeviceError(f"--devices {text} has the CPU and a GPU work on one video.")
+    if len(group) > 1 and len(group) % 2:
+        raise DeviceError(
+            f"--devices {text} has {len(group)} devices work on one video. Give an even number: "
+            "half of them evaluates the prompt, the other half the negative prompt."
+        )
 
 
 def _device(item: str, text: str, cuda_visible_devices: str | None) -> str:
@@ -40,7 +69,8 @@ def _device(item: str, text: str, cuda_visible_devices: str | None) -> str:
         return CPU
     if not (item.isascii() and item.isdigit()):
         raise DeviceError(
-            f"--devices {text}: {item!r} is no device. Give all, cpu, or numbers such as 0,2."
+            f"--devices {text}: {item!r} is no device. Give all, cpu, or numbers such as 0,2 "
+            "or 0+1."
         )
     visible = _visible_gpus(cuda_visible_devices)
     if not visible:

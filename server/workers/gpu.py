@@ -1,4 +1,4 @@
-"""The real worker: a VideoPipeline on one device.
+"""The real worker: a VideoPipeline on one device, or on several.
 
 The one file of the server that reaches torch, and it does so when the model is loaded, so that
 importing this module costs nothing.
@@ -6,6 +6,7 @@ importing this module costs nothing.
 
 import dataclasses
 import hashlib
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,7 +17,8 @@ import structlog
 
 from pipeline.memory_plan import MemoryPlan
 from pipeline.progress import Progress, Restarted, Stage, StageStarted, Watcher
-from server.workers.loop import CannotLoad, WorkerOptions
+from pipeline.ranks import check_ranks, start_ranks
+from server.workers.loop import RANK_EXIT_CODE, CannotLoad, WorkerOptions
 from server.workers.messages import (
     MAX_CHUNK_BYTES,
     Artifact,
@@ -68,6 +70,8 @@ class GpuWorker:
 
         try:
             store = WeightStore(Path(self._options.weights))
+            if self._options.num_ranks > 1:
+                check_ranks(store, self._options.num_ranks, compiled=self._options.compile)
             pipeline = load_pipeline(
                 store,
                 self._device,
@@ -90,16 +94,24 @@ class GpuWorker:
         for warning in (*choice.warnings, kernels.problem, placement.warning):
             if warning is not None:
                 _log.warning(warning)
-        is_gpu = self._device == "cuda"
+        if self._options.num_ranks > 1:
+            report(Loading("Loading the transformer on the other devices", 1.0))
+            self._start_ranks(store)
+        device = torch.cuda.get_device_name() if self._device == "cuda" else "CPU"
+        num_ranks = self._options.num_ranks
         return Ready(
             checkpoint_digest=store.digest,
-            device=torch.cuda.get_device_name() if is_gpu else "CPU",
+            device=device if num_ranks == 1 else f"{num_ranks} x {device}",
             attention=choice.name,
             memory=self.memory,
             kernels=kernels.name,
             kernels_problem=kernels.problem,
             versions=versions(),
         )
+
+    def _start_ranks(self, store: WeightStore) -> None:
+        folder = Path(tempfile.mkdtemp(dir=self._options.scratch))
+        start_ranks(self._pipeline, store, self._options.num_ranks, folder, end_with)
 
     def run(self, order: WorkOrder, send: Send, cancelled: Callable[[], bool]) -> Done:
         """Make the order's video and send it."""
@@ -114,6 +126,12 @@ class GpuWorker:
             )
             _send_file(video, send, watcher.check)
         return Done(order.spec.tier, clock.stop())
+
+
+def end_with(sentence: str) -> None:
+    """End this process at once: what it waits for from another rank will not come."""
+    _log.error(sentence)
+    os._exit(RANK_EXIT_CODE)
 
 
 class _StageClock:

@@ -1,17 +1,17 @@
-"""The pool of this machine: one worker process per device."""
+"""The pool of this machine: one worker per device, or per group of devices."""
 
 import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Self
 
 from server.config.settings import Settings
 from server.data_folder import compiled_in, scratch_in
-from server.workers.devices import devices_from
+from server.workers.devices import devices_from, num_members
 from server.workers.local_slot import LocalSlot
 from server.workers.loop import WorkerOptions
 from server.workers.messages import RunEvent, WorkOrder
@@ -24,7 +24,7 @@ _REAPING_S = 30.0
 
 
 class LocalPool:
-    """A `Pool` of one worker process for each device."""
+    """A `Pool` of one worker for each device or group of devices."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class LocalPool:
                     name=name,
                     device=device,
                     worker=worker,
-                    options=options,
+                    options=replace(options, num_ranks=num_members(device)),
                     first_backoff_s=first_backoff_s,
                     load_limit_s=load_limit_s,
                 ),

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from pipeline.errors import Cancelled, InputError, PipelineError
+from pipeline.errors import Cancelled, InputError, PipelineError, RankFailed
 from pipeline.memory_plan import MemoryChoice, MemoryPlan
 from pipeline.progress import Stage, StageStarted
 from server.log.setup import configure_log
@@ -54,6 +54,8 @@ class WorkerOptions:
     backend or `auto`. `compile` is whether torch compiles the model, and `compile_cache` the
     folder where it keeps what it made for the next start. `memory` is where the model waits.
     `nvidia_sampling` is whether noise and times are those of NVIDIA's program.
+    `num_ranks` is how many processes, each on a device of its own, work on one video together: the
+    worker starts the others.
     `scratch` is a folder for the files of a run: within it, or else where the system keeps such
     files, the pool gives each process its own and removes it with the process.
     """
@@ -65,6 +67,7 @@ class WorkerOptions:
     compile_cache: str | None = None
     memory: MemoryChoice = "auto"
     nvidia_sampling: bool = False
+    num_ranks: int = 1
     scratch: str | None = None
 
 
@@ -163,7 +166,7 @@ def run_order(
     """Have the worker do one order, and return the last event of the run.
 
     An error that the pipeline does not know goes to the log in full, the caller gets a plain
-    sentence, and the worker lives on, unless its device is the cause.
+    sentence, and the worker lives on, unless its device or another of its processes is the cause.
     """
     stage: Stage | None = None
 
@@ -183,6 +186,8 @@ def run_order(
         return Failed(code=error.code, message=str(error))
     except Exception as error:
         traceback.print_exc()
+        if isinstance(error, RankFailed):
+            os._exit(RANK_EXIT_CODE)
         if is_device_fault(error):
             os._exit(EXIT_CODE)  # at once: tidying up would call the device again
         message = (
@@ -268,6 +273,9 @@ def main(pipe: int, worker: str, device: str, options: dict[str, Any]) -> None:
 
 EXIT_CODE = 70
 """What a worker ends with whose device failed."""
+
+RANK_EXIT_CODE = 71
+"""What a worker of several processes ends with when one of them failed."""
 
 _MARKERS = ("cuda", "cudnn", "cublas", "nccl", "nvml")
 

@@ -19,7 +19,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.child_process import python_command
-from server.workers.loop import EXIT_CODE, Cancel, WorkerOptions, encode_request
+from server.workers.devices import kind_and_indices
+from server.workers.loop import (
+    EXIT_CODE,
+    RANK_EXIT_CODE,
+    Cancel,
+    WorkerOptions,
+    encode_request,
+)
 from server.workers.messages import WorkerEvent, WorkOrder, decode_event
 from server.workers.pipe import MAX_EVENT_BYTES, Pipe
 
@@ -38,6 +45,9 @@ _ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 _ALLOCATOR = "expandable_segments:True"
 """Videos of several lengths otherwise leave free memory in pieces that none fits into."""
 
+_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+"""By which the processes of one worker find each other: they are on this machine."""
+
 _SECRETS = {"COSMOS_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}
 """What a worker has no use for."""
 
@@ -55,7 +65,7 @@ class WorkerProcess:
     """
 
     def __init__(self, worker: str, device: str, options: WorkerOptions) -> None:
-        """Start the class `module:Class` on `cpu` or `cuda:N`.
+        """Start the class `module:Class` on a device as `devices_from` names it.
 
         Raises:
             OSError, RuntimeError: the system starts no further process, or no further thread.
@@ -135,6 +145,8 @@ def exit_sentence(code: int) -> str:
     """How a process with this exit code ended."""
     if code == EXIT_CODE:
         return "The GPU reported an error, which the worker's log describes: the worker was ended."
+    if code == RANK_EXIT_CODE:
+        return "One of the worker's processes failed, as its log describes: all of them were ended."
     if code >= 0:
         return f"The worker ended with exit code {code}."
     number = -code
@@ -149,7 +161,8 @@ def exit_sentence(code: int) -> str:
 def _spawn(
     worker: str, device: str, options: WorkerOptions, pipe: socket.socket
 ) -> subprocess.Popen[bytes]:
-    kind, _, index = device.partition(":")
+    kind, indices = kind_and_indices(device)
+    environment = worker_environment(kind, indices, options.compile_cache, {**os.environ})
     values = {
         "pipe": pipe.fileno(),
         "worker": worker,
@@ -158,7 +171,7 @@ def _spawn(
     }
     return subprocess.Popen(
         python_command("server.workers.loop", values),
-        env=worker_environment(kind, index, options.compile_cache, {**os.environ}),
+        env=environment if options.num_ranks == 1 else {**_LOOPBACK, **environment},
         stdin=subprocess.DEVNULL,
         stdout=_STDERR,
         pass_fds=[pipe.fileno()],
@@ -167,14 +180,14 @@ def _spawn(
 
 
 def worker_environment(
-    kind: str, index: str, compile_cache: str | None, environment: Mapping[str, str]
+    kind: str, indices: str, compile_cache: str | None, environment: Mapping[str, str]
 ) -> dict[str, str]:
     """The environment of a worker on `cpu` or `cuda`: ours without secrets, and what torch is to
     be told. Only `server.config.settings` reads settings from it.
     """
     kept = {name: value for name, value in environment.items() if name.upper() not in _SECRETS}
     if kind == "cuda":
-        extra = {"CUDA_VISIBLE_DEVICES": index, _FP_FUSION: environment.get(_FP_FUSION, "1")}
+        extra = {"CUDA_VISIBLE_DEVICES": indices, _FP_FUSION: environment.get(_FP_FUSION, "1")}
         if not any(name in environment for name in _ALLOCATOR_SETTINGS):
             extra["PYTORCH_ALLOC_CONF"] = _ALLOCATOR
     else:

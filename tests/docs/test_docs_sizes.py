@@ -68,6 +68,25 @@ def test_the_page_has_the_work_of_a_video() -> None:
     assert f"{heads:.0f} GB for the norm and turn of the heads, {gelu:.0f} GB" in performance
 
 
+def test_the_page_has_what_each_of_several_gpus_does() -> None:
+    counted = json.loads((ROOT / "benchmarks" / "results" / "parallel-counts.json").read_text())
+    performance = (ROOT / "docs" / "performance.md").read_text()
+    for name, counts in counted.items():
+        step, predicted = counts["a guided step, each rank"], counts["predicted, not measured"]
+        sent = step["sent to the ranks of its prompt, GB"]
+        team = max(1, int(name.split()[0]) // 2)
+        tokens, layers = FULL.tokens / team, FULL.config.num_layers
+        # Queries, keys, values and what comes of them, in bfloat16, but for a rank's own part.
+        exchanged = 4 * tokens * FULL.config.width * 2 * (team - 1) / team * layers
+        assert abs(sent - exchanged / 1e9) <= 1e-3 * sent
+        row = (
+            f"| {step['attention, TFLOP']:.0f} TFLOP | {step['products, TFLOP']:.0f} TFLOP "
+            f"| {sent:.1f} GB | {step['activations, GiB']:.2f} GiB "
+            f"| {predicted['step, s']:.2f} s | {predicted['video, s']:.0f} s |"
+        )
+        assert f"| {name.split()[0]} {row}" in performance
+
+
 def test_the_page_has_what_the_departures_from_nvidias_sampler_were_measured_to_move() -> None:
     report = json.loads((ROOT / "benchmarks" / "results" / "precision-cpu.json").read_text())
     performance = (ROOT / "docs" / "performance.md").read_text().splitlines()

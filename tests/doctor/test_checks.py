@@ -80,6 +80,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("GPU", {"driver": None}, "problem", r"/dev/nvidia0 is here.*modprobe nvidia"),
     ("GPU", {"devices_problem": "--devices 3 asks for GPU 3."}, "problem", "GPU 3.*nvidia-smi -L"),
     ("GPU", {"settings": settings(devices="cpu"), "gpu_files": ()}, "skipped", "cpu"),
+    ("GPU", {"settings": settings(devices="cpu+cpu"), "gpu_files": ()}, "skipped", "cpu"),
     (
         "GPU in a container",
         {"settings": settings(NVIDIA_DRIVER_CAPABILITIES="utility,video")},

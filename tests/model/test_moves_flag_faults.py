@@ -3,7 +3,7 @@
 Each fault is put into the pipeline, whose picture goes where the prompt says without it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,11 @@ from torch import Tensor
 
 from benchmarks.motion import grey, path
 from benchmarks.stand_in import Case, make
-from pipeline import denoise
-from pipeline.denoise import Conditions
 from pipeline.generate import VideoPipeline
 from pipeline.image import prepare
 from pipeline.load import load_pipeline
 from pipeline.network.layers import RotaryTables
-from pipeline.network.transformer import SharedState
+from pipeline.network.transformer import Evaluate, SharedState
 from weights.store import WeightStore
 
 PHOTOGRAPH = ROOT / "benchmarks" / "photographs" / "chelsea.png"
@@ -87,14 +85,12 @@ def drop_a_latent_frame(patch: pytest.MonkeyPatch, pipeline: VideoPipeline) -> N
 def mix_up_the_prompts(patch: pytest.MonkeyPatch, pipeline: VideoPipeline) -> None:
     """Guidance leads to the negative prompt and away from the other."""
 
-    def conditions(**values: Any) -> Conditions:
-        swapped = {
-            "conditional": values["unconditional"],
-            "unconditional": values["conditional"],
-        }
-        return Conditions(**(values | swapped))
+    true_prepare = pipeline.transformer.prepare
 
-    patch.setattr(denoise, "Conditions", conditions)
+    def mixed_up(size: tuple[int, int, int], prompts: Sequence[Tensor]) -> Evaluate:
+        return true_prepare(size, prompts[::-1])
+
+    patch.setattr(pipeline.transformer, "prepare", mixed_up)
 
 
 FAULTS = (

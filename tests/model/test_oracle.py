@@ -249,11 +249,9 @@ def test_the_guidance_formula_is_seen_by_the_comparison(
 ) -> None:
     right = denoise_module.guided_velocity
 
-    def usual(
-        transformer: CosmosTransformer, noisy: Tensor, sigma: float, conditions: Conditions
-    ) -> Tensor:
+    def usual(noisy: Tensor, sigma: float, conditions: Conditions) -> Tensor:
         scale = conditions.guidance_scale - 1
-        return right(transformer, noisy, sigma, replace(conditions, guidance_scale=scale))
+        return right(noisy, sigma, replace(conditions, guidance_scale=scale))
 
     monkeypatch.setattr(denoise_module, "guided_velocity", usual)
     clip = "9 frames, guided"

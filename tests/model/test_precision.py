@@ -104,7 +104,9 @@ def _block(network: CosmosTransformer, index: int, seed: int) -> Tensor:
     hidden = hidden.to(network.residual_dtype)
     stream = Residual(hidden, modulate(hidden, first.shift, first.scale, network.dtype))
     rotary = network.rotary_tables(3, 8, 12)
-    after: Residual = block(stream, modulation, first, rotary, keys_values, network.attend)
+    after: Residual = block(
+        stream, modulation, first, rotary, keys_values, network.attend, network.attend
+    )
     return after.hidden
 
 

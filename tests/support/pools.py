@@ -47,6 +47,7 @@ class Watched:
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
+        self.slot = pool.slots()[0].name
         self.changes = pool.changes()
 
     async def until(self, kind: type[Change]) -> Change:
@@ -58,7 +59,7 @@ class Watched:
 
     async def run(self, work: WorkOrder) -> list[RunEvent]:
         """Every event of a run, once the slot is idle again."""
-        async with self.pool.run(SLOT, work) as running:
+        async with self.pool.run(self.slot, work) as running:
             events = [event async for event in running]
         await self.until(SlotIdle)
         return events
@@ -66,7 +67,7 @@ class Watched:
     async def fails(self, work: WorkOrder) -> str:
         """What is said when the worker dies of this order."""
         with pytest.raises(WorkerDied) as death:
-            async with self.pool.run(SLOT, work) as events:
+            async with self.pool.run(self.slot, work) as events:
                 [_ async for _ in events]
         return str(death.value)
 

@@ -16,9 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from threading import current_thread, main_thread
 
-from pipeline.errors import Cancelled, ImageTooLarge, OutOfMemory
+from pipeline.errors import Cancelled, ImageTooLarge, OutOfMemory, RankFailed
 from pipeline.memory_plan import MemoryPlan
 from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone
+from pipeline.ranks import start_rank
+from server.workers.gpu import end_with
 from server.workers.loop import WorkerOptions
 from server.workers.messages import (
     MAX_CHUNK_BYTES,
@@ -96,6 +98,7 @@ class ScriptedWorker:
         memory      fails with OutOfMemory
         raise       raises a RuntimeError that nobody foresaw
         cuda        raises what torch raises when its device has failed
+        rank        raises what it raises when one of its processes has failed
         exit        ends its process with exit code 3
         killed      its process gets SIGKILL
         segfault    its process gets a segmentation fault
@@ -124,7 +127,7 @@ class ScriptedWorker:
     )
     FAULTS = frozenset(
         {"refuse", "memory", "offload", "raise", "cuda", "exit", "killed", "segfault", "stopped"}
-        | {"hang", "wait", "print", "garbage", "nonsense", "idle", "half", "child"}
+        | {"rank", "hang", "wait", "print", "garbage", "nonsense", "idle", "half", "child"}
     )
     COMMANDS = SETTINGS | FAULTS
     NEEDS_PROCESS = FAULTS - {"refuse", "memory", "offload", "raise", "wait"}
@@ -214,6 +217,14 @@ class LoadFails(ScriptedWorker):
         raise ValueError("The transformer lacks the tensor 'proj_out.weight'.")
 
 
+class TwoProcesses(ScriptedWorker):
+    """Its second process does nothing, and is missed when it ends."""
+
+    def load(self, report: Callable[[Loading], None]) -> Ready:
+        start_rank(1, ["sleep", "3600"], end_with)
+        return super().load(report)
+
+
 class LoadDies(ScriptedWorker):
     """Killed while it loads."""
 
@@ -290,6 +301,10 @@ def _cuda() -> None:
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
+def _rank() -> None:
+    raise RankFailed("This process cannot go on with the other ranks.")
+
+
 def _hang() -> None:
     while True:
         time.sleep(3600)
@@ -324,6 +339,7 @@ _FAULTS: dict[str, Callable[[], object]] = {
     "offload": _offload,
     "raise": _raise,
     "cuda": _cuda,
+    "rank": _rank,
     "exit": lambda: os._exit(3),
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "segfault": lambda: ctypes.string_at(0),

@@ -68,11 +68,11 @@ async def keeps_the_contract(watched: Watched, long: WorkOrder) -> None:
 
 
 async def cancelled_after_a_step(watched: Watched, work: WorkOrder) -> AsyncIterator[RunEvent]:
-    async with watched.pool.run(SLOT, work) as events:
+    async with watched.pool.run(watched.slot, work) as events:
         async for event in events:
             yield event
             if isinstance(event, StepDone) and event.step == 1:
-                await watched.pool.cancel(SLOT, work.job_id, work.attempt)
+                await watched.pool.cancel(watched.slot, work.job_id, work.attempt)
 
 
 def assert_is_whole_run(events: list[RunEvent]) -> None:

@@ -41,6 +41,9 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Non
         ("1", 2, None, ["cuda:1"]),
         ("2,0", 3, None, ["cuda:2", "cuda:0"]),
         ("0", 8, "5,6", ["cuda:5"]),
+        ("cpu+cpu", 0, None, ["cpu+cpu"]),
+        ("0+1,3 + 2", 4, None, ["cuda:0+cuda:1", "cuda:3+cuda:2"]),
+        ("0+1,2", 8, "5,6,7", ["cuda:5+cuda:6", "cuda:7"]),
     ],
 )
 def test_devices_are_those_that_cuda_would_show(
@@ -62,6 +65,12 @@ def test_devices_are_those_that_cuda_would_show(
         ("0", 2, "", "CUDA_VISIBLE_DEVICES='' shows none"),
         ("2", 2, None, "asks for GPU 2, but the GPUs here are 0 to 1"),
         ("0,0", 2, None, "names a GPU twice"),
+        ("0+1,1+2", 3, None, "names a GPU twice"),
+        ("0+cpu", 2, None, "has the CPU and a GPU work on one video"),
+        ("0+1+2", 3, None, "has 3 devices work on one video. Give an even number"),
+        ("0+2", 2, None, "asks for GPU 2, but the GPUs here are 0 to 1"),
+        ("all+0", 2, None, "'all' is no device"),
+        ("0+", 2, None, "'' is no device"),
         ("0,", 2, None, "'' is no device"),
         ("gpu", 2, None, "'gpu' is no device"),
         ("-1", 2, None, "'-1' is no device"),

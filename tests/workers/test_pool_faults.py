@@ -68,6 +68,7 @@ async def test_what_a_worker_prints_goes_to_the_log(capfd: pytest.CaptureFixture
         ("killed", "The worker was killed, probably because the machine is out of memory."),
         ("segfault", "The worker crashed (SIGSEGV)."),
         ("exit", "The worker ended with exit code 3."),
+        ("rank", "One of the worker's processes failed, as its log describes"),
         ("garbage", "Something wrote to its pipe that is no message"),
         ("nonsense", "the unknown type 'Boo'. The worker was stopped."),
         ("idle", "A worker sent Idle while its slot was busy. The worker was stopped."),
@@ -134,11 +135,18 @@ async def test_a_cpu_worker_gives_memory_back_and_sees_no_gpu(pool: Watched) -> 
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
 
 
-async def test_a_gpu_worker_sees_its_gpu_and_calls_it_cuda() -> None:
+@pytest.mark.parametrize(
+    ("device", "visible", "interface"), [("cuda:3", "3", None), ("cuda:3+cuda:1", "3,1", "lo")]
+)
+async def test_a_gpu_worker_sees_its_gpus_and_calls_them_cuda(
+    device: str, visible: str, interface: str | None
+) -> None:
     options = WorkerOptions(weights="")
-    async with running(LocalPool("workers:ScriptedWorker", options, ["cuda:3"])) as watched:
+    async with running(LocalPool("workers:ScriptedWorker", options, [device])) as watched:
         await watched.until(SlotUp)
-        assert worker_process().environ()["CUDA_VISIBLE_DEVICES"] == "3"
+        environment = worker_process().environ()
+        assert environment["CUDA_VISIBLE_DEVICES"] == visible
+        assert environment.get("NCCL_SOCKET_IFNAME") == interface
         assert watched.pool.slots()[0].device_name == "scripted cuda"
 
 
