@@ -1,7 +1,9 @@
 """The command `cosmos-serve`. What a command needs is imported when it runs; torch never is."""
 
 import importlib.metadata
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,6 +36,7 @@ app.add_typer(database.app, name="database")
 
 def main() -> None:
     """Run the command line, and exit with the code that says how it went."""
+    _open_closed_streams()
     try:
         code = app(prog_name="cosmos-serve", standalone_mode=False)
     except typer.TyperException as error:
@@ -48,6 +51,18 @@ def main() -> None:
     if code == INTERRUPTED:
         _say("interrupted.", code)
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Have `/dev/null` in place of a standard stream that is closed, as it may be for a service.
+
+    The next file that is opened would take its number, and be given what is printed.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode)  # noqa: SIM115 - it stays open
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
 
 
 def _say(message: str, code: int) -> int:

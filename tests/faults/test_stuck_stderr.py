@@ -1,15 +1,25 @@
 """A server whose stderr takes nothing: its disk is full, or its reader has stopped."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from full_pipes import FullPipe
 from raw_http import exchange
-from servers import ENDPOINT, RunningServer, logging_to, request_of, start_server
+from servers import (
+    COMMAND,
+    ENDPOINT,
+    RunningServer,
+    launch,
+    logging_to,
+    request_of,
+    start_server,
+)
 
 MALFORMED = 1600
 
@@ -51,6 +61,29 @@ def test_jobs_go_on_though_nothing_can_be_logged(tmp_path: Path, kind: str) -> N
             assert httpx.get(f"{server.http}/health/ready").status_code == 200
         finally:
             assert server.end() == 0
+
+
+def test_a_server_whose_standard_streams_are_closed_serves(tmp_path: Path) -> None:
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", str(COMMAND)]
+    with launch(tmp_path, program=closed) as process:
+        server = RunningServer(process, f"http://127.0.0.1:{port_of(process.pid)}", None)
+        try:
+            send_malformed(server)
+            assert run(server, "stderr 100000") == 200
+            opened = [Path(f"/proc/{process.pid}/fd/{number}").readlink() for number in range(3)]
+            assert opened[:2] == [Path("/dev/null")] * 2
+            assert opened[2].name.startswith("pipe:"), "that of `unblocked_stderr`"
+        finally:
+            assert server.end() == 0
+
+
+def port_of(pid: int) -> int:
+    """The port of a server that cannot say where it listens."""
+    while True:
+        for each in psutil.Process(pid).net_connections("tcp"):
+            if each.status == psutil.CONN_LISTEN:
+                return int(each.laddr.port)
+        time.sleep(0.02)
 
 
 def test_strangers_fill_no_disk(tmp_path: Path) -> None:
