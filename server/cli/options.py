@@ -36,7 +36,15 @@ def help_of(name: str) -> str:
 
 
 Data = Annotated[
-    Path, typer.Option(default_factory=data_folder, show_default="data", help=help_of("data"))
+    Path,
+    typer.Option(
+        default_factory=data_folder,
+        # Of an empty text, as of a variable that is not set, Typer would make the working folder.
+        parser=lambda text: Path(text) if text else data_folder(),
+        metavar="PATH",
+        show_default="data",
+        help=help_of("data"),
+    ),
 ]
 """The data folder, for commands that need no other setting."""
 
@@ -81,13 +89,17 @@ def takes_settings(
 
 def _parameter(name: str) -> inspect.Parameter:
     """The parameter from which Typer makes the option of a setting; None where it is not given."""
-    field, kind = Settings.model_fields[name], _TYPES[name]
+    field, kind, metavar = Settings.model_fields[name], _TYPES[name], None
     if get_origin(kind) is tuple:
         kind = str  # comma-separated, as in the environment
+    elif kind in (Path, Path | None):
+        # Of an empty text, which is no setting, Typer would make the working folder.
+        kind, metavar = str, "PATH"
     default = "" if field.is_required() else str(field.default or "")
     option = typer.Option(
         # Without its name, Typer adds --no-compile.
         *([f"--{name.replace('_', '-')}"] if kind is bool else []),
+        metavar=metavar,
         help=help_of(name),
         show_default=default or False,
     )

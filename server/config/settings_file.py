@@ -15,6 +15,8 @@ from server.config.errors import PREFIX, SettingsError
 def read_settings_file(fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
     """The settings of the file that COSMOS_CONFIG names; none if it names none.
 
+    An empty text is no setting, but for the GPUs that CUDA_VISIBLE_DEVICES shows: then none.
+
     Raises:
         SettingsError: it cannot be read, or has a name that is no setting's.
     """
@@ -31,4 +33,9 @@ def read_settings_file(fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
             closest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
             raise SettingsError(f"{path}: {name} is not a setting. Did you mean {closest}?")
     # An alias is the only name that pydantic knows of its field.
-    return {str(fields[name].validation_alias or name): value for name, value in given.items()}
+    aliases = {name: fields[name].validation_alias for name in given}
+    return {
+        str(aliases[name] or name): value
+        for name, value in given.items()
+        if value != "" or aliases[name]
+    }

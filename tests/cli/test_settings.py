@@ -6,8 +6,11 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+import typer
+from command_line import call
 from pydantic import ValidationError
 
+from server.cli.options import LISTENER_SETTINGS, WORKER_SETTINGS, takes_settings
 from server.config.errors import SettingsError
 from server.config.settings import Settings, data_folder
 
@@ -147,6 +150,36 @@ def test_an_empty_data_folder_is_the_default(environment: pytest.MonkeyPatch) ->
     assert data_folder() == Path("data")
 
 
+TEXT_OPTIONS = ["data", "host", "tls-cert", "tls-key", "public-url", "weights", "devices"]
+
+
+@pytest.mark.parametrize("option", TEXT_OPTIONS)
+def test_an_empty_option_is_not_set(environment: pytest.MonkeyPatch, option: str) -> None:
+    """As of a variable of a script that is not set: `--data "$DATA"`."""
+    environment.setenv("COSMOS_DATA", "/srv/data")
+    given = []
+
+    @takes_settings(*LISTENER_SETTINGS, *WORKER_SETTINGS)
+    def command(settings: Settings) -> None:
+        given.append(settings)
+
+    app = typer.Typer()
+    app.command()(command)
+    app([f"--{option}", ""], standalone_mode=False)
+
+    assert given == [Settings.load()]
+
+
+def test_an_empty_data_option_is_the_default_of_every_command(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("COSMOS_DATA", "/no/data")
+
+    _, _, said = call(capsys, "jobs", "list", "--data", "")
+
+    assert "There is no database in /no/data" in said
+
+
 def test_missing_weights_are_named(environment: pytest.MonkeyPatch) -> None:
     environment.delenv("COSMOS_WEIGHTS")
 
@@ -233,6 +266,15 @@ def test_settings_are_read_from_a_file(file: Path, environment: pytest.MonkeyPat
     assert settings.host == "127.0.0.1", "the environment wins"
     assert data_folder() == settings.data == Path("/srv/data")
     assert Settings.load(port=9001).port == 9001
+
+
+def test_an_empty_text_in_a_file_is_no_setting(file: Path) -> None:
+    file.write_text('host = ""\ndata = ""\ncuda_visible_devices = ""\n')
+
+    settings = Settings.load()
+
+    assert (settings.host, settings.data) == ("127.0.0.1", Path("data"))
+    assert settings.cuda_visible_devices == "", "it shows no GPU"
 
 
 @pytest.mark.parametrize(
