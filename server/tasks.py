@@ -136,6 +136,29 @@ async def in_thread(work: Callable[..., Result], *args: Any) -> Result:
         raise
 
 
+LATE_S = 5.0
+"""A time limit that ends so much too late was passed while this process was stopped."""
+
+
+@asynccontextmanager
+async def time_limit(seconds: float) -> AsyncIterator[None]:
+    """`asyncio.timeout` for what others have to do in time.
+
+    Raises:
+        TimeoutError: they did not.
+        Shortage: this process was stopped meanwhile, as by `docker pause`, so nothing is known.
+    """
+    clock = asyncio.get_running_loop().time
+    ends_at = clock() + seconds
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        if clock() - ends_at > LATE_S:
+            raise Shortage("The server was stopped for a while.") from error
+        raise
+
+
 LOOK_AGAIN_S = 1.0
 """Hints may be lost, and other processes send none: waiters look at the tables this often."""
 

@@ -11,7 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.progress import Restarted, Stage, StageStarted, StepDone
+from server.tasks import LOOK_AGAIN_S
 from server.workers.messages import RunEvent
+
+STOPPED_S = 3 * LOOK_AGAIN_S
+"""A longer pause between two looks at the time means that this process was stopped meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +46,33 @@ class _Pace:
     slowest_s: float = 0.0
 
 
+class RunningTime:
+    """Seconds, without those in which this process was stopped, and its workers with it.
+
+    As `docker pause` and `kill -STOP` do it. It has to be asked every second while they count.
+    """
+
+    def __init__(self, steady: Callable[[], float] = time.monotonic) -> None:
+        self._steady = steady
+        self._asked_at = steady()
+        self._stopped_s = 0.0
+
+    def __call__(self) -> float:
+        now = self._steady()
+        if now - self._asked_at > STOPPED_S:
+            self._stopped_s += now - self._asked_at
+        self._asked_at = now
+        return now - self._stopped_s
+
+
 class Deadlines:
     """The deadlines of every slot, which learn from the runs."""
 
     def __init__(
-        self, limits: RunLimits | None = None, *, now: Callable[[], float] = time.monotonic
+        self, limits: RunLimits | None = None, *, now: Callable[[], float] | None = None
     ) -> None:
         self._limits = limits or RunLimits()
-        self._now = now
+        self._now = now or RunningTime()
         self._paces: dict[str, dict[int, _Pace]] = {}
 
     def forget(self, slot: str) -> None:
@@ -99,7 +122,8 @@ class RunDeadline:
         while (left_s := self._since + self._limit_s - self._now()) > 0:
             self._moved.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left_s):
+                # No longer than `RunningTime` wants to be asked.
+                async with asyncio.timeout(min(left_s, LOOK_AGAIN_S)):
                     await self._moved.wait()
         return (
             f"{self._phase} took longer than {self._limit_s:,.0f} seconds, "

@@ -21,6 +21,7 @@ from pipeline.image_kind import ACCEPTED
 from pipeline.spec import Pixels
 from server.disk import shortage_of
 from server.inputs.image_process import REFUSED
+from server.tasks import time_limit
 
 MAX_TEXT_BYTES = 16 * 1024
 """Of a refusal, or of what is told of a picture."""
@@ -109,7 +110,7 @@ class ImageDecoder:
             _log.warning("No process could be started for a picture", why=str(error))
             raise ImageProcessKilled from error
         try:
-            async with asyncio.timeout(self._limits.deadline_s):
+            async with time_limit(self._limits.deadline_s):
                 output = await _exchange(process, data, most)
                 code = await process.wait()
         except TimeoutError:

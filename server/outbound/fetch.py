@@ -34,7 +34,7 @@ from server.outbound.errors import (
     HostUnavailable,
 )
 from server.outbound.responses import read_file
-from server.tasks import FairSemaphore, backoff_s
+from server.tasks import FairSemaphore, backoff_s, time_limit
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """(host, port) to the host's addresses as text; raises OSError if it has none."""
@@ -129,7 +129,7 @@ class Fetcher:
             Shortage: this machine can open no connection for now; so do `post` and `check`.
         """
         try:
-            async with asyncio.timeout(self.deadline_s):
+            async with time_limit(self.deadline_s):
                 return await self._retried(self._checked(url), max_bytes, key_id)
         except TimeoutError as error:
             raise FetchFailed(
@@ -155,7 +155,7 @@ class Fetcher:
         """
         try:
             async with (
-                asyncio.timeout(deadline_s),
+                time_limit(deadline_s),
                 self._send("POST", self._checked(url), headers, key_id, body) as response,
             ):
                 return response.status

@@ -13,7 +13,7 @@ from pools import PICTURE, SLOT, local_pool, order, running, worker_process
 from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone
 from server.db.database import Database
 from server.disk import DiskSpace
-from server.dispatch.deadlines import Deadlines, RunDeadline, RunLimits
+from server.dispatch.deadlines import Deadlines, RunDeadline, RunLimits, RunningTime
 from server.dispatch.dispatcher import Dispatcher
 from server.fal.endpoints import Limits
 from server.files.store import FileStore
@@ -189,6 +189,25 @@ async def test_a_deadline_that_comes_nearer_is_noticed(clock: Clock) -> None:
     hear(deadline, clock, (0.0, step_done(1)))
 
     assert (await missed).startswith("Step 2")
+
+
+async def test_time_in_which_the_server_is_stopped_with_its_workers_does_not_count(
+    clock: Clock,
+) -> None:
+    """As by `docker pause`: nobody hangs, and no worker is taken to be slower than it is."""
+    time = RunningTime(clock)
+    deadlines = Deadlines(RunLimits(unsure_step_s=60.0, slowest_times=2.0), now=time)
+    deadline = deadlines.begin(SLOT, 93)
+    hear(deadline, clock, (0.0, step_done(1)), (3600.0, step_done(2)), (3600.0, Note("x")))
+    early = asyncio.create_task(deadline.missed())
+    await asyncio.sleep(0)
+    assert not early.done()
+
+    early.cancel()
+    for _ in range(60):
+        clock.now += 1.0
+        time()
+    assert "60 seconds" in await deadline.missed()
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from queue_calls import submit, until
 from servers import serving, settings_in
 from structlog.testing import capture_logs
 
+from server.errors import Shortage
 from server.jobs.store import JobStore
-from server.tasks import Loops, in_thread, log_errors
+from server.tasks import LATE_S, Loops, in_thread, log_errors, time_limit
 
 
 @pytest.fixture
@@ -88,6 +90,19 @@ async def test_a_run_that_cannot_be_ended_frees_its_slot(
             while not any("ending job" in str(line.get("during")) for line in logs):
                 await asyncio.sleep(0.01)
         await until(client, await submit(client), "COMPLETED")
+
+
+@pytest.mark.parametrize(
+    ("late_s", "stopped_s", "raised"), [(LATE_S, 0.0, TimeoutError), (0.1, 0.3, Shortage)]
+)
+async def test_a_limit_that_is_passed_while_the_process_is_stopped_blames_nobody(
+    late_s: float, stopped_s: float, raised: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.tasks.LATE_S", late_s)
+    with pytest.raises(raised):
+        async with time_limit(0.01):
+            time.sleep(stopped_s)  # as SIGSTOP does, nothing of this process runs meanwhile
+            await asyncio.Event().wait()
 
 
 async def test_a_cancel_waits_until_the_thread_is_done() -> None:
