@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from server.disk import shortage_of
 from server.fal.views import as_json, status_view
 from server.models import JobSnapshot, JobStatus
 from server.tasks import LOOK_AGAIN_S, Signal
@@ -84,12 +85,26 @@ class StatusCache:
             reading = self._begin(job_id)
         return await asyncio.shield(reading.task)
 
+    async def get_patiently(self, job_id: str) -> StatusResponse:
+        """As `get`, but waits while the machine is short of what a read needs.
+
+        For those whose job is accepted: to break off would end it.
+        """
+        while True:
+            seen = self._changed.count
+            try:
+                return await self.get(job_id)
+            except Exception as error:
+                if shortage_of(error) is None:
+                    raise
+            await self._changed.wait(seen)
+
     async def watch(self, job_id: str) -> AsyncGenerator[JobSnapshot, None]:
         """Where the job stands: now, and at every change until it is done."""
         last: JobSnapshot | None = None
         while last is None or not last.job.done:
             seen = self._changed.count
-            standing = (await self.get(job_id)).standing
+            standing = (await self.get_patiently(job_id)).standing
             if standing != last:
                 yield standing
                 last = standing

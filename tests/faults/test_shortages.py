@@ -16,12 +16,14 @@ import httpx
 import pytest
 import pytest_asyncio
 from http_sites import fetcher
-from queue_calls import SUBMIT, result_of, status_of, submit, until_prepared
+from queue_calls import RUN, SUBMIT, result_of, status_of, submit, until_prepared
 from receivers import until
 from servers import BASE_URL, picture, request_of, serving, settings_in
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
+from server.api.status_cache import StatusCache
+from server.auth.authenticator import Authenticator
 from server.db import tables
 from server.disk import shortage_of
 from server.errors import DatabaseDamaged, DiskFull, Shortage
@@ -203,6 +205,31 @@ async def test_who_cannot_be_accepted_is_told_to_come_back(
         assert refused.json()["error_type"] == "runner_scheduling_failure"
         assert refused.headers["x-fal-error-type"] == "runner_scheduling_failure"
     assert accepted.status_code == 200
+
+
+@pytest.mark.parametrize("path", [RUN, f"{RUN}/stream", SUBMIT])
+async def test_who_was_accepted_is_answered_though_tables_cannot_be_read_for_a_while(
+    client: httpx.AsyncClient, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        calls = failing(StatusCache, "get", "no descriptors", patch, times=2)
+        answer = await client.post(path, json=request_of())
+
+    assert answer.status_code == 200
+    assert ("request_id" if path == SUBMIT else "video.mp4") in answer.text
+    assert len(calls) > 2
+
+
+async def test_a_stream_goes_on_though_its_key_cannot_be_looked_up_for_a_while(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await submit(client)
+    with monkeypatch.context() as patch:
+        calls = failing(Authenticator, "check_key", "no descriptors", patch, times=2)
+        stream = await client.get(f"{SUBMIT}/requests/{job}/status/stream")
+
+    assert "COMPLETED" in stream.text
+    assert len(calls) > 2
 
 
 @pytest.mark.parametrize(

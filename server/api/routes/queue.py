@@ -143,7 +143,7 @@ async def submit(request: Request, services: ServicesDep, incoming: IncomingDep)
     async with incoming.read(webhook_url=webhook_url) as submission:
         job = await services.submissions.accept_even_if_invalid(submission)
     request.state.request_id = job.id
-    standing = (await services.statuses.get(job.id)).standing
+    standing = (await services.statuses.get_patiently(job.id)).standing
     # fal answers so to every submit, also to one whose input will turn out to be invalid.
     view = status_view(standing, with_logs=False)
     view["status"] = JobStatus.IN_QUEUE

@@ -49,7 +49,7 @@ async def until_done(services: Services, job_id: str) -> Job | None:
     """Wait until the job is done; None if its key ends before."""
     while True:
         seen = services.signals.finished.count
-        job = (await services.statuses.get(job_id)).standing.job
+        job = (await services.statuses.get_patiently(job_id)).standing.job
         if not await services.auth.is_good(job.key_id):
             return None
         if job.done:
