@@ -70,5 +70,11 @@ class EncodingFailed(PipelineError):
     code = "encoding_failed"
 
 
+class EncoderKilled(EncodingFailed):
+    """ffmpeg was killed from outside, as where memory is short: the video is not at fault."""
+
+    code = "encoder_killed"
+
+
 class RankFailed(Exception):
     """One of several processes that share a network's work has failed: none of them can go on."""

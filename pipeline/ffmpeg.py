@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.child_process import program_command
-from pipeline.errors import EncodingFailed
+from pipeline.errors import EncoderKilled, EncodingFailed
 
 LOOK_AHEAD = 4
 """Frames that may wait for ffmpeg: as many as one latent frame decodes to."""
@@ -115,7 +115,8 @@ class _Feed:
         status = self._process.returncode
         ending = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         log = b"".join(self._log.result()).decode(errors="replace").strip()
-        return EncodingFailed(f"ffmpeg {ending} and said: {log or 'nothing'}")
+        kind = EncoderKilled if status == -signal.SIGKILL else EncodingFailed
+        return kind(f"ffmpeg {ending} and said: {log or 'nothing'}")
 
 
 def _write_all(pipe: IO[bytes], data: bytes) -> None:

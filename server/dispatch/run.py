@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.errors import EncoderKilled
 from pipeline.progress import Note, Restarted, StageStarted, StepDone
 from pipeline.spec import FPS, Pixels, VideoSpec
 from server.disk import shortage_of
@@ -58,7 +59,7 @@ class _Published:
 
 @dataclass(frozen=True, slots=True)
 class _Died:
-    """The worker died under the run."""
+    """The worker, or what it started, died under the run."""
 
     reason: str
 
@@ -197,6 +198,8 @@ class JobRun:
             case Failed(field=None) if self.drain.has_begun:
                 # What ends the server may have ended a process of the worker, too.
                 return _Stopped()
+            case Failed(code=EncoderKilled.code):
+                return _Died(event.message)
             case Failed():
                 return self._failed(event)
         return None

@@ -20,6 +20,18 @@ async def test_a_job_whose_worker_died_is_run_again(tmp_path: Path) -> None:
     assert any(line["message"] == "Started on cpu, try 2" for line in logs)
 
 
+async def test_a_job_whose_encoder_is_killed_is_run_again(client: httpx.AsyncClient) -> None:
+    once, always = await submit(client, "encoder once"), await submit(client, "encoder")
+
+    assert (await result_of(client, once)).status_code == 200
+    failed = await result_of(client, always)
+    assert failed.status_code == 500
+    assert "ffmpeg was killed" in failed.json()["detail"]
+    log = (await status_of(client, always, logs="1")).text
+    assert "try 2" in log
+    assert "try 3" not in log
+
+
 async def test_a_job_that_two_workers_died_on_fails_with_the_reason(tmp_path: Path) -> None:
     async with serving(settings_in(tmp_path), worker_process=True) as client:
         job = await submit(client, "killed 1")

@@ -16,7 +16,7 @@ from paths import ROOT, SUPPORT, TESTS
 
 from pipeline.child_process import STOP_SIGNALS
 from pipeline.encode import encode_video
-from pipeline.errors import Cancelled, EncodingFailed
+from pipeline.errors import Cancelled, EncoderKilled, EncodingFailed
 from pipeline.ffmpeg import LOOK_AHEAD
 from pipeline.spec import Container, Quality
 
@@ -172,7 +172,7 @@ def test_an_ffmpeg_killed_from_outside_is_an_error_that_says_so(tmp_path: Path) 
                 running_ffmpeg().kill()
             yield frame
 
-    with pytest.raises(EncodingFailed, match="killed by signal 9 and said: nothing"):
+    with pytest.raises(EncoderKilled, match="killed by signal 9 and said: nothing"):
         encode(frames(), tmp_path / "clip.mp4")
     assert list(tmp_path.iterdir()) == []
 
@@ -193,7 +193,7 @@ def test_an_ffmpeg_killed_after_the_last_frame_is_an_error_too(tmp_path: Path) -
         yield from noise()
         running_ffmpeg().kill()
 
-    with pytest.raises(EncodingFailed, match="killed by signal 9"):
+    with pytest.raises(EncoderKilled, match="killed by signal 9"):
         encode(frames(), tmp_path / "clip.mp4")
 
 

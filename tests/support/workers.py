@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import current_thread, main_thread
 
-from pipeline.errors import Cancelled, ImageTooLarge, OutOfMemory, RankFailed
+from pipeline.errors import Cancelled, EncoderKilled, ImageTooLarge, OutOfMemory, RankFailed
 from pipeline.memory_plan import MemoryPlan
 from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone
 from pipeline.ranks import start_rank
@@ -96,6 +96,7 @@ class ScriptedWorker:
     and with `once` on attempt 1 only:
         refuse      fails with an input error: ImageTooLarge, field `image_url`
         memory      fails with OutOfMemory
+        encoder     fails because ffmpeg was killed from outside
         raise       raises a RuntimeError that nobody foresaw
         cuda        raises what torch raises when its device has failed
         rank        raises what it raises when one of its processes has failed
@@ -128,9 +129,10 @@ class ScriptedWorker:
     FAULTS = frozenset(
         {"refuse", "memory", "offload", "raise", "cuda", "exit", "killed", "segfault", "stopped"}
         | {"rank", "hang", "wait", "print", "garbage", "nonsense", "idle", "half", "child"}
+        | {"encoder"}
     )
     COMMANDS = SETTINGS | FAULTS
-    NEEDS_PROCESS = FAULTS - {"refuse", "memory", "offload", "raise", "wait"}
+    NEEDS_PROCESS = FAULTS - {"refuse", "memory", "encoder", "offload", "raise", "wait"}
 
     def __init__(self, device: str, options: WorkerOptions) -> None:
         self._device = device
@@ -289,6 +291,10 @@ def _memory() -> None:
     raise OutOfMemory("The device has too little memory for this video.")
 
 
+def _encoder() -> None:
+    raise EncoderKilled("ffmpeg was killed by signal 9 and said: nothing")
+
+
 def _offload() -> None:
     raise _RanOut
 
@@ -336,6 +342,7 @@ def _half() -> None:
 _FAULTS: dict[str, Callable[[], object]] = {
     "refuse": _refuse,
     "memory": _memory,
+    "encoder": _encoder,
     "offload": _offload,
     "raise": _raise,
     "cuda": _cuda,
