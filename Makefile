@@ -65,7 +65,7 @@ test-floor: $(FLOOR_READY) ## Run the tests of transformers and uvicorn with the
 api-page: $(READY) ## Write the tables of docs/api.md from the schemas
 	PYTHONPATH=tests/support $(BIN)/python -m api_page
 
-settings-page: $(READY) ## Write the tables of docs/settings.md from the settings
+settings-page: $(READY) ## Write the tables of docs/settings.md, and the README's rows, from the settings
 	PYTHONPATH=tests/support $(BIN)/python -m settings_page
 
 client-table: $(READY) $(NODE_READY) $(OLD_CLIENTS) ## Write docs/client-table.md from a run of all the clients

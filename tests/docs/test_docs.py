@@ -38,6 +38,7 @@ def test_every_setting_is_in_one_table() -> None:
 
 
 def test_the_readme_has_ten_settings_as_they_are() -> None:
+    """`make settings-page` writes them, too."""
     rows = settings_rows(README)
     assert len(rows) == IN_THE_README
     assert set(rows) <= set(settings_rows(settings_page.PAGE.read_text()))

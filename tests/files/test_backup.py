@@ -68,6 +68,18 @@ def test_pictures_that_are_kept_for_minutes_are_copied_first(place: Place, tmp_p
     assert list(copy_database(place.path, tmp_path / "copy")) == [other.id, video.id]
 
 
+def test_a_backup_is_for_its_user_alone(place: Place, tmp_path: Path) -> None:
+    place.made("a")
+    (tmp_path / "data" / "token.secret").write_bytes(b"secret")
+    (tmp_path / "backup").mkdir(mode=0o755)
+
+    back_up(tmp_path / "data", tmp_path / "backup", quietly)
+
+    files = [path for path in (tmp_path / "backup").rglob("*") if path.is_file()]
+    assert tmp_path / "backup" / "token.secret" in files
+    assert [path for path in files if path.stat().st_mode & 0o077] == []
+
+
 @pytest.mark.parametrize("what", ["backup", "restore"])
 def test_a_copy_that_was_interrupted_is_no_backup_and_is_begun_again(
     what: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,16 +1,19 @@
-"""The tables of docs/settings.md, made from the settings: `make settings-page` writes them."""
+"""The tables of docs/settings.md, and the README's rows of it, made from the settings.
+
+`make settings-page` writes them.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
-from paths import DOCS
+from paths import DOCS, ROOT
 from pydantic.fields import FieldInfo
 
 from server.config.errors import PREFIX
 from server.config.hub import HubSettings
 from server.config.settings import Settings
 
-PAGE = DOCS / "settings.md"
+PAGE, README = DOCS / "settings.md", ROOT / "README.md"
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "model": ("weights", "guardrail", "attention", "compile", "memory", "nvidia_sampling"),
     "GPUs": ("devices", "cuda_visible_devices", "nvidia_driver_capabilities", "worker", "patience"),
@@ -67,5 +70,20 @@ def _shown(default: Any) -> str:
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
+def readme_text(readme: str) -> str:
+    """The README with the rows that it has as the settings say."""
+    rows = [settings_row(name) for name in Settings.model_fields]
+    now = {_variable(row): row for row in rows}
+    return "".join(
+        now.get(_variable(line), line.rstrip("\n")) + "\n" for line in readme.splitlines()
+    )
+
+
+def _variable(row: str) -> str:
+    """The row's beginning, which is what it is about."""
+    return row[: row.find("` |") + 3] if row.startswith("| `") else ""
+
+
 if __name__ == "__main__":
     PAGE.write_text(page_text(PAGE.read_text()))
+    README.write_text(readme_text(README.read_text()))
