@@ -63,23 +63,28 @@ from server.webhooks.signing import SigningKey
 from server.webhooks.store import WebhookStore
 from server.workers.local_pool import LocalPool
 from server.workers.pool import Pool, SlotState
-from weights.checkpoint_profile import PROFILE_FILE
+from server.workers.pulling_pool import CheckpointPull, PullingPool
+from weights.checkpoint_profile import PROFILE_FILE, CheckpointProfile
 from weights.store import WeightStore
 
 _log = structlog.get_logger("server")
 
 
 def create_app(
-    settings: Settings, pool: Pool | None = None, decoder: ImageDecoder | None = None
+    settings: Settings,
+    pool: Pool | None = None,
+    decoder: ImageDecoder | None = None,
+    pull: CheckpointPull | None = None,
 ) -> FastAPI:
     """The server as an ASGI app; `pool` takes the place of this machine's, `decoder` that of
-    processes for pictures.
-
-    The database is opened and workers are started with the app's lifespan, not before.
+    processes for pictures. The database is opened with the app's lifespan, and not before; then
+    workers are started, or first the `pull`.
     """
     key = configured_key(settings)
-    limits = _limits(settings)
+    limits = _limits(settings, pull)
     pool = pool or LocalPool.from_settings(settings, data=settings.data)
+    if pull is not None:
+        pool = PullingPool(pool, pull)
     app = FastAPI(
         title="cosmos-serve",
         lifespan=lambda app: _lifespan(app, settings, key, limits, pool, decoder or ImageDecoder()),
@@ -377,10 +382,10 @@ def _key_limits(settings: Settings) -> KeyLimits:
     )
 
 
-def _limits(settings: Settings) -> Limits:
-    store = WeightStore(settings.weights)
-    profile = store.profile
-    choose_guardrail(profile.guardrail, settings.guardrail, str(store.root / PROFILE_FILE))
+def _limits(settings: Settings, pull: CheckpointPull | None) -> Limits:
+    """What the checkpoint makes; one that is still to come is NVIDIA's."""
+    profile = CheckpointProfile() if pull else WeightStore(settings.weights).profile
+    choose_guardrail(profile.guardrail, settings.guardrail, str(settings.weights / PROFILE_FILE))
     return Limits(profile.width, profile.height, profile.max_frames)
 
 

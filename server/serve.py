@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from server.app import create_app
 from server.config.errors import SettingsError
+from server.config.hub import forget_token
 from server.config.settings import Settings
 from server.connections.descriptors import RESERVED, connections_within, raise_limit
 from server.connections.listener import Connections, Listener, on_loop_error
@@ -25,6 +26,7 @@ from server.data_folder import check_is_free, tell_stopping
 from server.dispatch.drain import Drain
 from server.log.setup import configure_log
 from server.log.stderr import unblocked_stderr, unfailing
+from server.workers.pulling_pool import CheckpointPull
 
 GRACE_S = 5
 """How long answers that are being sent may take once the runs are over."""
@@ -38,14 +40,18 @@ def serve(settings: Settings) -> None:
     Raises:
         SettingsError: an address, the certificate or the file with the key cannot be used.
         DataFolderError, DiskFull: the data folder cannot be used.
-        CheckpointError: the checkpoint is not whole.
+        CheckpointError: the checkpoint is not whole, or cannot be fetched.
         GuardrailMissing: the checkpoint requires a guardrail, and none is installed.
         ValueError: the settings name a device that is not there.
     """
     _check_certificate(settings)
     configure_log()
     keep_heap_small()
-    app = create_app(settings)
+    pull = CheckpointPull.wanted_by(settings)
+    app = create_app(settings, pull=pull)
+    if pull is not None:
+        pull.prepare()
+    forget_token()
     with unblocked_stderr():
         asyncio.run(_serve(app, settings))
 

@@ -6,7 +6,7 @@ waits for ever on a hub that has gone silent, and its download takes wrong bytes
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -148,6 +148,16 @@ class Hub:
                 tries.failed(error)
             except (ValueError, KeyError, TypeError) as error:
                 raise PullFailed(f"{url} answered with something else than a listing.") from error
+
+    def check_access(self, listing: Listing) -> None:
+        """See that we are given files, too, and not their list alone.
+
+        Raises:
+            PullFailed: we are not.
+        """
+        # What may go better later is for the pull to wait for.
+        with suppress(Interrupted), self.open(listing.files[0], 0):
+            pass
 
     @contextmanager
     def open(self, file: ListedFile, start: int) -> Iterator[Stream]:

@@ -18,9 +18,13 @@ class Stopped(Exception):
 class Parallel:
     """Threads that work on files, and count bytes by `advance`."""
 
-    def __init__(self, advance: Callable[[int], None]) -> None:
+    def __init__(
+        self, advance: Callable[[int], None], stopping: threading.Event | None = None
+    ) -> None:
+        """The work ends once `stopping` is set, from outside, whereupon `run` raises `Stopped`, or
+        by the first error."""
         self._advance = advance
-        self._stopping = threading.Event()
+        self._stopping = stopping or threading.Event()
 
     def run(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """What `work` returns for each item, in their order.

@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import shlex
 import shutil
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
@@ -47,13 +49,20 @@ class Folder:
             yield Stream(start, iter(lambda: opened.read(BLOCK_BYTES), b""))
 
 
-def pull(source: Source, listing: Listing, folder: Path, display: Display) -> None:
+def pull(
+    source: Source,
+    listing: Listing,
+    folder: Path,
+    display: Display,
+    *,
+    replace: bool = True,
+    stopping: threading.Event | None = None,
+) -> None:
     """Bring the listed files into `folder`, and record the listing there.
 
-    Raises:
-        As `bring` does.
+    Arguments and errors are those of `bring`.
     """
-    bring(source, listing.files, folder, display)
+    bring(source, listing.files, folder, display, replace=replace, stopping=stopping)
     listing.save(folder)
 
 
@@ -64,6 +73,8 @@ def bring(
     display: Display,
     *,
     more_bytes: int = 0,
+    replace: bool = True,
+    stopping: threading.Event | None = None,
 ) -> None:
     """Bring files into a checkpoint's folder, several at a time.
 
@@ -73,21 +84,61 @@ def bring(
 
     Args:
         more_bytes: what will be written there afterwards.
+        replace: whether a file that is there and is not the listed one gives way, or is left as it
+            is, and this fails.
+        stopping: ends this, once it is set.
 
     Raises:
-        PullFailed: the folder holds another checkpoint, there is too little space, the source does
-            not give a file, or not the right one, or another process pulls into the folder.
+        PullFailed: `check_folder` fails, the source does not give a file, or not the right one, or
+            another process pulls into the folder.
         OSError: a file cannot be read or written.
+        Stopped: `stopping` was set.
     """
+    check_folder(files, folder, more_bytes=more_bytes)
     profiles = [file for file in files if file.path == PROFILE_FILE]
-    _refuse_another(folder, profiles)
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_space(files, folder, more_bytes)
     # The longest first: they would be waited for at the end.
     others = sorted((f for f in files if f not in profiles), key=lambda f: f.size, reverse=True)
-    parallel = Parallel(display.advance)
+    parallel = Parallel(display.advance, stopping)
+
+    def bring_one(file: ListedFile) -> None:
+        _Writer(source, file, folder, parallel, display).bring(replace=replace)
+
     for group in (profiles, others):
-        parallel.run(lambda file: _Writer(source, file, folder, parallel, display).bring(), group)
+        parallel.run(bring_one, group)
+
+
+def check_folder(files: Sequence[ListedFile], folder: Path, *, more_bytes: int = 0) -> None:
+    """See that the files can be brought into the folder, which is made if it is not there.
+
+    Raises:
+        PullFailed: it holds another checkpoint, cannot be written, or has too little space.
+    """
+    _refuse_another(folder, [file for file in files if file.path == PROFILE_FILE])
+    make_folder(folder)
+    _check_space(files, folder, more_bytes)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder if it is not there, and see that this user may write in it.
+
+    Raises:
+        PullFailed: it may not.
+    """
+    uid = os.geteuid()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except PermissionError as error:
+        raise PullFailed(
+            f"{folder} cannot be made by uid {uid}, as which this program runs: run "
+            f"`install -d -o {uid} {shlex.quote(str(folder))}` as root."
+        ) from error
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise PullFailed(f"{folder} is on a file system that is mounted read-only.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PullFailed(
+            f"{folder} belongs to uid {folder.stat().st_uid}, and this program runs as uid {uid}, "
+            f"which may not write it: run `chown -R {uid} {shlex.quote(str(folder))}` as root."
+        )
 
 
 def _refuse_another(folder: Path, profiles: Sequence[ListedFile]) -> None:
@@ -134,15 +185,21 @@ class _Writer:
     ) -> None:
         self._source = source
         self._file = file
+        self._folder = folder
         self._path = folder / file.path
         self._parallel = parallel
         self._tries = Tries(file.path, display.say, parallel.wait)
         self._digest = file.new_digest()
         self._position = 0
 
-    def bring(self) -> None:
+    def bring(self, *, replace: bool) -> None:
         if self._is_here():
             return
+        if self._path.exists() and not replace:
+            raise PullFailed(
+                f"{self._path} is not the file that the hub lists, and is left as it is. To "
+                f"replace it: {shlex.join(['cosmos-serve', 'weights', 'pull', str(self._folder)])}"
+            )
         self._path.parent.mkdir(parents=True, exist_ok=True)
         part = _part_of(self._path)
         # Not buffered: what came is in the file when the process is killed.

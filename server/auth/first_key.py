@@ -1,5 +1,6 @@
 """Where a server's first key comes from: its settings, or the first start."""
 
+import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,11 @@ class FirstKey:
         where = f"It is in {self.file}, which only this user may read."
         if is_terminal:
             return f"Callers need a key, and this is the first: FAL_KEY={self.text}\n{where}"
-        return f"Callers need a key, and the first has been made. {where}"
+        shown = shlex.quote(str(self.file))
+        return (
+            f"Callers need a key, and the first has been made. {where}\n"
+            f"To read it: cat {shown}, or in a container: docker exec CONTAINER cat {shown}"
+        )
 
 
 def configured_key(settings: Settings) -> ApiKey | None:

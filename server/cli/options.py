@@ -21,7 +21,7 @@ WORKER_SETTINGS = (
 """The options of every command that starts workers."""
 
 LISTENER_SETTINGS = (
-    *("data", "any_filesystem", "quarantine_unknown", "host", "port"),
+    *("pull", "data", "any_filesystem", "quarantine_unknown", "host", "port"),
     *("tls_cert", "tls_key", "tls_port", "public_url", "forwarded_allow_ips"),
 )
 """The options of a command that listens, besides."""

@@ -1,10 +1,14 @@
 """The settings of the Hugging Face Hub, by the variables of its own library."""
 
+import os
+
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.config.errors import SettingsError, sentence
 from server.config.setting_types import Url
+
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 class HubSettings(BaseSettings):
@@ -31,3 +35,9 @@ class HubSettings(BaseSettings):
         except ValidationError as error:
             lines = (sentence(each, cls.model_fields) for each in error.errors())
             raise SettingsError("\n".join(lines)) from error
+
+
+def forget_token() -> None:
+    """Take the hub's token out of the environment: what this process starts has no use for it."""
+    for name in _TOKENS:
+        os.environ.pop(name, None)

@@ -50,6 +50,10 @@ class Settings(BaseSettings):
         "environment wins over it",
     )
     weights: Path = Field(description="folder of the checkpoint")
+    pull: bool = Field(
+        default=False,
+        description="fetch NVIDIA's checkpoint at the start, where that folder has none",
+    )
     data: Path = Field(default=Path("data"), description="folder for the database and the files")
     any_filesystem: bool = Field(default=False, description="use a file system not known to work")
     quarantine_unknown: bool = Field(

@@ -85,7 +85,10 @@ def _device(item: str, text: str, cuda_visible_devices: str | None) -> str:
 def _no_gpu(asked: str, cuda_visible_devices: str | None) -> str:
     if cuda_visible_devices is not None:
         return f"{asked}, but CUDA_VISIBLE_DEVICES={cuda_visible_devices!r} shows none."
-    return f"{asked}, but no NVIDIA GPU was found here. Use --devices cpu to run without one."
+    return (
+        f"{asked}, but no NVIDIA GPU was found here. A container is given them by `--gpus all`; "
+        "use --devices cpu (COSMOS_DEVICES=cpu) to run without one."
+    )
 
 
 def _visible_gpus(cuda_visible_devices: str | None) -> list[str]:

@@ -24,6 +24,7 @@ from server.app import create_app
 from server.config.settings import Settings
 from server.inputs.image_decoder import ImageDecoder
 from server.workers.pool import Pool
+from server.workers.pulling_pool import CheckpointPull
 
 ENDPOINT = "fal-ai/cosmos-predict-2.5/image-to-video"
 APP = "fal-ai/cosmos-predict-2.5"
@@ -61,6 +62,7 @@ async def serving(
     worker_process: bool = False,
     pool: Pool | None = None,
     decoder: ImageDecoder | None = None,
+    pull: CheckpointPull | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Run the app in this process; the client speaks to it without a socket.
 
@@ -69,7 +71,7 @@ async def serving(
     """
     if pool is None and not worker_process:
         pool = InProcessPool.from_settings(settings)
-    app = create_app(settings, pool, decoder or InProcessDecoder())
+    app = create_app(settings, pool, decoder or InProcessDecoder(), pull)
     # An unforeseen error is answered as the server answers it, and not raised here.
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (

@@ -60,7 +60,7 @@ def test_devices_are_those_that_cuda_would_show(
 @pytest.mark.parametrize(
     ("text", "num_gpus", "visible", "message"),
     [
-        ("all", 0, None, "no NVIDIA GPU was found here. Use --devices cpu"),
+        ("all", 0, None, "A container is given them by `--gpus all`; use --devices cpu"),
         ("0", 0, None, "asks for GPU 0, but no NVIDIA GPU was found"),
         ("0", 2, "", "CUDA_VISIBLE_DEVICES='' shows none"),
         ("2", 2, None, "asks for GPU 2, but the GPUs here are 0 to 1"),
