@@ -80,10 +80,11 @@ settings-page: $(READY) ## Write the tables of docs/settings.md, and the README'
 client-table: $(READY) $(NODE_READY) $(OLD_CLIENTS) ## Write docs/client-table.md from a run of all the clients
 	$(BIN)/python -m pytest -rs -m clients --client-table docs/client-table.md
 
-check: $(READY) ## Lint, formatting and types
+check: $(READY) $(TOOLS_READY) $(HELM_READY) ## Lint, formatting, types, and the files of deployment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	deploy/check.sh
 
 format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Hold the Dockerfile, compose.yaml and deploy/ against the tools that read them. Without a tool its
+# check is skipped, and says so; with CI=true that is a failure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PATH=$PWD/.venv-tools/bin:$PWD/.cache/helm/helm:$PATH
+work=$(mktemp -d)
+trap 'rm -r "$work"' EXIT
+skipped=0
+
+have() {
+    command -v "$1" > /dev/null && return
+    echo "$2: skipped, for $1 is not installed"
+    skipped=1
+    return 1
+}
+
+if have hadolint Dockerfile; then
+    hadolint Dockerfile
+    echo "Dockerfile: ok"
+fi
+if have check-jsonschema compose.yaml; then
+    check-jsonschema --quiet --builtin-schema vendor.compose-spec compose.yaml
+    echo "compose.yaml: ok"
+fi
+if have helm deploy/helm && have kubernetes-validate deploy/helm; then
+    helm lint --quiet --strict deploy/helm
+    helm template test deploy/helm > "$work/plain.yaml"
+    helm template test deploy/helm --set gpus=0,key.value=a:b,hub.existingSecret=hub \
+        --set settings.PUBLIC_URL=https://videos.example.com,image.pullSecrets[0]=registry \
+        --set data.existingClaim=data,nodeSelector.disk=ssd > "$work/full.yaml"
+    kubernetes-validate --strict --quiet "$work/plain.yaml" "$work/full.yaml"
+    echo "deploy/helm: ok"
+fi
+if have systemd-analyze deploy/cosmos-serve.service; then
+    # The program of the unit has to be there.
+    sed "s#/opt/cosmos-serve/#$PWD/.venv/#" deploy/cosmos-serve.service > "$work/cosmos-serve.service"
+    systemd-analyze verify --man=no "$work/cosmos-serve.service"
+    echo "deploy/cosmos-serve.service: ok"
+fi
+[ "$skipped" = 0 ] || [ "${CI:-}" != true ]
