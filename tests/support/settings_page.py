@@ -15,7 +15,9 @@ from server.config.settings import Settings
 
 PAGE, README = DOCS / "settings.md", ROOT / "README.md"
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "model": ("weights", "guardrail", "attention", "compile", "memory", "nvidia_sampling"),
+    "model": (
+        *("weights", "pull", "guardrail", "attention", "compile", "memory", "nvidia_sampling"),
+    ),
     "GPUs": ("devices", "cuda_visible_devices", "nvidia_driver_capabilities", "worker", "patience"),
     "address": (
         *("host", "port", "tls_cert", "tls_key", "tls_port", "public_url", "allowed_hosts"),
