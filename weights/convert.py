@@ -32,7 +32,7 @@ _NOT_WEIGHTS = re.compile(
     # Counters of the training, constants of the rotary embedding, and what Transformer Engine
     # keeps beside its norms.
     r"net\.accum_\w+|net\.pos_embedder\.(seq|dim_spatial_range|dim_temporal_range)"
-    r"|net\..*\._extra_state"
+    r"|net\.(.*\.)?_extra_state"
 )
 
 _ZIP = b"PK\3\4"
@@ -87,7 +87,7 @@ def write_transformer(tensors: Mapping[str, "Tensor"], path: Path) -> None:
         )
     except (SafetensorError, RuntimeError) as error:
         part.unlink(missing_ok=True)
-        raise ConversionFailed(f"{path} cannot be written: {error}") from error
+        raise ConversionFailed(f"{path} cannot be written: {_first_line(error)}") from error
     # safetensors writes for the owner only.
     part.chmod(path.with_name("config.json").stat().st_mode)
     with part.open("rb") as written:
@@ -112,10 +112,16 @@ def _load(path: Path) -> dict[str, Any]:
         ) from error
     except Exception as error:
         # What else torch raises depends on where the bytes are wrong.
-        raise ConversionFailed(f"{path} is damaged: torch cannot read it ({error}).") from error
+        said = _first_line(error)
+        raise ConversionFailed(f"{path} is damaged: torch cannot read it ({said}).") from error
     if not isinstance(state, dict):
         raise ConversionFailed(f"{path} holds a {type(state).__name__}, not a dict of tensors.")
     return {str(name): value for name, value in state.items()}
+
+
+def _first_line(error: Exception) -> str:
+    first, _, _ = str(error).strip().partition("\n")
+    return first.rstrip() or type(error).__name__
 
 
 def _describe(path: Path, name: str, value: Any) -> TensorInfo:

@@ -277,6 +277,16 @@ def test_what_is_in_the_way_is_said(
         read_original(path, tmp_path / "config.json")
 
 
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    """Here because two names have one tensor, which safetensors does not write."""
+    tensor = torch.zeros(4)
+
+    with pytest.raises(ConversionFailed, match="cannot be written: Some tensors share"):
+        write_transformer({"one": tensor, "other": tensor}, tmp_path / STEM)
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_that_is_damaged_later_is_converted_anew(
     capsys: pytest.CaptureFixture[str],
     base: Path,
