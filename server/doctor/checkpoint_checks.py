@@ -14,6 +14,8 @@ def checkpoint(facts: Facts) -> Finding:
         return _UNREAD
     if facts.checkpoint_problem is None:
         return ok(f"{facts.settings.weights} is complete")
+    if facts.is_pulled_at_start:
+        return warning(facts.checkpoint_problem, "the server's start fetches it, by COSMOS_PULL")
     return problem(
         facts.checkpoint_problem,
         f"{_command(facts, 'pull')} fetches what is missing or wrong, {_command(facts, 'verify')} "
@@ -54,7 +56,9 @@ def token(facts: Facts) -> Finding:
         return skipped("the checkpoint is here")
     if facts.has_token:
         return ok("the hub's library finds one")
-    return warning(
+    # The start fails without one; `weights pull` can be given one elsewhere.
+    level = problem if facts.is_pulled_at_start else warning
+    return level(
         "There is no token of the Hugging Face Hub, and the checkpoint is gated.",
         "accept its licence on the page of nvidia/Cosmos-Predict2.5-2B, and set HF_TOKEN or run "
         "`hf auth login`",

@@ -22,6 +22,7 @@ from pipeline.child_process import python_command
 from pipeline.errors import EncodingFailed
 from pipeline.ffmpeg import encoders
 from pipeline.guardrail import GuardrailMissing, choose_guardrail
+from server.config.errors import SettingsError
 from server.config.settings import Settings
 from server.data_folder import (
     DataFolderError,
@@ -34,6 +35,7 @@ from server.data_folder import (
 from server.disk import DiskSpace
 from server.doctor.facts import MIB, Certificate, Facts, Gpu, GpuProcess, Torch
 from server.workers.devices import DeviceError, devices_from
+from server.workers.pulling_pool import CheckpointPull
 from weights.checkpoint_profile import PROFILE_FILE
 from weights.errors import CheckpointError, CheckpointIncomplete
 from weights.listing import RECORD, read_listing
@@ -213,13 +215,24 @@ def _checkpoint(settings: Settings) -> dict[str, Any]:
     except CheckpointError as error:
         from weights.download import has_token
 
-        return {"checkpoint_problem": str(error), "has_token": has_token()}
+        return {
+            "checkpoint_problem": str(error),
+            "is_pulled_at_start": _is_pulled_at_start(settings),
+            "has_token": has_token(),
+        }
     size = sum(file.stat().st_size for file in settings.weights.rglob("*.safetensors"))
     try:
         choose_guardrail(store.profile.guardrail, settings.guardrail, PROFILE_FILE)
     except GuardrailMissing as error:
         return {"checkpoint": size, "guardrail_problem": str(error)}
     return {"checkpoint": size}
+
+
+def _is_pulled_at_start(settings: Settings) -> bool:
+    # What is wrong with the hub's settings is said by the start.
+    with contextlib.suppress(SettingsError):
+        return CheckpointPull.wanted_by(settings) is not None
+    return False
 
 
 def _data_folder(settings: Settings) -> dict[str, Any]:

@@ -113,6 +113,9 @@ class Facts:
     pinned_commit: str = ""
     """The commit that this release is made for."""
 
+    is_pulled_at_start: bool = False
+    """The server's start would fetch the checkpoint."""
+
     has_token: bool = False
     """The Hugging Face Hub's library finds a token."""
 
