@@ -87,7 +87,7 @@ def _frames(pipeline: VideoPipeline, watcher: Watcher) -> Frames:
     picture = np.random.default_rng(0).integers(0, 256, (_HEIGHT, _WIDTH, 3), dtype=np.uint8)
     with patch("pipeline.generate.encode_video", take):
         pixels = Pixels(_WIDTH, _HEIGHT, picture.tobytes())
-        pipeline.generate(_SPEC, pixels, Path("unwritten"), watcher)
+        pipeline.generate(_SPEC, [pixels], Path("unwritten"), watcher)
     return np.stack(taken)
 
 

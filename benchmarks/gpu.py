@@ -41,7 +41,7 @@ from pipeline.network.kernels.proof import choose_kernels
 from pipeline.network.transformer import CosmosTransformer
 from pipeline.spec import Container, Pixels, Quality, VideoSpec
 from pipeline.text import MAX_TOKENS
-from pipeline.vae import decode, encode_first_frame, lay_channels_last
+from pipeline.vae import decode, encode, lay_channels_last, to_video
 
 Result = TypeVar("Result")
 
@@ -196,7 +196,7 @@ class GpuBenchmark:
             reset_peak(self.device)
             return {**timed(work, self.device, runs=self.scale.runs), **peak(self.device)}
 
-        yield "encode, one frame", measure(lambda: encode_first_frame(vae, pixels))
+        yield "encode, one frame", measure(lambda: encode(vae, to_video([pixels])))
         yield "decode, streamed", measure(lambda: list(decode(vae, latents)))
         lay_channels_last(vae)
         yield "decode, channels last", measure(lambda: list(decode(vae, latents)))
@@ -220,7 +220,7 @@ class GpuBenchmark:
         yield "steps", self.scale.steps
         reset_peak(self.device)
         with watched_clocks() as clock_lines:
-            given, encode_s = self._measured(lambda: encode_first_frame(vae, pixels))
+            given, encode_s = self._measured(lambda: encode(vae, to_video([pixels])))
             yield "encode_s", encode_s
             latents, denoise_s = self._measured(
                 lambda: denoise(

@@ -25,7 +25,7 @@ from pipeline.network.attention import Attend
 from pipeline.progress import Stage
 from pipeline.spec import Pixels, VideoSpec
 from pipeline.text import MAX_TOKENS
-from pipeline.vae import decode, encode_first_frame, lay_channels_last
+from pipeline.vae import decode, encode, lay_channels_last, to_video
 
 _STEPS = 2
 
@@ -77,7 +77,7 @@ class PlanBenchmark:
         self._stages = {}
         prompts = self._prompts()
         with self._stage(Stage.IMAGE), self.placement.on_device(self.vae):
-            given = encode_first_frame(self.vae, self._picture())
+            given = encode(self.vae, to_video([self._picture()]))
         spec = VideoSpec(
             prompt="", seed=0, num_frames=self.scale.num_frames, num_inference_steps=_STEPS
         )

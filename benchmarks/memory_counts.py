@@ -30,7 +30,7 @@ from pipeline.memory_plan import MemoryPlan
 from pipeline.network import layers
 from pipeline.network.kernels.residual import add_gated_modulate
 from pipeline.network.transformer import CosmosTransformer
-from pipeline.spec import Pixels, VideoSpec, latent_frames
+from pipeline.spec import CLIP_PICTURES, VideoSpec, latent_frames
 from pipeline.text import MAX_TOKENS, TextEncoder
 from pipeline.vae_decoder import FrameDecoder
 
@@ -129,11 +129,11 @@ def denoise_peak(network: CosmosTransformer, num_frames: int) -> int:
 
 
 def encode_peak(model: AutoencoderKLWan) -> int:
-    """Bytes of encoding the first frame."""
-    pixels = Pixels(FULL.width, FULL.height, bytes(FULL.width * FULL.height * 3))
+    """Bytes of encoding the pictures of a clip: the first one, and then four at once."""
+    video = torch.empty(1, 3, CLIP_PICTURES, FULL.height, FULL.width)
     with LiveBytes(META) as bytes_:
         bytes_.know(*model.parameters())
-        vae_module.encode_first_frame(model, pixels)
+        vae_module.encode(model, video)
     return int(bytes_.peak)
 
 
@@ -202,7 +202,7 @@ def counts(num_frames: int) -> dict[str, Any]:
     weights = {name: getattr(need, name) for name in ("text_model", "transformer", "vae")}
     stages = {
         "text": need.text_stage,
-        "encode the first frame": encode_peak(autoencoder),
+        "encode a clip": encode_peak(autoencoder),
         "denoise": need.denoise_stage,
         "denoise, streams kept": kept,
         "denoise, feed-forward whole": widened,

@@ -112,7 +112,7 @@ def measure(
     meter = StageMeter(pipeline.placement.device)
     with ChildWatch() as children:
         watcher = Watcher(meter.tell, lambda: False)
-        video = pipeline.generate(spec, pixels, folder / "video", watcher)
+        video = pipeline.generate(spec, [pixels], folder / "video", watcher)
         meter.begin(None)
     return {
         "seconds": meter.seconds,

@@ -28,7 +28,7 @@ from pipeline.guardrail import Frame
 from pipeline.image import prepare
 from pipeline.load import load_pipeline
 from pipeline.spec import Pixels, VideoSpec
-from pipeline.vae import decode, encode_first_frame
+from pipeline.vae import decode, encode, to_video
 from weights.stand_in.checkpoint import write_stand_in
 from weights.store import WeightStore
 
@@ -106,7 +106,7 @@ def make(pipeline: VideoPipeline, case: Case, pixels: Pixels, seed: int) -> list
     latents = denoise(
         pipeline.transformer,
         pipeline.scheduler_config,
-        encode_first_frame(pipeline.vae, pixels),
+        encode(pipeline.vae, to_video([pixels])),
         pipeline.text.encode(spec.prompt),
         pipeline.text.encode(spec.negative_prompt) if spec.guided else None,
         spec,
@@ -147,7 +147,7 @@ def round_trips(pipeline: VideoPipeline) -> dict[str, float]:
     for photograph in PHOTOGRAPHS:
         pixels = prepare(photograph.read_bytes(), *NATIVE)
         given = np.frombuffer(pixels.rgb, np.uint8).reshape(pixels.height, pixels.width, 3)
-        (again,) = decode(pipeline.vae, encode_first_frame(pipeline.vae, pixels))
+        (again,) = decode(pipeline.vae, encode(pipeline.vae, to_video([pixels])))
         values[photograph.stem] = round(psnr_db(again, given), 2)
     return values
 

@@ -1,17 +1,17 @@
-"""One video, from a spec and a prepared picture to a file: the stages in the order they run."""
+"""One video, from a spec and prepared pictures to a file: the stages in the order they run."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
 from pipeline.denoise import EXACT, Sampling, denoise
 from pipeline.encode import EncodedVideo, encode_video
-from pipeline.errors import InvalidSpec
 from pipeline.guardrail import Frame, Guardrail
 from pipeline.memory import Placement, RanOutOfMemory, run_or_free
 from pipeline.memory_plan import MemoryPlan
@@ -19,16 +19,18 @@ from pipeline.network.attention import Choice
 from pipeline.network.kernels.proof import KernelChoice
 from pipeline.network.transformer import CosmosTransformer
 from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone, Watcher
-from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, FirstFrame, Pixels, VideoSpec
+from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, Pixels, VideoSpec, num_pictures
 from pipeline.text import MAX_TOKENS, TextEncoder
 from pipeline.timing import Estimator, StepClock
-from pipeline.vae import decode, encode_first_frame
+from pipeline.vae import LATENT_CHANNELS, PIXELS_PER_CELL, decode, encode, to_video
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoPipeline:
-    """A loaded checkpoint, ready to make one video at a time."""
+    """A loaded checkpoint, ready to make one video of `width` x `height` pixels at a time."""
 
+    width: int
+    height: int
     text: TextEncoder
     transformer: CosmosTransformer
     vae: AutoencoderKLWan
@@ -41,23 +43,29 @@ class VideoPipeline:
     sampling: Sampling = EXACT
 
     def generate(
-        self, spec: VideoSpec, pixels: Pixels, out: Path, watcher: Watcher
+        self, spec: VideoSpec, pictures: Sequence[Pixels], out: Path, watcher: Watcher
     ) -> EncodedVideo:
-        """Make the video that `spec` asks for, starting from `pixels`, and write it to `out`.
+        """Make the video that `spec` asks for and write it to `out`.
 
         Where the GPU runs out of memory, the model takes as little of it as it can, if it may, for
         this pipeline's later videos too, and the video is made again.
 
+        Args:
+            pictures: what the video starts from, as many as `num_pictures` says, each of
+                `width` x `height` pixels.
+
         Raises:
+            ValueError: there are more or fewer pictures, or one has another size.
             InputError: the prompt or the spec cannot be used.
             Cancelled: the watcher asked to stop; nothing is left behind.
             OutOfMemory: there is too little memory for this video; what was made of it is freed.
             EncodingFailed: ffmpeg failed.
         """
+        self._check_pictures(spec, pictures)
         device = self.placement.device
 
         def make() -> EncodedVideo:
-            return self._make(spec, pixels, out, watcher)
+            return self._make(spec, pictures, out, watcher)
 
         try:
             return run_or_free(make, device, self.placement.plan, spec.num_frames)
@@ -74,10 +82,24 @@ class VideoPipeline:
         watcher.tell(Restarted(" ".join(filter(None, (message, self.placement.warning)))))
         return run_or_free(make, device, MemoryPlan.STREAM, spec.num_frames)
 
-    def _make(self, spec: VideoSpec, pixels: Pixels, out: Path, watcher: Watcher) -> EncodedVideo:
+    def _check_pictures(self, spec: VideoSpec, pictures: Sequence[Pixels]) -> None:
+        allowed = num_pictures(spec.conditioning)
+        if len(pictures) not in allowed:
+            wanted = " or ".join(map(str, allowed))
+            raise ValueError(f"The video starts from {wanted} pictures; {len(pictures)} are given.")
+        for picture in pictures:
+            if (picture.width, picture.height) != (self.width, self.height):
+                raise ValueError(
+                    f"A picture has {picture.width}x{picture.height} pixels; the checkpoint makes "
+                    f"videos of {self.width}x{self.height}."
+                )
+
+    def _make(
+        self, spec: VideoSpec, pictures: Sequence[Pixels], out: Path, watcher: Watcher
+    ) -> EncodedVideo:
         self.guardrail.check_prompt(spec.prompt)
         prompt, negative_prompt = self._encode_text(spec, watcher)
-        given_latents = self._encode_image(spec, pixels, watcher)
+        given_latents = self._encode_pictures(spec, pictures, watcher)
         latents = self._denoise(spec, given_latents, prompt, negative_prompt, watcher)
         with self.placement.on_device(self.vae):
             frames = self._decode(spec, latents, watcher)
@@ -85,8 +107,8 @@ class VideoPipeline:
                 (self.guardrail.check_frame(frame) for frame in frames),
                 container=spec.container,
                 quality=spec.quality,
-                width=pixels.width,
-                height=pixels.height,
+                width=self.width,
+                height=self.height,
                 num_frames=spec.num_frames,
                 out=out,
                 check=watcher.check,
@@ -109,12 +131,15 @@ class VideoPipeline:
             negative_prompt = self.text.encode(spec.negative_prompt) if spec.guided else None
         return prompt, negative_prompt
 
-    def _encode_image(self, spec: VideoSpec, pixels: Pixels, watcher: Watcher) -> Tensor:
-        if not isinstance(spec.conditioning, FirstFrame):
-            raise InvalidSpec("image_url", "A video starts from a picture; none was given.")
+    def _encode_pictures(
+        self, spec: VideoSpec, pictures: Sequence[Pixels], watcher: Watcher
+    ) -> Tensor:
+        if not pictures:
+            size = (self.height // PIXELS_PER_CELL, self.width // PIXELS_PER_CELL)
+            return torch.empty(1, LATENT_CHANNELS, 0, *size)
         self._start(Stage.IMAGE, spec, watcher)
         with self.placement.on_device(self.vae):
-            return encode_first_frame(self.vae, pixels)
+            return encode(self.vae, to_video(pictures))
 
     def _denoise(
         self,

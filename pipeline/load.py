@@ -161,6 +161,8 @@ def _assemble(
     language_model = loader.language_model()
     vae = loader.vae()
     return VideoPipeline(
+        width=store.profile.width,
+        height=store.profile.height,
         text=TextEncoder(
             loader.tokenizer(),
             language_model,

@@ -74,6 +74,10 @@ class Tier(StrEnum):
     EXACT = "exact"
 
 
+CLIP_PICTURES = 5
+"""A video goes on from the last five pictures of a clip: the first two latent frames."""
+
+
 @dataclass(frozen=True, slots=True)
 class FirstFrame:
     """The video starts from one prepared picture, the job's media named `image`."""
@@ -83,14 +87,30 @@ class FirstFrame:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """The video continues a clip, the job's media named `video`. Not built yet."""
+    """The video goes on from a clip, whose last pictures are the job's media named `video`.
+
+    There are `CLIP_PICTURES`, in the order in which they are shown, or the last one alone. The
+    video begins with them, as the VAE decodes them again.
+    """
 
     kind: Literal["clip"] = "clip"
 
 
 Conditioning = FirstFrame | Clip | None
+"""What the video starts from; None is the prompt alone."""
 
 _CONDITIONINGS: dict[str, Conditioning] = {"first_frame": FirstFrame(), "clip": Clip()}
+
+
+def num_pictures(conditioning: Conditioning) -> tuple[int, ...]:
+    """How many prepared pictures a video may start from."""
+    match conditioning:
+        case None:
+            return (0,)
+        case FirstFrame():
+            return (1,)
+        case Clip():
+            return (1, CLIP_PICTURES)
 
 
 def seed_of(given: int | None) -> int:
@@ -191,6 +211,19 @@ class Pixels:
                 f"A {self.width}x{self.height} RGB picture has {expected:,} bytes, "
                 f"but {len(self.rgb):,} were given."
             )
+
+
+def pictures_in(data: bytes, width: int, height: int) -> tuple[Pixels, ...]:
+    """The pictures of a prepared medium, which holds them one after the other.
+
+    Raises:
+        ValueError: it does not hold whole pictures of that size.
+    """
+    size = width * height * 3
+    if len(data) % size:
+        raise ValueError(f"{len(data):,} bytes are no {width}x{height} RGB pictures.")
+    starts = range(0, len(data), size)
+    return tuple(Pixels(width, height, data[start : start + size]) for start in starts)
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

@@ -1,6 +1,6 @@
-"""Pixels to the first latent frame, and latents to frames, one latent frame after the other."""
+"""Pictures to latent frames, and latents to frames, one latent frame after the other."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,25 +12,39 @@ from pipeline.guardrail import Frame
 from pipeline.spec import Pixels
 from pipeline.vae_decoder import FrameDecoder, can_decode
 
+LATENT_CHANNELS = 16
+PIXELS_PER_CELL = 8
+"""Of the latents' height and width, to those of a picture."""
+
+
+def to_video(pictures: Sequence[Pixels]) -> Tensor:
+    """Pictures of one size -> [1, 3, pictures, height, width] float32 in -1..1."""
+    frames = [
+        np.frombuffer(picture.rgb, dtype=np.uint8).reshape(picture.height, picture.width, 3)
+        for picture in pictures
+    ]
+    # [pictures, height, width, 3] 0..255 -> [1, 3, pictures, height, width] 0..1
+    unit = torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)[None].float() / 255
+    return 2 * unit - 1
+
 
 @torch.inference_mode()
-def encode_first_frame(vae: AutoencoderKLWan, pixels: Pixels) -> Tensor:
-    """The latent of a one-frame video, [1, 16, 1, height / 8, width / 8] float32, normalised.
+def encode(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
+    """The latents of a video, [1, 16, T, height / 8, width / 8] float32, normalised.
 
-    The VAE is causal, so these are the bits that the first latent frame of any longer video
-    starting with the same picture would have.
+    The VAE is causal, so these are the bits that the first latent frames of any longer video
+    starting with the same frames would have.
+
+    Args:
+        video: [1, 3, 1 + 4 * (T - 1), height, width] in -1..1.
     """
-    rgb = np.frombuffer(pixels.rgb, dtype=np.uint8).reshape(pixels.height, pixels.width, 3)
-    # [height, width, 3] 0..255 -> [1, 3, 1, height, width] in -1..1
-    unit = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None, :, None].float() / 255
-    video = (2 * unit - 1).to(vae.device, vae.dtype)
     try:
-        latent: Tensor = vae.encode(video).latent_dist.mode().float()
+        latents: Tensor = vae.encode(video.to(vae.device, vae.dtype)).latent_dist.mode().float()
     finally:
         # It does so by itself, but not where memory has run out.
         vae.clear_cache()  # type: ignore[no-untyped-call]  # diffusers'
-    mean, inverse_std = _statistics(vae, latent.device)
-    return (latent - mean) * inverse_std
+    mean, inverse_std = _statistics(vae, latents.device)
+    return (latents - mean) * inverse_std
 
 
 @torch.inference_mode()

@@ -175,7 +175,7 @@ def generate(
         profile.height,
         tell=lambda sentence: print(sentence, file=sys.stderr),
     )
-    video, seconds = render(spec, pixels, out, settings)
+    video, seconds = render(spec, {"image": [pixels]}, out, settings)
     print(f"{out}: {video.frames} frames, {FPS} a second, {video.size:,} bytes")
     print(f"seed {spec.seed}, made in {duration(seconds)}")
     print(profile.licence)

@@ -8,7 +8,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -37,13 +37,13 @@ ENDING_GRACE_S = 1.0
 
 
 def render(
-    spec: VideoSpec, pixels: Pixels, out: Path, settings: Settings
+    spec: VideoSpec, media: Mapping[str, Sequence[Pixels]], out: Path, settings: Settings
 ) -> tuple[Artifact, float]:
     """Make the video on the first device; its Artifact, and the seconds without loading the model.
 
     Whatever it raises, and on Ctrl-C too, neither file nor process is left behind.
     """
-    order = WorkOrder(job_id="generate", attempt=1, spec=spec, media={"image": pixels})
+    order = WorkOrder(job_id="generate", attempt=1, spec=spec, media=media)
     pool = LocalPool.from_settings(settings, max_devices=1, ending_grace_s=ENDING_GRACE_S)
     _on_stop_signals(signal.default_int_handler)
     # A video is not given up because nobody can be told how far it is.

@@ -2,13 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import EncoderKilled
 from pipeline.progress import Note, Restarted, StageStarted, StepDone
-from pipeline.spec import FPS, Pixels, VideoSpec
+from pipeline.spec import FPS, Pixels, VideoSpec, pictures_in
 from server.disk import shortage_of
 from server.dispatch.deadlines import Deadlines, RunDeadline
 from server.dispatch.drain import Drain
@@ -166,10 +166,10 @@ class JobRun:
     async def _enforce(self, deadline: RunDeadline) -> None:
         await self.pool.kill(self.slot, await deadline.missed())
 
-    def _media(self) -> dict[str, Pixels] | None:
+    def _media(self) -> dict[str, Sequence[Pixels]] | None:
         """The job's pictures; None if they were prepared for a checkpoint of another size, or are
         gone from the disk."""
-        media: dict[str, Pixels] = {}
+        media: dict[str, Sequence[Pixels]] = {}
         assert self.job.input_refs is not None, "a job was claimed without its inputs"
         for name, artifact_id in self.job.input_refs.items():
             row = self.store.artifact(artifact_id)
@@ -177,9 +177,10 @@ class JobRun:
             if (row.width, row.height) != (self.limits.width, self.limits.height):
                 return None
             try:
-                media[name] = Pixels(row.width, row.height, self.files.read(artifact_id))
+                data = self.files.read(artifact_id)
             except FileNotFoundError:
                 return None
+            media[name] = pictures_in(data, row.width, row.height)
         return media
 
     async def _take(self, event: RunEvent) -> _Ending | None:

@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from pipeline.encode import EncodedVideo
     from pipeline.generate import VideoPipeline
 
-IMAGE = "image"
-"""The name of the first frame among an order's media."""
-
 Send = Callable[[RunEvent], None]
 
 _log = structlog.get_logger("worker")
@@ -120,7 +117,7 @@ class GpuWorker:
         with tempfile.TemporaryDirectory(dir=self._options.scratch) as folder:
             video = self._pipeline.generate(
                 order.spec,
-                order.media[IMAGE],
+                [picture for pictures in order.media.values() for picture in pictures],
                 Path(folder) / f"video{order.spec.container.suffix}",
                 watcher,
             )

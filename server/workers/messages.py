@@ -9,14 +9,14 @@ import dataclasses
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from pipeline.memory_plan import MemoryPlan
 from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone
-from pipeline.spec import Pixels, VideoSpec
+from pipeline.spec import Pixels, VideoSpec, pictures_in
 
 MAX_CHUNK_BYTES = 1024 * 1024
 MAX_INTEGER = 2**63 - 1
@@ -27,12 +27,16 @@ _LENGTH = struct.Struct(">I")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkOrder:
-    """One run of one job. `media` maps a name (`image`) to a prepared picture."""
+    """One run of one job.
+
+    `media` maps a name to prepared pictures of one size: `image` to the first frame, `video` to
+    the last pictures of a clip.
+    """
 
     job_id: str
     attempt: int
     spec: VideoSpec
-    media: Mapping[str, Pixels]
+    media: Mapping[str, Sequence[Pixels]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,24 +198,28 @@ def _is(value: Any, declared: Any) -> bool:
 
 
 def encode_work_order(order: WorkOrder) -> bytes:
-    """The message for one work order; its media follow the header in the header's order."""
+    """The message for one work order; its pictures follow the header in the header's order."""
     header = {
         "job_id": order.job_id,
         "attempt": order.attempt,
         "spec": order.spec.to_json(),
-        "media": [[name, p.width, p.height] for name, p in order.media.items()],
+        "media": [
+            [name, len(pictures), pictures[0].width, pictures[0].height]
+            for name, pictures in order.media.items()
+        ],
     }
-    return _pack(header, b"".join(pixels.rgb for pixels in order.media.values()))
+    pictures = (picture for pictures in order.media.values() for picture in pictures)
+    return _pack(header, b"".join(picture.rgb for picture in pictures))
 
 
 def decode_work_order(message: bytes) -> WorkOrder:
     """Read one work order. It comes from our own server, so a malformed one is our bug."""
     header, body = _unpack(message)
-    media: dict[str, Pixels] = {}
+    media: dict[str, Sequence[Pixels]] = {}
     start = 0
-    for name, width, height in header["media"]:
-        size = width * height * 3
-        media[name] = Pixels(width, height, body[start : start + size])
+    for name, count, width, height in header["media"]:
+        size = count * width * height * 3
+        media[name] = pictures_in(body[start : start + size], width, height)
         start += size
     return WorkOrder(
         job_id=header["job_id"],

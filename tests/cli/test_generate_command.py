@@ -63,7 +63,7 @@ class Place:
     def file(self, spec: VideoSpec) -> bytes:
         """What the scripted worker makes of this spec and the picture."""
         pixels = prepare((self.folder / "photo.png").read_bytes(), 96, 64)
-        return file_of(WorkOrder(job_id="", attempt=1, spec=spec, media={"image": pixels}))
+        return file_of(WorkOrder(job_id="", attempt=1, spec=spec, media={"image": [pixels]}))
 
 
 @pytest.fixture

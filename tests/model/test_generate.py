@@ -11,12 +11,12 @@ import psutil
 import pytest
 from stand_ins import stand_in
 
-from pipeline.errors import Cancelled, ContentPolicyViolation, InvalidSpec
+from pipeline.errors import Cancelled, ContentPolicyViolation
 from pipeline.generate import VideoPipeline
 from pipeline.guardrail import Frame
 from pipeline.load import load_pipeline
 from pipeline.progress import Note, Progress, Restarted, Stage, StageStarted, StepDone, Watcher
-from pipeline.spec import Container, Pixels, VideoSpec
+from pipeline.spec import Clip, Conditioning, Container, FirstFrame, Pixels, VideoSpec
 from weights.store import WeightStore
 
 WIDTH, HEIGHT = 96, 64
@@ -57,7 +57,7 @@ def _frames(path: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
 
 def test_a_video_is_made(pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path) -> None:
     listener = Listener()
-    video = pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", listener.watcher)
+    video = pipeline.generate(SPEC, [pixels], tmp_path / "out.mp4", listener.watcher)
     assert video.num_frames == 10
     assert _frames(video.path).shape == (10, HEIGHT, WIDTH, 3)
     stages = [p.stage for p in listener.heard if isinstance(p, StageStarted)]
@@ -74,7 +74,7 @@ def test_the_same_request_gives_the_same_bytes_and_another_seed_others(
     made = []
     for index, seed in enumerate((1, 1, 2)):
         out = tmp_path / f"{index}.mp4"
-        pipeline.generate(replace(SPEC, seed=seed), pixels, out, Listener().watcher)
+        pipeline.generate(replace(SPEC, seed=seed), [pixels], out, Listener().watcher)
         made.append(out.read_bytes())
     assert made[0] == made[1] != made[2]
 
@@ -91,7 +91,7 @@ def test_every_input_matters(
     }[value]
     outs = [tmp_path / "one.mp4", tmp_path / "other.mp4"]
     for spec, out in zip((SPEC, other), outs, strict=True):
-        pipeline.generate(spec, pixels, out, Listener().watcher)
+        pipeline.generate(spec, [pixels], out, Listener().watcher)
     assert outs[0].read_bytes() != outs[1].read_bytes()
 
 
@@ -101,7 +101,7 @@ def test_without_guidance_the_negative_prompt_is_not_even_read(
     outs = [tmp_path / "one.mp4", tmp_path / "other.mp4"]
     for negative_prompt, out in zip(("dark", "bright"), outs, strict=True):
         spec = replace(SPEC, guidance_scale=1.0, negative_prompt=negative_prompt)
-        pipeline.generate(spec, pixels, out, Listener().watcher)
+        pipeline.generate(spec, [pixels], out, Listener().watcher)
     assert outs[0].read_bytes() == outs[1].read_bytes()
 
 
@@ -121,7 +121,7 @@ def test_a_video_cancelled_at_a_stage_or_step_stops_and_leaves_nothing(
     listener = Listener(stop_at=reached)
     processes = psutil.Process().children()
     with pytest.raises(Cancelled):
-        pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", listener.watcher)
+        pipeline.generate(SPEC, [pixels], tmp_path / "out.mp4", listener.watcher)
     assert reached(listener.heard[-1]), "work went on after the cancel"
     assert list(tmp_path.iterdir()) == []
     assert psutil.Process().children() == processes
@@ -131,13 +131,13 @@ def test_a_cancelled_video_does_not_touch_the_next(
     pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path
 ) -> None:
     before, after = tmp_path / "before.mp4", tmp_path / "after.mp4"
-    pipeline.generate(SPEC, pixels, before, Listener().watcher)
+    pipeline.generate(SPEC, [pixels], before, Listener().watcher)
     cancel = Listener(stop_at=lambda p: isinstance(p, StageStarted) and p.stage is Stage.DECODE)
     with pytest.raises(Cancelled):
         pipeline.generate(
-            replace(SPEC, prompt="Other."), pixels, tmp_path / "x.mp4", cancel.watcher
+            replace(SPEC, prompt="Other."), [pixels], tmp_path / "x.mp4", cancel.watcher
         )
-    pipeline.generate(SPEC, pixels, after, Listener().watcher)
+    pipeline.generate(SPEC, [pixels], after, Listener().watcher)
     assert before.read_bytes() == after.read_bytes()
 
 
@@ -147,7 +147,7 @@ def test_a_prompt_that_is_cut_says_so_every_time(
     spec = replace(SPEC, prompt="word " * 300, num_inference_steps=1)
     for _ in range(2):
         listener = Listener()
-        pipeline.generate(spec, pixels, tmp_path / "out.mp4", listener.watcher)
+        pipeline.generate(spec, [pixels], tmp_path / "out.mp4", listener.watcher)
         (note,) = (p for p in listener.heard if isinstance(p, Note))
         assert "The prompt takes 1" in note.message and "512" in note.message
 
@@ -158,7 +158,7 @@ def test_the_default_negative_prompt_is_not_complained_about(
     """It is longer than the stand-in's byte-wise tokenizer can take; nobody chose it."""
     assert pipeline.text.num_tokens(SPEC.negative_prompt) > 512
     listener = Listener()
-    pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", listener.watcher)
+    pipeline.generate(SPEC, [pixels], tmp_path / "out.mp4", listener.watcher)
     assert not any(isinstance(p, Note) for p in listener.heard)
 
 
@@ -184,21 +184,51 @@ def test_the_guardrail_sees_every_prompt_and_may_change_frames(
     guarded = replace(pipeline, guardrail=guardrail)
     with pytest.raises(ContentPolicyViolation):
         guarded.generate(
-            replace(SPEC, prompt="forbidden"), pixels, tmp_path / "no.mp4", Listener().watcher
+            replace(SPEC, prompt="forbidden"), [pixels], tmp_path / "no.mp4", Listener().watcher
         )
     out = tmp_path / "out.mp4"
-    guarded.generate(SPEC, pixels, out, Listener().watcher)
+    guarded.generate(SPEC, [pixels], out, Listener().watcher)
     assert guardrail.frames == SPEC.num_frames
     assert _frames(out).max() <= 2
 
 
-def test_a_spec_without_a_picture_is_refused(
-    pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path
+@pytest.mark.parametrize(
+    ("conditioning", "num_pictures"), [(None, 0), (FirstFrame(), 1), (Clip(), 1), (Clip(), 5)]
+)
+def test_a_video_starts_from_as_many_pictures_as_its_spec_says(
+    pipeline: VideoPipeline,
+    pixels: Pixels,
+    tmp_path: Path,
+    conditioning: Conditioning,
+    num_pictures: int,
 ) -> None:
-    with pytest.raises(InvalidSpec, match="picture"):
-        pipeline.generate(
-            replace(SPEC, conditioning=None), pixels, tmp_path / "out.mp4", Listener().watcher
-        )
+    spec = replace(SPEC, num_inference_steps=1, conditioning=conditioning)
+    listener, out = Listener(), tmp_path / "out.mp4"
+    pipeline.generate(spec, [pixels] * num_pictures, out, listener.watcher)
+    assert _frames(out).shape == (10, HEIGHT, WIDTH, 3)
+    stages = [p.stage for p in listener.heard if isinstance(p, StageStarted)]
+    assert (Stage.IMAGE in stages) == (num_pictures > 0)
+
+
+@pytest.mark.parametrize(
+    ("conditioning", "num_pictures"), [(None, 1), (FirstFrame(), 0), (FirstFrame(), 5), (Clip(), 4)]
+)
+def test_other_numbers_of_pictures_are_refused(
+    pipeline: VideoPipeline,
+    pixels: Pixels,
+    tmp_path: Path,
+    conditioning: Conditioning,
+    num_pictures: int,
+) -> None:
+    spec = replace(SPEC, conditioning=conditioning)
+    with pytest.raises(ValueError, match=f"pictures; {num_pictures} are given"):
+        pipeline.generate(spec, [pixels] * num_pictures, tmp_path / "o.mp4", Listener().watcher)
+
+
+def test_a_picture_of_another_size_is_refused(pipeline: VideoPipeline, tmp_path: Path) -> None:
+    small = Pixels(48, 32, bytes(48 * 32 * 3))
+    with pytest.raises(ValueError, match="48x32 pixels; the checkpoint makes videos of 96x64"):
+        pipeline.generate(SPEC, [small], tmp_path / "out.mp4", Listener().watcher)
 
 
 @pytest.mark.parametrize("container", Container)
@@ -206,5 +236,5 @@ def test_every_container_is_made_end_to_end(
     pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path, container: Container
 ) -> None:
     spec = replace(SPEC, num_inference_steps=1, container=container)
-    video = pipeline.generate(spec, pixels, tmp_path / "out", Listener().watcher)
+    video = pipeline.generate(spec, [pixels], tmp_path / "out", Listener().watcher)
     assert _frames(video.path).shape[0] == 10

@@ -13,7 +13,7 @@ from pipeline.generate import VideoPipeline
 from pipeline.image import prepare
 from pipeline.load import load_pipeline
 from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, Pixels, VideoSpec
-from pipeline.vae import decode, encode_first_frame
+from pipeline.vae import decode, encode, to_video
 from server.fal.schemas import EXAMPLE_PROMPT
 from weights.stand_in.checkpoint import LICENCES
 from weights.stand_in.layout import (
@@ -45,7 +45,7 @@ def frames(pipeline: VideoPipeline, pixels: Pixels, spec: VideoSpec) -> list[Gre
     latents = denoise(
         pipeline.transformer,
         pipeline.scheduler_config,
-        encode_first_frame(pipeline.vae, pixels),
+        encode(pipeline.vae, to_video([pixels])),
         pipeline.text.encode(spec.prompt),
         pipeline.text.encode(spec.negative_prompt) if spec.guidance_scale != 1 else None,
         spec,

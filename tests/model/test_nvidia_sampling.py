@@ -108,7 +108,7 @@ def test_a_worker_samples_as_its_options_say(
     monkeypatch.setattr("pipeline.generate.denoise", stop)
     worker = GpuWorker("cpu", WorkerOptions(weights=str(stand_in()), nvidia_sampling=asked))
     worker.load(lambda _loading: None)
-    media = {"image": Pixels(96, 64, bytes(96 * 64 * 3))}
+    media = {"image": [Pixels(96, 64, bytes(96 * 64 * 3))]}
     order = WorkOrder(job_id="one", attempt=1, spec=SPEC, media=media)
     with pytest.raises(_Sampled):
         worker.run(order, lambda _event: None, lambda: False)

@@ -33,7 +33,7 @@ def load(memory: MemoryChoice, device: str = "cpu") -> VideoPipeline:
 @pytest.fixture(scope="module")
 def resident_video(pixels: Pixels, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     out = tmp_path_factory.mktemp("resident") / "out.mp4"
-    load("resident").generate(SPEC, pixels, out, Listener().watcher)
+    load("resident").generate(SPEC, [pixels], out, Listener().watcher)
     return out.read_bytes()
 
 
@@ -48,7 +48,7 @@ def test_a_model_that_waits_makes_the_same_bytes(
     pipeline, out = load(plan), tmp_path / "out.mp4"
     with two_memories(pipeline, monkeypatch) as memories:
         for _ in range(2):
-            pipeline.generate(SPEC, pixels, out, Listener().watcher)
+            pipeline.generate(SPEC, [pixels], out, Listener().watcher)
             assert out.read_bytes() == resident_video
             assert memories.lent == 0
     assert memories.ever_lent >= size_of(
@@ -78,7 +78,7 @@ def test_each_module_is_on_the_device_for_its_stage_only(
     pipeline.vae.encoder.register_forward_hook(lambda *_: note("picture"))
     pipeline.vae.decoder.register_forward_hook(lambda *_: note("frames"))
     with two_memories(pipeline, monkeypatch) as memories:
-        pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", Listener(tell).watcher)
+        pipeline.generate(SPEC, [pixels], tmp_path / "out.mp4", Listener(tell).watcher)
 
     text_model = modules["language model"]
     if plan == "offload":
@@ -122,7 +122,7 @@ def test_a_streamed_layer_runs_while_the_next_one_is_copied(
             layer.get_submodule("mlp").register_forward_hook(
                 lambda *_, index=index: events.append(f"run {index}")
             )
-        pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", Listener().watcher)
+        pipeline.generate(SPEC, [pixels], tmp_path / "out.mp4", Listener().watcher)
     last = len(layers) - 1
     one_prompt = ["copy 0"]
     for index in range(last):
@@ -138,7 +138,7 @@ def test_prompts_that_are_kept_need_no_language_model(
     with two_memories(pipeline, monkeypatch) as memories:
         for _ in range(2):
             before = memories.ever_lent
-            pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", Listener().watcher)
+            pipeline.generate(SPEC, [pixels], tmp_path / "out.mp4", Listener().watcher)
     modules = modules_of(pipeline)
     assert memories.ever_lent - before == size_of(modules["transformer"]) + 2 * size_of(
         modules["vae"]
@@ -159,9 +159,9 @@ def test_a_cancelled_video_leaves_nothing_lent(
     pipeline, out = load("stream"), tmp_path / "out.mp4"
     with two_memories(pipeline, monkeypatch) as memories:
         with pytest.raises(Cancelled):
-            pipeline.generate(SPEC, pixels, out, Listener(reached).watcher)
+            pipeline.generate(SPEC, [pixels], out, Listener(reached).watcher)
         assert memories.lent == 0
-        pipeline.generate(SPEC, pixels, out, Listener().watcher)
+        pipeline.generate(SPEC, [pixels], out, Listener().watcher)
     assert out.read_bytes() == resident_video
 
 
@@ -192,7 +192,7 @@ def test_compiled_blocks_are_not_compiled_again_when_they_are_lent_again(
     monkeypatch.setattr("pipeline.memory.copied", lambda tensor, _device: tensor.clone())
     counts = []
     for _ in range(2):
-        pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", Listener().watcher)
+        pipeline.generate(SPEC, [pixels], tmp_path / "out.mp4", Listener().watcher)
         counts.append(compilations)
     torch.compiler.reset()
     assert counts[0] > 0
@@ -277,7 +277,7 @@ def test_on_a_gpu_every_plan_makes_the_same_bytes(pixels: Pixels, tmp_path: Path
     plans: list[MemoryChoice] = ["resident", "offload", "stream"]
     for memory in plans:
         pipeline, out = load(memory, "cuda"), tmp_path / f"{memory}.mp4"
-        pipeline.generate(SPEC, pixels, out, Listener().watcher)
+        pipeline.generate(SPEC, [pixels], out, Listener().watcher)
         made.append(out.read_bytes())
         devices = {
             name: {tensor.device.type for tensor in tensors_of(module)}

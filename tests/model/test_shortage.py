@@ -63,7 +63,7 @@ class RunsOut:
 @pytest.fixture(scope="module")
 def expected(pixels: Pixels, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     out = tmp_path_factory.mktemp("expected") / "out.mp4"
-    load().generate(SPEC, pixels, out, Listener().watcher)
+    load().generate(SPEC, [pixels], out, Listener().watcher)
     return out.read_bytes()
 
 
@@ -94,7 +94,7 @@ def test_a_shortage_of_memory_offloads_the_model_and_runs_again(
     pipeline, listener, out = load(), Listener(look), tmp_path / "out.mp4"
     RunsOut(1).within(pipeline, stage)
     with two_memories(pipeline, monkeypatch) as memories:
-        pipeline.generate(SPEC, pixels, out, listener.watcher)
+        pipeline.generate(SPEC, [pixels], out, listener.watcher)
         assert memories.lent == 0
     assert out.read_bytes() == expected
     assert held == [0], "something of the first try was there when the second began"
@@ -113,7 +113,7 @@ def test_what_worked_is_remembered(pixels: Pixels, expected: bytes, tmp_path: Pa
     num_restarts = []
     for _ in range(2):
         listener = Listener()
-        pipeline.generate(SPEC, pixels, out, listener.watcher)
+        pipeline.generate(SPEC, [pixels], out, listener.watcher)
         num_restarts.append(len(restarts(listener)))
     assert num_restarts == [1, 0]
     assert pipeline.placement.plan is MemoryPlan.STREAM
@@ -132,13 +132,13 @@ def test_a_second_shortage_fails_with_the_reason_and_frees_everything(
     RunsOut(2).within(pipeline, stage)
     with two_memories(pipeline, monkeypatch) as memories:
         with pytest.raises(OutOfMemory) as failure:
-            pipeline.generate(SPEC, pixels, out, listener.watcher)
+            pipeline.generate(SPEC, [pixels], out, listener.watcher)
         assert memories.held == kept_prompts(pipeline)
         assert memories.lent == 0
         assert list(tmp_path.iterdir()) == []
         assert len(restarts(listener)) == 1
 
-        pipeline.generate(SPEC, pixels, out, Listener().watcher)
+        pipeline.generate(SPEC, [pixels], out, Listener().watcher)
         assert out.read_bytes() == expected
     assert str(failure.value) == (
         "The GPU has too little memory for 9 frames, though the model waits in host memory: "
@@ -154,9 +154,9 @@ def test_a_model_that_is_to_stay_resident_does(
     pipeline, listener, out = load("resident"), Listener(), tmp_path / "out.mp4"
     RunsOut(1).within(pipeline, Stage.DENOISE)
     with pytest.raises(OutOfMemory, match="start with --memory auto"):
-        pipeline.generate(SPEC, pixels, out, listener.watcher)
+        pipeline.generate(SPEC, [pixels], out, listener.watcher)
     assert restarts(listener) == []
-    pipeline.generate(SPEC, pixels, out, listener.watcher)
+    pipeline.generate(SPEC, [pixels], out, listener.watcher)
     assert out.read_bytes() == expected
     assert pipeline.placement.plan is MemoryPlan.RESIDENT
 
@@ -179,7 +179,7 @@ def test_what_is_no_shortage_of_the_device_does_not_offload_the_model(
     pipeline, listener = load(), Listener()
     RunsOut(1, error).within(pipeline, Stage.DENOISE)
     with pytest.raises(raised, match=message):
-        pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", listener.watcher)
+        pipeline.generate(SPEC, [pixels], tmp_path / "out.mp4", listener.watcher)
     assert restarts(listener) == []
     assert pipeline.placement.plan is MemoryPlan.RESIDENT
 
@@ -194,7 +194,7 @@ def test_a_host_without_room_for_the_model_is_said_and_not_tried_again(
     RunsOut(1).within(pipeline, Stage.DENOISE)
     monkeypatch.setattr(pipeline.vae, "to", no_room)
     with pytest.raises(OutOfMemory, match=r"^The machine has too little memory"):
-        pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", listener.watcher)
+        pipeline.generate(SPEC, [pixels], tmp_path / "out.mp4", listener.watcher)
     assert restarts(listener) == []
 
 
@@ -205,7 +205,7 @@ def test_a_cancel_is_heard_before_the_model_is_moved(pixels: Pixels, tmp_path: P
         lambda *_: setattr(listener, "stopping", True)
     )
     with pytest.raises(Cancelled):
-        pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", listener.watcher)
+        pipeline.generate(SPEC, [pixels], tmp_path / "out.mp4", listener.watcher)
     assert restarts(listener) == []
     assert pipeline.placement.plan is MemoryPlan.RESIDENT
 
@@ -220,7 +220,7 @@ def test_a_cancel_is_heard_in_the_second_try(
     pipeline, listener = load(), Listener(reached)
     RunsOut(1).within(pipeline, Stage.DENOISE)
     with pytest.raises(Cancelled):
-        pipeline.generate(SPEC, pixels, tmp_path / "out.mp4", listener.watcher)
+        pipeline.generate(SPEC, [pixels], tmp_path / "out.mp4", listener.watcher)
     assert isinstance(listener.heard[-1], moment), "work went on after the cancel"
     assert list(tmp_path.iterdir()) == []
 

@@ -17,6 +17,7 @@ from pipeline.spec import (
     Quality,
     VideoSpec,
     latent_frames,
+    pictures_in,
 )
 
 
@@ -87,6 +88,13 @@ def test_a_guidance_of_one_is_no_guidance(guidance_scale: float, guided: bool) -
 def test_a_picture_has_three_bytes_for_each_pixel(size: int) -> None:
     with pytest.raises(ValueError, match="A 2x2 RGB picture has 12 bytes"):
         Pixels(2, 2, bytes(size))
+
+
+def test_a_medium_of_several_pictures_is_taken_apart() -> None:
+    rgb = bytes(range(2 * 18))
+    assert pictures_in(rgb, 3, 2) == (Pixels(3, 2, rgb[:18]), Pixels(3, 2, rgb[18:]))
+    with pytest.raises(ValueError, match="36 bytes are no 3x3 RGB pictures"):
+        pictures_in(rgb, 3, 3)
 
 
 def _spec(**values: Any) -> VideoSpec:

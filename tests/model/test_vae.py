@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.causal_convolution import OneDnnConv3d
 from pipeline.spec import Pixels
-from pipeline.vae import decode, encode_first_frame, lay_channels_last, to_frames
+from pipeline.vae import decode, encode, lay_channels_last, to_frames, to_video
 from weights.store import WeightStore
 
 WIDTH, HEIGHT = 96, 64
@@ -53,7 +53,17 @@ def test_the_latent_of_one_frame_is_the_first_of_a_longer_video(vae: Autoencoder
     std = torch.tensor(vae.config["latents_std"]).view(1, 16, 1, 1, 1)
     expected = (latents[:, :, :1] - mean) * (1.0 / std)
     assert latents.shape[2] == 3
-    assert torch.equal(encode_first_frame(vae, pixels), expected)
+    assert torch.equal(encode(vae, to_video([pixels])), expected)
+
+
+@torch.inference_mode()
+def test_the_latents_of_five_pictures_are_the_first_of_a_longer_video(
+    vae: AutoencoderKLWan,
+) -> None:
+    pictures = [_pixels(seed) for seed in range(9)]
+    assert torch.equal(
+        encode(vae, to_video(pictures[:5])), encode(vae, to_video(pictures))[:, :, :2]
+    )
 
 
 def test_streamed_decoding_is_bit_equal_to_decoding_the_whole(vae: AutoencoderKLWan) -> None:

@@ -66,7 +66,7 @@ class Wish:
         body = json.dumps(self.body("x:")).encode()
         spec = parse_request(ENDPOINT, body, _LIMITS).spec
         rgb = Image.open(io.BytesIO(self.picture)).convert("RGB").tobytes()
-        media = {"image": Pixels(WIDTH, HEIGHT, rgb)}
+        media = {"image": [Pixels(WIDTH, HEIGHT, rgb)]}
         order = WorkOrder(job_id="", attempt=1, spec=spec, media=media)
         return file_of(order, int(Script(order).number("bytes", BYTES)))
 

@@ -3,8 +3,12 @@
 A program for the environment that has torchvision, without this project's packages. It reads a JSON
 job from standard input and writes one file of tensors:
 
-    {"checkpoint": DIR, "out": FILE, "dtype": "float32", "image": [width, height, hex of RGB],
-     "forward": {...} | null, "clips": {name: {prompt, negative_prompt, num_frames, ...}}}
+    {"checkpoint": DIR, "out": FILE, "dtype": "float32",
+     "pictures": {"width": W, "height": H, "rgb": [hex, ...]}, "forward": {...} | null,
+     "clips": {name: {"given": "nothing" | "image" | "video", prompt, num_frames, ...}}}
+
+A video starts from nothing, from the first of the pictures, or goes on from all of them; then
+`num_given_latents` says how many latent frames are made of the last ones.
 """
 
 import json
@@ -40,8 +44,18 @@ class PassingSafetyChecker:
         return True
 
 
-def run_clip(pipe: Any, image: Image.Image, job: dict[str, Any]) -> dict[str, torch.Tensor]:
+def run_clip(
+    pipe: Any, pictures: list[Image.Image], job: dict[str, Any]
+) -> dict[str, torch.Tensor]:
     """One video: the two embeddings, the latents after the loop, and the frames."""
+    given: dict[str, Any] = {
+        "nothing": {},
+        "image": {"image": pictures[0]},
+        "video": {
+            "video": pictures,
+            "num_latent_conditional_frames": job["num_given_latents"],
+        },
+    }[job["given"]]
     seen: dict[str, torch.Tensor] = {}
 
     def remember(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -49,11 +63,11 @@ def run_clip(pipe: Any, image: Image.Image, job: dict[str, Any]) -> dict[str, to
         return {}
 
     frames = pipe(
-        image=image,
+        **given,
         prompt=job["prompt"],
         negative_prompt=job["negative_prompt"],
-        width=image.width,
-        height=image.height,
+        width=pictures[0].width,
+        height=pictures[0].height,
         num_frames=job["num_frames"],
         num_inference_steps=job["num_inference_steps"],
         guidance_scale=job["guidance_scale"],
@@ -103,14 +117,14 @@ def main() -> None:
         local_files_only=True,
     )
     pipe.set_progress_bar_config(disable=True)
-    width, height, rgb = job["image"]
-    image = Image.frombytes("RGB", (width, height), bytes.fromhex(rgb))
+    size = (job["pictures"]["width"], job["pictures"]["height"])
+    pictures = [Image.frombytes("RGB", size, bytes.fromhex(rgb)) for rgb in job["pictures"]["rgb"]]
     results: dict[str, torch.Tensor] = {}
     if job["forward"]:
         for name, tensor in run_forward(pipe, job["forward"], dtype).items():
             results[f"forward.{name}"] = tensor.contiguous()
     for clip, values in job["clips"].items():
-        for name, tensor in run_clip(pipe, image, values).items():
+        for name, tensor in run_clip(pipe, pictures, values).items():
             results[f"{clip}.{name}"] = tensor.contiguous()
     save_file(results, job["out"])
 

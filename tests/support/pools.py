@@ -26,7 +26,7 @@ def order(
     prompt: str = "a calm sea", *, steps: int = 2, seed: int = 1, job_id: str = "job"
 ) -> WorkOrder:
     spec = VideoSpec(prompt=prompt, seed=seed, num_frames=9, num_inference_steps=steps)
-    return WorkOrder(job_id=job_id, attempt=1, spec=spec, media={"image": PICTURE})
+    return WorkOrder(job_id=job_id, attempt=1, spec=spec, media={"image": [PICTURE]})
 
 
 def local_pool(

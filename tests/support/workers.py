@@ -38,6 +38,9 @@ from server.workers.messages import (
 DIGEST = "d1" * 32
 """The checkpoint digest that these workers report."""
 
+SIZE = (96, 64)
+"""Width and height of a video that starts from no picture."""
+
 BYTES = 65536
 """The size of the file that they make unless they are told otherwise."""
 
@@ -239,8 +242,8 @@ class LoadDies(ScriptedWorker):
 def file_of(order: WorkOrder, size: int = BYTES) -> bytes:
     """The file that a ScriptedWorker makes of an order; it depends on the spec and the media."""
     seed = hashlib.sha256(json.dumps(order.spec.to_json()).encode())
-    for name, pixels in order.media.items():
-        seed.update(name.encode() + pixels.rgb)
+    for name, pictures in order.media.items():
+        seed.update(name.encode() + b"".join(picture.rgb for picture in pictures))
     return hashlib.shake_256(seed.digest()).digest(size)
 
 
@@ -254,6 +257,8 @@ def _send_file(order: WorkOrder, script: Script, send: Send, cancelled: Callable
         send(Chunk(data[start : start + MAX_CHUNK_BYTES]))
     if "noartifact" in script:
         return
+    sizes = [(p.width, p.height) for pictures in order.media.values() for p in pictures]
+    width, height = sizes[0] if sizes else SIZE
     suffix = order.spec.container.suffix
     described = b"something else" if "liehash" in script else data
     send(
@@ -263,8 +268,8 @@ def _send_file(order: WorkOrder, script: Script, send: Send, cancelled: Callable
             content_type=CONTENT_TYPES[suffix],
             size=len(data) + 1 if "liesize" in script else len(data),
             sha256=hashlib.sha256(described).hexdigest(),
-            width=order.media["image"].width // (2 if "small" in script else 1),
-            height=order.media["image"].height // (2 if "small" in script else 1),
+            width=width // (2 if "small" in script else 1),
+            height=height // (2 if "small" in script else 1),
             frames=order.spec.num_frames,
         )
     )

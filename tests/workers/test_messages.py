@@ -263,10 +263,10 @@ def test_a_number_that_is_none_is_refused_where_it_is_sent() -> None:
 
 
 @st.composite
-def pictures(draw: st.DrawFn) -> Pixels:
-    width, height = draw(st.integers(0, 4)), draw(st.integers(0, 4))
-    size = 3 * width * height
-    return Pixels(width, height, draw(st.binary(min_size=size, max_size=size)))
+def pictures(draw: st.DrawFn) -> tuple[Pixels, ...]:
+    width, height = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    rgb = st.binary(min_size=3 * width * height, max_size=3 * width * height)
+    return tuple(Pixels(width, height, each) for each in draw(st.lists(rgb, min_size=1)))
 
 
 orders = st.builds(
