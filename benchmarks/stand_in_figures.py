@@ -50,7 +50,8 @@ class Watched:
             self.made.append(SCALE * (normed[:, Stream.RESOLVED] - normed[:, Stream.STEADY_NULL]))
 
         blocks: Any = network.transformer_blocks
-        layers = [*(block.attn1 for block in blocks[1:]), network.proj_out]
+        # After block 0 and each block behind the pattern's.
+        layers = [*(block.attn1 for block in blocks[2:]), network.proj_out]
         hooks = [layer.register_forward_pre_hook(see) for layer in layers]
         network.attend = attend
         noisy = torch.randn(1, 16, FRAMES, 2 * rows, 2 * columns)
@@ -69,8 +70,8 @@ class Watched:
 
 
 def draw_attention(watched: Watched, path: Path) -> None:
-    """Where head 0 of block 4, which makes frames 4 to 7, looks from three places of frame 6."""
-    query, key = (x[:, 0] for x in watched.attention[4])
+    """Where head 0 of block 5, which makes frames 4 to 7, looks from three places of frame 6."""
+    query, key = (x[:, 0] for x in watched.attention[5])
     size, gap = 9, 6
     places = ((2, 4), (5, 12), (8, 0))
     step = COLUMNS * size + 2 * gap

@@ -204,6 +204,12 @@ def stand_in(
     random: Annotated[
         bool, typer.Option("--random", help="Random weights instead, which make coloured noise.")
     ] = False,
+    distilled: Annotated[
+        bool,
+        typer.Option(
+            "--distilled", help="The sibling that stands in for NVIDIA's distilled checkpoint."
+        ),
+    ] = False,
 ) -> None:
     """Make a small checkpoint that was not trained, to try everything without the real one.
 
@@ -218,7 +224,13 @@ def stand_in(
     from weights.store import WeightStore
 
     numbers: Weights = "lively" if random else "moving"
-    write_stand_in(folder, width=int(width), height=int(height), weights=numbers)
+    write_stand_in(
+        folder,
+        width=int(width),
+        height=int(height),
+        weights=numbers,
+        sampler="trigflow" if distilled else "unipc",
+    )
     print(f"{folder}: a stand-in checkpoint for videos of {size}")
     print(WeightStore(folder).profile.licence)
 

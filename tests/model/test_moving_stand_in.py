@@ -1,5 +1,6 @@
 """The stand-in moves the picture as the prompt says, in the pipeline as it is."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,11 @@ import torch
 from paths import ROOT
 from stand_ins import stand_in
 
-from pipeline.denoise import denoise
 from pipeline.generate import VideoPipeline
 from pipeline.image import prepare
 from pipeline.load import load_pipeline
-from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, Pixels, VideoSpec
-from pipeline.vae import decode, encode, to_video
+from pipeline.progress import Watcher
+from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, Clip, FirstFrame, Pixels, Sampler, VideoSpec
 from server.fal.schemas import EXAMPLE_PROMPT
 from weights.stand_in.checkpoint import LICENCES
 from weights.stand_in.layout import (
@@ -39,19 +39,11 @@ def pipeline() -> VideoPipeline:
     return load_pipeline(WeightStore(checkpoint), "cpu")
 
 
-@torch.inference_mode()
-def frames(pipeline: VideoPipeline, pixels: Pixels, spec: VideoSpec) -> list[Grey]:
+def frames(pipeline: VideoPipeline, pictures: Sequence[Pixels], spec: VideoSpec) -> list[Grey]:
     """The decoded frames in grey, [HEIGHT, WIDTH]."""
-    latents = denoise(
-        pipeline.transformer,
-        pipeline.scheduler_config,
-        encode(pipeline.vae, to_video([pixels])),
-        pipeline.text.encode(spec.prompt),
-        pipeline.text.encode(spec.negative_prompt) if spec.guidance_scale != 1 else None,
-        spec,
-        lambda _: None,
-    )
-    return [np.asarray(frame, np.float32).mean(2) for frame in decode(pipeline.vae, latents)]
+    watcher = Watcher(lambda _progress: None, lambda: False)
+    made = pipeline._frames(spec, pictures, watcher)
+    return [np.asarray(frame, np.float32).mean(2) for frame in made]
 
 
 HOLD = (0, 0, 0)
@@ -63,7 +55,7 @@ def move_at(made: list[Grey], index: int) -> tuple[int, int, int]:
 
     Only the inner part of the frame is looked for in the first one: at its border is something new.
     """
-    margin = 4 * (NUM_FRAMES - 1) + 4
+    margin = 4 * index + 4
     inner = made[index][margin:-margin, margin:-margin]
     height, width = inner.shape
 
@@ -74,13 +66,16 @@ def move_at(made: list[Grey], index: int) -> tuple[int, int, int]:
     return min([HOLD, *MOVES], key=error)
 
 
-def spec(prompt: str, *, guidance: float = 7, seed: int = 1, steps: int = 8) -> VideoSpec:
+def spec(
+    prompt: str, *, guidance: float = 7, seed: int = 1, steps: int = 8, **values: Any
+) -> VideoSpec:
     return VideoSpec(
         prompt=prompt,
         seed=seed,
         num_frames=NUM_FRAMES,
         num_inference_steps=steps,
         guidance_scale=guidance,
+        **values,
     )
 
 
@@ -100,7 +95,7 @@ def test_each_frame_moves_on_as_the_prompt_says(
     pipeline: VideoPipeline, name: str, prompt: str, guidance: float, move: tuple[int, int, int]
 ) -> None:
     pixels = photograph(name)
-    made = frames(pipeline, pixels, spec(prompt, guidance=guidance))
+    made = frames(pipeline, [pixels], spec(prompt, guidance=guidance))
 
     assert len(made) == NUM_FRAMES
     assert [move_at(made, index) for index in range(1, NUM_FRAMES)] == [move] * (NUM_FRAMES - 1)
@@ -110,7 +105,9 @@ def test_each_frame_moves_on_as_the_prompt_says(
 
 
 def test_a_camera_that_holds_still_shows_one_picture(pipeline: VideoPipeline) -> None:
-    made = frames(pipeline, photograph("friends"), spec("A dog looks up. The camera holds still."))
+    made = frames(
+        pipeline, [photograph("friends")], spec("A dog looks up. The camera holds still.")
+    )
 
     for later in made[1:]:
         assert np.abs(later - made[0]).mean() < 1
@@ -122,7 +119,7 @@ def test_a_camera_that_holds_still_shows_one_picture(pipeline: VideoPipeline) ->
 def test_without_a_word_the_seed_decides_on_a_slow_drift(pipeline: VideoPipeline) -> None:
     drifts = []
     for seed in (1, 2):
-        made = frames(pipeline, photograph("rocket"), spec("A house on the left.", seed=seed))
+        made = frames(pipeline, [photograph("rocket")], spec("A house on the left.", seed=seed))
         drifts.append(move_at(made, NUM_FRAMES - 1))
         assert move_at(made, 4) == drifts[-1]
 
@@ -134,7 +131,94 @@ def test_a_word_wins_over_the_drift_of_the_seed(pipeline: VideoPipeline) -> None
     """Many small steps and no guidance give the noise the most time to decide first."""
     wanted = spec("The camera pans left.", guidance=1, seed=2, steps=35)
 
-    assert move_at(frames(pipeline, photograph("seeding"), wanted), NUM_FRAMES - 1) == (-1, 0, 2)
+    assert move_at(frames(pipeline, [photograph("seeding")], wanted), NUM_FRAMES - 1) == (-1, 0, 2)
+
+
+# From a prompt alone, and from a clip.
+
+
+def test_without_a_picture_a_soft_pattern_moves_as_the_prompt_says(
+    pipeline: VideoPipeline,
+) -> None:
+    for prompt, move in (("The camera pans right.", (1, 0, 2)), ("slowly pan up", (0, -1, 1))):
+        made = frames(pipeline, [], spec(prompt, conditioning=None))
+        assert len(made) == NUM_FRAMES
+        assert [move_at(made, index) for index in (4, 8)] == [move] * 2
+
+
+def test_the_seed_decides_the_pattern_and_it_is_soft(pipeline: VideoPipeline) -> None:
+    patterns = []
+    for seed in (1, 2):
+        held = spec("The camera holds still.", seed=seed, conditioning=None)
+        made = frames(pipeline, [], held)
+        assert all(np.abs(later - made[0]).mean() < 2 for later in made)
+        patterns.append(made[0])
+    for pattern in patterns:
+        assert 8 < pattern.std() < 70
+        # Neighbouring pixels differ little, and distant ones do not.
+        near = np.abs(np.diff(pattern, axis=1)).mean()
+        far = np.abs(pattern[:, 48:] - pattern[:, :-48]).mean()
+        assert 6 * near < far
+    assert np.corrcoef(patterns[0].ravel(), patterns[1].ravel())[0, 1] < 0.6
+
+
+def test_guidance_does_not_change_the_pattern(pipeline: VideoPipeline) -> None:
+    first = [
+        frames(pipeline, [], spec("pan left", guidance=guidance, conditioning=None))[0]
+        for guidance in (1, 20)
+    ]
+    assert np.abs(first[0] - first[1]).mean() < 1
+
+
+def test_a_clips_last_picture_goes_on_as_the_sentence_says(pipeline: VideoPipeline) -> None:
+    """Of four frames the VAE keeps the last: so the clip's first and last ones are seen."""
+    clip = [photograph("china")] * 4 + [photograph("chelsea")]
+    made = frames(pipeline, clip, spec("The camera pans left.", conditioning=Clip()))
+    for shown, given in ((made[0], clip[0]), (made[4], clip[4])):
+        picture = np.frombuffer(given.rgb, np.uint8).reshape(HEIGHT, WIDTH, 3).mean(2)
+        assert 10 * np.log10(255**2 / np.square(shown - picture).mean()) > 20
+    assert [move_at(made[4:], index) for index in range(1, 5)] == [(-1, 0, 2)] * 4
+
+
+# The distilled sibling.
+
+
+@pytest.fixture(scope="module")
+def distilled() -> VideoPipeline:
+    checkpoint = stand_in(width=WIDTH, height=HEIGHT, weights="moving", sampler="trigflow")
+    return load_pipeline(WeightStore(checkpoint), "cpu")
+
+
+@pytest.mark.parametrize("steps", [1, 4, 10])
+@pytest.mark.parametrize(
+    ("prompt", "move"),
+    [
+        ("The camera pans right.", (1, 0, 2)),
+        ("slowly pan up", (0, -1, 1)),
+        ("A quick pan to the left!", (-1, 0, 4)),
+        ("The camera holds still.", HOLD),
+    ],
+)
+def test_a_distilled_one_moves_in_any_number_of_steps(
+    distilled: VideoPipeline, prompt: str, move: tuple[int, int, int], steps: int
+) -> None:
+    for pictures, conditioning in (([], None), ([photograph("china")], FirstFrame())):
+        few = spec(
+            prompt, guidance=1, steps=steps, conditioning=conditioning, sampler=Sampler.TRIGFLOW
+        )
+        made = frames(distilled, pictures, few)
+        assert [move_at(made, index) for index in (4, 8)] == [move] * 2
+
+
+def test_a_distilled_one_drifts_where_the_seed_says(distilled: VideoPipeline) -> None:
+    drifts = set()
+    for seed in range(1, 5):
+        few = spec("Rain.", guidance=1, steps=4, seed=seed, sampler=Sampler.TRIGFLOW)
+        made = frames(distilled, [photograph("rocket")], few)
+        drifts.add(move_at(made, 8))
+        assert move_at(made, 4) == move_at(made, 8)
+    assert all(speed == 1 for _, _, speed in drifts)
+    assert len(drifts) > 1
 
 
 @pytest.mark.slow
@@ -146,7 +230,7 @@ def test_all_moves_are_seen(
     x, y, speed = move
     direction = {1: ("right", "down"), -1: ("left", "up")}[x + y][abs(y)]
     prompt = f"The camera {({1: 'slowly', 2: '', 4: 'quickly'})[speed]} drifts {direction}."
-    made = frames(pipeline, photograph("flower"), spec(prompt, guidance=guidance, steps=12))
+    made = frames(pipeline, [photograph("flower")], spec(prompt, guidance=guidance, steps=12))
 
     assert [move_at(made, index) for index in range(1, NUM_FRAMES)] == [move] * (NUM_FRAMES - 1)
 

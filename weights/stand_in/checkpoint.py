@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from weights.checkpoint_profile import PROFILE_FILE
+from weights.checkpoint_profile import PROFILE_FILE, Sampler
 from weights.errors import StandInRefused
 from weights.manifest import MODEL_INDEX, load_manifest
 
@@ -65,13 +65,15 @@ def write_stand_in(
     seed: int = 0,
     layout: Layout = DEFAULT_LAYOUT,
     weights: Weights = "lively",
+    sampler: Sampler = "unipc",
 ) -> None:
     """Write a complete checkpoint to `root`, which appears whole or not at all.
 
     `weights` chooses the numbers: "moving" moves the picture as the prompt says, and takes no seed;
     "lively" is random and makes coloured noise; "oracle" draws every matrix of the transformer with
     standard deviation 0.05 and sets the query and key norms to 2, so that the softmax is peaked
-    enough for a wrong rotation to show.
+    enough for a wrong rotation to show. With the sampler "trigflow" it stands in for a distilled
+    checkpoint, over the same text model and VAE.
 
     Raises:
         StandInRefused: width or height is not a positive multiple of 16, or `root` is a file or
@@ -87,9 +89,9 @@ def write_stand_in(
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as scratch:
         unfinished = Path(scratch, "checkpoint")
         unfinished.mkdir()
-        _write_components(unfinished, seed, layout, weights)
+        _write_components(unfinished, seed, layout, weights, sampler)
         _write_json(unfinished / MODEL_INDEX, _model_index())
-        _write_json(unfinished / PROFILE_FILE, _profile(width, height, weights))
+        _write_json(unfinished / PROFILE_FILE, _profile(width, height, weights, sampler))
         _share(unfinished)
         unfinished.replace(root)
 
@@ -109,13 +111,15 @@ def _check_size(width: int, height: int) -> None:
             )
 
 
-def _write_components(folder: Path, seed: int, layout: Layout, weights: Weights) -> None:
+def _write_components(
+    folder: Path, seed: int, layout: Layout, weights: Weights, sampler: Sampler
+) -> None:
     import torch
 
     shard_size = "96KB" if layout.sharded else "5GB"
     # Building a module draws from torch's global generator, which is the caller's.
     with torch.random.fork_rng(devices=[]), _no_progress_bars():
-        parts = _moving() if weights == "moving" else _random(seed, weights)
+        parts = _moving(sampler) if weights == "moving" else _random(seed, weights)
         parts.tokenizer.save_pretrained(folder / "tokenizer")
         dtype = getattr(torch, layout.dtype or ("float16" if weights == "moving" else "float32"))
         for module in (parts.text_encoder, parts.transformer, parts.vae):
@@ -141,14 +145,14 @@ class _Parts:
     vae: Any
 
 
-def _moving() -> _Parts:
+def _moving(sampler: Sampler) -> _Parts:
     from weights.stand_in import text, transformer, vae
 
     tokenizer = text.tokenizer()
     text_encoder = _text_encoder(tokenizer, text.HIDDEN, 1, **text.config())
     text.construct(text_encoder, tokenizer)
     network, autoencoder = _transformer(transformer.config()), _vae(vae.config())
-    transformer.construct(network, vae.quarters())
+    transformer.construct(network, vae.quarters(), vae.colours(), distilled=sampler == "trigflow")
     vae.construct(autoencoder)
     return _Parts(tokenizer, text_encoder, network, autoencoder)
 
@@ -264,12 +268,13 @@ def _model_index() -> dict[str, Any]:
     }
 
 
-def _profile(width: int, height: int, weights: Weights) -> dict[str, Any]:
+def _profile(width: int, height: int, weights: Weights, sampler: Sampler) -> dict[str, Any]:
     return {
         "width": width,
         "height": height,
         "max_frames": 93,
         "guardrail": "none",
+        "sampler": sampler,
         "licence": LICENCES.get(weights, LICENCES["random"]),
     }
 

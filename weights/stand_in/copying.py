@@ -1,4 +1,4 @@
-"""Blocks 1 to 6: each frame is made of one that is there already, moved."""
+"""Blocks 2 to 7: each frame is made of one that is there already, moved."""
 
 import math
 from collections.abc import Mapping
@@ -20,10 +20,24 @@ from weights.stand_in.layout import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TIME_WEIGHTS = (1.0, 3.0, 3.0)
-_PLACE_WEIGHTS = (1.0, 20.0)
-"""Of the rotary frequencies, the fastest first. Weak fast ones and strong slow ones together make a
-sharp peak, and choose the nearest token where the place is outside the picture."""
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Of the rotary frequencies of a head, the fastest first.
+
+    Weak fast ones and strong slow ones together make a sharp peak, and choose the nearest token
+    where the place is outside the picture.
+    """
+
+    times: tuple[float, ...] = (1.0, 3.0, 3.0)
+    places: tuple[float, ...] = (1.0, 20.0)
+
+    @property
+    def total(self) -> float:
+        return sum(self.times) + 2 * sum(self.places)
+
+
+_SHARP = Weights()
 
 
 def _frequencies() -> tuple[list[float], list[float]]:
@@ -52,7 +66,7 @@ def fetch(attention: Any, back: int, shifts: "Mapping[Move, int]", idle: Aim) ->
     Args:
         shifts: by move, in pixels.
     """
-    sharpness = math.sqrt(20 * HEAD_WIDTH**0.5 / (HEAD_WIDTH / _total_weight()))
+    sharpness = math.sqrt(20 * HEAD_WIDTH**0.5 / (HEAD_WIDTH / _SHARP.total))
     attention.norm_q.weight.fill_(sharpness)
     attention.norm_k.weight.fill_(sharpness)
     for head, numbers in enumerate((range(CONTENT // 2), range(CONTENT // 2, CONTENT))):
@@ -60,7 +74,7 @@ def fetch(attention: Any, back: int, shifts: "Mapping[Move, int]", idle: Aim) ->
         for move, shift in shifts.items():
             tokens, rest = divmod(shift, TOKEN_PX)
             aims[move] = _back(move, back, tokens) if rest == 0 else idle
-        _point(attention, head, idle if back == 0 else Aim(-back), aims)
+        point(attention, head, idle if back == 0 else Aim(-back), aims)
         _copy(attention, head, [(Stream.ESTIMATE[i], Stream.FETCHED[i]) for i in numbers])
     for head, half in enumerate(HALVES, start=2):
         aims = {}
@@ -69,10 +83,10 @@ def fetch(attention: Any, back: int, shifts: "Mapping[Move, int]", idle: Aim) ->
             is_next = move.step[half.axis] == -half.sign
             if move.step[half.axis] and (rest == 8 or (rest == 4 and is_next)):
                 aims[move] = _back(move, back, tokens + is_next)
-        _point(attention, head, idle, aims)
+        point(attention, head, idle, aims)
         pairs = [(Stream.ESTIMATE[a], Stream.FETCHED[b]) for a, b in half.numbers]
         _copy(attention, head, pairs)
-    _point(attention, 6, Aim(-back), {})
+    point(attention, 6, Aim(-back), {})
     _copy(attention, 6, [(Stream.RESOLVED, Stream.FETCHED_RESOLVED)])
 
 
@@ -88,11 +102,9 @@ def _copy(attention: Any, head: int, pairs: list[tuple[int, int]]) -> None:
         attention.to_out[0].weight[target, head * HEAD_WIDTH + index] = 1
 
 
-def _total_weight() -> float:
-    return sum(_TIME_WEIGHTS) + 2 * sum(_PLACE_WEIGHTS)
-
-
-def _point(attention: Any, head: int, otherwise: Aim, aims: Mapping[Move, Aim]) -> None:
+def point(
+    attention: Any, head: int, otherwise: Aim, aims: Mapping[Move, Aim], weights: Weights = _SHARP
+) -> None:
     """Let a head look at one token: which one, the move that is on says.
 
     The keys are all the same. A query's phase at each rotary frequency is the distance times the
@@ -101,30 +113,30 @@ def _point(attention: Any, head: int, otherwise: Aim, aims: Mapping[Move, Aim]) 
     first, half = head * HEAD_WIDTH, HEAD_WIDTH // 2
     query = attention.to_q.weight[first : first + HEAD_WIDTH]
     key = attention.to_k.weight[first : first + HEAD_WIDTH]
-    base = _phases(otherwise)
+    base = _phases(otherwise, weights)
     for pair, (root, angle) in base.items():
         key[pair, Stream.ONE] = root
         query[pair, Stream.ONE] = root * math.cos(angle)
         query[pair + half, Stream.ONE] = root * math.sin(angle)
     for move, aim in aims.items():
         flag = Stream.MOVE[MOVES.index(move)]
-        for pair, (root, angle) in _phases(aim).items():
+        for pair, (root, angle) in _phases(aim, weights).items():
             # The flag turns the query from the one aim to the other.
             before = base[pair][1]
             query[pair, flag] = root * (math.cos(angle) - math.cos(before)) * SCALE
             query[pair + half, flag] = root * (math.sin(angle) - math.sin(before)) * SCALE
 
 
-def _phases(aim: Aim) -> dict[int, tuple[float, float]]:
+def _phases(aim: Aim, weights: Weights) -> dict[int, tuple[float, float]]:
     """By pair of dimensions, the size and the angle: 6 of time, 5 of rows, 5 of columns."""
     times, places = _frequencies()
     phases = {}
-    for first, weights, frequencies, distance in (
-        (0, _TIME_WEIGHTS, times, aim.frames),
-        (6, _PLACE_WEIGHTS, places, aim.rows),
-        (11, _PLACE_WEIGHTS, places, aim.columns),
+    for first, of_axis, frequencies, distance in (
+        (0, weights.times, times, aim.frames),
+        (6, weights.places, places, aim.rows),
+        (11, weights.places, places, aim.columns),
     ):
-        for index, weight in enumerate(weights):
+        for index, weight in enumerate(of_axis):
             phases[first + index] = (math.sqrt(weight), frequencies[index] * distance)
     return phases
 

@@ -24,15 +24,16 @@ class Units:
         out: Mapping[int, float],
         *,
         one_of: Collection[int] = (),
-        none_of: Collection[int] = (),
+        none_of: Collection[int] | Mapping[int, float] = (),
     ) -> None:
         """Add `source`, a sum of numbers of the stream, to `out` if the flags are so.
 
         Flags are numbers that are 0 or 1. Of `one_of` one must be 1, if it names any, and of
-        `none_of` none.
+        `none_of` none; as a mapping, it says by what to multiply a flag that can be less than 1.
         """
+        factors = none_of if isinstance(none_of, Mapping) else dict.fromkeys(none_of, 1.0)
         threshold = dict.fromkeys(one_of, 2 * SHARP * SCALE)
-        threshold |= dict.fromkeys(none_of, -2 * SHARP * SCALE)
+        threshold |= {flag: -2 * SHARP * SCALE * factor for flag, factor in factors.items()}
         threshold[Stream.ONE] = -SHARP if one_of else SHARP
         unit, twin = self._take(), self._twin(threshold)
         for dimension, weight in source.items():

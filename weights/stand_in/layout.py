@@ -104,6 +104,10 @@ class Stream:
     CONSTANTS = range(213, 215)
     NULL, STEADY_NULL = 215, 216  # nothing is ever written here
     ONE = 217  # 1 after each norm, not in the stream
+    PATTERN = range(218, 221)  # colour, averaged; each norm multiplies it by a gain
+    PATTERN_NULL = 221  # multiplied by it, too, and never written
+    NOTHING_GIVEN = 222  # 1 if no frame is given
+    DIFFERS = 223  # how many numbers are not those of the first frame
 
 
 SCALE = 32.0

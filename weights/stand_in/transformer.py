@@ -9,35 +9,36 @@ frame moved by `t` times the camera's move:
    from the noisy code, averaged over the whole video. So both guidance branches make the same
    picture, and guidance scales the code alone. Where nothing is asked for, the mean of
    the noise feeds itself until it is a code: a slow drift, the seed decides where.
-2. Block 1 makes the next frame from the given one: attention fetches the token that the picture
+2. Block 1 makes a pattern for the first frame, if none is given (`pattern.py`).
+3. Block 2 makes the next frame from the given one: attention fetches the token that the picture
    comes from, or the halves of two, by rotary phase; the feed-forward lets it in. It also sees to
-   it that one move is on at most. Block 2 moves the new frame by a quarter of a token if that is a
+   it that one move is on at most. Block 3 moves the new frame by a quarter of a token if that is a
    slow one.
-3. Blocks 3 to 6 double: frames 2 and 3 from 0 and 1, 4 to 7 from 0 to 3, and so on to 31.
-4. The final layer subtracts the estimate and divides by sigma, which the modulation of the final
+4. Blocks 4 to 7 double: frames 2 and 3 from 0 and 1, 4 to 7 from 0 to 3, and so on to 31.
+5. The final layer subtracts the estimate and divides by sigma, which the modulation of the final
    norm computes from the time.
 
 A latent frame is four frames of video; a cell 8 pixels, a token 2x2 cells.
+
+A distilled one is sampled in few steps and without guidance, so its text may do more: the words
+turn the move on, and the code only tells the decoder. Without a word the larger mean of the noise
+does so at once.
 """
 
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from weights.stand_in import text
+from weights.stand_in import camera, pattern, text
 from weights.stand_in.copying import Aim, fetch, let_in, move_by_a_quarter
 from weights.stand_in.feed_forward import Units
 from weights.stand_in.layout import (
     AMPLITUDES,
-    ASKED_CODE,
     CELLS,
     CODES,
     COLOURS,
-    CONFIRMED_CODE,
     CONSTANT,
     CONTENT,
-    DIRECTIONS,
-    DRIFT_CODE,
     HEAD_WIDTH,
     HEADS,
     HOLD_AMPLITUDE,
@@ -47,9 +48,7 @@ from weights.stand_in.layout import (
     MOVES,
     QUIET,
     SCALE,
-    SPEEDS,
     WIDTH,
-    Move,
     Stream,
     code_place,
 )
@@ -64,13 +63,19 @@ _AHEAD = Aim(1)
 
 
 def construct(
-    transformer: "CosmosTransformer3DModel", quarters: "Mapping[int, tuple[Tensor, Tensor]]"
+    transformer: "CosmosTransformer3DModel",
+    quarters: "Mapping[int, tuple[Tensor, Tensor]]",
+    colours: "Tensor",
+    *,
+    distilled: bool = False,
 ) -> None:
     """Write every weight, in place.
 
     Args:
         transformer: of `config()`.
         quarters: what moves a token by 4 pixels; see `copying.move_by_a_quarter`.
+        colours: see `pattern.read_colours`.
+        distilled: whether it is for TrigFlow, in few steps and without guidance.
     """
     import torch
 
@@ -78,7 +83,8 @@ def construct(
         for name, parameter in transformer.named_parameters():
             parameter.fill_(1 if name.endswith(("norm_q.weight", "norm_k.weight")) else 0)
         _time(transformer)
-        _final_layer(transformer)
+        pattern.strengthen(transformer.time_embed)
+        _final_layer(transformer, asks=not distilled)
         patch = transformer.patch_embed.proj.weight
         for dimension in Stream.NOISY:
             patch[dimension, dimension] = 1
@@ -88,22 +94,31 @@ def construct(
         blocks: Any = transformer.transformer_blocks
         units = [Units(block.ff) for block in blocks]
         _pool_code_and_bring_in_constants(blocks[0].attn1)
-        _read_text(transformer.crossattn_proj[0], blocks[0].attn2)
-        _read_code(units[0])
-        # A slow move is less than half a token, and left to block 2.
+        camera.read_text(transformer.crossattn_proj[0], blocks[0].attn2)
+        _read_given(units[0])
+        pattern.tell_the_first_frame(blocks[0].attn1, units[0])
+        pattern.read_colours(units[0], colours)
+        pattern.paint(blocks[1].attn1, units[1], colours)
+        if distilled:
+            camera.let_words_move(units[0])
+            camera.let_noise_move(blocks[0].attn1, units[0], units[1])
+        else:
+            camera.let_words_ask(units[0])
+            camera.read_code(units[0])
+            camera.let_one_move_be_on(units[2])
+            camera.confirm(units[4])
+            camera.let_noise_ask(units[4])
+        # A slow move is less than half a token, and left to block 3.
         fast = {move: move.shift_px(0) for move in MOVES if move.speed > 1}
         slow = {move: move.shift_px(0) for move in MOVES if move.speed == 1}
-        fetch(blocks[1].attn1, 1, fast, _ITSELF)
-        let_in(units[1])
-        _let_one_move_be_on(units[1])
-        fetch(blocks[2].attn1, 0, slow, _AHEAD)
-        move_by_a_quarter(units[2], quarters)
+        fetch(blocks[2].attn1, 1, fast, _ITSELF)
+        let_in(units[2])
+        fetch(blocks[3].attn1, 0, slow, _AHEAD)
+        move_by_a_quarter(units[3], quarters)
         for level in range(1, LEVELS):
             shifts = {move: move.shift_px(level) for move in MOVES}
-            fetch(blocks[2 + level].attn1, 2**level, shifts, _ITSELF)
-            let_in(units[2 + level])
-        _confirm(units[3])
-        _let_noise_ask(units[3])
+            fetch(blocks[3 + level].attn1, 2**level, shifts, _ITSELF)
+            let_in(units[3 + level])
         _take_out_means(transformer)
 
 
@@ -114,7 +129,7 @@ def config() -> dict[str, Any]:
         "out_channels": 16,
         "num_attention_heads": HEADS,
         "attention_head_dim": HEAD_WIDTH,
-        "num_layers": 2 + LEVELS,
+        "num_layers": 3 + LEVELS,
         "mlp_ratio": MLP_RATIO,
         "text_embed_dim": 16,
         "adaln_lora_dim": 1,
@@ -149,7 +164,7 @@ def _time(transformer: Any) -> None:
     gate[:, 0] = 1 / unit
 
 
-def _final_layer(transformer: Any) -> None:
+def _final_layer(transformer: Any, *, asks: bool) -> None:
     """velocity = noisy / sigma - estimate / sigma; what the code is estimated as, `_code` says."""
     scale = _one_over_sigma(transformer)
     for dimension in (*_DIVIDED, Stream.NULL):
@@ -161,16 +176,16 @@ def _final_layer(transformer: Any) -> None:
             row[Stream.NOISY[channel * CELLS + cell]] = SCALE
             if channel < COLOURS:
                 row[Stream.ESTIMATE[channel * CELLS + cell]] = -SCALE
-    _code(out)
+    _code(out, asks=asks)
 
 
 _DIVIDED = (*Stream.NOISY, *Stream.ESTIMATE, *Stream.MOVE, Stream.HOLD)
 """What the final norm divides by sigma."""
 
 
-def _code(out: "Tensor") -> None:
+def _code(out: "Tensor", *, asks: bool) -> None:
     """Estimate the code as its amplitude, if it is decided, and sigma times what is asked for."""
-    for code in range(CODES):
+    for code in range(CODES) if asks else ():
         row = out[_code_row(code)]
         row[Stream.ASKED[code]] = -SCALE / QUIET
     for index, move in enumerate(MOVES):
@@ -238,119 +253,10 @@ def _pool_code_and_bring_in_constants(attention: Any) -> None:
         out[dimension, CODES] = CONSTANT if index % 2 else -CONSTANT
 
 
-_MEANINGS = (*text.DIRECTIONS, *text.SPEEDS, text.STILL)
-
-
-def _read_text(projection: Any, attention: Any) -> None:
-    """WORD[i] = QUIET if a sentence about the camera has word i, and no other of its kind.
-
-    Two sorts of tokens tell: a word that comes after one of the camera, and a word of the camera
-    that comes after one. The second sort counts where there is none of the first.
-
-    A number of a token's state that is 1 comes as 0.85 or so, and one that is 0 as -0.15: the mean
-    is taken out. So two that are 1 add up to 1.7, and one to 0.7.
-    """
-    count = len(_MEANINGS)
-    for index, meaning in enumerate(_MEANINGS):
-        after = (meaning, text.SAID + text.CAMERA)
-        before = (text.SAID + meaning, text.CAMERA)
-        projection.weight[index, after] = 10
-        projection.weight[count + index, before] = 10
-        projection.bias[[index, count + index]] = -12
-    attention.norm_q.weight.fill_(2.5)
-    attention.norm_k.weight.fill_(2.5)
-    # A head for each kind of words. It sees those alone, or, where there is none, all tokens alike.
-    for head, words in enumerate((range(4), range(4, 6), range(6, 7))):
-        first = head * HEAD_WIDTH
-        attention.to_q.weight[first, Stream.ONE] = 1
-        for word in words:
-            attention.to_k.weight[first, [word, count + word]] = 1
-            # The norm shortens a key of two numbers.
-            attention.to_k.weight[first + 1, count + word] = 1
-            attention.to_v.weight[first + word, [word, count + word]] = QUIET / 4
-            attention.to_out[0].weight[Stream.WORD[word], first + word] = 1
-
-
-def _read_code(units: Units) -> None:
-    """ESTIMATE = NOISY where it is given; ASKED from the words; MOVE from the pooled code."""
+def _read_given(units: Units) -> None:
+    """ESTIMATE = NOISY where it is given."""
     for number in range(CONTENT):
         units.gate({Stream.NOISY[number]: 1}, {Stream.ESTIMATE[number]: 1}, one_of=(Stream.GIVEN,))
-    for move in MOVES:
-        code, sign = move.code
-        # Two directions in one prompt are none.
-        wanted = {
-            Stream.WORD[index]: 1.0 if direction == move.direction else -1.0
-            for index, direction in enumerate(DIRECTIONS)
-        }
-        slowly, quickly = Stream.WORD[4], Stream.WORD[5]
-        match move.speed:
-            case 1:
-                wanted |= {slowly: 1.0, quickly: -1.0}
-            case 2:
-                wanted |= {slowly: -1.0, quickly: -1.0}
-            case 4:
-                wanted |= {slowly: -1.0, quickly: 1.0}
-        needed = 1 if move.speed == 2 else 2
-        words = {dimension: weight / QUIET for dimension, weight in wanted.items()}
-        asked = {Stream.ASKED[code]: sign * ASKED_CODE * QUIET}
-        units.ramp(words, needed - 0.7, needed - 0.3, asked)
-    # A direction counts before the wish to hold still.
-    wanted = {Stream.WORD[6]: 1.0, **dict.fromkeys(Stream.WORD[:4], -1.0)}
-    words = {dimension: weight / QUIET for dimension, weight in wanted.items()}
-    units.ramp(words, 0.3, 0.7, {Stream.ASKED[HOLD_CODE]: ASKED_CODE * QUIET})
-    for index, move in enumerate(MOVES):
-        code, sign = move.code
-        units.ramp({Stream.POOLED[code]: sign}, 0.25, 0.4, {Stream.MOVE[index]: 1.0})
-    units.ramp({Stream.POOLED[HOLD_CODE]: 1.0}, 0.25, 0.4, {Stream.HOLD: 1.0})
-
-
-def _let_one_move_be_on(units: Units) -> None:
-    """MOVE[i] = 0 if HOLD is 1, or the flag of a faster move, or of one as fast and before it."""
-
-    def rank(move: Move) -> tuple[int, int]:
-        return -move.speed, MOVES.index(move)
-
-    before = [Stream.HOLD]
-    for move in sorted(MOVES, key=rank):
-        own = Stream.MOVE[MOVES.index(move)]
-        # The flag itself and at least one other: 13 of 12 + 1 are needed.
-        units.ramp({own: 12.0, **dict.fromkeys(before, 1.0)}, 12.3, 12.7, {own: -1.0})
-        before.append(own)
-
-
-_DECIDED = (Stream.HOLD, *Stream.MOVE)
-
-
-def _confirm(units: Units) -> None:
-    """ASKED = what is decided, once something is.
-
-    On that both branches agree, so guidance has no part in what the code ends at.
-    """
-    flags: list[dict[int, float]] = [{} for _ in range(CODES)]
-    for index, move in enumerate(MOVES):
-        code, sign = move.code
-        flags[code][Stream.MOVE[index]] = sign
-    flags[HOLD_CODE][Stream.HOLD] = 1.0
-    for asked, decided in zip(Stream.ASKED, flags, strict=True):
-        units.gate({asked: 1}, {asked: -1}, one_of=_DECIDED)
-        units.gate(decided, {asked: CONFIRMED_CODE * QUIET})
-
-
-def _let_noise_ask(units: Units) -> None:
-    """ASKED = a slow drift to where the pooled noise already goes, if nothing is decided.
-
-    Of the pooled codes a, for x, and b, for y, the larger one grows, because
-    sign(a + b) + sign(a - b) is twice the sign of a where |a| > |b|, and 0 elsewhere.
-    """
-    slow_x, slow_y = 0, len(SPEEDS)
-    for sign in (1.0, -1.0):
-        for other in (1.0, -1.0):
-            codes = {Stream.POOLED[slow_x]: sign, Stream.POOLED[slow_y]: sign * other}
-            asked = {
-                Stream.ASKED[slow_x]: sign * DRIFT_CODE * QUIET / 2,
-                Stream.ASKED[slow_y]: sign * other * DRIFT_CODE * QUIET / 2,
-            }
-            units.ramp({**codes, **dict.fromkeys(_DECIDED, -1.0)}, 0.0, 0.08, asked)
 
 
 def _take_out_means(transformer: Any) -> None:
@@ -365,6 +271,11 @@ def _take_out_means(transformer: Any) -> None:
             *(block.attn2.to_q.weight, block.ff.net[0].proj.weight),
         ):
             weight[:, Stream.NULL] -= weight.sum(1)
+        # What is multiplied has a zero of its own.
+        weight = block.ff.net[0].proj.weight
+        multiplied = weight[:, Stream.PATTERN].sum(1)
+        weight[:, Stream.NULL] += multiplied
+        weight[:, Stream.PATTERN_NULL] = -multiplied
     # Behind the final norm there are dimensions that were divided by sigma, and others.
     out = transformer.proj_out.weight
     out[:, Stream.STEADY_NULL] = -out[:, Stream.ASKED].sum(1)

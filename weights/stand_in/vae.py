@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weights.stand_in import in_between
-from weights.stand_in.layout import COLOURS, MOVES, SPEEDS
+from weights.stand_in.layout import CELLS, COLOURS, MOVES, SPEEDS
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -126,6 +126,20 @@ def quarters() -> "dict[int, tuple[Tensor, Tensor]]":
         for move in MOVES
         if move.speed == SPEEDS[0]
     }
+
+
+def colours() -> "Tensor":
+    """Orthonormal columns, [CONTENT, 3], that span what tokens of one colour each differ by."""
+    import torch
+
+    numbers = _numbers()
+    # A convolution makes of one colour the sum of its kernel.
+    of_cell = numbers["encode.0"].sum((2, 3))
+    for layer in range(1, 5):
+        of_cell = numbers[f"encode.{layer}"].sum((2, 3)) @ of_cell
+    of_token = of_cell.repeat_interleave(CELLS, 0)
+    directions: Tensor = torch.linalg.svd(of_token, full_matrices=False).U
+    return directions
 
 
 def _numbers() -> "dict[str, Tensor]":
