@@ -30,7 +30,7 @@ from pipeline.memory_plan import MemoryPlan
 from pipeline.network import layers
 from pipeline.network.kernels.residual import add_gated_modulate
 from pipeline.network.transformer import CosmosTransformer
-from pipeline.spec import CLIP_PICTURES, VideoSpec, latent_frames
+from pipeline.spec import CLIP_FRAMES, VideoSpec, latent_frames
 from pipeline.text import MAX_TOKENS, TextEncoder
 from pipeline.vae_decoder import FrameDecoder
 
@@ -128,9 +128,9 @@ def denoise_peak(network: CosmosTransformer, num_frames: int) -> int:
     return int(bytes_.peak)
 
 
-def encode_peak(model: AutoencoderKLWan) -> int:
-    """Bytes of encoding the pictures of a clip: the first one, and then four at once."""
-    video = torch.empty(1, 3, CLIP_PICTURES, FULL.height, FULL.width)
+def encode_peak(model: AutoencoderKLWan, num_frames: int) -> int:
+    """Bytes of encoding pictures: the first one, and then four at once."""
+    video = torch.empty(1, 3, num_frames, FULL.height, FULL.width)
     with LiveBytes(META) as bytes_:
         bytes_.know(*model.parameters())
         vae_module.encode(model, video)
@@ -202,7 +202,8 @@ def counts(num_frames: int) -> dict[str, Any]:
     weights = {name: getattr(need, name) for name in ("text_model", "transformer", "vae")}
     stages = {
         "text": need.text_stage,
-        "encode a clip": encode_peak(autoencoder),
+        "encode the first frame": encode_peak(autoencoder, 1),
+        "encode a clip": encode_peak(autoencoder, CLIP_FRAMES),
         "denoise": need.denoise_stage,
         "denoise, streams kept": kept,
         "denoise, feed-forward whole": widened,

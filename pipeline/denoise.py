@@ -1,6 +1,6 @@
 """Noise to latents: the schedule, guidance, and the loop over steps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pipeline.network.transformer import CosmosTransformer, Evaluate
-from pipeline.spec import VideoSpec
+from pipeline.spec import Sampler, VideoSpec
+from pipeline.trigflow import TrigFlow
 from pipeline.unipc import UniPC
 
 GIVEN_FRAME_TIME = 1e-4
@@ -31,18 +32,21 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """The two choices of NVIDIA's program that decide what a seed means there.
+    """The choices of NVIDIA's program that decide what a seed means there.
 
-    `numpy_noise` draws the noise with numpy's `RandomState`, else it is torch's. `integer_time`
-    tells the network the time in whole thousandths, rounded down, else the exact one.
+    `numpy_noise` and `integer_time` are of UniPC: the noise is drawn with numpy's `RandomState`,
+    and the network is told the time in whole thousandths, rounded down, else the exact one.
+    `device_noise` is of TrigFlow: the noise is that of the device's generator. Else noise is the
+    same on every device.
     """
 
     numpy_noise: bool = False
     integer_time: bool = False
+    device_noise: bool = False
 
 
 EXACT = Sampling()
-NVIDIA = Sampling(numpy_noise=True, integer_time=True)
+NVIDIA = Sampling(numpy_noise=True, integer_time=True, device_noise=True)
 
 
 @torch.inference_mode()
@@ -73,8 +77,7 @@ def denoise(
     _, channels, num_given, height, width = given_latents.shape
     num_frames, device = spec.num_latent_frames, transformer.device
     given_latents = given_latents.to(device)
-    draw = numpy_noise if sampling.numpy_noise else torch_noise
-    latents = draw(spec.seed, (1, channels, num_frames, height, width)).to(device)
+    latents = noise(spec, (1, channels, num_frames, height, width), device, sampling)
     # The velocity of a given frame is known: it leads from its noise to its latent.
     given_velocity = latents[:, :, :num_given] - given_latents
     given = torch.zeros(1, num_frames, device=device)
@@ -85,8 +88,7 @@ def denoise(
         given=given,
         guidance_scale=spec.guidance_scale,
     )
-    sampler = UniPC(scheduler_config, spec.num_inference_steps)
-    times = sampler.integer_times if sampling.integer_time else sampler.sigmas[:-1]
+    sampler, times = make_sampler(spec, scheduler_config, sampling)
     # From here on everything is queued: between the first step and the last nothing waits.
     for index, time in enumerate(times):
         on_step(index)
@@ -99,6 +101,17 @@ def denoise(
     return latents
 
 
+def make_sampler(
+    spec: VideoSpec, scheduler_config: Mapping[str, Any], sampling: Sampling
+) -> tuple[UniPC | TrigFlow, Sequence[float]]:
+    """The sampler that the spec asks for, and the time that each step tells the network."""
+    if spec.sampler is Sampler.TRIGFLOW:
+        trigflow = TrigFlow(spec.num_inference_steps)
+        return trigflow, trigflow.times
+    unipc = UniPC(scheduler_config, spec.num_inference_steps)
+    return unipc, unipc.integer_times if sampling.integer_time else unipc.sigmas[:-1]
+
+
 def guided_velocity(noisy: Tensor, time: float, conditions: Conditions) -> Tensor:
     """`cond + g * (cond - uncond)`, [1, 16, T, height / 8, width / 8] in at least float32."""
     given = conditions.given
@@ -109,6 +122,18 @@ def guided_velocity(noisy: Tensor, time: float, conditions: Conditions) -> Tenso
     return velocity + conditions.guidance_scale * (velocity - unguided[0])
 
 
+def noise(
+    spec: VideoSpec, shape: tuple[int, ...], device: torch.device, sampling: Sampling
+) -> Tensor:
+    """What a video is made of, float32 on the device."""
+    if spec.sampler is Sampler.UNIPC and sampling.numpy_noise:
+        return numpy_noise(spec.seed, shape).to(device)
+    if spec.sampler is Sampler.TRIGFLOW and sampling.device_noise:
+        generator = torch.Generator(device).manual_seed(spec.seed)
+        return torch.randn(shape, generator=generator, dtype=torch.float32, device=device)
+    return torch_noise(spec.seed, shape).to(device)
+
+
 def torch_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
     """The noise of one seed: from the CPU's generator, so that it is the same on every device."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
@@ -116,5 +141,5 @@ def torch_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
 
 def numpy_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
     """NVIDIA's noise of one seed; `RandomState` takes 32 bits, and torch uses no more."""
-    noise = np.random.RandomState(seed % 2**32).standard_normal(shape)
-    return torch.from_numpy(noise.astype(np.float32))
+    drawn = np.random.RandomState(seed % 2**32).standard_normal(shape)
+    return torch.from_numpy(drawn.astype(np.float32))

@@ -6,8 +6,8 @@ computed as the module is built.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,12 +28,12 @@ from pipeline.generate import VideoPipeline
 from pipeline.guardrail import Guardrail, GuardrailChoice, choose_guardrail
 from pipeline.libraries import check_cudnn
 from pipeline.memory import HOST, Placement, RanOutOfMemory, run_or_free
-from pipeline.memory_need import SPARE, memory_need
+from pipeline.memory_need import Placing, choose_placing
 from pipeline.memory_plan import MemoryChoice, MemoryPlan
 from pipeline.network.attention import Choice, choose_attention
 from pipeline.network.kernels.proof import KernelChoice, choose_kernels
 from pipeline.network.transformer import CosmosTransformer, TransformerConfig
-from pipeline.spec import latent_frames
+from pipeline.spec import Sampler, latent_frames
 from pipeline.text import MAX_TOKENS, TextEncoder, Tokenizer
 from pipeline.timing import Estimator, StepCost
 from pipeline.unipc import UniPC
@@ -55,8 +55,14 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def load_pipeline(
-    store: WeightStore,
+def load_pipeline(store: WeightStore, device: str, **choices: Any) -> VideoPipeline:
+    """Load one checkpoint for a device; see `load_pipelines`."""
+    (pipeline,) = load_pipelines([store], device, **choices).values()
+    return pipeline
+
+
+def load_pipelines(
+    stores: Sequence[WeightStore],
     device: str,
     *,
     guardrail: GuardrailChoice = "required",
@@ -65,10 +71,12 @@ def load_pipeline(
     compiled: bool = False,
     memory: MemoryChoice = "auto",
     report: Report = lambda _text, _fraction: None,
-) -> VideoPipeline:
-    """Load a checkpoint for a device.
+) -> dict[Sampler, VideoPipeline]:
+    """Load checkpoints for a device, each by the sampler that it is trained for.
 
     Args:
+        stores: checkpoints over one text model and one VAE, which are loaded from the first; see
+            `weights.checkpoints`.
         device: as torch names it, `cpu` or `cuda:0`.
         dtype: of the large matrix products; by default that of `default_dtype`.
         attention: the backend, or `auto` for the fastest here: see `choose_attention`.
@@ -79,78 +87,105 @@ def load_pipeline(
     Raises:
         CheckpointError: a tensor is missing, unexpected or misshapen.
         ValueError: the transformer or the sampler is another than those built here.
-        GuardrailMissing: the checkpoint requires a guardrail and `guardrail` is not `off`.
+        GuardrailMissing: a checkpoint requires a guardrail and `guardrail` is not `off`.
         AttentionUnavailable: the backend asked for does not run here.
         CudnnTooOld: the cuDNN that is there makes wrong convolutions.
         OutOfMemory: there is too little memory for the model.
     """
-    chosen_guardrail = choose_guardrail(
-        store.profile.guardrail, guardrail, str(store.root / "cosmos_serve.json")
-    )
+    guardrails = [
+        choose_guardrail(store.profile.guardrail, guardrail, str(store.root / PROFILE_FILE))
+        for store in stores
+    ]
     target = torch.device(device)
     dtype = dtype or default_dtype(target)
     check_cudnn(target, dtype)
 
-    def load(plan: MemoryPlan, reason: str) -> VideoPipeline:
-        loader = Loader(store, target, dtype, report, plan)
-        return run_or_free(
-            lambda: _assemble(
-                loader, chosen_guardrail, attention, compiled, reason, may_fall=memory == "auto"
-            ),
-            target,
-            plan,
+    def assemble(placing: Placing) -> dict[Sampler, VideoPipeline]:
+        loaders = make_loaders(stores, target, dtype, report, placing.plan, swaps=placing.swaps)
+        return _assemble(
+            loaders, guardrails, attention, compiled, placing, may_fall=memory == "auto"
         )
 
-    plan, reason = _choose_plan(store, target, dtype, memory)
-    report(reason, 0.0)
+    def load(placing: Placing) -> dict[Sampler, VideoPipeline]:
+        return run_or_free(lambda: assemble(placing), target, placing.plan)
+
+    placing = choose_placing(stores, target, dtype, memory)
+    report(placing.reason, 0.0)
     try:
-        pipeline = load(plan, reason)
+        pipelines = load(placing)
     except RanOutOfMemory as error:
-        is_last = plan is MemoryPlan.STREAM
+        is_last = placing.plan is MemoryPlan.STREAM
         if is_last or not (error.shortage.is_on_device and memory == "auto"):
             raise
         reason = f"Loading the model ran out of the GPU's memory: {error.shortage}."
         report("Loading the model into host memory, because the GPU has too little", 0.0)
-        pipeline = load(MemoryPlan.STREAM, reason)
+        pipelines = load(Placing(MemoryPlan.STREAM, reason))
     report("The model is loaded.", 1.0)
-    return pipeline
-
-
-def _choose_plan(
-    store: WeightStore, device: torch.device, dtype: torch.dtype, memory: MemoryChoice
-) -> tuple[MemoryPlan, str]:
-    """The memory plan for a checkpoint's longest video, and why it is that, in a sentence."""
-    if memory != "auto":
-        return MemoryPlan(memory), "It was asked for."
-    if device.type != "cuda":
-        return MemoryPlan.RESIDENT, "The device has the host's memory."
-    free, _total = torch.cuda.mem_get_info(device)
-    need = memory_need(store, dtype)
-    plan = need.choose(free)
-    needs = ", ".join(f"{each.value} {need.under(each) / 2**30:.1f} GiB" for each in MemoryPlan)
-    return plan, (
-        f"The GPU has {free / 2**30:.1f} GiB free, and {store.profile.max_frames} frames need, "
-        f"with {SPARE / 2**30:.0f} GiB to spare: {needs}. The plan is {plan.value}."
-    )
+    return pipelines
 
 
 def _assemble(
-    loader: "Loader",
-    guardrail: Guardrail,
+    loaders: Sequence["Loader"],
+    guardrails: Sequence[Guardrail],
     attention: str,
     compiled: bool,
-    reason: str,
+    placing: Placing,
     *,
     may_fall: bool,
-) -> VideoPipeline:
-    store, device = loader.store, loader.device
-    if store.profile.sampler != "unipc":
-        raise ValueError(
-            f"{store.root / PROFILE_FILE} asks for the sampler {store.profile.sampler}, which is "
-            "not built in yet."
+) -> dict[Sampler, VideoPipeline]:
+    first = loaders[0]
+    networks = [_network(loader, attention, compiled) for loader in loaders]
+    transformers = [network.transformer for network in networks]
+    tokenizer, language_model, vae = first.tokenizer(), first.language_model(), first.vae()
+    placement = Placement(
+        first.device,
+        language_model,
+        (*transformers, vae),
+        placing.plan,
+        reason=placing.reason,
+        may_fall=may_fall,
+        taking_turns=transformers if placing.swaps else (),
+    )
+    pipelines = {}
+    for loader, guardrail, network in zip(loaders, guardrails, networks, strict=True):
+        profile, transformer = loader.store.profile, network.transformer
+        sampler = Sampler(profile.sampler)
+        pipelines[sampler] = VideoPipeline(
+            width=profile.width,
+            height=profile.height,
+            max_frames=profile.max_frames,
+            sampler=sampler,
+            text=TextEncoder(
+                tokenizer,
+                language_model,
+                transformer.project_text,
+                modules=(language_model, transformer.crossattn_proj),
+            ),
+            transformer=transformer,
+            vae=vae,
+            placement=placement,
+            scheduler_config=loader.store.config("scheduler"),
+            guardrail=guardrail,
+            estimator=Estimator(step_cost(transformer.config, loader.store)),
+            attention=network.attention,
+            kernels=network.kernels,
         )
-    scheduler_config = store.config("scheduler")
-    UniPC(scheduler_config, num_steps=1)  # refuses another sampler now, not in the first job
+    return pipelines
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    transformer: CosmosTransformer
+    attention: Choice
+    kernels: KernelChoice
+
+
+def _network(loader: "Loader", attention: str, compiled: bool) -> _Network:
+    """The transformer of one checkpoint, with the kernels and the backend that it runs by."""
+    store = loader.store
+    if Sampler(store.profile.sampler) is Sampler.UNIPC:
+        # Refuses another sampler now, not in the first job.
+        UniPC(store.config("scheduler"), num_steps=1)
     transformer, kernels, choice = load_transformer(loader, attention)
     if compiled and kernels.problem is not None:
         # torch compiles by Triton, too: what is wrong would be met by the first video.
@@ -158,33 +193,7 @@ def _assemble(
     elif compiled:
         kernels = replace(kernels, name=f"{kernels.name} and compiled")
         transformer.compile_blocks()
-    language_model = loader.language_model()
-    vae = loader.vae()
-    return VideoPipeline(
-        width=store.profile.width,
-        height=store.profile.height,
-        text=TextEncoder(
-            loader.tokenizer(),
-            language_model,
-            transformer.project_text,
-            modules=(language_model, transformer.crossattn_proj),
-        ),
-        transformer=transformer,
-        vae=vae,
-        placement=Placement(
-            device,
-            language_model,
-            (transformer, vae),
-            loader.plan,
-            reason=reason,
-            may_fall=may_fall,
-        ),
-        scheduler_config=scheduler_config,
-        guardrail=guardrail,
-        estimator=Estimator(step_cost(transformer.config, store)),
-        attention=choice,
-        kernels=kernels,
-    )
+    return _Network(transformer, choice, kernels)
 
 
 def load_transformer(
@@ -230,10 +239,42 @@ def frame_tokens(store: WeightStore) -> int:
     return (profile.width // _PIXELS_PER_TOKEN) * (profile.height // _PIXELS_PER_TOKEN)
 
 
+def make_loaders(
+    stores: Sequence[WeightStore],
+    device: torch.device,
+    dtype: torch.dtype,
+    report: Report,
+    plan: MemoryPlan,
+    *,
+    swaps: bool,
+) -> list["Loader"]:
+    """One for each checkpoint: all of the first, and the transformers of the others.
+
+    The fractions that they report are of the bytes of all.
+    """
+    parts = [_COMPONENTS, *[("transformer",)] * (len(stores) - 1)]
+    sizes = [
+        sum(store.size(name) for name in part) for store, part in zip(stores, parts, strict=True)
+    ]
+
+    def report_part(index: int) -> Report:
+        before, own, total = sum(sizes[:index]), sizes[index], sum(sizes)
+        return lambda text, fraction: report(text, (before + fraction * own) / total)
+
+    return [
+        Loader(store, device, dtype, report_part(index), plan, swaps=swaps, components=parts[index])
+        for index, store in enumerate(stores)
+    ]
+
+
 class Loader:
     """Reads one checkpoint and counts the bytes as it goes.
 
     What a module is like follows from `device`, which computes, wherever `plan` lets it wait.
+
+    Args:
+        swaps: whether the transformer waits in host memory until it is used.
+        components: those that are loaded from this checkpoint.
     """
 
     def __init__(
@@ -243,13 +284,17 @@ class Loader:
         dtype: torch.dtype,
         report: Report,
         plan: MemoryPlan,
+        *,
+        swaps: bool = False,
+        components: Sequence[str] = _COMPONENTS,
     ) -> None:
         self.store = store
         self.device = device
         self.dtype = dtype
         self.report = report
         self.plan = plan
-        self._bytes_total = sum(store.size(component) for component in _COMPONENTS)
+        self.swaps = swaps
+        self._bytes_total = sum(store.size(component) for component in components)
         self._bytes_read = 0
 
     def transformer(self, **choices: Any) -> CosmosTransformer:
@@ -315,10 +360,12 @@ class Loader:
 
     def _home(self, component: str) -> torch.device:
         """Where the plan has a component wait."""
-        stays = self.plan is MemoryPlan.RESIDENT or (
-            self.plan is MemoryPlan.OFFLOAD and component != "text_encoder"
+        waits = (
+            self.plan is MemoryPlan.STREAM
+            or (self.plan is MemoryPlan.OFFLOAD and component == "text_encoder")
+            or (self.swaps and component == "transformer")
         )
-        return self.device if stays else HOST
+        return HOST if waits else self.device
 
     def _read(
         self, infos: dict[str, TensorInfo], places: dict[str, Tensor], component: str

@@ -46,6 +46,8 @@ class Placement:
         plan: by which all of them are placed.
         reason: why this plan, in a sentence.
         may_fall: whether the plan may be given up for one that takes less.
+        taking_turns: those of `others` of which one at a time is on the device. They wait in host
+            memory, and the one that was used last stays on the device until another is used.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Placement:
         *,
         reason: str = "It was asked for.",
         may_fall: bool,
+        taking_turns: Sequence[nn.Module] = (),
     ) -> None:
         self.device = device
         self.reason = reason
@@ -65,9 +68,16 @@ class Placement:
         self._plan = plan
         self._may_fall = may_fall
         self._stream: LayerStream | None = None
+        self._turns = _Turns(taking_turns, device) if taking_turns else None
         self.warning: str | None = None
         if plan is MemoryPlan.STREAM:
             self._make_stream()
+        elif self._turns is not None and device.type == "cuda":
+            refusal = pin([t for module in taking_turns for t in _tensors(module)])
+            self.warning = refusal and (
+                f"{refusal} A transformer is copied from memory that is not pinned, which takes "
+                "longer where one video's is not the last one's."
+            )
 
     @property
     def plan(self) -> MemoryPlan:
@@ -90,11 +100,16 @@ class Placement:
                     module is self._text_model and self._plan is MemoryPlan.OFFLOAD
                 ):
                     stage.enter_context(_copied_to_device(module, self.device))
+                elif self._turns is not None:
+                    stage.enter_context(self._turns.on_device(module))
             yield
 
     def fall(self) -> None:
         """Move every module to host memory, and take the least of the device from now on."""
         self._plan = MemoryPlan.STREAM
+        if self._turns is not None:
+            self._turns.leave()
+            self._turns = None
         for module in (self._text_model, *self._others):
             module.to(HOST)
         self._make_stream()
@@ -102,7 +117,7 @@ class Placement:
     def _make_stream(self) -> None:
         layers = list(self._text_model.get_submodule("layers").children())
         if self.device.type == "cuda":
-            refusal = pin([t for layer in layers for t in (*layer.parameters(), *layer.buffers())])
+            refusal = pin([t for layer in layers for t in _tensors(layer)])
             self.warning = refusal and (
                 f"{refusal} The text model is copied from memory that is not pinned, which takes "
                 "seconds longer a new prompt."
@@ -125,9 +140,49 @@ class Placement:
             yield
 
 
+class _Turns:
+    """Modules in host memory, of which one at a time has a copy on the device."""
+
+    def __init__(self, modules: Sequence[nn.Module], device: torch.device) -> None:
+        self._modules = tuple(modules)
+        self._device = device
+        self._copies = ExitStack()
+        self._there: nn.Module | None = None
+
+    @contextmanager
+    def on_device(self, module: nn.Module) -> Iterator[None]:
+        """Have one of the modules, or a part of one, on the device within the context.
+
+        The module itself stays there afterwards, and the part does not. Any other module is where
+        it is.
+        """
+        owner = next((each for each in self._modules if _is_part(module, each)), None)
+        with ExitStack() as stage:
+            if owner is module:
+                self._enter(module)
+            elif owner is not None and owner is not self._there:
+                stage.enter_context(_copied_to_device(module, self._device))
+            yield
+
+    def leave(self) -> None:
+        """Drop the copy that is on the device."""
+        self._copies.close()
+        self._there = None
+
+    def _enter(self, module: nn.Module) -> None:
+        if module is not self._there:
+            self.leave()
+            self._copies.enter_context(_copied_to_device(module, self._device))
+            self._there = module
+
+
+def _is_part(module: nn.Module, whole: nn.Module) -> bool:
+    return any(module is each for each in whole.modules())
+
+
 @contextmanager
 def _copied_to_device(module: nn.Module, device: torch.device) -> Iterator[None]:
-    tensors = [*module.parameters(), *module.buffers()]
+    tensors = _tensors(module)
     kept = [tensor.data for tensor in tensors]
     try:
         for tensor, data in zip(tensors, kept, strict=True):
@@ -136,6 +191,10 @@ def _copied_to_device(module: nn.Module, device: torch.device) -> Iterator[None]
     finally:
         for tensor, data in zip(tensors, kept, strict=True):
             tensor.data = data
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def copied(tensor: Tensor, device: torch.device) -> Tensor:

@@ -6,11 +6,12 @@ the two together.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
-from pipeline.memory_plan import MemoryPlan
+from pipeline.memory_plan import MemoryChoice, MemoryPlan
 from pipeline.network.layers import WIDENED_BYTES
 from pipeline.network.transformer import CosmosTransformer, TransformerConfig
 from pipeline.spec import latent_frames
@@ -29,7 +30,7 @@ class MemoryNeed:
     """Bytes: of the weights, and of what each stage holds beside them.
 
     `text_layer` is one layer of the text model, `text_projection` what the transformer has of the
-    text stage.
+    text stage. `other_transformers` are those beside the largest one, `transformer`.
     """
 
     text_model: int
@@ -40,16 +41,22 @@ class MemoryNeed:
     text_stage: int
     denoise_stage: int
     decode_stage: int
+    other_transformers: int = 0
 
-    def under(self, plan: MemoryPlan) -> int:
-        """The most that a video takes by this plan."""
+    def under(self, plan: MemoryPlan, *, swaps: bool = False) -> int:
+        """The most that a video takes by this plan, with one transformer at a time if it swaps."""
         stages = max(self.denoise_stage, self.decode_stage)
-        stay = self.transformer + self.vae
+        stay, text_stage = self.transformer + self.vae, self.text_stage
+        if swaps:
+            # The projection may be another transformer's than the one that is there.
+            text_stage += self.text_projection
+        else:
+            stay += self.other_transformers
         match plan:
             case MemoryPlan.RESIDENT:
-                return self.text_model + stay + max(self.text_stage, stages)
+                return self.text_model + stay + max(text_stage, stages)
             case MemoryPlan.OFFLOAD:
-                return stay + max(self.text_model + self.text_stage, stages)
+                return stay + max(self.text_model + text_stage, stages)
             case MemoryPlan.STREAM:
                 return max(
                     2 * self.text_layer + self.text_projection + self.text_stage,
@@ -59,12 +66,27 @@ class MemoryNeed:
 
     def choose(self, free: int) -> MemoryPlan:
         """The first plan that leaves `SPARE` of `free` bytes; if none does, the last one."""
-        fitting = (plan for plan in MemoryPlan if self.under(plan) + SPARE <= free)
+        swaps = self.other_transformers > 0
+        fitting = (plan for plan in MemoryPlan if self.under(plan, swaps=swaps) + SPARE <= free)
         return next(fitting, MemoryPlan.STREAM)
 
+    def swaps(self, plan: MemoryPlan, free: int) -> bool:
+        """Whether transformers have to take turns on the device to leave `SPARE` by this plan."""
+        return self.other_transformers > 0 and self.under(plan) + SPARE > free
 
-def memory_need(store: WeightStore, dtype: torch.dtype) -> MemoryNeed:
-    """What a checkpoint and its longest video take, with large products in `dtype`."""
+
+def memory_need(stores: Sequence[WeightStore], dtype: torch.dtype) -> MemoryNeed:
+    """What checkpoints and their longest video take, with large products in `dtype`.
+
+    Args:
+        stores: of one text model and one VAE, which are counted once.
+    """
+    needs = sorted((_need(store, dtype) for store in stores), key=lambda need: need.transformer)
+    others = sum(need.transformer for need in needs[:-1])
+    return replace(needs[-1], other_transformers=others)
+
+
+def _need(store: WeightStore, dtype: torch.dtype) -> MemoryNeed:
     profile, size = store.profile, dtype.itemsize
     config = TransformerConfig.from_json(store.config("transformer"))
     text = {name: math.prod(info.shape) for name, info in store.tensors["text_encoder"].items()}
@@ -86,6 +108,45 @@ def memory_need(store: WeightStore, dtype: torch.dtype) -> MemoryNeed:
             store.config("vae").get("base_dim", 96), profile.width, profile.height, size
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """A memory plan, why it is that, in a sentence, and whether transformers take turns."""
+
+    plan: MemoryPlan
+    reason: str
+    swaps: bool = False
+
+
+def choose_placing(
+    stores: Sequence[WeightStore],
+    device: torch.device,
+    dtype: torch.dtype,
+    memory: MemoryChoice,
+) -> Placing:
+    """How checkpoints over one text model and one VAE are placed, for their longest video."""
+    if device.type != "cuda":
+        if memory != "auto":
+            return Placing(MemoryPlan(memory), "It was asked for.")
+        return Placing(MemoryPlan.RESIDENT, "The device has the host's memory.")
+    free, _total = torch.cuda.mem_get_info(device)
+    need = memory_need(stores, dtype)
+    if memory != "auto":
+        plan, reason = MemoryPlan(memory), "It was asked for."
+    else:
+        plan = need.choose(free)
+        needs = ", ".join(f"{each.value} {need.under(each) / 2**30:.1f} GiB" for each in MemoryPlan)
+        max_frames = stores[0].profile.max_frames
+        reason = (
+            f"The GPU has {free / 2**30:.1f} GiB free, and {max_frames} frames need, "
+            f"with {SPARE / 2**30:.0f} GiB to spare: {needs}. The plan is {plan.value}."
+        )
+    if len(stores) == 1 or plan is MemoryPlan.STREAM:
+        return Placing(plan, reason)
+    swaps = need.swaps(plan, free)
+    where = "take turns on the GPU" if swaps else "all stay on the GPU"
+    return Placing(plan, f"{reason} The {len(stores)} transformers {where}.", swaps)
 
 
 def text_bytes(features: int, size: int) -> int:

@@ -7,7 +7,9 @@ from typing import Literal
 class MemoryPlan(StrEnum):
     """Where the modules wait, from the most of the device's memory to the least.
 
-    The plans differ in nothing else: all give the same bytes.
+    The plans differ in nothing else: all give the same bytes. Where there are several transformers
+    and too little room for all of them, those that stay on the device take turns there: the last
+    one that made a video is there, and the others wait in host memory.
     """
 
     RESIDENT = "resident"

@@ -26,6 +26,11 @@ RANDOM_SEED = -1
 DRAWN_SEEDS = 2**53
 """Seeds that are drawn are below this: JavaScript keeps no larger integer exactly."""
 
+OVERLAPS = (1, 5)
+"""How many frames of a chunk the next one can begin with: one latent frame, or two."""
+MAX_CHUNKS = 4
+"""The chunks of a long video."""
+
 FRAMES_PER_LATENT = 4
 """The VAE is causal: one frame for the first latent frame, four for each later one."""
 
@@ -74,8 +79,33 @@ class Tier(StrEnum):
     EXACT = "exact"
 
 
-CLIP_PICTURES = 5
+CLIP_FRAMES = 5
 """A video goes on from the last five pictures of a clip: the first two latent frames."""
+
+
+class Sampler(StrEnum):
+    """How noise becomes a video; a checkpoint is trained for one of them."""
+
+    UNIPC = "unipc"
+    """NVIDIA's sampler of order 2, with guidance."""
+    TRIGFLOW = "trigflow"
+    """NVIDIA's sampler of distilled checkpoints: few steps, one evaluation each, no guidance."""
+
+    @property
+    def max_steps(self) -> int:
+        return 20 if self is Sampler.TRIGFLOW else MAX_STEPS
+
+    @property
+    def default_steps(self) -> int:
+        return 10 if self is Sampler.TRIGFLOW else 35
+
+    @property
+    def default_guidance(self) -> float:
+        return 7.0 if self.has_guidance else 1.0
+
+    @property
+    def has_guidance(self) -> bool:
+        return self is not Sampler.TRIGFLOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +119,7 @@ class FirstFrame:
 class Clip:
     """The video goes on from a clip, whose last pictures are the job's media named `video`.
 
-    There are `CLIP_PICTURES`, in the order in which they are shown, or the last one alone. The
+    There are `CLIP_FRAMES`, in the order in which they are shown, or the last one alone. The
     video begins with them, as the VAE decodes them again.
     """
 
@@ -110,12 +140,17 @@ def num_pictures(conditioning: Conditioning) -> tuple[int, ...]:
         case FirstFrame():
             return (1,)
         case Clip():
-            return (1, CLIP_PICTURES)
+            return (1, CLIP_FRAMES)
 
 
 def seed_of(given: int | None) -> int:
     """The seed that was given; one that is drawn for None and `RANDOM_SEED`."""
     return secrets.randbelow(DRAWN_SEEDS) if given in (None, RANDOM_SEED) else given
+
+
+def max_frames(overlap: int | None) -> int:
+    """The longest video that is made of chunks which overlap so; of one chunk without."""
+    return MAX_FRAMES + (0 if overlap is None else (MAX_CHUNKS - 1) * (MAX_FRAMES - overlap))
 
 
 def latent_frames(num_frames: int) -> int:
@@ -130,7 +165,10 @@ class VideoSpec:
     `num_inference_steps` counts model evaluations per guidance branch; 36 is the schedule that
     NVIDIA's program makes of 35. `guidance_scale` is g in
     `cond + g * (cond - uncond)`; 1 switches guidance off. The seed is always given: one that
-    is drawn is drawn before the spec exists.
+    is drawn is drawn before the spec exists. With an `overlap` a video can be longer than
+    `MAX_FRAMES`: it is made of chunks, each of which begins with the last `overlap` frames of the
+    one before, see `pipeline.long_video`. `sampler` also says which of the loaded checkpoints
+    makes the video: the one that is trained for it.
 
     Raises:
         InvalidSpec: a value is out of range; the message names it, the value and the range.
@@ -145,12 +183,24 @@ class VideoSpec:
     container: Container = Container.X264
     quality: Quality = Quality.HIGH
     conditioning: Conditioning = FirstFrame()
+    sampler: Sampler = Sampler.UNIPC
+    overlap: int | None = None
     tier: Tier = Tier.EXACT
 
     def __post_init__(self) -> None:
-        _check_range("num_frames", self.num_frames, MIN_FRAMES, MAX_FRAMES)
-        _check_range("num_inference_steps", self.num_inference_steps, MIN_STEPS, MAX_STEPS)
+        if self.overlap not in (None, *OVERLAPS):
+            allowed = " or ".join(map(str, OVERLAPS))
+            raise InvalidSpec("overlap", f"overlap is {self.overlap}; it must be {allowed}.")
+        _check_range("num_frames", self.num_frames, MIN_FRAMES, max_frames(self.overlap))
+        max_steps = self.sampler.max_steps
+        _check_range("num_inference_steps", self.num_inference_steps, MIN_STEPS, max_steps)
         _check_range("guidance_scale", self.guidance_scale, MIN_GUIDANCE, MAX_GUIDANCE)
+        if self.guided and not self.sampler.has_guidance:
+            raise InvalidSpec(
+                "guidance_scale",
+                f"guidance_scale is {self.guidance_scale}; a distilled model has no guidance, "
+                "which is 1.",
+            )
         _check_range("seed", self.seed, 0, MAX_SEED)
 
     @property
@@ -179,6 +229,8 @@ class VideoSpec:
             "container": self.container.value,
             "quality": self.quality.value,
             "conditioning": self.conditioning.kind if self.conditioning else None,
+            "sampler": self.sampler.value,
+            "overlap": self.overlap,
             "tier": self.tier.value,
         }
 
@@ -191,6 +243,9 @@ class VideoSpec:
                 "container": Container(values["container"]),
                 "quality": Quality(values["quality"]),
                 "conditioning": None if kind is None else _CONDITIONINGS[kind],
+                # Jobs that were submitted to an earlier release do not have these.
+                "sampler": Sampler(values.get("sampler", Sampler.UNIPC)),
+                "overlap": values.get("overlap"),
                 "tier": Tier(values["tier"]),
             }
         )

@@ -97,14 +97,16 @@ class Estimator:
         self._seconds_per_decoded.append(seconds / num_latent_frames)
 
     def seconds_left(
-        self, steps_left: int, num_latent_frames: int, num_branches: int
+        self, steps_left: int, num_latent_frames: int, num_branches: int, num_decodes: int = 1
     ) -> float | None:
         """The steps left and the decoding after them; None while what is left was never measured.
+
+        `num_decodes` videos of that length are left to be decoded.
 
         Beside steps, decoding counts as nothing until it was measured once.
         """
         decoding = self._seconds_per_decoded
-        decode_seconds = median(decoding) * num_latent_frames if decoding else 0.0
+        decode_seconds = num_decodes * median(decoding) * num_latent_frames if decoding else 0.0
         if steps_left == 0:
             return decode_seconds if decoding else None
         if not self._seconds_per_operation:

@@ -2,7 +2,6 @@
 
 import json
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ from pipeline.libraries import cudnn_problem
 from pipeline.memory_need import SPARE, memory_need
 from pipeline.memory_plan import MemoryPlan
 from pipeline.network.attention import BACKENDS
+from weights.checkpoints import open_checkpoints
 from weights.errors import CheckpointError
-from weights.store import WeightStore
 
 _PINNED_BYTES = 64 * 2**20
 """A try: more than the usual limit of locked memory, where that counts at all."""
@@ -58,10 +57,11 @@ def _pinning_problem() -> str | None:
 def _needs(weights: str | None) -> dict[str, int]:
     """The bytes that each memory plan wants free, of a checkpoint that can be read."""
     try:
-        need = memory_need(WeightStore(Path(weights or "")), torch.bfloat16)
+        need = memory_need(open_checkpoints(weights or ""), torch.bfloat16)
     except CheckpointError:
         return {}
-    return {plan.value: need.under(plan) + SPARE for plan in MemoryPlan}
+    swaps = need.other_transformers > 0
+    return {plan.value: need.under(plan, swaps=swaps) + SPARE for plan in MemoryPlan}
 
 
 def _gpu(index: int) -> dict[str, Any]:

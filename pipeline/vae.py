@@ -47,20 +47,26 @@ def encode(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
     return (latents - mean) * inverse_std
 
 
-@torch.inference_mode()
 def decode(vae: AutoencoderKLWan, latents: Tensor) -> Iterator[Frame]:
+    """The frames of `latents` as pictures, [height, width, 3] uint8; see `decode_video`."""
+    for frames in decode_video(vae, latents):
+        yield from to_frames(frames)
+
+
+@torch.inference_mode()
+def decode_video(vae: AutoencoderKLWan, latents: Tensor) -> Iterator[Tensor]:
     """The frames of `latents`, [1, 16, T, height / 8, width / 8] float32: 1, then 4 a latent frame.
 
-    Yields [height, width, 3] uint8 as soon as its latent frame is decoded. What the decoder
-    remembers between latent frames lives in this call, so one that is given up leaves nothing
-    behind for the next.
+    Yields [1, 3, 1 or 4, height, width] in -1..1 as soon as the latent frame is decoded. What the
+    decoder remembers between latent frames lives in this call, so one that is given up leaves
+    nothing behind for the next.
     """
     mean, inverse_std = _statistics(vae, latents.device)
     scaled = (latents / inverse_std + mean).to(vae.dtype)
     hidden = vae.post_quant_conv(scaled)
     decode_frame = _frame_decoder(vae)
     for latent in torch.split(hidden, 1, dim=2):
-        yield from to_frames(decode_frame(latent).clamp(-1, 1))
+        yield decode_frame(latent).clamp(-1, 1)
 
 
 def _frame_decoder(vae: AutoencoderKLWan) -> Callable[[Tensor], Tensor]:

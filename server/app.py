@@ -65,7 +65,7 @@ from server.workers.local_pool import LocalPool
 from server.workers.pool import Pool, SlotState
 from server.workers.pulling_pool import CheckpointPull, PullingPool
 from weights.checkpoint_profile import PROFILE_FILE, CheckpointProfile
-from weights.store import WeightStore
+from weights.checkpoints import open_checkpoints
 
 _log = structlog.get_logger("server")
 
@@ -383,9 +383,13 @@ def _key_limits(settings: Settings) -> KeyLimits:
 
 
 def _limits(settings: Settings, pull: CheckpointPull | None) -> Limits:
-    """What the checkpoint makes; one that is still to come is NVIDIA's."""
-    profile = CheckpointProfile() if pull else WeightStore(settings.weights).profile
-    choose_guardrail(profile.guardrail, settings.guardrail, str(settings.weights / PROFILE_FILE))
+    """What the checkpoints make; one that is still to come is NVIDIA's."""
+    profiles = {settings.weights: CheckpointProfile()}
+    if pull is None:
+        profiles = {each.root: each.profile for each in open_checkpoints(str(settings.weights))}
+    for root, profile in profiles.items():
+        choose_guardrail(profile.guardrail, settings.guardrail, str(root / PROFILE_FILE))
+    profile = next(iter(profiles.values()))
     return Limits(profile.width, profile.height, profile.max_frames)
 
 

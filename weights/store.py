@@ -73,6 +73,11 @@ class WeightStore:
             files += component.all()
         return fingerprint(self.root, files)
 
+    def fingerprint(self, *components: str) -> str:
+        """A fingerprint of the files of these components, in hex."""
+        files = (self._files[name] for name in components)
+        return fingerprint(self.root, [path for each in files for path in each.all()])
+
     def config(self, component: str) -> dict[str, Any]:
         """The component's configuration, as its JSON file has it."""
         return dict(self._configs[component])

@@ -1,6 +1,7 @@
-"""`cosmos-serve generate`: one video from one picture and prompt, into a file."""
+"""`cosmos-serve generate`: one video from a prompt, and a picture if one is given, into a file."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,10 @@ from pipeline.spec import (
     MIN_STEPS,
     RANDOM_SEED,
     Container,
+    FirstFrame,
+    Pixels,
     Quality,
+    Sampler,
     VideoSpec,
     seed_of,
 )
@@ -46,13 +50,15 @@ def read_output_type(text: str) -> Container:
 
 
 Image = Annotated[
-    Path,
+    list[Path] | None,
     typer.Argument(
-        metavar="IMAGE",
-        help="The first frame: a JPEG, PNG, WebP, GIF or AVIF file, scaled and cropped to fit.",
+        metavar="[IMAGE]",
+        help="The first frame: a JPEG, PNG, WebP, GIF or AVIF file, scaled and cropped to fit. "
+        "Without it the video is made of the prompt alone.",
         exists=True,
         dir_okay=False,
         readable=True,
+        show_default=False,
     ),
 ]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What happens in the video.")]
@@ -81,18 +87,24 @@ Frames = Annotated[
     ),
 ]
 Steps = Annotated[
-    int,
+    int | None,
     typer.Option(
-        metavar="N", min=MIN_STEPS, max=MAX_STEPS, help="Denoising steps: more is finer, slower."
+        metavar="N",
+        min=MIN_STEPS,
+        max=MAX_STEPS,
+        help="Denoising steps: more is finer, slower. A distilled checkpoint takes up to 20.",
+        show_default="35, or 10 of a distilled checkpoint",
     ),
 ]
 Guidance = Annotated[
-    float,
+    float | None,
     typer.Option(
         metavar="G",
         min=MIN_GUIDANCE,
         max=MAX_GUIDANCE,
-        help="How closely to follow the prompt; 1 is no guidance, and twice as fast.",
+        help="How closely to follow the prompt; 1 is no guidance, and twice as fast. A distilled "
+        "checkpoint has none.",
+        show_default="7, or 1 of a distilled checkpoint",
     ),
 ]
 Seed = Annotated[
@@ -132,28 +144,28 @@ app = typer.Typer()
 @takes_settings(*WORKER_SETTINGS)
 def generate(
     settings: Settings,
-    image: Image,
+    images: Image,
     prompt: Prompt,
     out: Out,
     negative_prompt: NegativePrompt = DEFAULT_NEGATIVE_PROMPT,
     frames: Frames = None,
-    steps: Steps = 35,
-    guidance: Guidance = 7.0,
+    steps: Steps = None,
+    guidance: Guidance = None,
     seed: Seed = None,
     output_type: VideoOutputType = None,
     quality: VideoQuality = Quality.HIGH,
 ) -> None:
-    """Make one video on this machine, on the first of the devices."""
+    """Make one video on this machine, on the first of the devices, with the first checkpoint."""
     from pipeline.guardrail import choose_guardrail
-    from pipeline.image import prepare
     from server.cli.render import render
     from server.workers.progress_text import duration
     from weights.checkpoint_profile import PROFILE_FILE
-    from weights.store import WeightStore
+    from weights.checkpoints import open_checkpoints
 
+    image = _one_image(images, prompt)
     _check_out(out, image)
-    store = WeightStore(settings.weights)
-    profile = store.profile
+    store = open_checkpoints(str(settings.weights))[0]
+    profile, sampler = store.profile, Sampler(store.profile.sampler)
     choose_guardrail(profile.guardrail, settings.guardrail, str(store.root / PROFILE_FILE))
     if frames is not None and frames > profile.max_frames:
         raise WrongUsage(
@@ -163,28 +175,50 @@ def generate(
         prompt=_text("the prompt", prompt),
         negative_prompt=_text("--negative-prompt", negative_prompt),
         num_frames=frames or profile.max_frames,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
+        num_inference_steps=sampler.default_steps if steps is None else steps,
+        guidance_scale=sampler.default_guidance if guidance is None else guidance,
         seed=seed_of(seed),
         container=container_of(out, output_type),
         quality=quality,
+        conditioning=None if image is None else FirstFrame(),
+        sampler=sampler,
     )
-    pixels = prepare(
-        image.read_bytes(),
-        profile.width,
-        profile.height,
-        tell=lambda sentence: print(sentence, file=sys.stderr),
-    )
-    video, seconds = render(spec, {"image": [pixels]}, out, settings)
+    media = {} if image is None else {"image": [_prepared(image, profile.width, profile.height)]}
+    one_checkpoint = settings.model_copy(update={"weights": store.root})
+    video, seconds = render(spec, media, out, one_checkpoint)
     print(f"{out}: {video.frames} frames, {FPS} a second, {video.size:,} bytes")
     print(f"seed {spec.seed}, made in {duration(seconds)}")
     print(profile.licence)
 
 
-def _check_out(out: Path, image: Path) -> None:
+def _one_image(images: list[Path] | None, prompt: str) -> Path | None:
+    """The picture that was given, if there is one."""
+    if not images:
+        # A prompt may be longer than a name can be.
+        with suppress(OSError):
+            if Path(prompt).is_file():
+                raise WrongUsage(f"{prompt} is a file; the prompt is missing.")
+        return None
+    if len(images) > 1:
+        raise WrongUsage("A video starts from one picture; put the prompt into quotes.")
+    return images[0]
+
+
+def _prepared(image: Path, width: int, height: int) -> Pixels:
+    from pipeline.image import prepare
+
+    return prepare(
+        image.read_bytes(),
+        width,
+        height,
+        tell=lambda sentence: print(sentence, file=sys.stderr),
+    )
+
+
+def _check_out(out: Path, image: Path | None) -> None:
     """Find out before the work, not after it, that the file cannot be put there."""
     for written in (out, part_of(out)):
-        if written.exists() and written.samefile(image):
+        if image is not None and written.exists() and written.samefile(image):
             raise WrongUsage(f"{written} is the picture itself, and would be lost; name another.")
     if out.is_dir():
         raise WrongUsage(f"{out} is a folder; -o names a file.")

@@ -35,6 +35,7 @@ from server.config.setting_types import (
 )
 from server.config.settings_file import read_settings_file
 from server.hosts import is_loopback
+from weights.checkpoints import folders_in
 
 DAY_S = 86_400.0
 
@@ -49,7 +50,9 @@ class Settings(BaseSettings):
         description="TOML file of settings under their names, such as `port = 8000`; the "
         "environment wins over it",
     )
-    weights: Path = Field(description="folder of the checkpoint")
+    weights: Path = Field(
+        description="folder of the checkpoint, or of several over one text model, comma-separated"
+    )
     pull: bool = Field(
         default=False,
         description="fetch NVIDIA's checkpoint at the start, where that folder has none",
@@ -323,8 +326,15 @@ def data_folder() -> Path:
 
 
 def weights_folder() -> Path | None:
-    """The setting `weights`, for a command that needs no other; None where it is not set."""
-    return _folder("weights")
+    """The setting `weights`, for a command that needs no other; None where it is not set.
+
+    Raises:
+        SettingsError: it names several folders.
+    """
+    folder = _folder("weights")
+    if folder is not None and len(folders_in(str(folder))) > 1:
+        raise SettingsError(f"{PREFIX}WEIGHTS names several folders: say which one is meant")
+    return folder
 
 
 def _folder(name: str) -> Path | None:

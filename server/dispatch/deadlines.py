@@ -95,13 +95,15 @@ class RunDeadline:
         self._moved = asyncio.Event()
         self._step = 0
         self._stage: Stage | None = None
+        self._decoded_step = -1
         self._has_restarted = False
         self._begin()
 
     def hear(self, event: RunEvent) -> None:
         """Take note of an event of the run. Only what has not been heard before counts.
 
-        A run that is started again has its time again, once.
+        A run that is started again has its time again, once. A long video is denoised and decoded
+        several times, each time by further steps.
         """
         match event:
             case Restarted() if not self._has_restarted:
@@ -110,9 +112,14 @@ class RunDeadline:
             case StepDone(step) if step > self._step:
                 self._count_step(step)
                 self._enter(f"Step {step + 1}", self._step_limit_s())
-            case StageStarted(Stage.DECODE) if self._stage is None:
-                self._stage = Stage.DECODE
+            case StageStarted(Stage.DECODE) if (
+                self._stage is None and self._step > self._decoded_step
+            ):
+                self._stage, self._decoded_step = Stage.DECODE, self._step
                 self._enter("Decoding", self._limits.decode_s)
+            case StageStarted(Stage.DENOISE) if self._stage is Stage.DECODE:
+                self._stage = None
+                self._enter(f"Step {self._step + 1}", self._step_limit_s())
             case StageStarted(Stage.ENCODE) if self._stage is not Stage.ENCODE:
                 self._stage = Stage.ENCODE
                 self._enter("Encoding", self._limits.encode_s)
@@ -131,7 +138,7 @@ class RunDeadline:
         )
 
     def _begin(self) -> None:
-        self._step, self._stage = 0, None
+        self._step, self._decoded_step, self._stage = 0, -1, None
         self._enter("The first step, with all that comes before it,", self._limits.first_step_s)
 
     def _enter(self, phase: str, limit_s: float) -> None:

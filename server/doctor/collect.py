@@ -37,10 +37,10 @@ from server.doctor.facts import MIB, Certificate, Facts, Gpu, GpuProcess, Torch
 from server.workers.devices import DeviceError, devices_from
 from server.workers.pulling_pool import CheckpointPull
 from weights.checkpoint_profile import PROFILE_FILE
+from weights.checkpoints import folders_in, open_checkpoints
 from weights.errors import CheckpointError, CheckpointIncomplete
 from weights.listing import RECORD, read_listing
 from weights.manifest import load_manifest
-from weights.store import WeightStore
 
 TORCH_S = 120.0
 """How long torch may take to be imported and to find its GPUs. A broken driver hangs."""
@@ -196,12 +196,14 @@ def _devices(settings: Settings) -> dict[str, Any]:
 
 def _pulled(settings: Settings) -> dict[str, Any]:
     """What `weights pull` recorded."""
+    # Of several checkpoints, the first.
+    folder = next(iter(folders_in(str(settings.weights))), settings.weights)
     found: dict[str, Any] = {
-        "is_published": not (settings.weights / PROFILE_FILE).exists(),
+        "is_published": not (folder / PROFILE_FILE).exists(),
         "pinned_commit": load_manifest().commit,
     }
     try:
-        found["pulled_commit"] = read_listing(settings.weights / RECORD).commit
+        found["pulled_commit"] = read_listing(folder / RECORD).commit
     except CheckpointIncomplete:
         pass
     except CheckpointError as error:
@@ -211,7 +213,7 @@ def _pulled(settings: Settings) -> dict[str, Any]:
 
 def _checkpoint(settings: Settings) -> dict[str, Any]:
     try:
-        store = WeightStore(settings.weights)
+        stores = open_checkpoints(str(settings.weights))
     except CheckpointError as error:
         from weights.download import has_token
 
@@ -220,9 +222,11 @@ def _checkpoint(settings: Settings) -> dict[str, Any]:
             "is_pulled_at_start": _is_pulled_at_start(settings),
             "has_token": has_token(),
         }
-    size = sum(file.stat().st_size for file in settings.weights.rglob("*.safetensors"))
+    files = [file for store in stores for file in store.root.rglob("*.safetensors")]
+    size = sum(file.stat().st_size for file in files)
     try:
-        choose_guardrail(store.profile.guardrail, settings.guardrail, PROFILE_FILE)
+        for store in stores:
+            choose_guardrail(store.profile.guardrail, settings.guardrail, PROFILE_FILE)
     except GuardrailMissing as error:
         return {"checkpoint": size, "guardrail_problem": str(error)}
     return {"checkpoint": size}

@@ -1,4 +1,4 @@
-"""The real worker: a VideoPipeline on one device, or on several.
+"""The real worker: a VideoPipeline for each checkpoint, on one device or on several.
 
 The one file of the server that reaches torch, and it does so when the model is loaded, so that
 importing this module costs nothing.
@@ -9,7 +9,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ import structlog
 from pipeline.memory_plan import MemoryPlan
 from pipeline.progress import Progress, Restarted, Stage, StageStarted, Watcher
 from pipeline.ranks import check_ranks, start_ranks
+from pipeline.spec import Sampler
 from server.workers.loop import RANK_EXIT_CODE, CannotLoad, WorkerOptions
 from server.workers.messages import (
     MAX_CHUNK_BYTES,
@@ -29,6 +30,7 @@ from server.workers.messages import (
     RunEvent,
     WorkOrder,
 )
+from weights.checkpoints import digest_of, open_checkpoints
 from weights.errors import CheckpointError
 from weights.store import WeightStore
 
@@ -42,9 +44,9 @@ _log = structlog.get_logger("worker")
 
 
 class GpuWorker:
-    """Makes videos with a checkpoint; on a CPU too, only slower."""
+    """Makes videos with one checkpoint or several; on a CPU too, only slower."""
 
-    _pipeline: "VideoPipeline"
+    _pipelines: "Mapping[Sampler, VideoPipeline]"
 
     def __init__(self, device: str, options: WorkerOptions) -> None:
         """Take note of `device` (`cpu` or `cuda`) and the options."""
@@ -54,7 +56,8 @@ class GpuWorker:
     @property
     def memory(self) -> MemoryPlan:
         """The plan by which the loaded model is placed now."""
-        return self._pipeline.placement.plan
+        # They have one placement.
+        return next(iter(self._pipelines.values())).placement.plan
 
     def load(self, report: Callable[[Loading], None]) -> Ready:
         """Import torch and load the checkpoint."""
@@ -63,14 +66,13 @@ class GpuWorker:
 
         from pipeline.denoise import EXACT, NVIDIA
         from pipeline.libraries import versions
-        from pipeline.load import load_pipeline
+        from pipeline.load import load_pipelines
 
         try:
-            store = WeightStore(Path(self._options.weights))
-            if self._options.num_ranks > 1:
-                check_ranks(store, self._options.num_ranks, compiled=self._options.compile)
-            pipeline = load_pipeline(
-                store,
+            stores = open_checkpoints(self._options.weights)
+            self._check_ranks(stores)
+            pipelines = load_pipelines(
+                stores,
                 self._device,
                 guardrail=self._options.guardrail,
                 attention=self._options.attention,
@@ -81,23 +83,29 @@ class GpuWorker:
         except CheckpointError as error:
             raise CannotLoad(str(error)) from error
         sampling = NVIDIA if self._options.nvidia_sampling else EXACT
-        self._pipeline = dataclasses.replace(pipeline, sampling=sampling)
-        choice = self._pipeline.attention
+        self._pipelines = {
+            sampler: dataclasses.replace(pipeline, sampling=sampling)
+            for sampler, pipeline in pipelines.items()
+        }
+        # Of several checkpoints, the first one's are reported.
+        pipeline = next(iter(self._pipelines.values()))
+        choice = pipeline.attention
         if choice.trials:
             trials = [str(trial) for trial in choice.trials]
             _log.info("The attention backend is chosen", backend=choice.name, trials=trials)
-        kernels, placement = self._pipeline.kernels, self._pipeline.placement
+        kernels, placement = pipeline.kernels, pipeline.placement
         _log.info("The memory plan is chosen", plan=placement.plan.value, reason=placement.reason)
         for warning in (*choice.warnings, kernels.problem, placement.warning):
             if warning is not None:
                 _log.warning(warning)
         if self._options.num_ranks > 1:
             report(Loading("Loading the transformer on the other devices", 1.0))
-            self._start_ranks(store)
+            folder = Path(tempfile.mkdtemp(dir=self._options.scratch))
+            start_ranks(pipeline, stores[0], self._options.num_ranks, folder, end_with)
         device = torch.cuda.get_device_name() if self._device == "cuda" else "CPU"
         num_ranks = self._options.num_ranks
         return Ready(
-            checkpoint_digest=store.digest,
+            checkpoint_digest=digest_of(stores),
             device=device if num_ranks == 1 else f"{num_ranks} x {device}",
             attention=choice.name,
             memory=self.memory,
@@ -106,16 +114,31 @@ class GpuWorker:
             versions=versions(),
         )
 
-    def _start_ranks(self, store: WeightStore) -> None:
-        folder = Path(tempfile.mkdtemp(dir=self._options.scratch))
-        start_ranks(self._pipeline, store, self._options.num_ranks, folder, end_with)
+    def _check_ranks(self, stores: Sequence[WeightStore]) -> None:
+        num_ranks = self._options.num_ranks
+        if num_ranks > 1 and len(stores) > 1:
+            raise CannotLoad(
+                f"{num_ranks} devices work on one video with one checkpoint; {len(stores)} are "
+                "named."
+            )
+        if num_ranks > 1:
+            check_ranks(stores[0], num_ranks, compiled=self._options.compile)
 
     def run(self, order: WorkOrder, send: Send, cancelled: Callable[[], bool]) -> Done:
-        """Make the order's video and send it."""
+        """Make the order's video and send it.
+
+        Raises:
+            CannotLoad: no checkpoint here is trained for the sampler that the order asks for.
+        """
+        pipeline = self._pipelines.get(order.spec.sampler)
+        if pipeline is None:
+            raise CannotLoad(
+                f"No checkpoint is loaded that is sampled by {order.spec.sampler.value}."
+            )
         clock = _StageClock(order.job_id, send)
         watcher = Watcher(clock.tell, cancelled)
         with tempfile.TemporaryDirectory(dir=self._options.scratch) as folder:
-            video = self._pipeline.generate(
+            video = pipeline.generate(
                 order.spec,
                 [picture for pictures in order.media.values() for picture in pictures],
                 Path(folder) / f"video{order.spec.container.suffix}",
@@ -160,7 +183,9 @@ class _StageClock:
     def _finish_stage(self) -> None:
         now = time.monotonic()
         if self._stage is not None:
-            self._seconds[self._stage.value] = round(now - self._started, 3)
+            # A long video has a stage once for each chunk.
+            before = self._seconds.get(self._stage.value, 0.0)
+            self._seconds[self._stage.value] = round(before + now - self._started, 3)
         self._started = now
 
 

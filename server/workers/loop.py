@@ -50,9 +50,10 @@ ENDING_GRACE_S = 3.0
 class WorkerOptions:
     """What every worker of a pool is started with; plain values, because they travel as JSON.
 
-    `weights` is the checkpoint's folder. `guardrail` is `required` or `off`. `attention` is a
-    backend or `auto`. `compile` is whether torch compiles the model, and `compile_cache` the
-    folder where it keeps what it made for the next start. `memory` is where the model waits.
+    `weights` is the checkpoint's folder, or those of several, comma-separated. `guardrail` is
+    `required` or `off`. `attention` is a backend or `auto`. `compile` is whether torch compiles the
+    model, and `compile_cache` the folder where it keeps what it made for the next start. `memory`
+    is where the model waits.
     `nvidia_sampling` is whether noise and times are those of NVIDIA's program.
     `num_ranks` is how many processes, each on a device of its own, work on one video together: the
     worker starts the others.

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +19,7 @@ from servers import MAX_FRAMES, ignoring, picture, write_small_checkpoint
 from workers import file_of
 
 from pipeline.image import prepare
-from pipeline.spec import Container, Quality, VideoSpec
+from pipeline.spec import Container, Quality, Sampler, VideoSpec
 from server.cli.generate import container_of, read_output_type
 from server.workers.messages import WorkOrder
 
@@ -38,7 +39,10 @@ class Place:
         return {path.name for path in self.folder.iterdir()} - {"photo.png", "weights"}
 
     def generate(self, *arguments: str) -> list[str]:
-        return [COMMAND, "generate", "photo.png", *arguments, "--weights", "weights"]
+        return self.without_picture("photo.png", *arguments)
+
+    def without_picture(self, *arguments: str) -> list[str]:
+        return [COMMAND, "generate", *arguments, "--weights", "weights"]
 
     def start(
         self, command: Sequence[str], worker: str = "ScriptedWorker", stderr: int = subprocess.PIPE
@@ -127,6 +131,50 @@ def test_the_seed_that_is_drawn_is_printed_and_gives_the_same_video_again(place:
     again = (place.folder / "again.mp4").read_bytes()
     assert again == (place.folder / "first.mp4").read_bytes()
     assert again != (place.folder / "second.mp4").read_bytes()
+
+
+def test_without_a_picture_the_video_is_made_of_the_prompt_alone(place: Place) -> None:
+    with place.start(place.without_picture("A calm sea", "-o", "sea.mp4", "--seed", "7")) as run:
+        run.communicate(timeout=60)
+    spec = VideoSpec(prompt="A calm sea", seed=7, num_frames=MAX_FRAMES, conditioning=None)
+    order = WorkOrder(job_id="", attempt=1, spec=spec, media={})
+    assert (run.returncode, place.files) == (0, {"sea.mp4"})
+    assert (place.folder / "sea.mp4").read_bytes() == file_of(order)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["photo.png"], "photo.png is a file; the prompt is missing."),
+        (["photo.png", "photo.png", "A", "sea"], "starts from one picture; put the prompt into"),
+    ],
+)
+def test_words_that_are_no_picture_and_prompt_are_refused(
+    place: Place, words: list[str], message: str
+) -> None:
+    with place.start(place.without_picture(*words, "-o", "sea.mp4")) as run:
+        _, err = run.communicate(timeout=60)
+    assert run.returncode == 2
+    assert message in err or "does not exist" in err
+
+
+def test_a_distilled_checkpoint_has_its_own_defaults(place: Place) -> None:
+    write_small_checkpoint(place.folder / "weights", licence=LICENCE, sampler="trigflow")
+    assert place.run("A calm sea", "-o", "sea.mp4", "--seed", "7")[0] == 0
+    values: dict[str, Any] = {"num_inference_steps": 10, "guidance_scale": 1.0}
+    spec = VideoSpec(
+        prompt="A calm sea",
+        seed=7,
+        num_frames=MAX_FRAMES,
+        sampler=Sampler.TRIGFLOW,
+        **values,
+    )
+    assert (place.folder / "sea.mp4").read_bytes() == place.file(spec)
+    code, _, err = place.run("A calm sea", "-o", "sea.mp4", "--guidance", "7")
+    assert (code, err[-1]) == (
+        1,
+        "cosmos-serve: guidance_scale is 7.0; a distilled model has no guidance, which is 1.",
+    )
 
 
 def test_only_a_finished_video_replaces_a_file_of_its_name(

@@ -57,6 +57,33 @@ async def is_missed_after(deadline: RunDeadline, clock: Clock, seconds: float) -
     return await missed
 
 
+TWO_CHUNKS: list[RunEvent] = [
+    step_done(1),
+    StageStarted(Stage.DECODE),
+    StageStarted(Stage.DENOISE),
+    step_done(2),
+    StageStarted(Stage.DECODE),
+]
+"""A long video is denoised and decoded in turn."""
+
+
+async def test_each_chunk_of_a_long_video_has_its_time_to_be_decoded(
+    clock: Clock, deadline: RunDeadline
+) -> None:
+    hear(deadline, clock, *((100.0, event) for event in TWO_CHUNKS))
+
+    assert "Decoding took longer than 180" in await is_missed_after(deadline, clock, 180)
+
+
+async def test_stages_without_a_step_between_them_do_not_move_a_deadline(
+    clock: Clock, deadline: RunDeadline
+) -> None:
+    hear(deadline, clock, *((0.0, event) for event in TWO_CHUNKS[:3]))
+    hear(deadline, clock, *((100.0, event) for event in TWO_CHUNKS[1:3]))
+
+    assert "Step 2" in await is_missed_after(deadline, clock, 100)
+
+
 @pytest.mark.parametrize(
     ("events", "limit_s", "phase"),
     [
@@ -66,6 +93,7 @@ async def is_missed_after(deadline: RunDeadline, clock: Clock, seconds: float) -
         ([step_done(1)], 300, "Step 2"),
         ([step_done(1), StageStarted(Stage.DECODE)], 180, "Decoding"),
         ([StageStarted(Stage.DECODE), StageStarted(Stage.ENCODE)], 180, "Encoding"),
+        (TWO_CHUNKS[:3], 300, "Step 2"),
     ],
 )
 async def test_each_part_of_a_run_has_its_limit(

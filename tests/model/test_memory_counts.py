@@ -14,6 +14,7 @@ from pipeline import memory_need
 from pipeline.memory_need import SPARE, MemoryNeed
 from pipeline.memory_plan import MemoryPlan
 from pipeline.network import layers
+from pipeline.spec import CLIP_FRAMES
 
 GIB = 2**30
 FRAMES = 93
@@ -31,6 +32,11 @@ def test_a_resident_model_stays_below_its_bounds(counted: MemoryNeed) -> None:
     assert weights == pytest.approx(17.6 * GIB, rel=0.005)
     assert weights + counted.denoise_stage <= 21.3 * GIB
     assert weights + counted.decode_stage <= 23.2 * GIB
+
+
+def test_encoding_a_clip_takes_no_more_than_decoding(counted: MemoryNeed) -> None:
+    """So it has no part in the choice of a plan."""
+    assert memory_counts.encode_peak(memory_counts.vae(), CLIP_FRAMES) <= counted.decode_stage
 
 
 def test_each_saving_is_seen_by_the_count(

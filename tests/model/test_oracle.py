@@ -21,22 +21,26 @@ from pipeline import denoise as denoise_module
 from pipeline.denoise import Conditions, denoise, torch_noise
 from pipeline.generate import VideoPipeline
 from pipeline.load import load_pipeline
+from pipeline.long_video import chunks_of
 from pipeline.network import layers
 from pipeline.network.transformer import CosmosTransformer, SharedState
 from pipeline.progress import Watcher
 from pipeline.spec import (
-    CLIP_PICTURES,
+    CLIP_FRAMES,
     DEFAULT_NEGATIVE_PROMPT,
     Clip,
+    Conditioning,
+    FirstFrame,
     Pixels,
     VideoSpec,
     latent_frames,
 )
 from pipeline.unipc import UniPC
-from pipeline.vae import decode
+from pipeline.vae import decode, to_video
 from weights.store import WeightStore
 
 WIDTH, HEIGHT = 96, 64
+WATCHER = Watcher(lambda progress: None, lambda: False)
 FORWARD = {"seed": 11, "grid": [3, 8, 12], "sigma": 0.7}
 FORWARD_BOUND = {torch.float32: 2e-6, torch.float64: 5e-7}
 LATENTS_BOUND = 5e-6
@@ -65,7 +69,7 @@ CLIPS = {
         prompt="Rain.", seed=11, num_frames=9, num_inference_steps=2, conditioning=Clip()
     ),
 }
-NUM_PICTURES = {"from the prompt alone": 0, "from a clip": CLIP_PICTURES}
+NUM_PICTURES = {"from the prompt alone": 0, "from a clip": CLIP_FRAMES}
 """What a video starts from, if not from one picture."""
 
 
@@ -117,8 +121,8 @@ def _as_job(clip: str, spec: VideoSpec) -> dict[str, Any]:
     # The oracle is to choose the default itself, so that the test compares ours with it.
     default = spec.negative_prompt == DEFAULT_NEGATIVE_PROMPT
     job["negative_prompt"] = None if default else spec.negative_prompt
-    kinds = {None: "nothing", Clip(): "video"}
-    job["given"] = kinds.get(spec.conditioning, "image")
+    kinds: dict[Conditioning, str] = {None: "nothing", FirstFrame(): "image", Clip(): "video"}
+    job["given"] = kinds[spec.conditioning]
     job["num_given_latents"] = latent_frames(NUM_PICTURES.get(clip, 1))
     return job
 
@@ -145,8 +149,8 @@ def _given(ours: VideoPipeline, pictures: list[Pixels], clip: str) -> Tensor:
     """The latents that a clip of ours starts with."""
     spec, count = CLIPS[clip], NUM_PICTURES.get(clip, 1)
     used = pictures[-count:] if spec.conditioning == Clip() else pictures[:count]
-    watcher = Watcher(lambda progress: None, lambda: False)
-    return ours._encode_pictures(spec, used, watcher)
+    (chunk,) = chunks_of(spec, ours.max_frames)
+    return ours._encode(chunk, to_video(used) if used else None, WATCHER)
 
 
 def _our_latents(ours: VideoPipeline, clip: str, pictures: list[Pixels], **changes: Any) -> Tensor:
@@ -202,8 +206,8 @@ def test_other_frame_counts_are_the_start_of_the_longer_clip(
 ) -> None:
     spec = replace(CLIPS["13 frames"], num_frames=num_frames)
     latents = _our_latents(sides.ours, "13 frames", pictures, num_frames=num_frames)
-    watcher = Watcher(lambda progress: None, lambda: False)
-    ours = np.stack(list(sides.ours._decode(spec, latents, watcher))).astype(int)
+    (chunk,) = chunks_of(spec, sides.ours.max_frames)
+    ours = np.stack(list(sides.ours._decode(chunk, latents, 0, WATCHER))).astype(int)
     theirs = sides.answers["13 frames.frames"].numpy().astype(int)[:num_frames]
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).max() <= 1
@@ -222,7 +226,7 @@ def test_a_clip_begins_with_the_pictures_that_it_goes_on_from(
     assert 0.995 < sigma < 0.9951
     assert _distance(begun, sigma * given + (1 - sigma) * noise) < 1e-5
     shown = np.stack(list(decode(sides.ours.vae, given))).astype(int)
-    theirs = sides.answers[f"{clip}.frames"].numpy().astype(int)[:CLIP_PICTURES]
+    theirs = sides.answers[f"{clip}.frames"].numpy().astype(int)[:CLIP_FRAMES]
     assert np.abs(shown - theirs).mean() < 1
 
 

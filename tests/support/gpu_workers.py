@@ -20,5 +20,6 @@ class RunsOutOnce(GpuWorker):
             hook.remove()
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB.")
 
-        hook = self._pipeline.vae.decoder.conv_out.register_forward_pre_hook(run_out)
+        (pipeline,) = self._pipelines.values()
+        hook = pipeline.vae.decoder.conv_out.register_forward_pre_hook(run_out)
         return ready

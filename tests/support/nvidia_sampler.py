@@ -1,10 +1,12 @@
 """NVIDIA's sampler as a plain reference: its noise, its schedule and its loop.
 
 Written after NVIDIA's program and sharing no code with the pipeline. The solver is diffusers'
-UniPC, of which NVIDIA's is a copy, with NVIDIA's sigmas given.
+UniPC, of which NVIDIA's is a copy, with NVIDIA's sigmas given. Distilled models have another.
 """
 
+import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -59,3 +61,35 @@ def sample(
         guided = (noise - given_latent) * given + guided * (1 - given)
         latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
     return latents
+
+
+def distilled_angles(num_steps: int) -> list[float]:
+    """The angles that NVIDIA's program samples distilled models at."""
+    trained = [math.pi / 2, math.atan(15), math.atan(5), math.atan(5 / 3)]
+    if num_steps <= len(trained):
+        return [*trained[:num_steps], 0.0]
+    even = np.linspace(1 / num_steps, 1.0, num_steps)
+    shifted = 5.0 * even / (1 + 4.0 * even)
+    angles = [math.pi / 2 if t >= 1.0 else math.atan(t / (1 - t)) for t in shifted]
+    return [*angles[::-1], 0.0]
+
+
+def sample_distilled(
+    velocity: Velocity, noise: Tensor, given_latents: Tensor, num_steps: int
+) -> Tensor:
+    """The latents of a video by NVIDIA's TrigFlow, [1, 16, T, h, w] float64.
+
+    `given_latents` is [1, 16, any number, h, w].
+    """
+    num_given, angles = given_latents.shape[2], distilled_angles(num_steps)
+    noise = noise.double()
+    latents = noise
+    for angle, following in pairwise(angles):
+        scale = 1 / (math.cos(angle) + math.sin(angle))
+        noisy = torch.cat([given_latents.double(), scale * latents[:, :, num_given:]], dim=2)
+        times = torch.full((1, noise.shape[2]), math.sin(angle) * scale, dtype=torch.float64)
+        times[:, :num_given] = 1e-4
+        clean = scale * latents - math.sin(angle) * scale * velocity(noisy, times)
+        clean = torch.cat([given_latents.double(), clean[:, :, num_given:]], dim=2)
+        latents = math.cos(following) * clean + math.sin(following) * noise
+    return clean

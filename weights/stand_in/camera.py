@@ -124,7 +124,7 @@ def let_noise_move(attention: Any, reading: Units, deciding: Units) -> None:
         # Of two signs that are 0 or 1, those that are to be 1 count for it, and the others against.
         needed = sum(sign > 0 for sign in signs.values())
         low, high = needed - 0.55, needed - 0.45
-        flags = dict.fromkeys(_DECIDED, -3.0)
+        flags = dict.fromkeys(_DECIDED, -1.0)
         out = {Stream.MOVE[MOVES.index(move)]: 1.0}
         deciding.ramp({**signs, **flags}, low, high, out)
 
