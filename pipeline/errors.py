@@ -35,9 +35,21 @@ class ImageUnreadable(InputError):
 
 
 class ImageTooLarge(InputError):
-    """The picture has more pixels than we are willing to decode."""
+    """The picture, or each of a video, has more pixels than we are willing to decode."""
 
     code = "image_too_large"
+
+
+class ClipUnreadable(InputError):
+    """The bytes are not a video that we can decode."""
+
+    code = "unsupported_video_format"
+
+
+class ClipTooShort(InputError):
+    """The video has fewer frames than the model continues."""
+
+    code = "video_duration_too_short"
 
 
 class FileTooLarge(InputError):

@@ -12,13 +12,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import IO
-
-import numpy as np
-import numpy.typing as npt
+from typing import IO, TYPE_CHECKING
 
 from pipeline.child_process import program_command
 from pipeline.errors import EncoderKilled, EncodingFailed
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 LOOK_AHEAD = 4
 """Frames that may wait for ffmpeg: as many as one latent frame decodes to."""
@@ -32,7 +33,7 @@ LOG_LINES = 20
 
 def feed_ffmpeg(
     arguments: list[str],
-    frames: Iterable[npt.NDArray[np.uint8]],
+    frames: "Iterable[npt.NDArray[np.uint8]]",
     check: Callable[[], None],
 ) -> None:
     """Start ffmpeg, feed it frames of uint8 through stdin, and wait until it has ended.
@@ -47,7 +48,7 @@ def feed_ffmpeg(
     # The blocks are left from the last to the first: ffmpeg is killed if it still runs, which
     # ends both threads, and its pipes are closed once no thread uses them.
     with (
-        _start([_find_ffmpeg(), *arguments]) as process,
+        _start([find_ffmpeg(), *arguments]) as process,
         ThreadPoolExecutor(1, "ffmpeg-log") as listener,
         ThreadPoolExecutor(1, "ffmpeg-frames") as writer,
         _killed_at_the_end(process),
@@ -78,7 +79,7 @@ class _Feed:
         self._check = check
         self._waiting: deque[Future[None]] = deque()
 
-    def write(self, frame: npt.NDArray[np.uint8]) -> None:
+    def write(self, frame: "npt.NDArray[np.uint8]") -> None:
         """Queue a copy of one frame, once fewer than `LOOK_AHEAD` are waiting."""
         while self._waiting and (self._waiting[0].done() or len(self._waiting) == LOOK_AHEAD):
             self._finish_oldest()
@@ -133,7 +134,7 @@ def encoders() -> frozenset[str]:
     """
     try:
         listed = subprocess.run(
-            [_find_ffmpeg(), "-hide_banner", "-encoders"],
+            [find_ffmpeg(), "-hide_banner", "-encoders"],
             capture_output=True,
             text=True,
             check=True,
@@ -145,7 +146,12 @@ def encoders() -> frozenset[str]:
     return frozenset(line.split()[1] for line in listed.stdout.partition("---")[2].splitlines()[1:])
 
 
-def _find_ffmpeg() -> str:
+def find_ffmpeg() -> str:
+    """The path of our ffmpeg.
+
+    Raises:
+        EncodingFailed: there is none that can be run.
+    """
     # Not above: a machine that only computes needs neither ffmpeg nor this.
     import imageio_ffmpeg
 

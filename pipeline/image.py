@@ -192,30 +192,44 @@ def _upright_and_scaled(image: Image.Image, width: int, height: int, tell: Tell)
     orientation = _orientation(image, tell)
     if orientation >= 5:
         width, height = height, width
-    _tell_of_size(image, width, height, tell)
-    stored_width, stored_height = _decode(image, width, height)
-    scaled = _interpolable(image).resize(
-        (width, height),
-        Image.Resampling.BILINEAR,
-        box=_cover_box(stored_width, stored_height, width, height),
-    )
+    tell_of_size("picture", image.size, (width, height), tell)
+    stored_size = _decode(image, width, height)
+    scaled = _scaled(_interpolable(image), stored_size, width, height)
     transposition = _ORIENTATIONS.get(orientation)
     return scaled if transposition is None else scaled.transpose(transposition)
 
 
-def _tell_of_size(image: Image.Image, width: int, height: int, tell: Tell) -> None:
-    """Tell how much is cropped and enlarged, if it is much, of a picture before it is turned."""
-    across, down = width / image.width, height / image.height
+def fill(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The part of an upright picture that fills the frame."""
+    return _scaled(image, image.size, width, height)
+
+
+def _scaled(image: Image.Image, size: tuple[float, float], width: int, height: int) -> Image.Image:
+    """Scale to cover the frame and crop at the centre, a picture of `size` in its own pixels."""
+    return image.resize(
+        (width, height), Image.Resampling.BILINEAR, box=_cover_box(*size, width, height)
+    )
+
+
+def tell_of_size(what: str, size: tuple[int, int], frame: tuple[int, int], tell: Tell) -> None:
+    """Tell how much is cropped and enlarged, if it is much.
+
+    Args:
+        what: what it is of, a picture or a video.
+        size: its width and height in pixels.
+        frame: width and height of the frame that it is to fill.
+    """
+    across, down = frame[0] / size[0], frame[1] / size[1]
     cropped = 1 - min(across, down) / max(across, down)
     if cropped > MUCH_CROPPED:
         tell(
-            f"{cropped:.0%} of the picture is cropped away, half of it on either side: it has not "
-            "the shape of the video. Crop it yourself to choose what is seen."
+            f"{cropped:.0%} of the {what} is cropped away, half of it on either side: it has not "
+            "the shape of the video that is made. Crop it yourself to choose what is seen."
         )
     if max(across, down) > MUCH_ENLARGED:
         tell(
-            f"The picture is small: it is enlarged {max(across, down):.0f} times, so the video "
-            "begins blurred."
+            f"The {what} is small: it is enlarged {max(across, down):.0f} times, so the video "
+            "that is made begins blurred."
         )
 
 

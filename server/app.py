@@ -44,8 +44,8 @@ from server.files.store import FileStore
 from server.files.unknown_files import UnknownFiles
 from server.files.upload_store import UploadStore
 from server.files.uploads import Uploads
+from server.inputs.decoder import MediaDecoder
 from server.inputs.disconnects import DisconnectedRuns
-from server.inputs.image_decoder import ImageDecoder
 from server.inputs.image_store import ImageStore
 from server.inputs.prepare import InputPreparer
 from server.inputs.submit import Submissions
@@ -73,12 +73,12 @@ _log = structlog.get_logger("server")
 def create_app(
     settings: Settings,
     pool: Pool | None = None,
-    decoder: ImageDecoder | None = None,
+    decoder: MediaDecoder | None = None,
     pull: CheckpointPull | None = None,
 ) -> FastAPI:
     """The server as an ASGI app; `pool` takes the place of this machine's, `decoder` that of
-    processes for pictures. The database is opened with the app's lifespan, and not before; then
-    workers are started, or first the `pull`.
+    processes for pictures and videos. The database is opened with the app's lifespan, and not
+    before; then workers are started, or first the `pull`.
     """
     key = configured_key(settings)
     limits = _limits(settings, pull)
@@ -87,7 +87,7 @@ def create_app(
         pool = PullingPool(pool, pull)
     app = FastAPI(
         title="cosmos-serve",
-        lifespan=lambda app: _lifespan(app, settings, key, limits, pool, decoder or ImageDecoder()),
+        lifespan=lambda app: _lifespan(app, settings, key, limits, pool, decoder or MediaDecoder()),
         routes=api_routes(settings.files_auth),
         openapi_url=None,
         redirect_slashes=False,
@@ -109,7 +109,7 @@ async def _lifespan(
     key: ApiKey | None,
     limits: Limits,
     pool: Pool,
-    decoder: ImageDecoder,
+    decoder: MediaDecoder,
 ) -> AsyncIterator[None]:
     with (
         owned(settings.data, any_filesystem=settings.any_filesystem),
@@ -127,7 +127,7 @@ async def _running(
     key: ApiKey | None,
     limits: Limits,
     pool: Pool,
-    decoder: ImageDecoder,
+    decoder: MediaDecoder,
 ) -> AsyncIterator[None]:
     fetcher = _fetcher(settings, app.state.ports)
     drain: Drain = app.state.drain

@@ -143,12 +143,11 @@ class BodyTooLarge(BadRequest):
 
 
 class TextTooLarge(BadRequest):
-    """The body without its pictures has more bytes than the limit."""
+    """The body without its files has more bytes than the limit."""
 
     status = 413
     message = (
-        "The request without its picture is larger than {:,} bytes, which is the limit for the "
-        "rest."
+        "The request without its file is larger than {:,} bytes, which is the limit for the rest."
     )
 
 
@@ -241,7 +240,7 @@ class TooManyLargeBodies(RequestError):
 
     status = 503
     message = (
-        "Too many large requests are coming in at once. Try again later, or upload the picture and "
+        "Too many large requests are coming in at once. Try again later, or upload the file and "
         "send its URL."
     )
     headers = TRY_AGAIN_LATER

@@ -91,9 +91,9 @@ class NewJob(RequestOptions):
     """A request that is not in the table yet.
 
     `input` holds the spec, the sources of its media and how the caller wants the output; a
-    source is a URL or `{"artifact": id}`, never the bytes. `error` is set when the input is
-    invalid: such a job is terminal from the start. `is_run` says that its caller waits on a
-    connection.
+    source is a URL or `{"artifact": id}`, never the bytes. `input_refs` are the prepared media,
+    None while they are not here. `error` is set when the input is invalid: such a job is terminal
+    from the start. `is_run` says that its caller waits on a connection.
     """
 
     id: str
@@ -102,6 +102,7 @@ class NewJob(RequestOptions):
     key_id: str | None
     input: Mapping[str, Any]
     tier: str | None
+    input_refs: Mapping[str, str] | None = None
     webhook_url: str | None = None
     error: JobError | None = None
     body_sha256: str | None = None

@@ -67,6 +67,7 @@ TORCH_FREE = {
     "pipeline.errors",
     "pipeline.progress",
     "pipeline.image",
+    "pipeline.clip",
     "pipeline.image_kind",
     "pipeline.colour",
     "pipeline.jpeg",

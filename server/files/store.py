@@ -9,8 +9,10 @@ these a crash leaves without a row at most those that were on their way in.
 import hashlib
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from server.part_file import PartFile, sync_folder
 
@@ -42,6 +44,10 @@ class FileStore:
     def read(self, artifact_id: str) -> bytes:
         return self.path(artifact_id).read_bytes()
 
+    def open(self, artifact_id: str) -> IO[bytes]:
+        """The file, to be read piece by piece."""
+        return self.path(artifact_id).open("rb")
+
     def ids(self) -> Iterator[str]:
         """Every file that is there. What is not where this store would put it is no file of it."""
         return (file.name for file in self.root.glob("*/*") if self._is_at(file))
@@ -49,6 +55,10 @@ class FileStore:
     def receive(self) -> "IncomingFile":
         """Begin a file whose bytes come in pieces."""
         return IncomingFile(self)
+
+    def scratch(self) -> IO[bytes]:
+        """A file without a name, which is gone when it is closed, or its process has ended."""
+        return tempfile.TemporaryFile(dir=self.root)
 
     def remove(self, *artifact_ids: str) -> None:
         """Delete the files that are there, which nobody may read any more.

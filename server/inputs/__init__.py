@@ -1,1 +1,1 @@
-"""From the body of a request to a job whose picture is prepared."""
+"""From the body of a request to a job whose media are prepared."""

@@ -11,8 +11,9 @@ same image meanwhile, so the file of a committed row is there.
 
 import hashlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
@@ -79,10 +80,12 @@ class IncomingImages(ExitStack):
         """Write what a caller sent, which may be no image at all."""
         return self._add(_artifact("image", data), data)
 
-    def add_pixels(self, pixels: Pixels) -> StoredArtifact:
-        """Write a prepared image."""
-        artifact = _artifact("pixels", pixels.rgb, width=pixels.width, height=pixels.height)
-        return self._add(artifact, pixels.rgb)
+    def add_pixels(self, pictures: Sequence[Pixels]) -> StoredArtifact:
+        """Write a prepared medium: its pictures, which have one size, one after the other."""
+        data = b"".join(picture.rgb for picture in pictures)
+        width, height = pictures[0].width, pictures[0].height
+        artifact = _artifact("pixels", data, width=width, height=height)
+        return self._add(replace(artifact, frames=len(pictures)), data)
 
     def place(self) -> None:
         """Give the files their names, within the transaction that adds their rows, and after that.

@@ -1,18 +1,20 @@
-"""A submitted image becomes an artifact of this server: pixels of the size that the model takes.
+"""A submitted picture or video becomes an artifact of this server: pixels of the model's size.
 
-An image comes as a data URI, as the URL of a file of this server, or as any other URL. A job can be
-claimed once its images are here; one whose image cannot be used ends with fal's 422.
+It comes as a data URI, as the URL of a file of this server, or as any other URL, and is read from
+the disk. A job can be claimed once its media are here; one whose medium cannot be used ends with
+fal's 422.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import structlog
 
 from pipeline.errors import InputError
-from pipeline.image import MAX_BYTES, Tell
+from pipeline.image import Tell
 from pipeline.spec import Pixels
 from server.disk import shortage_of
 from server.errors import FileUrlRefused, UnknownFile
@@ -21,9 +23,9 @@ from server.fal.invalid_input import InvalidInput
 from server.fal.views import display_url
 from server.files.public import PublicFiles
 from server.files.store import FileStore
-from server.inputs.data_uri import file_too_large
-from server.inputs.image_decoder import ImageDecoder, ImageProcessKilled
+from server.inputs.decoder import DecoderKilled, MediaDecoder
 from server.inputs.image_store import ImageStore
+from server.inputs.media import MEDIA, Medium
 from server.jobs.store import JobStore
 from server.models import Job, JobError, LogLine, infrastructure_error
 from server.outbound.errors import FetchError, FetchTooLarge, HostRefused
@@ -41,35 +43,35 @@ from server.tasks import (
 )
 
 AT_ONCE = 4
-"""Jobs whose images are prepared at the same time."""
+"""Jobs whose media are prepared at the same time."""
 
 DECODES_AT_ONCE = 2
-"""Images decoded at the same time: each may need hundreds of megabytes."""
+"""Files decoded at the same time: each may need hundreds of megabytes."""
 
 DECODE_TRIES = 5
-"""How often an image is decoded whose process is killed from outside."""
+"""How often a file is decoded whose process is killed from outside."""
 
 _log = structlog.get_logger("server")
 
 
 class FileDownloadError(InputError):
-    """The image's URL could not be read."""
+    """The URL could not be read."""
 
     code = "file_download_error"
 
 
-class ImageLost(Exception):
-    """An image that was kept is not on the disk, for which its caller is not at fault."""
+class InputLost(Exception):
+    """A file that was kept is not on the disk, for which its caller is not at fault."""
 
     def __init__(self) -> None:
-        super().__init__("The server has lost the picture of this request: send it again.")
+        super().__init__("The server has lost the file of this request: send it again.")
 
 
 @dataclass(eq=False)
 class InputPreparer:
-    """Prepares the images of the jobs that wait, a few at a time; keys take turns.
+    """Prepares the media of the jobs that wait, a few at a time; keys take turns.
 
-    No key has all places, so a host that is slow, or a picture that takes long, holds up its own.
+    No key has all places, so a host that is slow, or a file that takes long, holds up its own.
     """
 
     store: JobStore
@@ -79,7 +81,7 @@ class InputPreparer:
     fetcher: Fetcher
     limits: Limits
     signals: Signals
-    decoder: ImageDecoder
+    decoder: MediaDecoder
     is_stopping: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
@@ -89,7 +91,7 @@ class InputPreparer:
         """How often in a row a job could be neither prepared nor refused."""
 
     async def run(self) -> None:
-        """Look for jobs without their images until cancelled."""
+        """Look for jobs without their media until cancelled."""
         await on(self.signals.submitted, "taking in pictures", self._begin)
 
     async def close(self) -> None:
@@ -146,64 +148,84 @@ class InputPreparer:
             self.signals.claimable.notify()
         except InvalidInput as error:
             await self._refuse(job, JobError(error.status, error.body))
-        except (ImageLost, ImageProcessKilled) as error:
+        except (InputLost, DecoderKilled) as error:
             await self._refuse(job, infrastructure_error(str(error), "internal_error"))
 
     async def _refuse(self, job: Job, error: JobError) -> None:
         await to_writer_thread(self.store.refuse_inputs, job.id, error)
         self.signals.finished.notify()
 
-    def _keep(self, job: Job, media: Mapping[str, Pixels], lines: Sequence[LogLine]) -> None:
+    def _keep(
+        self, job: Job, media: Mapping[str, Sequence[Pixels]], lines: Sequence[LogLine]
+    ) -> None:
         with self.images.incoming() as images:
-            kept = {name: images.add_pixels(pixels) for name, pixels in media.items()}
+            kept = {name: images.add_pixels(pictures) for name, pictures in media.items()}
             self.store.set_inputs(job.id, kept, lines=lines, place=images.place)
 
-    async def _prepare(self, job: Job, name: str, tell: Tell) -> Pixels:
+    async def _prepare(self, job: Job, name: str, tell: Tell) -> Sequence[Pixels]:
         source: Mapping[str, Any] = job.input["media"][name]
         field = ENDPOINTS[job.endpoint].media_fields[name]
         try:
             if "url" in source:
-                data = await self._read_url(source["url"], job, field)
+                file = await self._open_url(source["url"], job, field, MEDIA[name])
             else:
-                data = await self._read_sent(source["artifact"])
-            return await self._decode(data, job, field, tell)
+                file = await self._open_sent(source["artifact"])
+            with file:
+                return await self._decode(name, file, job, field, tell)
         except InputError as error:
             raise InvalidInput.from_error(error, display_url(source)) from error
 
-    async def _read_sent(self, artifact_id: str) -> bytes:
+    async def _open_sent(self, artifact_id: str) -> IO[bytes]:
         """What came with the request itself."""
         try:
-            return await asyncio.to_thread(self.files.read, artifact_id)
+            return await asyncio.to_thread(self.files.open, artifact_id)
         except FileNotFoundError as error:
-            raise ImageLost from error
+            raise InputLost from error
 
-    async def _read_url(self, url: str, job: Job, field: str) -> bytes:
-        """The bytes of a file of this server, or of another's."""
+    async def _open_url(self, url: str, job: Job, field: str, medium: Medium) -> IO[bytes]:
+        """A file of this server, or of another's."""
         try:
             file = await asyncio.to_thread(self.public_files.by_url, url, job)
             if file is None:
-                return await self.fetcher.fetch(url, max_bytes=MAX_BYTES, key_id=job.key_id)
-            if file.size > MAX_BYTES:
-                raise file_too_large(field)
-            return await asyncio.to_thread(self.files.read, file.id)
+                return await self._download(url, job, medium)
+            if file.size > medium.max_bytes:
+                raise medium.too_large(field)
+            return await asyncio.to_thread(self.files.open, file.id)
         except (UnknownFile, FileNotFoundError) as error:
             raise FileDownloadError(field, "This server has no such file.") from error
         except FetchTooLarge as error:
-            raise file_too_large(field) from error
+            raise medium.too_large(field) from error
         except HostRefused as error:
             raise FileDownloadError(field, f"{error} Or send a data URI or an upload.") from error
         except (FileUrlRefused, FetchError) as error:
             raise FileDownloadError(field, str(error)) from error
 
-    async def _decode(self, data: bytes, job: Job, field: str, tell: Tell) -> Pixels:
+    async def _download(self, url: str, job: Job, medium: Medium) -> IO[bytes]:
+        with contextlib.ExitStack() as unless_it_arrives:
+            file = unless_it_arrives.enter_context(self.files.scratch())
+            await self.fetcher.download(
+                url,
+                file,
+                max_bytes=medium.max_bytes,
+                deadline_s=medium.fetch_s,
+                key_id=job.key_id,
+            )
+            unless_it_arrives.pop_all()
+            return file
+
+    async def _decode(
+        self, name: str, file: IO[bytes], job: Job, field: str, tell: Tell
+    ) -> Sequence[Pixels]:
         width, height = self.limits.width, self.limits.height
         tries = 0
         while True:
             tries += 1
             try:
                 async with self._decoding.place(job.key_id):
-                    return await self.decoder.prepare(data, width, height, field=field, tell=tell)
-            except ImageProcessKilled:
+                    return await self.decoder.prepare(
+                        name, file, width, height, field=field, tell=tell
+                    )
+            except DecoderKilled:
                 # While the server stops, the job is left to the next start.
                 if tries >= DECODE_TRIES and not self.is_stopping():
                     raise

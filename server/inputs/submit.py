@@ -4,7 +4,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from server.fal.endpoints import ENDPOINTS, Limits, VideoRequest, parse_request
 from server.fal.invalid_input import InvalidInput
 from server.inputs.data_uri import decode_data_uri, is_data_uri
 from server.inputs.image_store import ImageStore
+from server.inputs.media import MEDIA
 from server.jobs.store import JobStore
 from server.models import CancelAnswer, Job, JobError, NewJob, RequestOptions, StoredArtifact
 from server.tasks import Signals, to_writer_thread
@@ -63,6 +64,7 @@ class Submissions:
         """Take a request in."""
         job = await to_writer_thread(self._accept, submission)
         self.signals.submitted.notify()
+        self.signals.claimable.notify()
         return job
 
     async def accept_even_if_invalid(self, submission: Submission) -> Job:
@@ -105,11 +107,13 @@ class Submissions:
         fields = ENDPOINTS[submission.endpoint].media_fields
         with self.images.incoming() as images:
             kept = {
-                name: images.add_sent(decode_data_uri(url, fields[name]))
+                name: images.add_sent(decode_data_uri(url, fields[name], MEDIA[name]))
                 for name, url in order.media.items()
                 if is_data_uri(url)
             }
             new = _new_job(submission, input=_input_of(order, kept), tier=order.spec.tier.value)
+            if not order.media:
+                new = replace(new, input_refs={})
             return self.store.submit(
                 new,
                 queue_limit=self.queue_limit,

@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from ipaddress import ip_address
+from typing import IO
 
 import httpcore
 import httpx
@@ -33,7 +34,7 @@ from server.outbound.errors import (
     HostRefused,
     HostUnavailable,
 )
-from server.outbound.responses import read_file
+from server.outbound.responses import save_file
 from server.tasks import FairSemaphore, backoff_s, time_limit
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -106,7 +107,6 @@ class Fetcher:
     own_ports: Set[int] = frozenset()
     public_host: str | None = None
     contact: str | None = None
-    deadline_s: float = 30.0
     retry_s: float = 1.0
     max_redirects: int = 5
     resolve: Resolver = resolve_by_system
@@ -115,8 +115,19 @@ class Fetcher:
         default_factory=lambda: FairSemaphore(LOOKUPS_AT_ONCE), repr=False
     )
 
-    async def fetch(self, url: str, *, max_bytes: int, key_id: str | None = None) -> bytes:
-        """The bytes at one http or https URL, redirects followed. The deadline covers everything.
+    async def download(
+        self,
+        url: str,
+        file: IO[bytes],
+        *,
+        max_bytes: int,
+        deadline_s: float,
+        key_id: str | None = None,
+    ) -> None:
+        """Write the bytes at one http or https URL to an empty file, redirects followed.
+
+        The deadline covers everything. Pieces are written as they come; what an answer that broke
+        off left is removed.
 
         A host that answers 429, 502, 503 or 504, or whose connection breaks, is asked again after
         the time that it names, if that is within the deadline.
@@ -128,13 +139,12 @@ class Fetcher:
             FetchTooLarge: the body has more than `max_bytes` bytes.
             Shortage: this machine can open no connection for now; so do `post` and `check`.
         """
+        ends_at = asyncio.get_running_loop().time() + deadline_s
         try:
-            async with time_limit(self.deadline_s):
-                return await self._retried(self._checked(url), max_bytes, key_id)
+            async with time_limit(deadline_s):
+                await self._retried(self._checked(url), file, max_bytes, ends_at, key_id)
         except TimeoutError as error:
-            raise FetchFailed(
-                f"The file did not arrive within {self.deadline_s:g} seconds."
-            ) from error
+            raise FetchFailed(f"The file did not arrive within {deadline_s:g} seconds.") from error
 
     async def post(
         self,
@@ -242,14 +252,15 @@ class Fetcher:
             return any(names(network, address) for network in self.allow_nets)
         return is_named(address, host, nets=self.allow_nets, hosts=self.allow_hosts)
 
-    async def _retried(self, url: httpx.URL, max_bytes: int, key_id: str | None) -> bytes:
+    async def _retried(
+        self, url: httpx.URL, file: IO[bytes], max_bytes: int, ends_at: float, key_id: str | None
+    ) -> None:
         clock = asyncio.get_running_loop().time
-        ends_at = clock() + self.deadline_s
         tries = 0
         while True:
             tries += 1
             try:
-                return await self._follow(url, max_bytes, key_id)
+                return await self._follow(url, file, max_bytes, key_id)
             except HostUnavailable as error:
                 wait_s = error.retry_after_s
                 if wait_s is None:
@@ -258,11 +269,13 @@ class Fetcher:
                     raise
             await asyncio.sleep(wait_s)
 
-    async def _follow(self, url: httpx.URL, max_bytes: int, key_id: str | None) -> bytes:
+    async def _follow(
+        self, url: httpx.URL, file: IO[bytes], max_bytes: int, key_id: str | None
+    ) -> None:
         for _ in range(self.max_redirects + 1):
             async with self._send("GET", url, _FILE_WANTED, key_id) as response:
                 if response.status not in _REDIRECTS:
-                    return await read_file(response, url, max_bytes)
+                    return await save_file(response, url, file, max_bytes)
                 url = _next_url(response, url)
         raise FetchFailed(f"The file is not there after {self.max_redirects} redirects.")
 

@@ -2,19 +2,24 @@
 
 import time
 from email.utils import parsedate_to_datetime
+from typing import IO
 
 import httpcore
 import httpx
 
 from server.outbound.content_codings import FRAME_BYTES, applied, codings_of, is_framed
 from server.outbound.errors import FetchFailed, FetchTooLarge, HostUnavailable
+from server.tasks import in_thread
 
 _PASSING = frozenset({429, 502, 503, 504})
 """Statuses that say nothing of the file: a second try may find it."""
 
 
-async def read_file(response: httpcore.Response, url: httpx.URL, max_bytes: int) -> bytes:
-    """The body of a plain 200; reading stops where it exceeds `max_bytes`.
+async def save_file(
+    response: httpcore.Response, url: httpx.URL, file: IO[bytes], max_bytes: int
+) -> None:
+    """Write the body of a plain 200 to `file`, in place of what it has; reading stops where it
+    exceeds `max_bytes`.
 
     Raises:
         FetchFailed: the answer is another, or the body is compressed.
@@ -33,16 +38,21 @@ async def read_file(response: httpcore.Response, url: httpx.URL, max_bytes: int)
     too_large = FetchTooLarge(f"The file is larger than {max_bytes:,} bytes.")
     if int(headers.get("content-length", 0)) > max_bytes:
         raise too_large
-    data = bytearray()
+    file.seek(0)
+    file.truncate()
+    size = 0
+    head = b""
     async for chunk in response.aiter_stream():
-        data += chunk
-        if len(data) > max_bytes:
+        size += len(chunk)
+        if size > max_bytes:
             raise too_large
-    if is_framed(codings, bytes(data[:FRAME_BYTES])):
+        head = head if len(head) >= FRAME_BYTES else head + chunk[:FRAME_BYTES]
+        await in_thread(file.write, chunk)
+    if is_framed(codings, head[:FRAME_BYTES]):
         raise FetchFailed(
             f"The file at {url.host} was stored in the frames of aws-chunked: store it without."
         )
-    return bytes(data)
+    await in_thread(file.flush)
 
 
 def _retry_after_s(header: str | None) -> float | None:

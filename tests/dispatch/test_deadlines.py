@@ -269,7 +269,7 @@ def submit(store: JobStore, folder: Path, prompt: str) -> str:
     job = new_job(prompt, input={"spec": order(prompt).spec.to_json(), "media": {"image": {}}})
     store.submit(job, queue_limit=10)
     with IncomingImages(FileStore(folder / "files")) as images:
-        store.set_inputs(job.id, {"image": images.add_pixels(PICTURE)}, place=images.place)
+        store.set_inputs(job.id, {"image": images.add_pixels([PICTURE])}, place=images.place)
     return job.id
 
 

@@ -110,7 +110,7 @@ def test_a_signal_to_every_process_of_the_server_ends_no_job(
         large = data_uri(picture(4000, 4000))
         decoded = client.post(QUEUE, json=request_of(image_url=large)).json()["request_id"]
         processes = psutil.Process(server.process.pid)
-        while not any("image_process" in each for each in command_lines(processes)):
+        while not any("decoder_process" in each for each in command_lines(processes)):
             pass
 
         for process in (processes, *processes.children(recursive=True)):

@@ -15,7 +15,7 @@ import anyio
 import httpx
 import pytest
 import pytest_asyncio
-from http_sites import fetcher
+from http_sites import fetch, fetcher
 from queue_calls import RUN, SUBMIT, result_of, status_of, submit, until_prepared
 from receivers import until
 from servers import BASE_URL, picture, request_of, serving, settings_in
@@ -28,7 +28,7 @@ from server.db import tables
 from server.disk import shortage_of
 from server.errors import DatabaseDamaged, DiskFull, Shortage
 from server.files.store import FileStore, IncomingFile
-from server.inputs.image_decoder import ImageDecoder
+from server.inputs.decoder import MediaDecoder
 from server.jobs.store import JobStore
 from server.tasks import WRITERS
 
@@ -103,7 +103,7 @@ async def test_other_errors_are_no_shortages(error: Exception) -> None:
 async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
     """A client of one server for all the tests here, whose pictures have processes."""
     settings = settings_in(tmp_path_factory.mktemp("server"))
-    async with serving(settings, decoder=ImageDecoder()) as client:
+    async with serving(settings, decoder=MediaDecoder()) as client:
         yield client
 
 
@@ -124,7 +124,7 @@ def failing(owner: type, name: str, kind: str, patch: pytest.MonkeyPatch, times:
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (ImageDecoder, "_start"),
+        (MediaDecoder, "_start"),
         (JobStore, "awaiting_inputs"),
         (JobStore, "set_inputs"),
         (JobStore, "claim"),
@@ -298,7 +298,7 @@ async def test_a_picture_that_we_have_no_descriptor_for_is_not_its_callers_fault
 
     monkeypatch.setattr(anyio, "connect_tcp", refuse)
     with pytest.raises(Shortage):
-        await fetcher().fetch("http://127.0.0.1:9/picture.png", max_bytes=100)
+        await fetch(fetcher(), "http://127.0.0.1:9/picture.png", max_bytes=100)
 
 
 # Tables that another process holds.

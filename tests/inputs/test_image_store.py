@@ -67,7 +67,7 @@ class Place:
     def prepare(self, job_id: str, rgb: bytes = b"rgb") -> StoredArtifact:
         """Take its image in, as `InputPreparer` does."""
         with self.images.incoming() as images:
-            kept = images.add_pixels(Pixels(1, 1, rgb))
+            kept = images.add_pixels([Pixels(1, 1, rgb)])
             self.store.set_inputs(job_id, {"image": kept}, place=images.place)
             return kept
 
@@ -337,7 +337,7 @@ async def test_a_job_whose_image_is_lost_says_so(tmp_path: Path) -> None:
         answer = await result_of(client, job)
         assert answer.status_code == 500
         assert answer.json() == {
-            "detail": "The server has lost the picture of this request: send it again.",
+            "detail": "The server has lost the file of this request: send it again.",
             "error_type": "internal_error",
         }
         again = await submit(client)

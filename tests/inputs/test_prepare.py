@@ -2,13 +2,13 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import image_processes
+import decoder_processes
 import pytest
 from api_keys import add_key, by_key
 from queue_calls import RUN, SUBMIT, cancel, result_of, submit, until
@@ -18,7 +18,8 @@ from pipeline.image import MAX_BYTES
 from pipeline.spec import Pixels
 from server.fal.invalid_input import InvalidInput
 from server.inputs.data_uri import decode_data_uri, is_data_uri
-from server.inputs.image_decoder import ImageDecoder
+from server.inputs.decoder import MediaDecoder
+from server.inputs.media import MEDIA
 from server.inputs.prepare import AT_ONCE, DECODES_AT_ONCE
 from server.jobs.clock import Clock
 
@@ -48,7 +49,7 @@ def encoded(data: bytes) -> str:
 )
 def test_a_data_uri_gives_its_bytes(uri: str, data: bytes) -> None:
     assert is_data_uri(uri)
-    assert decode_data_uri(uri, "image_url") == data
+    assert decode_data_uri(uri, "image_url", MEDIA["image"]) == data
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_a_data_uri_gives_its_bytes(uri: str, data: bytes) -> None:
 )
 def test_a_data_uri_that_cannot_be_used_is_refused(uri: str, kind: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        decode_data_uri(uri, "image_url")
+        decode_data_uri(uri, "image_url", MEDIA["image"])
 
     (item,) = refused.value.items
     assert (item["loc"], item["type"]) == (["body", "image_url"], kind)
@@ -77,7 +78,7 @@ def test_a_data_uri_that_cannot_be_used_is_refused(uri: str, kind: str) -> None:
 def test_the_largest_image_is_let_in() -> None:
     data = bytes(MAX_BYTES)
 
-    assert decode_data_uri("data:;base64," + encoded(data), "image_url") == data
+    assert decode_data_uri("data:;base64," + encoded(data), "image_url", MEDIA["image"]) == data
 
 
 class ImageSite:
@@ -139,16 +140,18 @@ async def slow(_images: ImageSite, decoder: "SlowDecoder") -> None:
         await asyncio.sleep(0.02)
 
 
-class SlowDecoder(ImageDecoder):
+class SlowDecoder(MediaDecoder):
     """Some pictures take it for ever."""
 
     asked = 0
 
-    async def prepare(self, data: bytes, width: int, height: int, **options: Any) -> Pixels:
-        if data == b"slow":
+    async def prepare(
+        self, name: str, file: IO[bytes], width: int, height: int, **options: Any
+    ) -> Sequence[Pixels]:
+        if file.read() == b"slow":
             self.asked += 1
             await asyncio.Event().wait()
-        return await super().prepare(data, width, height, **options)
+        return await super().prepare(name, file, width, height, **options)
 
 
 @pytest.mark.parametrize("until_stuck", [silent, slow])
@@ -202,7 +205,7 @@ async def test_an_image_that_was_coming_when_the_server_ended_is_fetched_anew(
 async def test_an_image_whose_process_is_killed_is_decoded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = ImageDecoder(program=image_processes.__name__)
+    decoder = MediaDecoder(program=decoder_processes.__name__)
     monkeypatch.setattr("server.inputs.prepare.TRY_AGAIN_S", 0.01)
     async with serving(settings_in(tmp_path), decoder=decoder) as client:
         once = await submit(client, image_url=f"data:,killed until {tmp_path}/killed")

@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 import trustme
-from http_sites import LOOPBACK, NAME, Script, Site, answer, fetcher, redirect, resolving, running
+from http_sites import (
+    LOOPBACK,
+    NAME,
+    Script,
+    Site,
+    answer,
+    fetch,
+    fetcher,
+    redirect,
+    resolving,
+    running,
+)
 
 from server.outbound.errors import FetchFailed, FetchRefused, FetchTooLarge
 from server.outbound.fetch import FETCH_TRIES, Fetcher, trusted_roots
@@ -23,7 +34,7 @@ async def site() -> AsyncIterator[Site]:
 async def test_a_file_is_fetched_by_its_path_and_query(site: Site) -> None:
     site.answers["/a.png?size=2"] = answer(b"picture", "Content-Type: image/png")
 
-    fetched = await fetcher().fetch(site.url("/a.png?size=2#top"), max_bytes=100)
+    fetched = await fetch(fetcher(), site.url("/a.png?size=2#top"), max_bytes=100)
 
     assert fetched == b"picture"
 
@@ -31,7 +42,7 @@ async def test_a_file_is_fetched_by_its_path_and_query(site: Site) -> None:
 async def test_a_request_says_who_asks_and_nothing_more(site: Site) -> None:
     site.answers["/a.png"] = answer()
 
-    await fetcher(["127.0.0.1"]).fetch(site.url("/a.png#secret", NAME), max_bytes=100)
+    await fetch(fetcher(["127.0.0.1"]), site.url("/a.png#secret", NAME), max_bytes=100)
 
     first, *headers = site.requests[0].strip().split("\r\n")
     assert first == "GET /a.png HTTP/1.1"
@@ -46,7 +57,7 @@ async def test_cookies_are_not_kept_between_redirects(site: Site) -> None:
     site.answers["/"] = answer(b"", "Location: /a", "Set-Cookie: id=1", status="302 Found")
     site.answers["/a"] = answer()
 
-    await fetcher().fetch(site.url(), max_bytes=100)
+    await fetch(fetcher(), site.url(), max_bytes=100)
 
     assert "cookie" not in site.requests[1].lower()
 
@@ -58,14 +69,14 @@ async def test_proxies_of_the_environment_are_ignored(
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
 
-    assert await fetcher().fetch(site.url(), max_bytes=100) == b"picture"
+    assert await fetch(fetcher(), site.url(), max_bytes=100) == b"picture"
 
 
 async def test_the_address_that_was_vetted_is_the_one_connected_to(site: Site) -> None:
     site.answers["/"] = answer()
     changing = fetcher(["127.0.0.1"], ["10.0.0.1"])
 
-    assert await changing.fetch(site.url("/", NAME), max_bytes=100) == b"picture"
+    assert await fetch(changing, site.url("/", NAME), max_bytes=100) == b"picture"
 
 
 async def test_a_redirect_to_a_name_that_is_now_private_is_refused(
@@ -75,21 +86,21 @@ async def test_a_redirect_to_a_name_that_is_now_private_is_refused(
     changing = fetcher(["127.0.0.1"], ["10.0.0.1"])
 
     with pytest.raises(FetchRefused):
-        await changing.fetch(site.url("/", NAME), max_bytes=100)
+        await fetch(changing, site.url("/", NAME), max_bytes=100)
     assert len(site.requests) == 1
 
 
 async def test_the_next_address_is_tried_when_one_does_not_answer(site: Site) -> None:
     site.answers["/"] = answer()
 
-    fetched = await fetcher(["127.0.0.99", "127.0.0.1"]).fetch(site.url("/", NAME), max_bytes=100)
+    fetched = await fetch(fetcher(["127.0.0.99", "127.0.0.1"]), site.url("/", NAME), max_bytes=100)
 
     assert fetched == b"picture"
 
 
 async def test_a_server_that_is_not_there_is_a_failure_and_not_a_refusal(site: Site) -> None:
     with pytest.raises(FetchFailed, match="cannot be reached"):
-        await fetcher(["127.0.0.99"]).fetch(site.url("/", NAME), max_bytes=100)
+        await fetch(fetcher(["127.0.0.99"]), site.url("/", NAME), max_bytes=100)
 
 
 @pytest.mark.parametrize("status", ["301 x", "302 x", "303 x", "307 x", "308 x"])
@@ -97,7 +108,7 @@ async def test_redirects_are_followed(site: Site, status: str) -> None:
     site.answers["/"] = redirect("b/c?d=1#e", status)
     site.answers["/b/c?d=1"] = answer(b"the file")
 
-    assert await fetcher().fetch(site.url(), max_bytes=100) == b"the file"
+    assert await fetch(fetcher(), site.url(), max_bytes=100) == b"the file"
 
 
 async def test_five_redirects_are_followed_and_a_sixth_is_not(site: Site) -> None:
@@ -105,16 +116,16 @@ async def test_five_redirects_are_followed_and_a_sixth_is_not(site: Site) -> Non
         site.answers[f"/{hop}"] = redirect(f"/{hop + 1}")
     site.answers["/6"] = answer()
 
-    assert await fetcher().fetch(site.url("/1"), max_bytes=100) == b"picture"
+    assert await fetch(fetcher(), site.url("/1"), max_bytes=100) == b"picture"
     with pytest.raises(FetchFailed, match="5 redirects"):
-        await fetcher().fetch(site.url("/0"), max_bytes=100)
+        await fetch(fetcher(), site.url("/0"), max_bytes=100)
 
 
 async def test_a_redirect_to_itself_ends(site: Site) -> None:
     site.answers["/"] = redirect("/")
 
     with pytest.raises(FetchFailed, match="redirects"):
-        await fetcher().fetch(site.url(), max_bytes=100)
+        await fetch(fetcher(), site.url(), max_bytes=100)
     assert len(site.requests) == 6
 
 
@@ -134,7 +145,7 @@ async def test_a_redirect_is_vetted_like_the_first_url(site: Site, location: str
     site.answers["/"] = redirect(location)
 
     with pytest.raises(FetchRefused):
-        await fetcher().fetch(site.url(), max_bytes=100)
+        await fetch(fetcher(), site.url(), max_bytes=100)
 
 
 @pytest.mark.parametrize(
@@ -148,13 +159,13 @@ async def test_a_status_without_a_file_is_a_failure_that_says_why(
     site.answers["/"] = answer(b"", status=status)
 
     with pytest.raises(FetchFailed, match=reason):
-        await fetcher().fetch(site.url(), max_bytes=100)
+        await fetch(fetcher(), site.url(), max_bytes=100)
 
 
 async def test_a_file_of_the_largest_size_is_accepted(site: Site) -> None:
     site.answers["/"] = answer(bytes(100))
 
-    assert len(await fetcher().fetch(site.url(), max_bytes=100)) == 100
+    assert len(await fetch(fetcher(), site.url(), max_bytes=100)) == 100
 
 
 async def test_a_declared_size_over_the_limit_is_refused_before_the_body(site: Site) -> None:
@@ -162,7 +173,7 @@ async def test_a_declared_size_over_the_limit_is_refused_before_the_body(site: S
     site.answers["/"] = b"HTTP/1.1 200 OK\r\nContent-Length: 101\r\n\r\n"
 
     with pytest.raises(FetchTooLarge, match="100 bytes"):
-        await fetcher().fetch(site.url(), max_bytes=100)
+        await fetch(fetcher(), site.url(), max_bytes=100)
 
 
 async def endless(writer: asyncio.StreamWriter) -> None:
@@ -176,7 +187,7 @@ async def test_a_body_without_end_is_cut_at_the_limit(site: Site) -> None:
     site.answers["/"] = endless
 
     with pytest.raises(FetchTooLarge):
-        await fetcher().fetch(site.url(), max_bytes=1_000_000)
+        await fetch(fetcher(), site.url(), max_bytes=1_000_000)
 
 
 async def silent(writer: asyncio.StreamWriter) -> None:
@@ -213,7 +224,7 @@ async def test_a_server_that_never_finishes_is_left_at_the_deadline(
     site.answers["/"] = script
 
     with pytest.raises(FetchFailed, match=r"within 0\.3 seconds"):
-        await fetcher(deadline_s=0.3).fetch(site.url(), max_bytes=2_000_000)
+        await fetch(fetcher(), site.url(), max_bytes=2_000_000, deadline_s=0.3)
 
 
 async def test_the_deadline_covers_the_look_up_of_the_name() -> None:
@@ -222,7 +233,7 @@ async def test_the_deadline_covers_the_look_up_of_the_name() -> None:
         return []
 
     with pytest.raises(FetchFailed, match="within"):
-        await Fetcher(resolve=resolve, deadline_s=0.1).fetch(f"http://{NAME}/", max_bytes=100)
+        await fetch(Fetcher(resolve=resolve), f"http://{NAME}/", max_bytes=100, deadline_s=0.1)
 
 
 async def test_a_compressed_answer_is_refused_and_never_expanded(site: Site) -> None:
@@ -230,7 +241,7 @@ async def test_a_compressed_answer_is_refused_and_never_expanded(site: Site) -> 
     site.answers["/"] = answer(bomb, "Content-Encoding: gzip")
 
     with pytest.raises(FetchFailed, match="compresses"):
-        await fetcher().fetch(site.url(), max_bytes=100_000)
+        await fetch(fetcher(), site.url(), max_bytes=100_000)
 
 
 @pytest.mark.parametrize("label", ["", "Identity", "aws-chunked", "aws-chunked,", "UTF-8", "none"])
@@ -239,7 +250,7 @@ async def test_a_content_encoding_that_changes_no_byte_is_only_a_label(
 ) -> None:
     site.answers["/"] = answer(b"picture", f"Content-Encoding: {label}")
 
-    assert await fetcher().fetch(site.url(), max_bytes=100) == b"picture"
+    assert await fetch(fetcher(), site.url(), max_bytes=100) == b"picture"
 
 
 @pytest.mark.parametrize("label", ["gzip", "aws-chunked,gzip", "X-GZIP", "br", "zstd"])
@@ -247,7 +258,7 @@ async def test_a_content_encoding_that_changes_bytes_is_refused(site: Site, labe
     site.answers["/"] = answer(b"picture", f"Content-Encoding: {label}")
 
     with pytest.raises(FetchFailed, match="compresses"):
-        await fetcher().fetch(site.url(), max_bytes=100)
+        await fetch(fetcher(), site.url(), max_bytes=100)
 
 
 @pytest.mark.parametrize("extension", ["", ";chunk-signature=" + 64 * "0"])
@@ -256,7 +267,7 @@ async def test_a_file_in_the_frames_of_aws_chunked_is_refused(site: Site, extens
     site.answers["/"] = answer(framed, "Content-Encoding: aws-chunked")
 
     with pytest.raises(FetchFailed, match="in the frames of aws-chunked"):
-        await fetcher().fetch(site.url(), max_bytes=1000)
+        await fetch(fetcher(), site.url(), max_bytes=1000)
 
 
 def in_turn(*answers: bytes) -> Script:
@@ -285,7 +296,7 @@ def in_turn(*answers: bytes) -> Script:
 async def test_a_host_that_is_unavailable_once_is_asked_again(site: Site, first: bytes) -> None:
     site.answers["/"] = in_turn(first, answer(b"picture"))
 
-    assert await fetcher().fetch(site.url(), max_bytes=100) == b"picture"
+    assert await fetch(fetcher(), site.url(), max_bytes=100) == b"picture"
     assert len(site.requests) == 2
 
 
@@ -293,7 +304,7 @@ async def test_a_host_that_stays_unavailable_is_given_up(site: Site) -> None:
     site.answers["/"] = answer(b"", status="503 Service Unavailable")
 
     with pytest.raises(FetchFailed, match="status 503"):
-        await fetcher().fetch(site.url(), max_bytes=100)
+        await fetch(fetcher(), site.url(), max_bytes=100)
     assert len(site.requests) == FETCH_TRIES
 
 
@@ -307,14 +318,14 @@ async def test_a_host_is_not_asked_again_too_late_nor_for_what_it_does_not_have(
     site.answers["/"] = answer(b"", header, status=status)
 
     with pytest.raises(FetchFailed, match=f"status {status[:3]}"):
-        await fetcher(deadline_s=30.0).fetch(site.url(), max_bytes=100)
+        await fetch(fetcher(), site.url(), max_bytes=100)
     assert len(site.requests) == 1
 
 
 async def test_a_request_can_say_whom_to_ask(site: Site) -> None:
     site.answers["/"] = answer()
 
-    await fetcher(contact="admin@example.com").fetch(site.url(), max_bytes=100)
+    await fetch(fetcher(contact="admin@example.com"), site.url(), max_bytes=100)
 
     assert re.search(
         r"^User-Agent: cosmos-serve/\S+ \(admin@example\.com\)\r$", site.requests[0], re.MULTILINE
@@ -336,7 +347,7 @@ async def test_an_answer_that_is_broken_is_a_failure(site: Site, sent: bytes) ->
     site.answers["/"] = sent
 
     with pytest.raises(FetchFailed):
-        await fetcher().fetch(site.url(), max_bytes=100)
+        await fetch(fetcher(), site.url(), max_bytes=100)
 
 
 @dataclass
@@ -363,7 +374,7 @@ async def secure() -> AsyncIterator[SecureSite]:
 async def test_tls_is_checked_against_the_name_and_not_the_address(secure: SecureSite) -> None:
     url = secure.site.url("/", NAME, "https")
 
-    fetched = await fetcher(["127.0.0.1"], ssl_context=secure.trust).fetch(url, max_bytes=100)
+    fetched = await fetch(fetcher(["127.0.0.1"], ssl_context=secure.trust), url, max_bytes=100)
 
     assert fetched == b"picture"
     assert secure.names_asked_for == [NAME]
@@ -373,7 +384,7 @@ async def test_a_certificate_for_another_name_is_a_failure(secure: SecureSite) -
     url = secure.site.url("/", "other.example", "https")
 
     with pytest.raises(FetchFailed):
-        await fetcher(["127.0.0.1"], ssl_context=secure.trust).fetch(url, max_bytes=100)
+        await fetch(fetcher(["127.0.0.1"], ssl_context=secure.trust), url, max_bytes=100)
     assert secure.site.requests == []
 
 
@@ -381,8 +392,8 @@ async def test_a_certificate_of_an_unknown_authority_is_a_failure(secure: Secure
     url = secure.site.url("/", NAME, "https")
 
     with pytest.raises(FetchFailed):
-        await Fetcher(allow_nets=LOOPBACK, resolve=resolving(["127.0.0.1"])).fetch(
-            url, max_bytes=100
+        await fetch(
+            Fetcher(allow_nets=LOOPBACK, resolve=resolving(["127.0.0.1"])), url, max_bytes=100
         )
 
 
@@ -400,6 +411,6 @@ async def test_an_authority_that_the_operating_system_was_given_is_trusted(
     # Without the cache: they are read once for a process.
     roots = trusted_roots.__wrapped__()
 
-    fetched = await fetcher(["127.0.0.1"], ssl_context=roots).fetch(url, max_bytes=100)
+    fetched = await fetch(fetcher(["127.0.0.1"], ssl_context=roots), url, max_bytes=100)
 
     assert fetched == b"picture"

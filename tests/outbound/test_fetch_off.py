@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 import httpx
 import pytest
 import pytest_asyncio
-from http_sites import NO_ROOTS
+from http_sites import NO_ROOTS, fetch
 from queue_calls import RUN, SUBMIT
 from servers import picture, request_of, serving, settings_in
 from upload_calls import upload
@@ -54,7 +54,7 @@ async def test_no_name_is_looked_up() -> None:
 
     off = Fetcher(enabled=False, resolve=resolve, ssl_context=NO_ROOTS)
     for asked in (
-        off.fetch("https://example.com/", max_bytes=100),
+        fetch(off, "https://example.com/", max_bytes=100),
         off.post("https://example.com/", b"", {}, deadline_s=30),
     ):
         with pytest.raises(FetchRefused):

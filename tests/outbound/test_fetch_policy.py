@@ -2,7 +2,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 
 import pytest
-from http_sites import LOOPBACK, NAME, NO_ROOTS, resolving
+from http_sites import LOOPBACK, NAME, NO_ROOTS, fetch, resolving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,7 +75,7 @@ async def test_what_is_not_public_is_refused(address: str) -> None:
     strict = Fetcher(ssl_context=NO_ROOTS, resolve=resolving([address]))
 
     with pytest.raises(FetchRefused):
-        await strict.fetch(f"http://{NAME}/", max_bytes=100)
+        await fetch(strict, f"http://{NAME}/", max_bytes=100)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "172.32.0.1", "100.128.0.1", "2606:4700::1111"])
@@ -108,7 +108,7 @@ def test_public_addresses_are_allowed(address: str) -> None:
 )
 async def test_every_spelling_of_an_inner_address_is_refused(host: str) -> None:
     with pytest.raises(FetchRefused):
-        await Fetcher(ssl_context=NO_ROOTS).fetch(f"http://{host}/", max_bytes=100)
+        await fetch(Fetcher(ssl_context=NO_ROOTS), f"http://{host}/", max_bytes=100)
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ async def test_the_refusal_tells_nothing_about_the_private_network() -> None:
     sentences = set()
     for resolve in (*resolvers, resolving([]), unknown):
         with pytest.raises(FetchRefused) as caught:
-            await Fetcher(ssl_context=NO_ROOTS, resolve=resolve).fetch(
-                f"http://{NAME}/", max_bytes=100
+            await fetch(
+                Fetcher(ssl_context=NO_ROOTS, resolve=resolve), f"http://{NAME}/", max_bytes=100
             )
         sentences.add(str(caught.value))
 
@@ -268,8 +268,8 @@ async def test_urls_of_other_kinds_are_refused_before_any_look_up(url: str) -> N
         raise AssertionError("looked up")
 
     with pytest.raises(FetchRefused):
-        await Fetcher(ssl_context=NO_ROOTS, allow_nets=LOOPBACK, resolve=resolve).fetch(
-            url, max_bytes=100
+        await fetch(
+            Fetcher(ssl_context=NO_ROOTS, allow_nets=LOOPBACK, resolve=resolve), url, max_bytes=100
         )
 
 
@@ -280,4 +280,4 @@ async def test_no_text_makes_anything_but_our_errors(url: str) -> None:
         return ["10.0.0.1"]
 
     with pytest.raises(FetchError):
-        await Fetcher(ssl_context=NO_ROOTS, resolve=resolve).fetch(url, max_bytes=1)
+        await fetch(Fetcher(ssl_context=NO_ROOTS, resolve=resolve), url, max_bytes=1)

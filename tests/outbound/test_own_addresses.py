@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 import trustme
-from http_sites import LOOPBACK, NAME, NO_ROOTS, Site, answer, redirect, resolving, running
+from http_sites import LOOPBACK, NAME, NO_ROOTS, Site, answer, fetch, redirect, resolving, running
 from paths import ROOT
 from queue_calls import RUN, SUBMIT
 from servers import RunningServer, request_of, serving, settings_in, start_server
@@ -107,7 +107,7 @@ async def test_our_own_port_is_not_asked_though_loopback_is_allowed(site: Site, 
     url = site.url("/", host)
 
     with pytest.raises(HostRefused):
-        await careful.fetch(url, max_bytes=100)
+        await fetch(careful, url, max_bytes=100)
     with pytest.raises(HostRefused):
         await careful.post(url, b"", {}, deadline_s=30)
     with pytest.raises(HostRefused):
@@ -118,16 +118,16 @@ async def test_our_own_port_is_not_asked_though_loopback_is_allowed(site: Site, 
 async def test_other_ports_of_this_machine_are_asked(site: Site) -> None:
     careful = Fetcher(allow_nets=LOOPBACK, own_ports={site.port + 1}, ssl_context=NO_ROOTS)
 
-    assert await careful.fetch(site.url(), max_bytes=100) == b"picture"
+    assert await fetch(careful, site.url(), max_bytes=100) == b"picture"
 
 
 async def test_our_own_port_is_asked_at_an_address_that_is_allowed_by_itself(site: Site) -> None:
     nets = (ip_network("127.0.0.0/8"), ip_network("127.0.0.1/32"))
     daring = Fetcher(allow_nets=nets, own_ports={site.port}, ssl_context=NO_ROOTS)
 
-    assert await daring.fetch(site.url(), max_bytes=100) == b"picture"
+    assert await fetch(daring, site.url(), max_bytes=100) == b"picture"
     with pytest.raises(HostRefused):
-        await daring.fetch(site.url("/", "127.0.0.2"), max_bytes=100)
+        await fetch(daring, site.url("/", "127.0.0.2"), max_bytes=100)
 
 
 async def test_a_redirect_does_not_lead_to_our_own_port(site: Site) -> None:
@@ -136,7 +136,7 @@ async def test_a_redirect_does_not_lead_to_our_own_port(site: Site) -> None:
         careful = Fetcher(allow_nets=LOOPBACK, own_ports={ours.port}, ssl_context=NO_ROOTS)
 
         with pytest.raises(FetchRefused):
-            await careful.fetch(site.url(), max_bytes=100)
+            await fetch(careful, site.url(), max_bytes=100)
         assert (len(site.requests), len(ours.requests)) == (1, 0)
 
 

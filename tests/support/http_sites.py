@@ -1,6 +1,7 @@
 """A server on loopback that answers as a test tells it, and fetchers that may reach it."""
 
 import asyncio
+import io
 import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -89,16 +90,21 @@ def resolving(*answers: Sequence[str]) -> Resolver:
     return resolve
 
 
+async def fetch(fetcher: Fetcher, url: str, *, max_bytes: int, deadline_s: float = 30.0) -> bytes:
+    """The bytes of a download."""
+    file = io.BytesIO()
+    await fetcher.download(url, file, max_bytes=max_bytes, deadline_s=deadline_s)
+    return file.getvalue()
+
+
 def fetcher(
     *answers: Sequence[str],
-    deadline_s: float = 30.0,
     ssl_context: ssl.SSLContext = NO_ROOTS,
     contact: str | None = None,
 ) -> Fetcher:
     """A fetcher that may reach loopback, where `answers` are what DNS says of any name."""
     return Fetcher(
         allow_nets=LOOPBACK,
-        deadline_s=deadline_s,
         contact=contact,
         retry_s=0.0,
         resolve=resolving(*answers) if answers else resolve_by_system,

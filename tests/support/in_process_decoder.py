@@ -1,14 +1,21 @@
-"""A decoder of pictures for tests that are not about processes: it saves the start of one."""
+"""A decoder of files for tests that are not about processes: it saves the start of one."""
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
-from pipeline.image import prepare
+from pipeline import clip, image
 from pipeline.spec import Pixels
-from server.inputs.image_decoder import ImageDecoder
+from server.inputs.decoder import MediaDecoder
 
 
-class InProcessDecoder(ImageDecoder):
-    async def prepare(self, data: bytes, width: int, height: int, **options: Any) -> Pixels:
-        return await asyncio.to_thread(partial(prepare, data, width, height, **options))
+class InProcessDecoder(MediaDecoder):
+    async def prepare(
+        self, name: str, file: IO[bytes], width: int, height: int, **options: Any
+    ) -> Sequence[Pixels]:
+        if name == "video":
+            return await asyncio.to_thread(partial(clip.prepare, file, width, height, **options))
+        file.seek(0)
+        data = file.read()
+        return [await asyncio.to_thread(partial(image.prepare, data, width, height, **options))]

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 from checkpoint_files import write_checkpoint, write_json
+from clips import clip
 from in_process_decoder import InProcessDecoder
 from in_process_pool import InProcessPool
 from paths import SUPPORT
@@ -22,7 +23,7 @@ from PIL import Image
 
 from server.app import create_app
 from server.config.settings import Settings
-from server.inputs.image_decoder import ImageDecoder
+from server.inputs.decoder import MediaDecoder
 from server.workers.pool import Pool
 from server.workers.pulling_pool import CheckpointPull
 
@@ -39,6 +40,14 @@ def write_small_checkpoint(root: Path, **changes: Any) -> Path:
     write_checkpoint(root)
     write_json(root / "cosmos_serve.json", plain | changes)
     return root
+
+
+def two_checkpoints(folder: Path) -> Path:
+    """The setting `weights` for the checkpoints of all endpoints."""
+    folders = [folder / name for name in ("base", "distilled")]
+    for each, changes in zip(folders, ({}, {"sampler": "trigflow"}), strict=True):
+        write_small_checkpoint(each, **changes)
+    return Path(",".join(map(str, folders)))
 
 
 def settings_in(folder: Path, **changes: Any) -> Settings:
@@ -61,7 +70,7 @@ async def serving(
     *,
     worker_process: bool = False,
     pool: Pool | None = None,
-    decoder: ImageDecoder | None = None,
+    decoder: MediaDecoder | None = None,
     pull: CheckpointPull | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Run the app in this process; the client speaks to it without a socket.
@@ -96,6 +105,17 @@ def request_of(prompt: str = "a red car", **fields: Any) -> dict[str, Any]:
     """A request that takes two steps; the prompt may hold commands for the scripted worker."""
     plain = {"prompt": prompt, "image_url": data_uri(picture()), "num_inference_steps": 2}
     return plain | fields
+
+
+def request_for_each() -> dict[str, dict[str, Any]]:
+    """A request for each endpoint, by its id, of two steps."""
+    plain = {"prompt": "a red car", "num_inference_steps": 2}
+    return {
+        ENDPOINT: plain | {"image_url": data_uri(picture())},
+        f"{APP}/text-to-video": plain,
+        f"{APP}/video-to-video": plain | {"video_url": data_uri(clip())},
+        f"{APP}/distilled/text-to-video": plain,
+    }
 
 
 @dataclass(frozen=True, slots=True)

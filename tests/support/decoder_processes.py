@@ -1,6 +1,6 @@
-"""Picture processes that misbehave: the picture's bytes say how, and `until FILE` if only once.
+"""Processes of pictures that misbehave: the bytes say how, and `until FILE` if only once.
 
-`ImageDecoder` starts them as it starts the real one.
+`MediaDecoder` starts them as it starts the real one.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.child_process import STOP_SIGNALS
-from server.inputs.image_process import REFUSED, confine
+from server.inputs.decoder_process import REFUSED, confine
 
 
 def main(*, width: int, height: int, memory_bytes: int, cpu_s: int, **_others: Any) -> None:

@@ -5,10 +5,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
 
 import psutil
 import pytest
-from image_processes import main
+from decoder_processes import main
 from killed_programs import child_of_killed
 from process_signals import blocked_by
 from servers import picture
@@ -16,22 +19,32 @@ from servers import picture
 from pipeline.child_process import STOP_SIGNALS
 from pipeline.errors import FileTooLarge, ImageUnreadable, InputError
 from pipeline.image import MAX_BYTES, prepare
-from server.inputs.image_decoder import DecodeLimits, ImageDecoder, ImageProcessKilled
+from pipeline.spec import Pixels
+from server.inputs.decoder import DecoderKilled, MediaDecoder
+from server.inputs.media import DecodeLimits
 
 FIELD = "image_url"
 MISBEHAVING = main.__module__
 
 
+async def prepared(decoder: MediaDecoder, data: bytes, **options: Any) -> Sequence[Pixels]:
+    """What the decoder makes of a picture."""
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        return await decoder.prepare("image", file, 96, 64, field=FIELD, **options)
+
+
 def picture_processes() -> list[psutil.Process]:
     """Those of this process; servers that other tests share are none."""
     children = psutil.Process().children()
-    return [child for child in children if "image_process" in " ".join(child.cmdline())]
+    return [child for child in children if "decoder_process" in " ".join(child.cmdline())]
 
 
-async def refusal(decoder: ImageDecoder, data: bytes) -> InputError:
+async def refusal(decoder: MediaDecoder, data: bytes) -> InputError:
     """The error that the caller gets; no process is left by then."""
     with pytest.raises(InputError) as raised:
-        await decoder.prepare(data, 96, 64, field=FIELD)
+        await prepared(decoder, data)
     assert picture_processes() == []
     return raised.value
 
@@ -39,7 +52,7 @@ async def refusal(decoder: ImageDecoder, data: bytes) -> InputError:
 async def test_an_image_has_the_pixels_that_it_has_in_process() -> None:
     data = picture(333, 100, "red")
 
-    assert await ImageDecoder().prepare(data, 96, 64, field=FIELD) == prepare(data, 96, 64)
+    assert await prepared(MediaDecoder(), data) == (prepare(data, 96, 64),)
     assert picture_processes() == []
 
 
@@ -49,7 +62,7 @@ async def test_what_is_told_of_an_image_is_what_is_told_in_process() -> None:
     data = picture(64, 300)
 
     prepare(data, 96, 64, tell=in_process.append)
-    await ImageDecoder().prepare(data, 96, 64, field=FIELD, tell=told.append)
+    await prepared(MediaDecoder(), data, tell=told.append)
 
     assert told == in_process != []
 
@@ -59,7 +72,7 @@ async def test_a_refusal_is_the_same_as_in_process(data: bytes) -> None:
     with pytest.raises(InputError) as expected:
         prepare(data, 96, 64, field=FIELD)
 
-    refused = await refusal(ImageDecoder(), data)
+    refused = await refusal(MediaDecoder(), data)
 
     assert type(refused) is type(expected.value)
     assert str(refused) == str(expected.value)
@@ -68,7 +81,7 @@ async def test_a_refusal_is_the_same_as_in_process(data: bytes) -> None:
 
 
 async def test_an_image_that_needs_too_much_memory_is_the_callers_error() -> None:
-    decoder = ImageDecoder(DecodeLimits(memory_bytes=24 * 1024**2))
+    decoder = MediaDecoder(DecodeLimits(memory_bytes=24 * 1024**2))
 
     refused = await refusal(decoder, picture(4000, 4000))
 
@@ -93,7 +106,7 @@ async def test_an_image_that_needs_too_much_memory_is_the_callers_error() -> Non
     ],
 )
 async def test_a_process_that_misbehaves_is_the_callers_error(fault: str) -> None:
-    decoder = ImageDecoder(DecodeLimits(memory_bytes=32 * 1024**2), program=MISBEHAVING)
+    decoder = MediaDecoder(DecodeLimits(memory_bytes=32 * 1024**2), program=MISBEHAVING)
 
     refused = await refusal(decoder, fault.encode() + b"\n" + bytes(1024))
 
@@ -103,16 +116,16 @@ async def test_a_process_that_misbehaves_is_the_callers_error(fault: str) -> Non
 
 @pytest.mark.parametrize("fault", ["killed", "SIGTERM", "SIGINT", "SIGHUP"])
 async def test_a_process_that_is_ended_from_outside_is_not_the_callers_error(fault: str) -> None:
-    with pytest.raises(ImageProcessKilled, match="out of memory"):
-        await ImageDecoder(program=MISBEHAVING).prepare(f"{fault}\n".encode(), 96, 64, field=FIELD)
+    with pytest.raises(DecoderKilled, match="out of memory"):
+        await prepared(MediaDecoder(program=MISBEHAVING), f"{fault}\n".encode())
 
 
 async def test_a_process_that_cannot_be_started_is_not_the_callers_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/python")
-    with pytest.raises(ImageProcessKilled, match="could not be started"):
-        await ImageDecoder().prepare(picture(), 96, 64, field=FIELD)
+    with pytest.raises(DecoderKilled, match="could not be started"):
+        await prepared(MediaDecoder(), picture())
 
 
 @pytest.mark.parametrize(
@@ -123,7 +136,7 @@ async def test_an_image_without_end_is_given_up(fault: str, limits: DecodeLimits
     # More than the pipe holds: the process reads a line of it and no more.
     data = fault.encode() + b"\n" + bytes(1024 * 1024)
 
-    refused = await refusal(ImageDecoder(limits, program=MISBEHAVING), data)
+    refused = await refusal(MediaDecoder(limits, program=MISBEHAVING), data)
 
     assert refused.code == "image_load_error"
 
@@ -134,7 +147,7 @@ async def test_an_image_process_has_no_secrets_and_gets_no_new_privileges(
     monkeypatch.setenv("COSMOS_KEY", "id:secret")
     monkeypatch.setenv("LD_LIBRARY_PATH", "/lib")
 
-    told = json.loads(str(await refusal(ImageDecoder(program=MISBEHAVING), b"tell\n")))
+    told = json.loads(str(await refusal(MediaDecoder(program=MISBEHAVING), b"tell\n")))
 
     # Python itself sets LC_CTYPE where there is no locale.
     assert told["environment"].keys() - {"LC_CTYPE"} == {"LD_LIBRARY_PATH"}
@@ -142,8 +155,8 @@ async def test_an_image_process_has_no_secrets_and_gets_no_new_privileges(
 
 
 async def test_a_cancelled_image_leaves_no_process_though_that_hears_no_stop_signal() -> None:
-    decoder = ImageDecoder(program=MISBEHAVING)
-    decoding = asyncio.create_task(decoder.prepare(b"sleep\n", 96, 64, field=FIELD))
+    decoder = MediaDecoder(program=MISBEHAVING)
+    decoding = asyncio.create_task(prepared(decoder, b"sleep\n"))
     while not (processes := picture_processes()):
         await asyncio.sleep(0.01)
     pid = processes[0].pid
@@ -160,12 +173,15 @@ async def test_a_cancelled_image_leaves_no_process_though_that_hears_no_stop_sig
 
 def test_an_image_process_dies_with_a_server_that_is_killed() -> None:
     server = """
-        import asyncio, psutil
-        from server.inputs.image_decoder import ImageDecoder
+        import asyncio, psutil, tempfile
+        from server.inputs.decoder import MediaDecoder
 
         async def main():
-            decoder = ImageDecoder(program="image_processes")
-            asyncio.create_task(decoder.prepare(b"sleep\\n", 96, 64, field="image_url"))
+            decoder = MediaDecoder(program="decoder_processes")
+            file = tempfile.TemporaryFile()
+            file.write(b"sleep\\n")
+            file.flush()
+            asyncio.create_task(decoder.prepare("image", file, 96, 64, field="image_url"))
             while not (children := psutil.Process().children()):
                 await asyncio.sleep(0.01)
             while "sleeping" not in children[0].status():
@@ -180,9 +196,9 @@ def test_an_image_process_dies_with_a_server_that_is_killed() -> None:
 
 def test_an_image_process_imports_neither_torch_nor_the_server() -> None:
     program = (
-        "import sys, server.inputs.image_process;"
+        "import sys, server.inputs.decoder_process;"
         "print(sorted(name for name in sys.modules if name.startswith(('server.', 'torch'))),"
         "sorted({'structlog', 'pydantic', 'asyncio', 'sqlalchemy'} & sys.modules.keys()))"
     )
     listed = subprocess.check_output([sys.executable, "-c", program], text=True)
-    assert listed.strip() == "['server.inputs', 'server.inputs.image_process'] []"
+    assert listed.strip() == "['server.inputs', 'server.inputs.decoder_process'] []"

@@ -1,0 +1,145 @@
+"""Files that are no video, or a hostile one, sent to be continued."""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+from clips import H264, clip, copied, ffmpeg
+from http_sites import Site, answer, running
+from servers import picture
+
+from pipeline import clip as clip_module
+from pipeline.errors import ClipTooShort, ClipUnreadable, ImageUnreadable, InputError
+from pipeline.spec import Pixels
+from server.inputs.decoder import MediaDecoder
+from server.inputs.media import DecodeLimits
+
+FORMATS = ["mp4", "mov", "webm", "mkv", "avi", "ts", "gif"]
+
+
+async def prepared(
+    data: bytes, name: str = "video", limits: DecodeLimits | None = None
+) -> Sequence[Pixels]:
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        return await MediaDecoder(limits).prepare(name, file, 96, 64, field=f"{name}_url")
+
+
+def of_format(name: str) -> bytes:
+    options = {"webm": "-c:v libvpx -b:v 200k", "gif": ""}.get(name, f"{H264} -movflags +faststart")
+    return clip(f"a.{name}", options, source="testsrc2=s=96x64:r=16:d=1")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_clip_that_is_cut_anywhere_is_used_as_far_as_it_is_whole_or_refused(name: str) -> None:
+    whole = of_format(name)
+    for part in (0.01, 0.4, 0.95):
+        with tempfile.TemporaryFile() as file:
+            file.write(whole[: int(len(whole) * part)])
+            file.flush()
+            try:
+                assert len(clip_module.prepare(file, 96, 64)) == 5
+            except (ClipUnreadable, ClipTooShort) as refused:
+                assert str(refused)
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["-stream_loop 1562", "-itsscale 16 -stream_loop 562"],
+    ids=["100,000 frames", "1 frame a second for ten hours"],
+)
+async def test_of_a_long_clip_the_end_alone_is_decoded(before: str) -> None:
+    long = copied(
+        clip("a.mp4", f"{H264} -g 16", source="testsrc2=s=96x64:r=16:d=4"), "b.mp4", before
+    )
+
+    assert len(await prepared(long, limits=DecodeLimits(memory_bytes=2**30, cpu_s=10))) == 5
+
+
+async def test_a_clip_that_is_given_up_leaves_no_process() -> None:
+    def ffmpegs() -> list[psutil.Process]:
+        children = psutil.Process().children(recursive=True)
+        return [child for child in children if "ffmpeg" in child.name()]
+
+    short = clip("a.mp4", f"{H264} -g 16", source="testsrc2=s=96x64:r=16:d=4")
+    decoding = asyncio.create_task(prepared(copied(short, "b.mp4", "-stream_loop 1562")))
+    while not (running := ffmpegs()):
+        await asyncio.sleep(0.01)
+    decoding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await decoding
+
+    psutil.wait_procs(running, timeout=10)
+    assert ffmpegs() == []
+
+
+async def test_a_clip_that_needs_too_much_memory_is_the_callers_error() -> None:
+    large = clip("a.mp4", H264, source="testsrc2=s=3840x2160:r=16:d=0.5")
+
+    with pytest.raises(ClipUnreadable, match="memory"):
+        await prepared(large, limits=DecodeLimits(memory_bytes=400 * 2**20, cpu_s=60))
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+async def test_a_picture_is_no_video(format: str) -> None:
+    data = (
+        picture()
+        if format == "PNG"
+        else ffmpeg(
+            *["-f", "lavfi", "-i", "testsrc2=s=96x64", "-frames:v", "1", "-f", "mjpeg", "pipe:1"]
+        )
+    )
+    with pytest.raises(ClipUnreadable, match=f"a {format} file"):
+        await prepared(data)
+
+
+@pytest.mark.parametrize("name", ["mp4", "webm", "mkv", "avi"])
+async def test_a_video_is_no_picture(name: str) -> None:
+    with pytest.raises(ImageUnreadable, match="is a video"):
+        await prepared(of_format(name), "image")
+
+
+async def test_sound_alone_and_a_cover_are_no_video() -> None:
+    sound = clip("a.m4a", "-c:a aac", source="sine=d=1")
+    with pytest.raises(ClipUnreadable, match="has no pictures"):
+        await prepared(sound)
+
+
+REFERENCES: dict[str, Callable[[str], str]] = {
+    "playlist": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n".format,
+    "list of files": "ffconcat version 1.0\nfile '{}'\n".format,
+    "concat": "concat:{0}|{0}".format,
+    "DASH": (
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+        'mediaPresentationDuration="PT1S" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011">'
+        '<Period><AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1">'
+        "<BaseURL>{}</BaseURL></Representation></AdaptationSet></Period></MPD>"
+    ).format,
+}
+
+
+@pytest.mark.parametrize("kind", REFERENCES)
+async def test_a_file_that_names_others_opens_none(kind: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.ts"
+    other.write_bytes(of_format("ts"))
+    async for site in running(Site(), None):
+        site.answers["/other.ts"] = answer(of_format("ts"), "Content-Type: video/mp2t")
+        for named in (str(other), f"file:{other}", site.url("/other.ts")):
+            with pytest.raises(InputError) as refused:
+                await prepared(REFERENCES[kind](named).encode())
+            assert isinstance(refused.value, ClipUnreadable)
+        assert site.requests == []
+
+
+async def test_ffmpeg_would_have_opened_them(tmp_path: Path) -> None:
+    """What the test before shows: without the lists the very same playlist is a video."""
+    (tmp_path / "other.ts").write_bytes(of_format("ts"))
+    playlist = tmp_path / "list.m3u8"
+    playlist.write_text(REFERENCES["playlist"](str(tmp_path / "other.ts")))
+    frames = ffmpeg("-i", playlist, *["-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"])
+
+    assert len(frames) == 16 * 96 * 64 * 3
