@@ -258,10 +258,10 @@ def _services(
     drain: Drain,
     clock: Clock,
 ) -> Services:
-    owner, now = str(uuid.uuid4()), clock.now
-    store = JobStore(database, owner=owner, key_limits=_key_limits(settings), now=now)
+    owner, now, signals, loops = str(uuid.uuid4()), clock.now, Signals(), Loops()
+    key_limits, endpoints = _key_limits(settings), limits.endpoints
+    store = JobStore(database, owner=owner, key_limits=key_limits, endpoints=endpoints, now=now)
     files = FileStore(settings.data / "files")
-    signals, loops = Signals(), Loops()
     statuses = StatusCache(store.standing)
     store.on_write(statuses.written)
     retention = _retention(settings, database, files, statuses, clock)
@@ -304,7 +304,7 @@ def _services(
         metrics=measured,
         disk=disk,
         loops=loops,
-        readiness=Readiness(pool, database, drain, disk, loops),
+        readiness=Readiness(pool, database, drain, disk, loops, endpoints=endpoints),
         database=database,
         bodies=BodyReader(timeout_s=settings.read_timeout),
     )
@@ -389,8 +389,7 @@ def _limits(settings: Settings, pull: CheckpointPull | None) -> Limits:
         profiles = {each.root: each.profile for each in open_checkpoints(str(settings.weights))}
     for root, profile in profiles.items():
         choose_guardrail(profile.guardrail, settings.guardrail, str(root / PROFILE_FILE))
-    profile = next(iter(profiles.values()))
-    return Limits(profile.width, profile.height, profile.max_frames)
+    return Limits.of(*profiles.values())
 
 
 def _fetcher(settings: Settings, ports: Set[int]) -> Fetcher:

@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *{"sweeper", "webhooks", "workers", *VALUES},
     },
     "serve": {"app", "connections", "dispatch", "log", "workers", *VALUES},
-    "doctor": {"workers", *VALUES},
+    "doctor": {"fal", "workers", *VALUES},
     "cli": {"auth", "db", "doctor", "files", "jobs", "log", "serve", "workers", *VALUES},
 }
 """What each package of `server/`, and each module at its root, may import of the others. `inputs`,

@@ -21,7 +21,7 @@ from server.db.database import Database
 from server.disk import DiskSpace
 from server.dispatch.drain import Drain
 from server.errors import UnknownPath
-from server.fal.endpoints import ENDPOINTS, Limits
+from server.fal.endpoints import Limits
 from server.fal.headers import read_options
 from server.files.access import FileAccess
 from server.files.links import FileLinks
@@ -143,13 +143,15 @@ async def base_url_of(request: Request) -> str:
     return base_url
 
 
-async def known_endpoint(endpoint: Annotated[str, Path(include_in_schema=False)]) -> str:
+async def known_endpoint(
+    endpoint: Annotated[str, Path(include_in_schema=False)], services: ServicesDep
+) -> str:
     """The id of an endpoint, from a path.
 
     Raises:
-        UnknownPath: there is none of that id.
+        UnknownPath: there is none of that id, or its weights are not here.
     """
-    if endpoint not in ENDPOINTS:
+    if endpoint not in services.limits.endpoints:
         raise UnknownPath(f"/{endpoint}")
     return endpoint
 

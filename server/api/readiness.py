@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from server.db.database import Database
@@ -10,7 +10,7 @@ from server.disk import DiskSpace, shortage_of
 from server.dispatch.drain import Drain
 from server.errors import DatabaseDamaged
 from server.jobs.pause import paused_since
-from server.jobs.reports import in_progress
+from server.jobs.reports import in_progress, waiting_for_others
 from server.tasks import Loops, to_writer_thread
 from server.workers.pool import Pool, SlotState
 
@@ -46,6 +46,7 @@ class Readiness:
         disk: DiskSpace,
         loops: Loops,
         *,
+        endpoints: Collection[str],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = pool
@@ -53,6 +54,7 @@ class Readiness:
         self._drain = drain
         self._disk = disk
         self._loops = loops
+        self._endpoints = endpoints
         self._now = now
         self._looking = asyncio.Lock()
         self._looked_at: float | None = None
@@ -62,6 +64,8 @@ class Readiness:
         self._at_odds_since: dict[str, float] = {}
         self.paused_since: float | None = None
         """When the queue was paused, as of the last look."""
+        self.waiting_for_weights: Mapping[str, int] = {}
+        """The jobs that wait of each endpoint whose weights are not here, as of the last look."""
 
     async def checks(self) -> Sequence[Check]:
         """Every need, in a fixed order."""
@@ -131,5 +135,6 @@ class Readiness:
         self._in_progress = set()
         self.paused_since = paused_since(self._database)
         self._in_progress = in_progress(self._database)
+        self.waiting_for_weights = waiting_for_others(self._database, self._endpoints)
         with self._database.write():
             pass

@@ -25,6 +25,9 @@ from server.workers.pool import Pool, SlotDown, SlotState, SlotUp
 from server.workers.progress_text import describe_loading
 
 _PAUSED = "The queue is paused by the operator: this request waits until it is resumed."
+_NO_WEIGHTS = (
+    "The weights of this endpoint are not on this server now: this request waits until they are."
+)
 _NO_ROOM = "The server's disk is almost full: this request waits until there is room."
 
 _log = structlog.get_logger("server")
@@ -108,6 +111,7 @@ class Dispatcher:
         """Tell the callers of the jobs that wait why, if it is not for other jobs."""
         if self.disk.problem() is not None:
             await to_writer_thread(self.store.log_to_waiting, _NO_ROOM)
+        await to_writer_thread(self.store.log_to_waiting, _NO_WEIGHTS, unserved=True)
         if await asyncio.to_thread(self.store.paused_since) is not None:
             await to_writer_thread(self.store.log_to_waiting, _PAUSED)
         slots = self.pool.slots()

@@ -2,10 +2,18 @@
 
 import shlex
 
+from pipeline.spec import Sampler
 from server.doctor.facts import Facts
 from server.doctor.finding import Finding, ok, problem, skipped, warning
+from server.fal.endpoints import ENDPOINTS
 
 _UNREAD = skipped("the settings cannot be read")
+
+_CHECKPOINTS = {
+    Sampler.UNIPC: "base checkpoint",
+    Sampler.TRIGFLOW: "distilled checkpoint, whose cosmos_serve.json has trigflow as sampler",
+}
+"""What the checkpoint that is trained for a sampler is called."""
 
 
 def checkpoint(facts: Facts) -> Finding:
@@ -69,3 +77,21 @@ def _command(facts: Facts, verb: str) -> str:
     assert facts.settings is not None
     command = ["cosmos-serve", "weights", verb, str(facts.settings.weights)]
     return f"`{shlex.join(command)}`"
+
+
+def endpoints(facts: Facts) -> Finding:
+    """Which endpoints have their weights; one that has none is answered with 404."""
+    if facts.limits is None:
+        return skipped("the checkpoint is not whole") if facts.settings else _UNREAD
+    served = facts.limits.endpoints
+    without = [endpoint for endpoint in ENDPOINTS if endpoint not in served]
+    if not without:
+        return ok(", ".join(served))
+    samplers = {ENDPOINTS[endpoint].sampler for endpoint in without}
+    reason = (
+        f"{', '.join(without)} answer 404: COSMOS_WEIGHTS names no "
+        f"{' and no '.join(_CHECKPOINTS[sampler] for sampler in samplers)}."
+    )
+    if Sampler.UNIPC in samplers:
+        return warning(reason, "COSMOS_WEIGHTS=BASE,DISTILLED names two folders")
+    return ok(f"{', '.join(served)}. {reason}")

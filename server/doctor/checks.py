@@ -20,6 +20,7 @@ CHECKS: Sequence[tuple[str, Callable[[Facts], Finding]]] = (
     ("caches", gpu_checks.caches),
     ("host memory", machine_checks.host_memory),
     ("checkpoint", checkpoint_checks.checkpoint),
+    ("endpoints", checkpoint_checks.endpoints),
     ("checked bytes", checkpoint_checks.checked_bytes),
     ("token", checkpoint_checks.token),
     ("guardrail", server_checks.guardrail),

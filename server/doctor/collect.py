@@ -34,6 +34,7 @@ from server.data_folder import (
 )
 from server.disk import DiskSpace
 from server.doctor.facts import MIB, Certificate, Facts, Gpu, GpuProcess, Torch
+from server.fal.endpoints import Limits
 from server.workers.devices import DeviceError, devices_from
 from server.workers.pulling_pool import CheckpointPull
 from weights.checkpoint_profile import PROFILE_FILE
@@ -224,12 +225,13 @@ def _checkpoint(settings: Settings) -> dict[str, Any]:
         }
     files = [file for store in stores for file in store.root.rglob("*.safetensors")]
     size = sum(file.stat().st_size for file in files)
+    found = {"checkpoint": size, "limits": Limits.of(*(store.profile for store in stores))}
     try:
         for store in stores:
             choose_guardrail(store.profile.guardrail, settings.guardrail, PROFILE_FILE)
     except GuardrailMissing as error:
-        return {"checkpoint": size, "guardrail_problem": str(error)}
-    return {"checkpoint": size}
+        return {**found, "guardrail_problem": str(error)}
+    return found
 
 
 def _is_pulled_at_start(settings: Settings) -> bool:

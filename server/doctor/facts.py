@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from server.config.settings import Settings
+from server.fal.endpoints import Limits
 
 MIB = 1024**2
 GIB = 1024**3
@@ -118,6 +119,8 @@ class Facts:
 
     has_token: bool = False
     """The Hugging Face Hub's library finds a token."""
+    limits: Limits | None = None
+    """What the checkpoints can do together; None if they are not whole."""
 
     guardrail_problem: str | None = None
     data_problem: str | None = None

@@ -4,35 +4,65 @@ A request model crosses into the pipeline here: from JSON to a `VideoSpec` and i
 """
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails
 
-from pipeline.spec import MAX_FRAMES, Container, FirstFrame, Quality, VideoSpec, seed_of
+from pipeline.spec import (
+    MAX_FRAMES,
+    Clip,
+    Conditioning,
+    Container,
+    FirstFrame,
+    Quality,
+    Sampler,
+    VideoSpec,
+    seed_of,
+)
 from server.fal.invalid_input import InvalidInput
 from server.fal.schemas import (
+    DistilledTextToVideoInput,
     ImageToVideoInput,
-    ImageToVideoOutput,
+    TextToVideoInput,
+    VideoOutput,
+    VideoToVideoInput,
     check_as,
     item_of,
     parse_json,
 )
+from weights.checkpoint_profile import CheckpointProfile
 
 MAX_NAMED_FIELDS = 10
 """Ignored fields of one request that its log names."""
 MAX_NAME_LENGTH = 40
 
+_NO_NEGATIVE_PROMPT = "The negative prompt has no effect: the distilled model has no guidance."
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the checkpoint that is served can do, within what the endpoint's page allows."""
+    """What the checkpoints that are served can do, within what the endpoints' pages allow."""
 
     width: int
     height: int
     max_frames: int = MAX_FRAMES
+    samplers: Set[Sampler] = frozenset({Sampler.UNIPC})
+    """Those that the checkpoints are trained for."""
+
+    @classmethod
+    def of(cls, *profiles: CheckpointProfile) -> "Limits":
+        """What these checkpoints can do together; they make videos of one size."""
+        first = profiles[0]
+        samplers = frozenset(Sampler(each.sampler) for each in profiles)
+        return cls(first.width, first.height, first.max_frames, samplers)
+
+    @property
+    def endpoints(self) -> list[str]:
+        """The ids of the endpoints whose weights are here."""
+        return [id_ for id_, each in ENDPOINTS.items() if each.sampler in self.samplers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +80,63 @@ class VideoRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One thing that can be asked for. `media_fields` maps a medium to its input field."""
+    """One thing that can be asked for.
+
+    `media_fields` maps a medium to its input field. `sampler` is the one that its checkpoint is
+    trained for.
+    """
 
     title: str
     summary: str
     category: str
     request: type[BaseModel]
-    response: type[BaseModel]
     to_video_request: Callable[[Any, Limits], VideoRequest]
-    media_fields: Mapping[str, str]
+    media_fields: Mapping[str, str] = field(default_factory=dict)
+    sampler: Sampler = Sampler.UNIPC
+    response: type[BaseModel] = VideoOutput
+
+
+def text_to_video(given: TextToVideoInput, limits: Limits) -> VideoRequest:
+    """What to make of a prompt alone."""
+    return _video_request(given, limits, guidance_scale=given.guidance_scale)
 
 
 def image_to_video(given: ImageToVideoInput, limits: Limits) -> VideoRequest:
-    """What to make of an image and a prompt. A seed is drawn if none is given."""
+    """What to make of an image and a prompt."""
+    request = _video_request(
+        given, limits, guidance_scale=given.guidance_scale, conditioning=FirstFrame()
+    )
+    return replace(request, media={"image": _url(given.image_url)})
+
+
+def video_to_video(given: VideoToVideoInput, limits: Limits) -> VideoRequest:
+    """What to make of a video and a prompt."""
+    request = _video_request(
+        given, limits, guidance_scale=given.guidance_scale, conditioning=Clip()
+    )
+    return replace(request, media={"video": _url(given.video_url)})
+
+
+def distilled_text_to_video(given: DistilledTextToVideoInput, limits: Limits) -> VideoRequest:
+    """What the distilled model is to make of a prompt: it was distilled with guidance, and takes
+    none."""
+    request = _video_request(given, limits, guidance_scale=1.0)
+    given_in_vain = "negative_prompt" in given.model_fields_set
+    return replace(
+        request,
+        spec=replace(request.spec, sampler=Sampler.TRIGFLOW),
+        notes=(_NO_NEGATIVE_PROMPT,) if given_in_vain else (),
+    )
+
+
+def _video_request(
+    given: TextToVideoInput | DistilledTextToVideoInput,
+    limits: Limits,
+    *,
+    guidance_scale: float,
+    conditioning: Conditioning = None,
+) -> VideoRequest:
+    """The video without its media. A seed is drawn if none is given."""
     num_frames, limit = given.num_frames, limits.max_frames
     if "num_frames" not in given.model_fields_set:
         num_frames = min(num_frames, limit)
@@ -78,26 +152,54 @@ def image_to_video(given: ImageToVideoInput, limits: Limits) -> VideoRequest:
         seed=seed_of(given.seed),
         num_frames=num_frames,
         num_inference_steps=given.num_inference_steps,
-        guidance_scale=given.guidance_scale,
+        guidance_scale=guidance_scale,
         container=Container(given.video_output_type),
         quality=Quality(given.video_quality),
-        conditioning=FirstFrame(),
+        conditioning=conditioning,
     )
-    # As browsers do: what was read from a file often ends with a line break.
-    media = {"image": given.image_url.strip()}
-    return VideoRequest(spec=spec, media=media, sync_mode=given.sync_mode)
+    return VideoRequest(spec=spec, media={}, sync_mode=given.sync_mode)
 
+
+def _url(given: str) -> str:
+    # As browsers do: what was read from a file often ends with a line break.
+    return given.strip()
+
+
+APP = "fal-ai/cosmos-predict-2.5"
 
 ENDPOINTS: Mapping[str, Endpoint] = {
-    "fal-ai/cosmos-predict-2.5/image-to-video": Endpoint(
+    f"{APP}/image-to-video": Endpoint(
         title="Cosmos Predict 2.5 2B",
         summary="Generate video from text and images using NVIDIA's 2B Cosmos Post-Trained Model",
         category="image-to-video",
         request=ImageToVideoInput,
-        response=ImageToVideoOutput,
         to_video_request=image_to_video,
         media_fields={"image": "image_url"},
-    )
+    ),
+    f"{APP}/text-to-video": Endpoint(
+        title="Cosmos Predict 2.5 2B",
+        summary="Generate a video from a text prompt using Cosmos Predict 2.5 2B (post-trained)",
+        category="text-to-video",
+        request=TextToVideoInput,
+        to_video_request=text_to_video,
+    ),
+    f"{APP}/video-to-video": Endpoint(
+        title="Cosmos Predict 2.5 2B",
+        summary="Generate video from text and videos using NVIDIA's 2B Cosmos Post-Trained Model",
+        category="video-to-video",
+        request=VideoToVideoInput,
+        to_video_request=video_to_video,
+        media_fields={"video": "video_url"},
+    ),
+    f"{APP}/distilled/text-to-video": Endpoint(
+        title="Cosmos Predict 2.5 2B Distilled",
+        summary="Generate a video from a text prompt in few steps using Cosmos Predict 2.5 2B "
+        "(distilled)",
+        category="text-to-video",
+        request=DistilledTextToVideoInput,
+        to_video_request=distilled_text_to_video,
+        sampler=Sampler.TRIGFLOW,
+    ),
 }
 
 
@@ -119,7 +221,7 @@ def parse_request(endpoint: str, body: bytes, limits: Limits) -> VideoRequest:
         order = described.to_video_request(request, limits)
     except ValidationError as error:
         raise InvalidInput([item_of(each) for each in error.errors(include_url=False)]) from error
-    return replace(order, notes=_notes_on_fields(given, described.request))
+    return replace(order, notes=(*order.notes, *_notes_on_fields(given, described.request)))
 
 
 def _notes_on_fields(given: Mapping[str, Any], model: type[BaseModel]) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""fal's input and output as the endpoint's page has them: names, order, defaults, ranges, words.
+"""fal's inputs and outputs as its pages have them: names, order, defaults, ranges, words.
 
 Unknown keys are ignored: clients for many models send theirs to each. What a request means, and
 what its log says of such keys, is in `server.fal.endpoints`.
@@ -25,6 +25,9 @@ from server.fal.invalid_input import InvalidInput, error_item
 
 VideoOutputType = Literal["X264 (.mp4)", "VP9 (.webm)", "PRORES4444 (.mov)", "GIF (.gif)"]
 VideoQuality = Literal["low", "medium", "high", "maximum"]
+
+MAX_DISTILLED_STEPS = 20
+"""Of the endpoint whose model was distilled to need few."""
 
 EXAMPLE_PROMPT = (
     "A static, locked-off camera frames an industrial conveyor belt steadily transporting rough "
@@ -58,31 +61,49 @@ Text = Annotated[str, AfterValidator(_check_text)]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class ImageToVideoInput(BaseModel):
-    """The input of `fal-ai/cosmos-predict-2.5/image-to-video`."""
+Prompt = Annotated[
+    Text,
+    Field(
+        description="The text prompt describing the video to generate.", examples=[EXAMPLE_PROMPT]
+    ),
+]
+NegativePrompt = Annotated[
+    Text, Field(description="A negative prompt to guide generation away from undesired content.")
+]
+NumFrames = Annotated[
+    int,
+    Field(
+        ge=MIN_FRAMES,
+        le=MAX_FRAMES,
+        title="Number of Frames",
+        description="Number of frames to generate. Must be between 9 and 93.",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    Field(ge=RANDOM_SEED, le=MAX_SEED, description="Random seed for reproducible generation."),
+]
+SyncMode = Annotated[
+    bool,
+    Field(
+        description="If `True`, the media will be returned as a data URI and the output data "
+        "won't be available in the request history."
+    ),
+]
+OutputType = Annotated[VideoOutputType, Field(description="The format of the output video.")]
+OutputQuality = Annotated[VideoQuality, Field(description="The quality of the output video.")]
+FileUrl = Annotated[Text, Field(json_schema_extra={"x-fal-file-input": True})]
+"""A file that clients may upload first, and that pages draw a button for."""
+
+
+class TextToVideoInput(BaseModel):
+    """The input of `fal-ai/cosmos-predict-2.5/text-to-video`."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    prompt: Annotated[
-        Text,
-        Field(
-            description="The text prompt describing the video to generate.",
-            examples=[EXAMPLE_PROMPT],
-        ),
-    ]
-    negative_prompt: Annotated[
-        Text,
-        Field(description="A negative prompt to guide generation away from undesired content."),
-    ] = DEFAULT_NEGATIVE_PROMPT
-    num_frames: Annotated[
-        int,
-        Field(
-            ge=MIN_FRAMES,
-            le=MAX_FRAMES,
-            title="Number of Frames",
-            description="Number of frames to generate. Must be between 9 and 93.",
-        ),
-    ] = MAX_FRAMES
+    prompt: Prompt
+    negative_prompt: NegativePrompt = DEFAULT_NEGATIVE_PROMPT
+    num_frames: NumFrames = MAX_FRAMES
     num_inference_steps: Annotated[
         int,
         Field(
@@ -101,32 +122,58 @@ class ImageToVideoInput(BaseModel):
             description="Classifier-free guidance scale. Higher values increase prompt adherence.",
         ),
     ] = 7.0
-    seed: Annotated[
-        int | None,
-        Field(ge=RANDOM_SEED, le=MAX_SEED, description="Random seed for reproducible generation."),
-    ] = None
-    sync_mode: Annotated[
-        bool,
-        Field(
-            description="If `True`, the media will be returned as a data URI and the output data "
-            "won't be available in the request history."
-        ),
-    ] = False
-    video_output_type: Annotated[
-        VideoOutputType, Field(description="The format of the output video.")
-    ] = "X264 (.mp4)"
-    video_quality: Annotated[
-        VideoQuality, Field(description="The quality of the output video.")
-    ] = "high"
+    seed: Seed = None
+    sync_mode: SyncMode = False
+    video_output_type: OutputType = "X264 (.mp4)"
+    video_quality: OutputQuality = "high"
+
+
+class ImageToVideoInput(TextToVideoInput):
+    """The input of `fal-ai/cosmos-predict-2.5/image-to-video`."""
+
     image_url: Annotated[
-        Text,
+        FileUrl,
         Field(
             title="Image URL",
             description="URL of the input image to use as first frame.",
             examples=[EXAMPLE_IMAGE],
-            json_schema_extra={"x-fal-file-input": True},
         ),
     ]
+
+
+class VideoToVideoInput(TextToVideoInput):
+    """The input of `fal-ai/cosmos-predict-2.5/video-to-video`."""
+
+    video_url: Annotated[
+        FileUrl,
+        Field(
+            title="Video URL",
+            description="URL of the input video to use as conditioning.",
+            examples=[EXAMPLE_VIDEO["url"]],
+        ),
+    ]
+
+
+class DistilledTextToVideoInput(BaseModel):
+    """The input of `fal-ai/cosmos-predict-2.5/distilled/text-to-video`, which has no guidance."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    prompt: Prompt
+    negative_prompt: NegativePrompt = DEFAULT_NEGATIVE_PROMPT
+    num_frames: NumFrames = MAX_FRAMES
+    num_inference_steps: Annotated[
+        int,
+        Field(
+            ge=MIN_STEPS,
+            le=MAX_DISTILLED_STEPS,
+            description="Number of denoising steps. Distilled model works well with fewer steps.",
+        ),
+    ] = 10
+    seed: Seed = None
+    sync_mode: SyncMode = False
+    video_output_type: OutputType = "X264 (.mp4)"
+    video_quality: OutputQuality = "high"
 
 
 class VideoFile(BaseModel):
@@ -153,10 +200,8 @@ class VideoFile(BaseModel):
     num_frames: Annotated[int | None, Field(description="The number of frames in the video")] = None
 
 
-class ImageToVideoOutput(BaseModel):
-    """The output of `fal-ai/cosmos-predict-2.5/image-to-video`."""
-
-    model_config = ConfigDict(title="VideoOutput")
+class VideoOutput(BaseModel):
+    """The output of every endpoint."""
 
     video: Annotated[
         VideoFile, Field(description="The generated video file.", examples=[EXAMPLE_VIDEO])

@@ -9,7 +9,7 @@ from pydantic import Field, WithJsonSchema
 from typing_extensions import TypedDict
 
 from server.fal.endpoints import app_of
-from server.fal.schemas import ImageToVideoOutput, VideoFile
+from server.fal.schemas import VideoFile, VideoOutput
 from server.fal.urls import Service, url_for
 from server.models import CancelAnswer, Job, JobSnapshot, JobStatus, LogLine, StoredArtifact
 
@@ -97,7 +97,7 @@ def output_view(job: Job, video: StoredArtifact, url: str) -> dict[str, Any]:
         duration=None if fps is None or frames is None else frames / fps,
         num_frames=frames,
     )
-    return ImageToVideoOutput(video=file, seed=job.result["seed"]).model_dump()
+    return VideoOutput(video=file, seed=job.result["seed"]).model_dump()
 
 
 def as_json(view: Mapping[str, Any]) -> bytes:

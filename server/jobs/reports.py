@@ -50,6 +50,18 @@ def in_progress(database: Database) -> set[str]:
         return set(db.execute(query).scalars())
 
 
+def waiting_for_others(database: Database, endpoints: Collection[str]) -> dict[str, int]:
+    """How many jobs wait of each endpoint that is none of these."""
+    waiting = and_(_jobs.status == JobStatus.IN_QUEUE.value, _jobs.endpoint.not_in(endpoints))
+    query = (
+        select(_jobs.endpoint, func.count().label("requests"))
+        .where(waiting)
+        .group_by(_jobs.endpoint)
+    )
+    with database.read() as db:
+        return {row.endpoint: row.requests for row in db.execute(query)}
+
+
 def ended_between(database: Database, after: float, until: float) -> list[Ended]:
     """The jobs that ended in that time, in their order: writers take turns, and so do ends."""
     query = select(_jobs.finished_at, _jobs.http_status, _jobs.error, _jobs.result)

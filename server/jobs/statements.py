@@ -16,11 +16,18 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    true,
     update,
 )
 
 from server.db import tables
-from server.db.rows import JOB_COLUMNS, job_of, row_of_artifact, row_of_webhook
+from server.db.rows import (
+    ARTIFACT_COLUMNS,
+    JOB_COLUMNS,
+    job_of,
+    row_of_artifact,
+    row_of_webhook,
+)
 from server.errors import IdempotencyMismatch, UnknownJob
 from server.jobs.limits import may_run_another
 from server.jobs.pause import is_paused
@@ -47,10 +54,16 @@ def held(job_id: str, attempt: int) -> ColumnElement[bool]:
     return and_(jobs.id == job_id, jobs.attempt == attempt, running)
 
 
-def is_ready(now: float) -> ColumnElement[bool]:
-    """The jobs that need nothing but a slot."""
+def is_served(endpoints: Collection[str] | None) -> ColumnElement[bool]:
+    """The jobs of these endpoints; of all, if it is None."""
+    return true() if endpoints is None else jobs.endpoint.in_(endpoints)
+
+
+def is_ready(now: float, served: ColumnElement[bool]) -> ColumnElement[bool]:
+    """The jobs that need nothing but a slot; `served` is which have their weights."""
     return and_(
         QUEUED,
+        served,
         ~is_paused(),
         jobs.input_refs.is_not(None),
         or_(jobs.not_before.is_(None), jobs.not_before <= now),
@@ -58,13 +71,19 @@ def is_ready(now: float) -> ColumnElement[bool]:
     )
 
 
-def claim_of(slot: str, owner: str, now: float, running_limit: int | None) -> Update:
+def claim_of(
+    slot: str,
+    owner: str,
+    now: float,
+    running_limit: int | None,
+    served: ColumnElement[bool],
+) -> Update:
     """Give the first job that is ready to a slot. From then on it can no longer start too late.
 
-    The jobs of a key of which as many run as may are passed over; `running_limit` is for keys
-    that have no limit of their own.
+    The jobs of a key of which as many run as may are passed over, and those that are not served;
+    `running_limit` is for keys that have no limit of their own.
     """
-    ready = and_(is_ready(now), may_run_another(running_limit))
+    ready = and_(is_ready(now, served), may_run_another(running_limit))
     first = select(jobs.seq).where(ready).order_by(*IN_ORDER).limit(1).scalar_subquery()
     return (
         update(tables.jobs)
@@ -130,14 +149,24 @@ def read_held(db: Connection, job_id: str, attempt: int) -> Job | None:
     return None if row is None else job_of(row)
 
 
+def read_artifact(db: Connection, artifact_id: str, now: float) -> StoredArtifact | None:
+    artifacts = tables.artifacts.c
+    kept = or_(artifacts.expires_at.is_(None), artifacts.expires_at > now)
+    query = select(*ARTIFACT_COLUMNS).where(and_(artifacts.id == artifact_id, kept))
+    row = db.execute(query).one_or_none()
+    return None if row is None else StoredArtifact(**row._mapping)
+
+
 def count_queued(db: Connection) -> int:
     return db.execute(select(func.count()).select_from(tables.jobs).where(QUEUED)).scalar_one()
 
 
-def count_ahead(db: Connection, job: Job) -> int:
-    """How many jobs wait and go before this one."""
+def count_ahead(db: Connection, job: Job, served: ColumnElement[bool]) -> int:
+    """How many jobs wait, are served, and go before this one; 0 if it does not wait."""
+    if job.status is not JobStatus.IN_QUEUE:
+        return 0
     earlier = and_(jobs.priority == job.priority, jobs.seq < job.seq)
-    ahead = and_(QUEUED, or_(jobs.priority > job.priority, earlier))
+    ahead = and_(QUEUED, served, or_(jobs.priority > job.priority, earlier))
     return db.execute(select(func.count()).where(ahead)).scalar_one()
 
 
@@ -227,7 +256,7 @@ def _move(db: Connection, job: Job, status: JobStatus, **values: Any) -> None:
     change(db, jobs.id == job.id, status=status.value, **values)
 
 
-def lines_of_waiting(message: str, now: float) -> Select[Any]:
+def lines_of_waiting(message: str, now: float, which: ColumnElement[bool]) -> Select[Any]:
     """A line for the log of each job that waits and does not have it, as the columns of `logs`."""
     logs = tables.logs.c
     logged = exists().where(and_(logs.job_id == jobs.id, logs.message == message))
@@ -237,4 +266,4 @@ def lines_of_waiting(message: str, now: float) -> Select[Any]:
         literal(now).label("at"),
         literal("INFO").label("level"),
         literal(message).label("message"),
-    ).where(and_(QUEUED, ~logged))
+    ).where(and_(QUEUED, which, ~logged))

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, func, insert, select, true, update
 
 from server.db import tables
 from server.db.database import Database
-from server.db.rows import ARTIFACT_COLUMNS, JOB_COLUMNS, job_of, row_of_job
+from server.db.rows import JOB_COLUMNS, job_of, row_of_job
 from server.errors import QueueFull
 from server.files.store import MoveIntoPlace
 from server.jobs.limits import NO_LIMITS, KeyLimits, check_key, fewest_first, has_less_than_share
@@ -36,9 +36,11 @@ from server.jobs.statements import (
     free_expired_key,
     held,
     is_ready,
+    is_served,
     jobs,
     lines_of_waiting,
     put_back,
+    read_artifact,
     read_held,
     read_job,
     read_resubmitted,
@@ -70,6 +72,7 @@ class JobStore:
     """The jobs of one database. `owner` names this server in what it claims.
 
     `key_limits` hold for each key; `queue_limit`, for all jobs together, comes with each submit.
+    Jobs of other endpoints than `endpoints` are not claimed; None is all.
     """
 
     def __init__(
@@ -78,11 +81,13 @@ class JobStore:
         *,
         owner: str,
         key_limits: KeyLimits = NO_LIMITS,
+        endpoints: Collection[str] | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._owner = owner
         self._key_limits = key_limits
+        self._served = is_served(endpoints)
         self._now = now
         self._listeners: list[Written] = []
 
@@ -127,9 +132,7 @@ class JobStore:
             add_artifacts(db, artifacts, now)
             place()
             db.execute(insert(tables.jobs).values(**row_of_job(new, now)))
-            for note in notes:
-                line = {"job_id": new.id, "attempt": 0, "at": now, "level": "INFO", "message": note}
-                db.execute(insert(tables.logs).values(line))
+            add_lines(db, new.id, 0, [LogLine(now, "INFO", note) for note in notes])
             if new.error is not None:
                 announce(db, new.id, new.webhook_url, now)
             return read_job(db, new.id, now)
@@ -159,7 +162,7 @@ class JobStore:
         query = select(logs.at, logs.level, logs.message).where(logs.job_id == job_id)
         with self._database.read() as db:
             job = read_job(db, job_id, self._now())
-            position = count_ahead(db, job) if job.status is JobStatus.IN_QUEUE else 0
+            position = count_ahead(db, job, self._served)
             lines = [LogLine(*row) for row in db.execute(query.order_by(logs.id))]
             return JobSnapshot(job=job, position=position, lines=lines)
 
@@ -192,7 +195,7 @@ class JobStore:
 
     def can_be_claimed(self, *, besides: Collection[str]) -> bool:
         """Whether a job waits for a slot and nothing else, but for those named."""
-        waiting = and_(is_ready(self._now()), jobs.id.not_in(besides))
+        waiting = and_(is_ready(self._now(), self._served), jobs.id.not_in(besides))
         with self._database.read() as db:
             return db.execute(select(jobs.seq).where(waiting).limit(1)).first() is not None
 
@@ -247,12 +250,8 @@ class JobStore:
 
     def artifact(self, artifact_id: str) -> StoredArtifact | None:
         """The row of a file, None if there is none, or it was not to be kept for so long."""
-        artifacts = tables.artifacts.c
-        kept = or_(artifacts.expires_at.is_(None), artifacts.expires_at > self._now())
-        query = select(*ARTIFACT_COLUMNS).where(and_(artifacts.id == artifact_id, kept))
         with self._database.read() as db:
-            row = db.execute(query).one_or_none()
-            return None if row is None else StoredArtifact(**row._mapping)
+            return read_artifact(db, artifact_id, self._now())
 
     # What the dispatcher does.
 
@@ -272,9 +271,8 @@ class JobStore:
     def claim(self, slot: str) -> Job | None:
         """Take the oldest job of the highest priority whose media are here; None if none is."""
         with self._write() as db:
-            claim = claim_of(slot, self._owner, self._now(), self._key_limits.running)
-            claim = claim.returning(*JOB_COLUMNS)
-            row = db.execute(claim).one_or_none()
+            claim = claim_of(slot, self._owner, self._now(), self._key_limits.running, self._served)
+            row = db.execute(claim.returning(*JOB_COLUMNS)).one_or_none()
             return None if row is None else job_of(row)
 
     def end_late(self) -> float | None:
@@ -299,9 +297,12 @@ class JobStore:
         """When the queue was paused, in Unix seconds; None if it is not."""
         return paused_since(self._database)
 
-    def log_to_waiting(self, message: str) -> None:
-        """Add a line to the log of every job that waits, unless it is there already."""
-        lines = lines_of_waiting(message, self._now())
+    def log_to_waiting(self, message: str, *, unserved: bool = False) -> None:
+        """Add a line to the log of every job that waits, unless it is there already.
+
+        With `unserved`, of those alone whose endpoint is not served.
+        """
+        lines = lines_of_waiting(message, self._now(), ~self._served if unserved else true())
         with self._database.read() as db:
             if db.execute(lines.limit(1)).first() is None:
                 return

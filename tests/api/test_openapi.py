@@ -11,9 +11,11 @@ from openapi_spec_validator import validate
 from page_samples import CURL, JAVASCRIPT, PYTHON
 from paths import TESTS
 from queue_calls import RUN
-from servers import ENDPOINT
+from servers import APP, ENDPOINT
 
 from server.api.openapi.llms import llms_text
+from server.api.openapi.schemas import schema_name
+from server.fal.endpoints import ENDPOINTS
 from server.fal.schemas import EXAMPLE_IMAGE, EXAMPLE_PROMPT
 
 FACTS: dict[str, dict[str, Any]] = json.loads(
@@ -28,17 +30,25 @@ def test_the_queues_document_is_valid_openapi() -> None:
     validate(published())
 
 
-@pytest.mark.parametrize("name", FACTS)
-def test_the_input_and_the_output_are_fals_field_by_field(name: str) -> None:
-    schema = published()["components"]["schemas"][name]
-    # fal's own have no description and give no range of seeds.
-    del schema["description"]
-    for bound in ("minimum", "maximum"):
-        schema["properties"].get("seed", {}).pop(bound, None)
-    schema["properties"] = {
-        name: as_fal_writes_it(field) for name, field in schema["properties"].items()
-    }
-    assert schema == FACTS[name]
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_the_input_and_the_output_are_fals_field_by_field(endpoint: str) -> None:
+    schemas = published(endpoint)["components"]["schemas"]
+    name = schema_name(endpoint)
+    assert list(schemas) == ["QueueStatus", f"{name}Input", f"{name}Output", "VideoFile"]
+    for name in list(schemas)[1:]:
+        schema = schemas[name]
+        # fal's own have no description and give no range of seeds.
+        del schema["description"]
+        for bound in ("minimum", "maximum"):
+            schema["properties"].get("seed", {}).pop(bound, None)
+        fields = schema["properties"].items()
+        schema["properties"] = {name: as_fal_writes_it(field) for name, field in fields}
+        assert schema == FACTS[name]
+
+
+def test_the_facts_are_of_these_endpoints() -> None:
+    parts = {f"{schema_name(each)}{part}" for each in ENDPOINTS for part in ("Input", "Output")}
+    assert FACTS.keys() == {*parts, "VideoFile"}
 
 
 def as_fal_writes_it(field: dict[str, Any]) -> dict[str, Any]:
@@ -54,22 +64,15 @@ def as_fal_writes_it(field: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_object_names_its_fields_in_their_order() -> None:
-    schemas = published()["components"]["schemas"]
-    assert list(schemas) == [
-        "QueueStatus",
-        "CosmosPredict25ImageToVideoInput",
-        "CosmosPredict25ImageToVideoOutput",
-        "VideoFile",
-    ]
-    for schema in schemas.values():
+    for schema in published()["components"]["schemas"].values():
         assert schema["x-fal-order-properties"] == list(schema["properties"])
 
 
 # llms.txt.
 
 
-def text_for(base_url: str = BASE_URL) -> str:
-    return llms_text(ENDPOINT, base_url, PUBLISHED)
+def text_for(base_url: str = BASE_URL, endpoint: str = ENDPOINT) -> str:
+    return llms_text(endpoint, base_url, PUBLISHED)
 
 
 def section(text: str, title: str) -> str:
@@ -131,16 +134,29 @@ def test_the_text_has_the_fields_as_the_page_has_them() -> None:
     assert "  - Default: `false`\n" in fields
 
 
-def test_the_examples_of_the_text_fit_the_schema() -> None:
-    schemas = own()["components"]["schemas"]
-    required, full = map(json.loads, code(section(text_for(), "Input Schema"), "json"))
-    assert list(required) == ["prompt", "image_url"]
-    fields = schemas["CosmosPredict25ImageToVideoInput"]["properties"]
-    assert list(full) == [name for name in fields if name not in ("seed", "sync_mode")]
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_the_examples_of_the_text_fit_the_schema(endpoint: str) -> None:
+    text = text_for(endpoint=endpoint)
+    schema = own()["components"]["schemas"][f"{schema_name(endpoint)}Input"]
+    required, full = map(json.loads, code(section(text, "Input Schema"), "json"))
+    assert list(required) == FACTS[f"{schema_name(endpoint)}Input"]["required"]
+    assert list(full) == [
+        name for name in schema["properties"] if name not in ("seed", "sync_mode")
+    ]
     for example in (required, full):
-        OAS31Validator(schemas["CosmosPredict25ImageToVideoInput"]).validate(example)
-    (output,) = map(json.loads, code(section(text_for(), "Output Schema"), "json"))
+        OAS31Validator(schema).validate(example)
+    (output,) = map(json.loads, code(section(text, "Output Schema"), "json"))
     assert output["video"]["url"].startswith(f"{BASE_URL}/files/")
+    assert f'fal.subscribe("{endpoint}"' in text
+
+
+def test_the_text_says_what_a_file_may_be() -> None:
+    video = section(text_for(endpoint=f"{APP}/video-to-video"), "Videos")
+    assert (
+        "`video_url` may be an MP4, MOV, WebM, MKV, AVI, MPEG-TS or GIF file of up to 200" in video
+    )
+    assert "36 megapixels a frame" in video
+    assert "_url`" not in section(text_for(endpoint=f"{APP}/text-to-video"), "Videos")
 
 
 def test_the_samples_of_the_text_are_the_pages_but_for_where_they_go() -> None:

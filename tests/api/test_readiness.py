@@ -66,7 +66,9 @@ async def test_a_server_that_is_told_to_end_is_not_ready(
     drain = Drain()
     async with running(local_pool()) as watched:
         await watched.until(SlotUp)
-        readiness = Readiness(watched.pool, database, drain, DiskSpace(tmp_path, 0), Loops())
+        readiness = Readiness(
+            watched.pool, database, drain, DiskSpace(tmp_path, 0), Loops(), endpoints=[]
+        )
         assert [check.problem for check in await readiness.checks()] == [None] * 5
         await drain.begin(1.0)
         assert [check.name for check in await readiness.checks() if check.problem] == ["draining"]
@@ -79,7 +81,7 @@ async def test_a_database_that_cannot_be_written_is_named(
     for file in tmp_path.glob("jobs.sqlite3*"):
         file.write_bytes(b"a letter to my aunt" * 100)
     pool = local_pool()
-    readiness = Readiness(pool, database, Drain(), DiskSpace(tmp_path, 0), Loops())
+    readiness = Readiness(pool, database, Drain(), DiskSpace(tmp_path, 0), Loops(), endpoints=[])
     found = {check.name: check.problem for check in await readiness.checks()}
     assert found["database"] is not None
     assert found["database"].startswith("The server's database is damaged.")
@@ -90,7 +92,7 @@ async def test_a_database_that_does_not_answer_is_named_before_probes_give_up(
     tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk, clock = DiskSpace(tmp_path, 0), Clock()
-    readiness = Readiness(local_pool(), database, Drain(), disk, Loops(), now=clock)
+    readiness = Readiness(local_pool(), database, Drain(), disk, Loops(), endpoints=[], now=clock)
 
     async def problem() -> str | None:
         return next(each.problem for each in await readiness.checks() if each.name == "database")
@@ -110,7 +112,9 @@ async def test_a_loop_that_does_not_run_is_named(tmp_path: Path, database: Datab
         raise RuntimeError
 
     loops = Loops(first_wait_s=3600)
-    readiness = Readiness(local_pool(), database, Drain(), DiskSpace(tmp_path, 0), loops)
+    readiness = Readiness(
+        local_pool(), database, Drain(), DiskSpace(tmp_path, 0), loops, endpoints=[]
+    )
     loops.start("sending webhooks", fail)
     while loops.problem() is None:
         await asyncio.sleep(0)
@@ -125,7 +129,9 @@ async def test_what_no_run_has_is_named_after_a_minute(place: Place, tmp_path: P
     drain, disk, clock = Drain(), DiskSpace(tmp_path, 0), Clock()
     async with running(local_pool()) as watched:
         await watched.until(SlotUp)
-        readiness = Readiness(watched.pool, place.database, drain, disk, Loops(), now=clock)
+        readiness = Readiness(
+            watched.pool, place.database, drain, disk, Loops(), endpoints=[], now=clock
+        )
 
         async def problem() -> str | None:
             return next(each.problem for each in await readiness.checks() if each.name == "tasks")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from servers import settings_in
 
+from pipeline.spec import Sampler
 from server.cli.doctor import OPTIONS
 from server.config.errors import SettingsError
 from server.config.settings import Settings
@@ -16,6 +17,7 @@ from server.doctor.collect import facts_of_server
 from server.doctor.facts import GIB, Certificate, Facts, Gpu, GpuProcess, Torch
 from server.doctor.finding import Finding, Level
 from server.doctor.machine_checks import ENCODERS
+from server.fal.endpoints import Limits
 
 NOW, DAY_S = 1_790_000_000.0, 86_400.0
 
@@ -42,6 +44,8 @@ def settings(**changes: Any) -> Settings:
     return Settings(weights=Path("checkpoint"), **changes)
 
 
+BASE = Limits(1280, 704)
+
 WELL = Facts(
     settings=settings(),
     driver="580.65.06",
@@ -54,6 +58,7 @@ WELL = Facts(
     pulled_commit="0d37",
     pinned_commit="0d37",
     data_place="of uid 1000, on ext4",
+    limits=BASE,
     now=NOW,
     installed=NOW - DAY_S,
     encoders=frozenset({*ENCODERS, "libx265"}),
@@ -219,6 +224,14 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("checked bytes", {"checkpoint_problem": "vae is missing."}, "skipped", "not whole"),
     ("token", {"checkpoint_problem": "vae is missing."}, "warning", "gated.*HF_TOKEN"),
     ("token", {"checkpoint_problem": "vae is missing.", "has_token": True}, "ok", "finds one"),
+    ("endpoints", {"limits": None}, "skipped", "not whole"),
+    ("endpoints", {"limits": BASE}, "ok", "distilled/text-to-video answer 404.*no distilled"),
+    (
+        "endpoints",
+        {"limits": replace(BASE, samplers=frozenset({Sampler.TRIGFLOW}))},
+        "warning",
+        "image-to-video.*answer 404.*no base checkpoint",
+    ),
     ("guardrail", {"checkpoint_problem": "vae is missing."}, "skipped", "not whole"),
     ("guardrail", {"guardrail_problem": "It requires one."}, "problem", "It requires one"),
     ("guardrail", {"settings": settings(guardrail="off")}, "warning", "for you to judge"),

@@ -9,13 +9,15 @@ from pipeline.spec import (
     DEFAULT_NEGATIVE_PROMPT,
     DRAWN_SEEDS,
     MAX_SEED,
+    Clip,
     Container,
     Quality,
+    Sampler,
     VideoSpec,
 )
-from server.fal.endpoints import Limits, VideoRequest, parse_request
+from server.fal.endpoints import APP, Limits, VideoRequest, parse_request
 from server.fal.invalid_input import InvalidInput
-from server.fal.schemas import ImageToVideoInput, ImageToVideoOutput
+from server.fal.schemas import ImageToVideoInput, VideoOutput
 
 ENDPOINT = "fal-ai/cosmos-predict-2.5/image-to-video"
 LIMITS = Limits(96, 64)
@@ -47,7 +49,7 @@ def test_the_fields_are_in_the_order_of_the_page() -> None:
         "video_quality",
         "image_url",
     ]
-    assert list(ImageToVideoOutput.model_fields) == ["video", "seed"]
+    assert list(VideoOutput.model_fields) == ["video", "seed"]
 
 
 def test_the_defaults_are_those_of_the_page() -> None:
@@ -200,6 +202,48 @@ def test_infinity_does_not_get_into_an_answer() -> None:
     (item,) = items(b'{"prompt": "x", "image_url": "y", "guidance_scale": 1e999}')
 
     assert item["input"] == "inf"
+
+
+# The other endpoints.
+
+ALL = Limits(96, 64, samplers=frozenset(Sampler))
+
+
+def read_as(name: str, **fields: Any) -> VideoRequest:
+    return parse_request(f"{APP}/{name}", json.dumps({"prompt": "a car"} | fields).encode(), ALL)
+
+
+def test_a_text_to_video_starts_from_nothing() -> None:
+    order = read_as("text-to-video", guidance_scale=3)
+
+    assert (order.spec.conditioning, order.media) == (None, {})
+    assert (order.spec.sampler, order.spec.guidance_scale) == (Sampler.UNIPC, 3)
+
+
+def test_a_video_to_video_goes_on_from_a_clip() -> None:
+    order = read_as("video-to-video", video_url=" https://example.com/a.mp4\n")
+
+    assert order.spec.conditioning == Clip()
+    assert order.media == {"video": "https://example.com/a.mp4"}
+
+
+def test_the_distilled_endpoint_has_another_sampler_and_no_guidance() -> None:
+    order = read_as("distilled/text-to-video")
+    spec = order.spec
+
+    assert (spec.sampler, spec.guidance_scale) == (Sampler.TRIGFLOW, 1.0)
+    assert (spec.num_inference_steps, spec.conditioning, order.media) == (10, None, {})
+    assert read_as("distilled/text-to-video", num_inference_steps=20).spec.num_inference_steps == 20
+    with pytest.raises(InvalidInput, match="less than or equal to 20"):
+        read_as("distilled/text-to-video", num_inference_steps=21)
+
+
+def test_what_the_distilled_endpoint_does_not_use_is_named() -> None:
+    notes = read_as("distilled/text-to-video", guidance_scale=7, negative_prompt="blurred").notes
+
+    assert "negative prompt has no effect" in notes[0]
+    assert "'guidance_scale'" in notes[1]
+    assert read_as("distilled/text-to-video").notes == ()
 
 
 def test_the_checkpoint_may_allow_fewer_frames() -> None:

@@ -1,4 +1,4 @@
-"""The documents of the API as callers read them, for the checkpoint that is published."""
+"""The documents of the API as callers read them, for the checkpoints that are published."""
 
 import json
 from functools import cache
@@ -6,6 +6,7 @@ from typing import Any
 
 from servers import ENDPOINT
 
+from pipeline.spec import Sampler
 from server.api.openapi.document import openapi_document
 from server.api.openapi.queue import queue_document
 from server.api.router import api_routes
@@ -13,13 +14,13 @@ from server.config.setting_types import FilesAuth
 from server.fal.endpoints import Limits
 
 BASE_URL = "https://videos.example/cosmos"
-PUBLISHED = Limits(1280, 704)
+PUBLISHED = Limits(1280, 704, samplers=frozenset(Sampler))
 LLMS = f"/models/{ENDPOINT}/llms.txt"
 
 
-def published() -> dict[str, Any]:
-    """The queue's document for the published checkpoint, as a caller reads it."""
-    document = queue_document(ENDPOINT, BASE_URL, PUBLISHED)
+def published(endpoint: str = ENDPOINT) -> dict[str, Any]:
+    """The queue's document for the published checkpoints, as a caller reads it."""
+    document = queue_document(endpoint, BASE_URL, PUBLISHED)
     read: dict[str, Any] = json.loads(json.dumps(document))
     return read
 

@@ -7,7 +7,7 @@ from typing import Any
 from paths import DOCS
 
 from server.api.openapi.schemas import input_schema, output_schema
-from server.fal.endpoints import Limits
+from server.fal.endpoints import ENDPOINTS, Limits
 
 PAGE = DOCS / "api.md"
 ENDPOINT = "fal-ai/cosmos-predict-2.5/image-to-video"
@@ -20,6 +20,7 @@ def page_text(page: str) -> str:
     output = output_schema(ENDPOINT)
     video = output["$defs"]["VideoFile"]
     tables = {
+        "endpoints": _endpoints(),
         "input": _table(input_schema(ENDPOINT, LIMITS)),
         "output": _table(output) + "\n\n`video` has\n\n" + _table(video),
     }
@@ -28,6 +29,34 @@ def page_text(page: str) -> str:
         before, _, rest = page.partition(begin)
         page = before + begin + table + "\n" + end + rest.partition(end)[2]
     return page
+
+
+def _endpoints() -> str:
+    """What each endpoint has that the one of the table of fields has not, and the other way."""
+    rows = ["| endpoint | its fields |", "|---|---|"]
+    usual = input_schema(ENDPOINT, LIMITS)["properties"]
+    for endpoint in ENDPOINTS:
+        fields = input_schema(endpoint, LIMITS)["properties"]
+        without = [f"`{name}`" for name in usual if name not in fields]
+        other = [
+            f"`{name}`: {_meaning(field)}"
+            for name, field in fields.items()
+            if _facts(field) != _facts(usual.get(name, {}))
+        ]
+        parts = [f"without {' and '.join(without)}"] if without else []
+        rows.append(f"| `{endpoint}` | {'; '.join(parts + other) or 'those below'} |")
+    return "\n".join(rows)
+
+
+def _meaning(field: Mapping[str, Any]) -> str:
+    if "default" in field:
+        return f"{_default(field['default'])} if it is not given.{_bounds(field)}"
+    return str(field["description"])
+
+
+def _facts(field: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A field without its words."""
+    return {name: value for name, value in field.items() if name not in ("title", "description")}
 
 
 def _table(schema: Mapping[str, Any]) -> str:

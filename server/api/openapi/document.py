@@ -7,14 +7,14 @@ path, its `operation_id` and what it refers to have `{endpoint}`, `{app}` or `{E
 
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
 from server.api.openapi.schemas import endpoint_schemas, schema_name
-from server.fal.endpoints import ENDPOINTS, Limits, app_of
+from server.fal.endpoints import Limits, app_of
 from server.fal.urls import Service
 
 _DESCRIPTION = """\
@@ -46,8 +46,9 @@ def openapi_document(
     for path, operations in document["paths"].items():
         for operation in operations.values():
             _complete(operation, schemas, needs_key=needs_key)
-        paths |= _for_endpoints(path.removeprefix(f"/{Service.DISCOVERY.value}"), operations)
-    for endpoint_id in ENDPOINTS:
+        plain = path.removeprefix(f"/{Service.DISCOVERY.value}")
+        paths |= _for_endpoints(plain, operations, limits.endpoints)
+    for endpoint_id in limits.endpoints:
         schemas |= endpoint_schemas(endpoint_id, limits)
     return document | {"paths": paths}
 
@@ -66,11 +67,13 @@ def _complete(operation: dict[str, Any], schemas: dict[str, Any], *, needs_key: 
         schemas |= content["schema"].pop("$defs", {})
 
 
-def _for_endpoints(path: str, operations: dict[str, Any]) -> dict[str, Any]:
+def _for_endpoints(
+    path: str, operations: dict[str, Any], endpoints: Iterable[str]
+) -> dict[str, Any]:
     """The path as it is, or once for each endpoint."""
     template = json.dumps({path: operations})
     paths: dict[str, Any] = {}
-    for endpoint_id in ENDPOINTS:
+    for endpoint_id in endpoints:
         paths |= json.loads(
             template.replace("{endpoint}", endpoint_id)
             .replace("{app}", app_of(endpoint_id))

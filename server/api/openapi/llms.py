@@ -11,14 +11,26 @@ from string import Template
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.image import MAX_BYTES, MAX_PIXELS
-from pipeline.image_kind import ACCEPTED
-from pipeline.spec import DRAWN_SEEDS, FPS, MAX_SEED
+from pipeline import clip, image, image_kind
+from pipeline.spec import CLIP_FRAMES, DRAWN_SEEDS, FPS, MAX_SEED
 from server.api.openapi.schemas import input_schema, output_schema
 from server.fal.endpoints import ENDPOINTS, Limits
 from server.fal.urls import Service, is_fal_host, url_for
 
 _TEMPLATE = Template(files("server.api.openapi").joinpath("llms.txt.tmpl").read_text("utf-8"))
+
+_MEDIA = {
+    "image": f"""\
+`image_url` may be a {image_kind.ACCEPTED} file of up to {image.MAX_BYTES // 1024**2} MiB and \
+{image.MAX_PIXELS // 1_000_000} megapixels, and of any size from one pixel
+on. It is scaled to cover the video, and cropped at the centre.""",
+    "video": f"""\
+`video_url` may be an {clip.ACCEPTED} file of up to {clip.MAX_BYTES // 1_000_000} MB and \
+{clip.MAX_PIXELS // 1_000_000} megapixels a frame. Its last {CLIP_FRAMES} frames
+are scaled to cover the video that is made, which begins with them, and cropped at the centre. They
+are taken at its own frame rate, and its sound is not used.""",
+}
+"""What each medium may be."""
 
 
 def llms_text(endpoint_id: str, base_url: str, limits: Limits) -> str:
@@ -38,9 +50,7 @@ def llms_text(endpoint_id: str, base_url: str, limits: Limits) -> str:
         frames=limits.max_frames,
         fps=FPS,
         seconds=f"{limits.max_frames / FPS:.1f}",
-        formats=ACCEPTED,
-        max_mib=MAX_BYTES // 1024**2,
-        max_megapixels=MAX_PIXELS // 1_000_000,
+        media="".join(f"\n{_MEDIA[name]}\n" for name in endpoint.media_fields),
         max_seed=MAX_SEED,
         exact=DRAWN_SEEDS - 1,
         input_fields=_fields(fields),

@@ -18,7 +18,6 @@ from server.api.openapi.llms import llms_text
 from server.api.openapi.parts import query, text
 from server.api.openapi.queue import queue_document
 from server.errors import BadRequest, UnknownPath
-from server.fal.endpoints import ENDPOINTS
 from server.fal.urls import Service, is_fal_host, url_for
 
 router = APIRouter(prefix=f"/{Service.DISCOVERY.value}", tags=[Service.DISCOVERY])
@@ -41,11 +40,7 @@ _DOCS_POLICY = (
     _QUEUE_DOCUMENT,
     name="queue_document",
     response_description="The document.",
-    openapi_extra={
-        "parameters": [
-            query("endpoint_id", "The endpoint's id.", required=True, enum=list(ENDPOINTS))
-        ]
-    },
+    openapi_extra={"parameters": [query("endpoint_id", "The endpoint's id.", required=True)]},
 )
 async def queue_openapi(
     services: ServicesDep,
@@ -53,8 +48,8 @@ async def queue_openapi(
     endpoint_id: Annotated[str, Query(include_in_schema=False)] = "",
 ) -> dict[str, Any]:
     """An endpoint's queue, as fal describes it."""
-    if endpoint_id not in ENDPOINTS:
-        known = ", ".join(ENDPOINTS)
+    if endpoint_id not in services.limits.endpoints:
+        known = ", ".join(services.limits.endpoints)
         raise BadRequest(f"Say which endpoint, with ?endpoint_id=…; this server has {known}.")
     return queue_document(endpoint_id, base_url, services.limits)
 
@@ -75,7 +70,9 @@ async def endpoint_llms(
 @router.get("/llms.txt", response_class=Response, responses={200: text("The page.")})
 async def llms(services: ServicesDep, base_url: BaseUrlDep) -> Response:
     """The endpoints, for language models."""
-    pages = [llms_text(endpoint, base_url, services.limits) for endpoint in ENDPOINTS]
+    pages = [
+        llms_text(endpoint, base_url, services.limits) for endpoint in services.limits.endpoints
+    ]
     return PlainTextResponse("\n\n".join(pages))
 
 
@@ -96,11 +93,11 @@ async def own_openapi(
 
 
 @router.get("/docs", response_class=Response, responses={200: text("The page.", "text/html")})
-async def docs(base_url: BaseUrlDep) -> Response:
+async def docs(services: ServicesDep, base_url: BaseUrlDep) -> Response:
     """A page on which to try the API."""
     document = _OWN_DOCUMENT
     if is_fal_host(base_url):
-        document = f"{_QUEUE_DOCUMENT}?endpoint_id={next(iter(ENDPOINTS))}"
+        document = f"{_QUEUE_DOCUMENT}?endpoint_id={services.limits.endpoints[0]}"
     page = get_swagger_ui_html(
         openapi_url=_path_of(base_url, "") + document,
         title="cosmos-serve",

@@ -52,6 +52,13 @@ class SlotStatus(TypedDict):
     down_reason: NotRequired[str]
 
 
+class WaitingView(TypedDict):
+    """How many requests wait for the weights of an endpoint."""
+
+    endpoint: str
+    requests: int
+
+
 class ReadinessView(TypedDict):
     """Whether the server is ready, and why it is not."""
 
@@ -59,6 +66,7 @@ class ReadinessView(TypedDict):
     checks: list[CheckView]
     slots: list[SlotStatus]
     queue: QueueState
+    waiting_for_weights: list[WaitingView]
 
 
 @router.get("/live", response_description="It does.")
@@ -80,7 +88,8 @@ async def ready(services: ServicesDep, response: Response) -> ReadinessView:
 
     Now or, as there is a queue, soon: a worker has loaded the model, busy or not, the database can
     be written, the disk is not full, every part of the server runs, and it was not told to end. The
-    body says which of these is not so, how far loading is, and whether the queue is paused.
+    body says which of these is not so, how far loading is, whether the queue is paused, and which
+    requests wait for weights that are not here.
     """
     checks = await services.readiness.checks()
     is_ready = all(check.problem is None for check in checks)
@@ -90,6 +99,10 @@ async def ready(services: ServicesDep, response: Response) -> ReadinessView:
         "checks": [_check_view(check) for check in checks],
         "slots": [_slot_view(slot) for slot in services.pool.slots()],
         "queue": state_of_queue(services.readiness.paused_since),
+        "waiting_for_weights": [
+            {"endpoint": endpoint, "requests": requests}
+            for endpoint, requests in services.readiness.waiting_for_weights.items()
+        ],
     }
 
 
