@@ -20,8 +20,10 @@ const fal = createFal({
 
 try {
   const { video } = await generateVideo({
-    model: fal.video("fal-ai/cosmos-predict-2.5/image-to-video"),
-    prompt: { text: given.input.prompt, image: given.input.image_url },
+    model: fal.video(given.endpoint ?? "fal-ai/cosmos-predict-2.5/image-to-video"),
+    prompt: given.input.image_url
+      ? { text: given.input.prompt, image: given.input.image_url }
+      : given.input.prompt,
     seed: given.input.seed,
     aspectRatio: "16:9",
     duration: 5,

@@ -8,6 +8,7 @@ import test_clients_ai_sdk
 import test_clients_browser
 import test_clients_curl
 import test_clients_docs
+import test_clients_endpoints
 import test_clients_fal_client
 import test_clients_hosts
 import test_clients_javascript
@@ -23,6 +24,7 @@ MODULES = (
     test_clients_browser,
     test_clients_curl,
     test_clients_docs,
+    test_clients_endpoints,
     test_clients_fal_client,
     test_clients_hosts,
     test_clients_javascript,

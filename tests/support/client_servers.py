@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import RunningServer, picture, start_server
+from servers import RunningServer, picture, start_server, two_checkpoints
 
 KEY = "me:s3cret"
 
@@ -97,7 +97,9 @@ def client_server(
     certificates: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ClientServer]:
     """One server for all the clients; their jobs do not meet, but they share its one worker."""
-    with serving_clients(tmp_path_factory.mktemp("client-server"), certificates) as server:
+    folder = tmp_path_factory.mktemp("client-server")
+    weights = ["--weights", str(two_checkpoints(folder))]
+    with serving_clients(folder, certificates, *weights) as server:
         yield server
 
 
