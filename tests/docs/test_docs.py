@@ -92,7 +92,7 @@ def stop_times() -> list[tuple[str, str]]:
         (name, seconds)
         for name in files.stdout.splitlines()
         if Path(name).parts[0] in ("compose.yaml", "deploy", "docs", "README.md", "Dockerfile")
-        if (ROOT / name).is_file() and Path(name).suffix not in (".png", ".jpg", ".gif")
+        if (ROOT / name).is_file() and Path(name).suffix not in (".png", ".jpg", ".gif", ".mp4")
         for seconds in re.findall(rf"(?:{names})[:= ]+(\d+)", (ROOT / name).read_text())
     ]
 
