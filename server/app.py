@@ -5,10 +5,9 @@ import math
 import secrets
 import socket
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Set
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from functools import partial
-from urllib.parse import urlsplit
 
 import structlog
 from fastapi import FastAPI
@@ -129,7 +128,7 @@ async def _running(
     pool: Pool,
     decoder: MediaDecoder,
 ) -> AsyncIterator[None]:
-    fetcher = _fetcher(settings, app.state.ports)
+    fetcher = Fetcher.from_settings(settings, app.state.ports)
     drain: Drain = app.state.drain
     clock = Clock()
     services = _services(settings, database, fetcher, key, limits, pool, drain, clock)
@@ -390,14 +389,3 @@ def _limits(settings: Settings, pull: CheckpointPull | None) -> Limits:
     for root, profile in profiles.items():
         choose_guardrail(profile.guardrail, settings.guardrail, str(root / PROFILE_FILE))
     return Limits.of(*profiles.values())
-
-
-def _fetcher(settings: Settings, ports: Set[int]) -> Fetcher:
-    return Fetcher(
-        allow_nets=settings.fetch_allow_nets,
-        allow_hosts=settings.fetch_allow_hosts,
-        own_ports=ports,
-        public_host=None if settings.public_url is None else urlsplit(settings.public_url).hostname,
-        enabled=settings.fetch == "on",
-        contact=settings.fetch_contact,
-    )

@@ -20,11 +20,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from ipaddress import ip_address
-from typing import IO
+from typing import IO, Self
 
 import httpcore
 import httpx
 
+from server.config.settings import Settings
 from server.disk import shortage_of
 from server.outbound.addresses import Address, Network, is_allowed, is_named, is_own, names
 from server.outbound.errors import (
@@ -114,6 +115,19 @@ class Fetcher:
     lookups: FairSemaphore = field(
         default_factory=lambda: FairSemaphore(LOOKUPS_AT_ONCE), repr=False
     )
+
+    @classmethod
+    def from_settings(cls, settings: Settings, own_ports: Set[int]) -> Self:
+        """The one of a server that listens on `own_ports`."""
+        public = settings.public_url
+        return cls(
+            allow_nets=settings.fetch_allow_nets,
+            allow_hosts=settings.fetch_allow_hosts,
+            own_ports=own_ports,
+            public_host=None if public is None else httpx.URL(public).raw_host.decode(),
+            enabled=settings.fetch == "on",
+            contact=settings.fetch_contact,
+        )
 
     async def download(
         self,
