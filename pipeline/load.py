@@ -80,8 +80,7 @@ def load_pipelines(
         device: as torch names it, `cpu` or `cuda:0`.
         dtype: of the large matrix products; by default that of `default_dtype`.
         attention: the backend, or `auto` for the fastest here: see `choose_attention`.
-        compiled: whether torch compiles the transformer's blocks, at the first video; it does not
-            where the fused kernels do not work.
+        compiled: torch compiles the blocks at the first video, where the fused kernels work.
         memory: where the modules wait; with `auto` by what the device has free.
 
     Raises:
