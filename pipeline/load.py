@@ -75,8 +75,7 @@ def load_pipelines(
     """Load checkpoints for a device, each by the sampler that it is trained for.
 
     Args:
-        stores: checkpoints over one text model and one VAE, which are loaded from the first; see
-            `weights.checkpoints`.
+        stores: over one text model and one VAE, which are those of the first.
         device: as torch names it, `cpu` or `cuda:0`.
         dtype: of the large matrix products; by default that of `default_dtype`.
         attention: the backend, or `auto` for the fastest here: see `choose_attention`.

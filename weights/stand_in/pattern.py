@@ -19,7 +19,7 @@ from weights.stand_in.layout import CONTENT, HEAD_WIDTH, SCALE, WIDTH, Stream
 if TYPE_CHECKING:
     from torch import Tensor
 
-GAIN = 4.0
+GAIN = 2.5
 COMPARED = (8, 20, 28, 48)
 """Numbers of NOISY that say much of the colour: four channels, at one cell."""
 

@@ -58,8 +58,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _ITSELF = Aim(0)
-_AHEAD = Aim(3)
-"""A frame that is not made yet, seen from those that are after block 2."""
+_AHEAD = Aim(1)
+"""A frame that is not made yet, seen from the first that is."""
 
 
 def construct(
