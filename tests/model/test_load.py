@@ -158,10 +158,3 @@ def test_a_checkpoint_that_requires_a_guardrail_is_refused_by_name(copy: Path) -
     with pytest.raises(GuardrailMissing, match=r"cosmos_serve\.json.*--guardrail off"):
         load_pipeline(WeightStore(copy), "cpu")
     load_pipeline(WeightStore(copy), "cpu", guardrail="off")
-
-
-def test_a_distilled_checkpoint_is_not_loaded_as_another(copy: Path) -> None:
-    profile = copy / "cosmos_serve.json"
-    profile.write_text(json.dumps(json.loads(profile.read_text()) | {"sampler": "trigflow"}))
-    with pytest.raises(ValueError, match=r"cosmos_serve\.json asks for the sampler trigflow"):
-        load_pipeline(WeightStore(copy), "cpu")
