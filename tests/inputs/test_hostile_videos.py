@@ -136,10 +136,20 @@ async def test_a_file_that_names_others_opens_none(kind: str, tmp_path: Path) ->
 
 
 async def test_ffmpeg_would_have_opened_them(tmp_path: Path) -> None:
-    """What the test before shows: without the lists the very same playlist is a video."""
+    """What the test before shows: opened by its path, the very same playlist is a video."""
     (tmp_path / "other.ts").write_bytes(of_format("ts"))
     playlist = tmp_path / "list.m3u8"
     playlist.write_text(REFERENCES["playlist"](str(tmp_path / "other.ts")))
     frames = ffmpeg("-i", playlist, *["-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"])
 
     assert len(frames) == 16 * 96 * 64 * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("a.flv", H264), ("a.mkv", "-c:v huffyuv")], ids=["format", "codec"]
+)
+async def test_what_is_not_listed_is_refused_though_ffmpeg_reads_it(
+    name: str, options: str
+) -> None:
+    with pytest.raises(ClipUnreadable):
+        await prepared(clip(name, options))
