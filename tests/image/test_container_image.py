@@ -78,9 +78,10 @@ class Served:
         """The value of an expression of fal-client's code."""
         return json.loads(self._beside(sys.executable, "-", code=CLIENT + expression)[-1])
 
-    def is_ready(self) -> bool:
+    def is_ready(self, starts: int) -> bool:
+        """Whether it has listened so many times, and is ready now."""
         assert podman("inspect", "--format={{.State.Running}}", self.container.name) == "true"
-        listens = "listens on" in self.container.logs()
+        listens = self.container.logs().count("listens on") == starts
         return listens and json.loads(self.curl("/health/ready"))["status"] == "ready"
 
     def status_of(self, job: str) -> str:
@@ -120,8 +121,8 @@ def served(image: str) -> Iterator[Served]:
         yield Served(container, Path(folder, "bundle.pem"))
 
 
-def wait_until_ready(server: Served) -> None:
-    while not server.is_ready():
+def wait_until_ready(server: Served, starts: int = 1) -> None:
+    while not server.is_ready(starts):
         time.sleep(0.5)
 
 
@@ -146,7 +147,7 @@ def test_a_video_is_made_and_a_server_that_was_stopped_goes_on(served: Served) -
     assert podman("inspect", "--format={{.State.ExitCode}}", name) == "0"
 
     podman("start", name)
-    wait_until_ready(served)
+    wait_until_ready(served, starts=2)
     assert served.key == key
     path = video["url"].removeprefix("https://localhost:8443")
     size = served.curl(path, "--output", "/dev/null", "--write-out", "%{size_download}")
