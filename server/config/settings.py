@@ -265,6 +265,11 @@ class Settings(BaseSettings):
                 "HTTPS needs all of COSMOS_TLS_CERT, COSMOS_TLS_KEY and COSMOS_TLS_PORT, "
                 "or none of them"
             )
+        if self.pull and "," in str(self.weights):
+            raise ValueError(
+                "COSMOS_PULL fetches one checkpoint, and COSMOS_WEIGHTS names several: fetch them "
+                "with `cosmos-serve weights pull`, or name one"
+            )
         if self.key is not None and self.key_file is not None:
             raise ValueError("COSMOS_KEY and COSMOS_KEY_FILE are both set: choose one")
         if self.fetch == "off" and (self.fetch_allow_nets or self.fetch_allow_hosts):
