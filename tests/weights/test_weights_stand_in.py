@@ -220,7 +220,7 @@ def test_half_precision_holds_all_numbers_of_the_moving_one(build: Build) -> Non
 
 @pytest.mark.parametrize(
     ("weights", "most_bytes", "licence"),
-    [("moving", 10_000_000, "Numbers"), ("lively", 15_000_000, "Random")],
+    [("moving", 11_000_000, "Numbers"), ("lively", 15_000_000, "Random")],
 )
 def test_a_stand_in_is_small_and_readable_like_any_file(
     tmp_path: Path, weights: Weights, most_bytes: int, licence: str
