@@ -184,6 +184,7 @@ def counted_need(num_frames: int) -> MemoryNeed:
         vae=size_of(autoencoder),
         text_stage=text_peak(text, network),
         denoise_stage=denoise_peak(network, num_frames),
+        encode_stage=encode_peak(autoencoder, CLIP_FRAMES),
         decode_stage=decode_peak(autoencoder),
     )
 
@@ -203,7 +204,7 @@ def counts(num_frames: int) -> dict[str, Any]:
     stages = {
         "text": need.text_stage,
         "encode the first frame": encode_peak(autoencoder, 1),
-        "encode a clip": encode_peak(autoencoder, CLIP_FRAMES),
+        "encode a clip": need.encode_stage,
         "denoise": need.denoise_stage,
         "denoise, streams kept": kept,
         "denoise, feed-forward whole": widened,

@@ -21,8 +21,8 @@ from weights.store import WeightStore
 SPARE = 2**30
 """Left free: workspaces of cuDNN and cuBLAS, and what the allocator cannot use."""
 
-_DECODE_PLANES = 34
-"""What decoding takes: planes of the output's height and width with the decoder's base channels."""
+_DECODE_PLANES, _ENCODE_PLANES = 34, 35
+"""Decoding, and encoding a clip: planes of the output's size with the VAE's base channels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +40,14 @@ class MemoryNeed:
     vae: int
     text_stage: int
     denoise_stage: int
+    encode_stage: int
     decode_stage: int
     other_transformers: int = 0
 
     def under(self, plan: MemoryPlan, *, swaps: bool = False) -> int:
         """The most that a video takes by this plan, with one transformer at a time if it swaps."""
-        stages = max(self.denoise_stage, self.decode_stage)
+        of_vae = max(self.encode_stage, self.decode_stage)
+        stages = max(self.denoise_stage, of_vae)
         stay, text_stage = self.transformer + self.vae, self.text_stage
         if swaps:
             # The projection may be another transformer's than the one that is there.
@@ -61,7 +63,7 @@ class MemoryNeed:
                 return max(
                     2 * self.text_layer + self.text_projection + self.text_stage,
                     self.transformer + self.denoise_stage,
-                    self.vae + self.decode_stage,
+                    self.vae + of_vae,
                 )
 
     def choose(self, free: int) -> MemoryPlan:
@@ -88,6 +90,7 @@ def memory_need(stores: Sequence[WeightStore], dtype: torch.dtype) -> MemoryNeed
 
 def _need(store: WeightStore, dtype: torch.dtype) -> MemoryNeed:
     profile, size = store.profile, dtype.itemsize
+    frame = (store.config("vae").get("base_dim", 96), profile.width, profile.height, size)
     config = TransformerConfig.from_json(store.config("transformer"))
     text = {name: math.prod(info.shape) for name, info in store.tensors["text_encoder"].items()}
     transformer = {
@@ -104,9 +107,8 @@ def _need(store: WeightStore, dtype: torch.dtype) -> MemoryNeed:
         denoise_stage=denoise_bytes(
             config, latent_frames(profile.max_frames), profile.width, profile.height, dtype
         ),
-        decode_stage=decode_bytes(
-            store.config("vae").get("base_dim", 96), profile.width, profile.height, size
-        ),
+        encode_stage=encode_bytes(*frame),
+        decode_stage=decode_bytes(*frame),
     )
 
 
@@ -172,6 +174,11 @@ def denoise_bytes(
     rotary = tokens * config.attention_head_dim * wide
     latents = 16 * tokens * 4 * config.in_channels * 4
     return streams + max(attention, feed_forward) + texts + rotary + latents
+
+
+def encode_bytes(base_dim: int, width: int, height: int, size: int) -> int:
+    """Encoding the five frames of a clip: the first, and then four at once."""
+    return _ENCODE_PLANES * base_dim * width * height * size
 
 
 def decode_bytes(base_dim: int, width: int, height: int, size: int) -> int:

@@ -50,8 +50,9 @@ def read_output_type(text: str) -> Container:
 
 
 Image = Annotated[
-    list[Path] | None,
+    list[Path],
     typer.Argument(
+        default_factory=list,
         metavar="[IMAGE]",
         help="The first frame: a JPEG, PNG, WebP, GIF or AVIF file, scaled and cropped to fit. "
         "Without it the video is made of the prompt alone.",
@@ -191,7 +192,7 @@ def generate(
     print(profile.licence)
 
 
-def _one_image(images: list[Path] | None, prompt: str) -> Path | None:
+def _one_image(images: list[Path], prompt: str) -> Path | None:
     """The picture that was given, if there is one."""
     if not images:
         # A prompt may be longer than a name can be.

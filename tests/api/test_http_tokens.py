@@ -18,6 +18,7 @@ from servers import APP, ENDPOINT, request_of, serving, settings_in
 
 from server.auth.tokens import Tokens, TokenScope
 from server.config.settings import Settings
+from server.fal.endpoints import ENDPOINTS
 from server.keys import ApiKey, Scope
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -107,7 +108,8 @@ async def test_a_token_opens_nothing_but_the_post(guarded: Guarded) -> None:
         by_header = await client.request(method, path, headers=headers)
         for answer in (by_query, by_header):
             assert answer.status_code == 403, path
-            assert f"good for POST to {ENDPOINT} only" in answer.json()["detail"]
+            detail = answer.json()["detail"]
+            assert "good for POST to" in detail and ENDPOINT in detail
 
 
 async def test_a_token_of_another_endpoint_is_refused(guarded: Guarded) -> None:
@@ -147,7 +149,8 @@ async def test_where_no_key_is_needed_a_token_is_given_and_not_looked_at(tmp_pat
 @pytest.mark.parametrize("name", ["cosmos-predict-2.5", APP, ENDPOINT])
 async def test_an_app_may_be_named_by_each_form_of_its_id(guarded: Guarded, name: str) -> None:
     token = await guarded.token(allowed_apps=[name])
-    assert jwt.decode(token, options={"verify_signature": False})["endpoints"] == [ENDPOINT]
+    claims = jwt.decode(token, options={"verify_signature": False})
+    assert claims["endpoints"] == ([ENDPOINT] if name == ENDPOINT else sorted(ENDPOINTS))
 
 
 async def test_a_token_is_a_jwt_that_names_its_key_and_lives_as_long_as_asked(
