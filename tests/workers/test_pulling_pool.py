@@ -130,7 +130,7 @@ async def test_a_fetch_that_fails_is_said_and_tried_again(tmp_path: Path, hub: S
 async def test_a_server_that_ends_leaves_what_came_for_the_next(
     tmp_path: Path, environment: pytest.MonkeyPatch, hub: StandInHub
 ) -> None:
-    environment.setattr(download, "READ_TIMEOUT_S", 0.2)
+    environment.setattr(download, "READ_TIMEOUT_S", 1.0)
     hub.always_fail(BIG, Fault(stall_after=100_000))
     settings = pulling(tmp_path)
     pull = wanted_by(settings)
