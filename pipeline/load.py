@@ -25,7 +25,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextMod
 
 from pipeline.causal_convolution import convolve_by_onednn
 from pipeline.generate import VideoPipeline
-from pipeline.guardrail import Guardrail, GuardrailChoice, choose_guardrail
+from pipeline.guardrail import Guardrail, GuardrailKind
+from pipeline.judges import LOCAL, TextJudge, chosen_judges, guardrail_by
 from pipeline.libraries import check_cudnn
 from pipeline.memory import HOST, Placement, RanOutOfMemory, run_or_free
 from pipeline.memory_need import Placing, choose_placing
@@ -39,7 +40,6 @@ from pipeline.timing import Estimator, StepCost
 from pipeline.unipc import UniPC
 from pipeline.vae import lay_channels_last
 from pipeline.vae_decoder import decoder_channels
-from weights.checkpoint_profile import PROFILE_FILE
 from weights.header import TensorInfo
 from weights.store import WeightStore
 
@@ -65,7 +65,7 @@ def load_pipelines(
     stores: Sequence[WeightStore],
     device: str,
     *,
-    guardrail: GuardrailChoice = "required",
+    guardrail: str | Guardrail = "required",
     dtype: torch.dtype | None = None,
     attention: str = "auto",
     compiled: bool = False,
@@ -77,6 +77,7 @@ def load_pipelines(
     Args:
         stores: over one text model and one VAE, which are those of the first.
         device: as torch names it, `cpu` or `cuda:0`.
+        guardrail: `required`, `text` or `off`, as in `GuardrailKind`, or the caller's own.
         dtype: of the large matrix products; by default that of `default_dtype`.
         attention: the backend, or `auto` for the fastest here: see `choose_attention`.
         compiled: torch compiles the blocks at the first video, where the fused kernels work.
@@ -84,30 +85,26 @@ def load_pipelines(
 
     Raises:
         CheckpointError: a tensor is missing, unexpected or misshapen.
-        ValueError: the transformer or the sampler is another than those built here.
-        GuardrailMissing: a checkpoint requires a guardrail and `guardrail` is not `off`.
+        ValueError: the transformer or the sampler is another than those built here, or `guardrail`
+            is a URL.
+        GuardrailMissing: a checkpoint requires a guardrail, and there is none.
         AttentionUnavailable: the backend asked for does not run here.
         CudnnTooOld: the cuDNN that is there makes wrong convolutions.
         OutOfMemory: there is too little memory for the model.
     """
-    guardrails = [
-        choose_guardrail(store.profile.guardrail, guardrail, str(store.root / PROFILE_FILE))
-        for store in stores
-    ]
+    judges = chosen_judges(stores, guardrail)
     target = torch.device(device)
     dtype = dtype or default_dtype(target)
     check_cudnn(target, dtype)
 
     def assemble(placing: Placing) -> dict[Sampler, VideoPipeline]:
         loaders = make_loaders(stores, target, dtype, report, placing.plan, swaps=placing.swaps)
-        return _assemble(
-            loaders, guardrails, attention, compiled, placing, may_fall=memory == "auto"
-        )
+        return _assemble(loaders, judges, attention, compiled, placing, may_fall=memory == "auto")
 
     def load(placing: Placing) -> dict[Sampler, VideoPipeline]:
         return run_or_free(lambda: assemble(placing), target, placing.plan)
 
-    placing = choose_placing(stores, target, dtype, memory)
+    placing = choose_placing(stores, target, dtype, memory, has_judge=judges in LOCAL)
     report(placing.reason, 0.0)
     try:
         pipelines = load(placing)
@@ -124,7 +121,7 @@ def load_pipelines(
 
 def _assemble(
     loaders: Sequence["Loader"],
-    guardrails: Sequence[Guardrail],
+    judges: Guardrail | GuardrailKind,
     attention: str,
     compiled: bool,
     placing: Placing,
@@ -135,17 +132,22 @@ def _assemble(
     networks = [_network(loader, attention, compiled) for loader in loaders]
     transformers = [network.transformer for network in networks]
     tokenizer, language_model, vae = first.tokenizer(), first.language_model(), first.vae()
+    text_judge = None
+    if judges in LOCAL:
+        first.report("Loading the guardrail", 1.0)
+        text_judge = TextJudge.beside(first.store.root, first.dtype, first.home("guardrail"))
     placement = Placement(
         first.device,
         language_model,
         (*transformers, vae),
         placing.plan,
+        lent_with_text=() if text_judge is None else (text_judge.model,),
         reason=placing.reason,
         may_fall=may_fall,
         taking_turns=transformers if placing.swaps else (),
     )
-    pipelines = {}
-    for loader, guardrail, network in zip(loaders, guardrails, networks, strict=True):
+    pipelines, guardrail = {}, guardrail_by(judges, text_judge, placement)
+    for loader, network in zip(loaders, networks, strict=True):
         profile, transformer = loader.store.profile, network.transformer
         sampler = Sampler(profile.sampler)
         pipelines[sampler] = VideoPipeline(
@@ -344,7 +346,7 @@ class Loader:
         """Put every tensor of the component's files into the module, and nothing else."""
         empty: dict[str, Tensor] = module.state_dict()
         expected = _by_published_name(empty, published_names)
-        home = self._home(component)
+        home = self.home(component)
         infos = self.store.match(component, {name: t.shape for name, t in expected.items()})
         filled = {
             name: torch.empty(tensor.shape, dtype=parameter_dtype(name, self.dtype), device=home)
@@ -356,11 +358,11 @@ class Loader:
         module.requires_grad_(False).eval()
         _assert_complete(module)
 
-    def _home(self, component: str) -> torch.device:
+    def home(self, component: str) -> torch.device:
         """Where the plan has a component wait."""
         waits = (
             self.plan is MemoryPlan.STREAM
-            or (self.plan is MemoryPlan.OFFLOAD and component == "text_encoder")
+            or (self.plan is MemoryPlan.OFFLOAD and component in ("text_encoder", "guardrail"))
             or (self.swaps and component == "transformer")
         )
         return HOST if waits else self.device

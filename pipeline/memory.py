@@ -44,6 +44,7 @@ class Placement:
         text_model: has its blocks in `layers`, and may have its embedding in `embed_tokens`.
         others: the other modules of the pipeline.
         plan: by which all of them are placed.
+        lent_with_text: further modules, which wait in host memory where the text model does.
         reason: why this plan, in a sentence.
         may_fall: whether the plan may be given up for one that takes less.
         taking_turns: those of `others` of which one at a time is on the device. They wait in host
@@ -57,6 +58,7 @@ class Placement:
         others: Sequence[nn.Module],
         plan: MemoryPlan,
         *,
+        lent_with_text: Sequence[nn.Module] = (),
         reason: str = "It was asked for.",
         may_fall: bool,
         taking_turns: Sequence[nn.Module] = (),
@@ -64,7 +66,8 @@ class Placement:
         self.device = device
         self.reason = reason
         self._text_model = text_model
-        self._others = tuple(others)
+        self._others = (*others, *lent_with_text)
+        self._offloaded = {text_model, *lent_with_text}
         self._plan = plan
         self._may_fall = may_fall
         self._stream: LayerStream | None = None
@@ -97,7 +100,7 @@ class Placement:
                 if module is self._text_model and self._stream is not None:
                     stage.enter_context(self._streamed(self._stream))
                 elif self._plan is MemoryPlan.STREAM or (
-                    module is self._text_model and self._plan is MemoryPlan.OFFLOAD
+                    module in self._offloaded and self._plan is MemoryPlan.OFFLOAD
                 ):
                     stage.enter_context(_copied_to_device(module, self.device))
                 elif self._turns is not None:

@@ -16,6 +16,7 @@ from pipeline.network.layers import WIDENED_BYTES
 from pipeline.network.transformer import CosmosTransformer, TransformerConfig
 from pipeline.spec import latent_frames
 from pipeline.text import MAX_TOKENS
+from weights.guardrail import guardrail_numbers
 from weights.store import WeightStore
 
 SPARE = 2**30
@@ -30,7 +31,8 @@ class MemoryNeed:
     """Bytes: of the weights, and of what each stage holds beside them.
 
     `text_layer` is one layer of the text model, `text_projection` what the transformer has of the
-    text stage. `other_transformers` are those beside the largest one, `transformer`.
+    text stage, `text_judge` the guardrail's model, if it has one. `other_transformers` are those
+    beside the largest one, `transformer`.
     """
 
     text_model: int
@@ -43,6 +45,7 @@ class MemoryNeed:
     encode_stage: int
     decode_stage: int
     other_transformers: int = 0
+    text_judge: int = 0
 
     def under(self, plan: MemoryPlan, *, swaps: bool = False) -> int:
         """The most that a video takes by this plan, with one transformer at a time if it swaps."""
@@ -56,11 +59,12 @@ class MemoryNeed:
             stay += self.other_transformers
         match plan:
             case MemoryPlan.RESIDENT:
-                return self.text_model + stay + max(text_stage, stages)
+                return self.text_judge + self.text_model + stay + max(text_stage, stages)
             case MemoryPlan.OFFLOAD:
-                return stay + max(self.text_model + text_stage, stages)
+                return stay + max(self.text_judge, self.text_model + text_stage, stages)
             case MemoryPlan.STREAM:
                 return max(
+                    self.text_judge,
                     2 * self.text_layer + self.text_projection + self.text_stage,
                     self.transformer + self.denoise_stage,
                     self.vae + of_vae,
@@ -77,15 +81,19 @@ class MemoryNeed:
         return self.other_transformers > 0 and self.under(plan) + SPARE > free
 
 
-def memory_need(stores: Sequence[WeightStore], dtype: torch.dtype) -> MemoryNeed:
+def memory_need(
+    stores: Sequence[WeightStore], dtype: torch.dtype, *, has_judge: bool = False
+) -> MemoryNeed:
     """What checkpoints and their longest video take, with large products in `dtype`.
 
     Args:
         stores: of one text model and one VAE, which are counted once.
+        has_judge: whether the guardrail beside the first one is used, too.
     """
     needs = sorted((_need(store, dtype) for store in stores), key=lambda need: need.transformer)
     others = sum(need.transformer for need in needs[:-1])
-    return replace(needs[-1], other_transformers=others)
+    judge = dtype.itemsize * guardrail_numbers(stores[0].root) if has_judge else 0
+    return replace(needs[-1], other_transformers=others, text_judge=judge)
 
 
 def _need(store: WeightStore, dtype: torch.dtype) -> MemoryNeed:
@@ -126,6 +134,8 @@ def choose_placing(
     device: torch.device,
     dtype: torch.dtype,
     memory: MemoryChoice,
+    *,
+    has_judge: bool = False,
 ) -> Placing:
     """How checkpoints over one text model and one VAE are placed, for their longest video."""
     if device.type != "cuda":
@@ -133,7 +143,7 @@ def choose_placing(
             return Placing(MemoryPlan(memory), "It was asked for.")
         return Placing(MemoryPlan.RESIDENT, "The device has the host's memory.")
     free, _total = torch.cuda.mem_get_info(device)
-    need = memory_need(stores, dtype)
+    need = memory_need(stores, dtype, has_judge=has_judge)
     if memory != "auto":
         plan, reason = MemoryPlan(memory), "It was asked for."
     else:

@@ -15,7 +15,8 @@ class MemoryPlan(StrEnum):
     RESIDENT = "resident"
     """All modules stay on the device."""
     OFFLOAD = "offload"
-    """The text model waits in host memory and is on the device for its stage; the others stay."""
+    """The text model, and the guardrail's, wait in host memory and are on the device for their
+    stages; the others stay."""
     STREAM = "stream"
     """All wait in host memory, and each is on the device for its stage only; of the text model
     two layers at a time."""

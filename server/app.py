@@ -8,11 +8,12 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 from fastapi import FastAPI
 
-from pipeline.guardrail import choose_guardrail
+from pipeline.guardrail import GuardrailKind, guardrail_kind
 from server.api.access import AccessRules
 from server.api.bodies import BodyReader
 from server.api.dependencies import Services
@@ -37,7 +38,7 @@ from server.dispatch.drain import Drain
 from server.fal.endpoints import Limits
 from server.files.access import FileAccess
 from server.files.links import FileLinks, LinkSigner
-from server.files.public import PublicFiles, base_urls_of
+from server.files.public import PublicFiles
 from server.files.quota import StorageQuota
 from server.files.store import FileStore
 from server.files.unknown_files import UnknownFiles
@@ -54,6 +55,7 @@ from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.keys import ApiKey
 from server.outbound.fetch import Fetcher
+from server.outbound.moderation import Moderation
 from server.sweeper import Sweeper
 from server.tasks import TRY_AGAIN_MAX_S, Loops, Signals, log_errors, to_writer_thread, trouble_of
 from server.webhooks.body import webhook_body
@@ -63,10 +65,18 @@ from server.webhooks.store import WebhookStore
 from server.workers.local_pool import LocalPool
 from server.workers.pool import Pool, SlotState
 from server.workers.pulling_pool import CheckpointPull, PullingPool
-from weights.checkpoint_profile import PROFILE_FILE, CheckpointProfile
+from weights.checkpoint_profile import CheckpointProfile
 from weights.checkpoints import open_checkpoints
 
 _log = structlog.get_logger("server")
+
+
+class _Served(NamedTuple):
+    """The checkpoint that is served, and who judges what is made of it."""
+
+    limits: Limits
+    guardrail: GuardrailKind
+    moderation: Moderation | None = None
 
 
 def create_app(
@@ -80,13 +90,13 @@ def create_app(
     before; then workers are started, or first the `pull`.
     """
     key = configured_key(settings)
-    limits = _limits(settings, pull)
+    served = _served(settings, pull)
     pool = pool or LocalPool.from_settings(settings, data=settings.data)
     if pull is not None:
         pool = PullingPool(pool, pull)
     app = FastAPI(
         title="cosmos-serve",
-        lifespan=lambda app: _lifespan(app, settings, key, limits, pool, decoder or MediaDecoder()),
+        lifespan=lambda app: _lifespan(app, settings, key, served, pool, decoder or MediaDecoder()),
         routes=api_routes(settings.files_auth),
         openapi_url=None,
         redirect_slashes=False,
@@ -106,7 +116,7 @@ async def _lifespan(
     app: FastAPI,
     settings: Settings,
     key: ApiKey | None,
-    limits: Limits,
+    served: _Served,
     pool: Pool,
     decoder: MediaDecoder,
 ) -> AsyncIterator[None]:
@@ -114,7 +124,7 @@ async def _lifespan(
         owned(settings.data, any_filesystem=settings.any_filesystem),
         closing(Database(database_in(settings.data))) as database,
     ):
-        async with _running(app, settings, database, key, limits, pool, decoder):
+        async with _running(app, settings, database, key, served, pool, decoder):
             yield
 
 
@@ -124,14 +134,15 @@ async def _running(
     settings: Settings,
     database: Database,
     key: ApiKey | None,
-    limits: Limits,
+    served: _Served,
     pool: Pool,
     decoder: MediaDecoder,
 ) -> AsyncIterator[None]:
     fetcher = Fetcher.from_settings(settings, app.state.ports)
     drain: Drain = app.state.drain
     clock = Clock()
-    services = _services(settings, database, fetcher, key, limits, pool, drain, clock)
+    served = served._replace(moderation=Moderation.from_settings(settings, clock.now))
+    services = _services(settings, database, fetcher, key, served, pool, drain, clock)
     app.state.services = services
     app.state.first_key = None
     if settings.needs_key and key is None:
@@ -142,6 +153,8 @@ async def _running(
     # Take up what the last process on this data folder left.
     await _tried("removing what the last server left", to_writer_thread(sweeper.clean_up))
     is_taken_up = await _tried("taking up jobs", _take_up(services))
+    if served.guardrail.warning is not None:
+        _log.warning(served.guardrail.warning)
     if await asyncio.to_thread(store.paused_since) is not None:
         _log.warning("The queue is paused: `cosmos-serve queue resume` starts jobs again")
     intake = InputPreparer(
@@ -150,19 +163,21 @@ async def _running(
         services.images,
         services.public_files,
         fetcher,
-        limits,
+        served.limits,
         signals,
         decoder,
+        services.moderation,
         is_stopping=lambda: drain.has_begun,
     )
     dispatcher = Dispatcher(
         pool=pool,
         store=store,
         files=files,
-        limits=limits,
+        limits=served.limits,
         signals=signals,
         drain=drain,
         disk=services.disk,
+        moderation=services.moderation,
         deadlines=Deadlines(RunLimits(patience=settings.patience)),
     )
     async with _in_background(services, intake, dispatcher, sweeper, is_taken_up=is_taken_up):
@@ -182,15 +197,20 @@ async def _in_background(
     taking_up = asyncio.create_task(
         _keep_taking_up(services, before=services.store.now(), is_done=is_taken_up)
     )
-    checking = asyncio.create_task(_check(services.database))
-    for what, loop in {
+    checking = asyncio.create_task(
+        log_errors("checking the database", asyncio.to_thread(services.database.check))
+    )
+    loops = {
         "taking in pictures": intake.run,
         "starting jobs": dispatcher.run,
         "watching the workers": dispatcher.watch_pool,
         "ending late jobs": dispatcher.end_late,
         "sending webhooks": services.webhooks.run,
         "removing what is over": sweeper.run,
-    }.items():
+    }
+    if services.moderation is not None:
+        loops["asking the guardrail"] = services.moderation.watch
+    for what, loop in loops.items():
         services.loops.start(what, partial(_after, taking_up, loop))
     try:
         await services.pool.start()
@@ -243,29 +263,26 @@ async def _after(first: asyncio.Task[None], work: Callable[[], Awaitable[None]])
     await work()
 
 
-async def _check(database: Database) -> None:
-    await log_errors("checking the database", asyncio.to_thread(database.check))
-
-
 def _services(
     settings: Settings,
     database: Database,
     fetcher: Fetcher,
     key: ApiKey | None,
-    limits: Limits,
+    served: _Served,
     pool: Pool,
     drain: Drain,
     clock: Clock,
 ) -> Services:
     owner, now, signals, loops = str(uuid.uuid4()), clock.now, Signals(), Loops()
-    key_limits, endpoints = _key_limits(settings), limits.endpoints
+    limits, moderation, endpoints = served.limits, served.moderation, served.limits.endpoints
+    key_limits, judged = KeyLimits.from_settings(settings), moderation is not None
     store = JobStore(database, owner=owner, key_limits=key_limits, endpoints=endpoints, now=now)
     files = FileStore(settings.data / "files")
     statuses = StatusCache(store.standing)
     store.on_write(statuses.written)
     retention = _retention(settings, database, files, statuses, clock)
     images = ImageStore(database, files, now=now)
-    submissions = Submissions(store, images, limits, signals, queue_limit=settings.queue_limit)
+    submissions = Submissions(store, images, limits, signals, settings.queue_limit, judged)
     disk = DiskSpace(settings.data, settings.min_free_disk_mib)
     measured = Metrics(database, pool.slots, now=now)
     access, links = _file_reading(settings, clock)
@@ -279,14 +296,13 @@ def _services(
         signals=signals,
         tried=measured.webhook_tried,
     )
-    public = PublicFiles(database, access=access, base_urls=base_urls_of(settings), now=now)
     return Services(
         settings=settings,
-        limits=limits,
+        **served._asdict(),
         auth=auth,
         store=store,
         files=files,
-        public_files=public,
+        public_files=PublicFiles.from_settings(settings, database, access, now),
         file_links=links,
         file_access=access,
         uploads=_uploads(settings, database, files, auth, clock),
@@ -303,7 +319,7 @@ def _services(
         metrics=measured,
         disk=disk,
         loops=loops,
-        readiness=Readiness(pool, database, drain, disk, loops, endpoints=endpoints),
+        readiness=Readiness(pool, database, drain, disk, loops, moderation, endpoints=endpoints),
         database=database,
         bodies=BodyReader(timeout_s=settings.read_timeout),
     )
@@ -373,19 +389,10 @@ def _authenticator(settings: Settings, store: KeyStore, key: ApiKey | None) -> A
     return Authenticator(KeyCache(store, key), tokens, needs_key=settings.needs_key)
 
 
-def _key_limits(settings: Settings) -> KeyLimits:
-    return KeyLimits(
-        queued=settings.key_queue_limit,
-        running=settings.key_running_limit,
-        submits_per_minute=settings.key_submits_per_minute,
-    )
-
-
-def _limits(settings: Settings, pull: CheckpointPull | None) -> Limits:
-    """What the checkpoints make; one that is still to come is NVIDIA's."""
+def _served(settings: Settings, pull: CheckpointPull | None) -> _Served:
+    """What the checkpoints make, and who judges; one that is still to come is NVIDIA's."""
     profiles = {settings.weights: CheckpointProfile()}
     if pull is None:
         profiles = {each.root: each.profile for each in open_checkpoints(str(settings.weights))}
-    for root, profile in profiles.items():
-        choose_guardrail(profile.guardrail, settings.guardrail, str(root / PROFILE_FILE))
-    return Limits.of(*profiles.values())
+    guardrail = guardrail_kind(profiles, settings.guardrail)
+    return _Served(Limits.of(*profiles.values()), guardrail)

@@ -46,8 +46,11 @@ class JobError:
 
     @property
     def error_type(self) -> str | None:
-        """The kind of an infrastructure failure; None when the input is at fault."""
+        """The kind of a failure; None when the input is at fault."""
         kind = self.body.get("error_type")
+        if kind is None and self.http_status >= 500:
+            # fal has some failures in the shape of those of the input.
+            kind = self.body["detail"][0]["type"]
         return None if kind is None else str(kind)
 
     @property
@@ -68,6 +71,23 @@ CANCELLED = JobError(
 
 TOO_LATE = JobError(504, {"detail": "Request timed out", "error_type": "request_timeout"})
 """The end of a job that was not started within the time that its caller gave it."""
+
+
+NO_VERDICT = JobError(
+    503,
+    {
+        "detail": [
+            {
+                "loc": ["body"],
+                "msg": "The content checker gave no answer. Try again later.",
+                "type": "downstream_service_unavailable",
+                "url": "https://docs.fal.ai/errors#downstream_service_unavailable",
+                "input": None,
+            }
+        ]
+    },
+)
+"""The end of a job that the operator's guardrail gave no verdict on for too long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

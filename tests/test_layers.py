@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"auth", "db", "fal", *VALUES},
     "jobs": {"db", "files", *VALUES},
     "inputs": {"auth", "db", "fal", "files", "jobs", "outbound", *VALUES},
-    "dispatch": {"fal", "files", "jobs", "workers", *VALUES},
+    "dispatch": {"fal", "files", "jobs", "outbound", "workers", *VALUES},
     "webhooks": {"db", "fal", "files", "jobs", "outbound", *VALUES},
     "sweeper": {"files", "inputs", "jobs", *VALUES},
     "api": {
@@ -51,8 +51,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         *{"sweeper", "webhooks", "workers", *VALUES},
     },
     "serve": {"app", "connections", "dispatch", "log", "workers", *VALUES},
-    "doctor": {"fal", "workers", *VALUES},
-    "cli": {"auth", "db", "doctor", "files", "jobs", "log", "serve", "workers", *VALUES},
+    "doctor": {"fal", "outbound", "workers", *VALUES},
+    "cli": {
+        *{"auth", "db", "doctor", "files", "jobs", "log", "outbound", "serve", "workers"},
+        *VALUES,
+    },
 }
 """What each package of `server/`, and each module at its root, may import of the others. `inputs`,
 `dispatch` and `webhooks` do not know each other: they meet in the rows of jobs."""
@@ -309,9 +312,10 @@ def test_only_fetch_and_download_make_outbound_requests() -> None:
         if packages(imported(module.tree)) & NETWORK_CLIENTS
         or set(imported(module.tree)) & {"urllib.request", "http.client", "xmlrpc.client"}
     }
-    # The second reads the answers that the first gets. The third is of `weights pull` alone, and of
-    # `weights convert`, which copies as that does.
-    assert users == {"server.outbound.fetch", "server.outbound.responses", "weights.download"}
+    # `responses` reads the answers that `fetch` gets, and `urls` only parses. `download` is of
+    # `weights pull` alone, and of `weights convert`, which copies as that does.
+    outbound = {f"server.outbound.{name}" for name in ("fetch", "responses", "urls")}
+    assert users == {*outbound, "weights.download"}
     assert {name for name in modules() if "weights.download" in loaded_with(name)} == {
         "weights.download",
         "weights.pull",

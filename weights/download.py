@@ -17,7 +17,7 @@ from huggingface_hub import get_token, hf_hub_url
 
 from weights.errors import PullFailed
 from weights.listing import ListedFile, Listing
-from weights.manifest import Manifest
+from weights.manifest import Repository
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 10.0
@@ -103,7 +103,7 @@ class Hub:
     Its methods may be called from several threads at a time.
     """
 
-    def __init__(self, endpoint: str, manifest: Manifest) -> None:
+    def __init__(self, endpoint: str, manifest: Repository) -> None:
         self._endpoint = httpx.URL(endpoint)
         self._manifest = manifest
         self._token = get_token()
@@ -225,7 +225,7 @@ def has_token() -> bool:
     return get_token() is not None
 
 
-def _read_tree(manifest: Manifest, text: bytes) -> Listing:
+def _read_tree(manifest: Repository, text: bytes) -> Listing:
     """The listing that the hub's answer holds."""
     entries: list[dict[str, Any]] = json.loads(text)
     files = tuple(

@@ -75,22 +75,28 @@ class OriginalFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """Where the published checkpoint lives and what it consists of.
-
-    distilled: the transformer that is published in NVIDIA's own layout alone.
-    """
+class Repository:
+    """A repository of the hub, at a commit."""
 
     repository: str
     commit: str
-    pipeline: str
-    distilled: OriginalFile
-    components: tuple[Component, ...]
 
     @property
     def page(self) -> str:
         """Where its licence is accepted."""
         return f"https://huggingface.co/{self.repository}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest(Repository):
+    """Where the published checkpoint lives and what it consists of.
+
+    distilled: the transformer that is published in NVIDIA's own layout alone.
+    """
+
+    pipeline: str
+    distilled: OriginalFile
+    components: tuple[Component, ...]
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Request, Security
 from fastapi.security import APIKeyHeader
 
+from pipeline.guardrail import GuardrailKind
 from server.api.bodies import BodyReader
 from server.api.metrics import Metrics
 from server.api.readiness import Readiness
@@ -35,6 +36,7 @@ from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.keys import Scope
 from server.models import RequestOptions
+from server.outbound.moderation import Moderation
 from server.tasks import Loops, Signals
 from server.webhooks.sender import Webhooks
 from server.workers.pool import Pool
@@ -52,6 +54,8 @@ class Services:
 
     settings: Settings
     limits: Limits
+    guardrail: GuardrailKind
+    moderation: Moderation | None
     auth: Authenticator
     store: JobStore
     files: FileStore

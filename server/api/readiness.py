@@ -11,6 +11,7 @@ from server.dispatch.drain import Drain
 from server.errors import DatabaseDamaged
 from server.jobs.pause import paused_since
 from server.jobs.reports import in_progress, waiting_for_others
+from server.outbound.moderation import Moderation
 from server.tasks import Loops, to_writer_thread
 from server.workers.pool import Pool, SlotState
 
@@ -45,6 +46,7 @@ class Readiness:
         drain: Drain,
         disk: DiskSpace,
         loops: Loops,
+        moderation: Moderation | None = None,
         *,
         endpoints: Collection[str],
         now: Callable[[], float] = time.monotonic,
@@ -55,6 +57,7 @@ class Readiness:
         self._disk = disk
         self._loops = loops
         self._endpoints = endpoints
+        self._moderation = moderation
         self._now = now
         self._looking = asyncio.Lock()
         self._looked_at: float | None = None
@@ -76,7 +79,13 @@ class Readiness:
                 disk = Check("disk", await asyncio.to_thread(self._disk.problem))
                 self._storage = [database, disk]
                 self._looked_at = now
-        return [self._worker(), *self._storage, self._tasks(), self._draining()]
+        return [
+            self._worker(),
+            self._guardrail(),
+            *self._storage,
+            self._tasks(),
+            self._draining(),
+        ]
 
     def _worker(self) -> Check:
         slots = self._pool.slots()
@@ -85,6 +94,10 @@ class Readiness:
         if any(slot.is_unstable for slot in slots):
             return Check("worker", "Workers keep ending; down_reason says why the last one did.")
         return Check("worker", "No worker has loaded the model.")
+
+    def _guardrail(self) -> Check:
+        problem = None if self._moderation is None else self._moderation.problem
+        return Check("guardrail", problem)
 
     def _tasks(self) -> Check:
         """That the loops run, and that slots, runs and rows agree on which jobs do."""

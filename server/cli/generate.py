@@ -157,17 +157,16 @@ def generate(
     quality: VideoQuality = Quality.HIGH,
 ) -> None:
     """Make one video on this machine, on the first of the devices, with the first checkpoint."""
-    from pipeline.guardrail import choose_guardrail
+    from pipeline.guardrail import guardrail_kind
     from server.cli.render import render
     from server.workers.progress_text import duration
-    from weights.checkpoint_profile import PROFILE_FILE
     from weights.checkpoints import open_checkpoints
 
     image = _one_image(images, prompt)
     _check_out(out, image)
     store = open_checkpoints(str(settings.weights))[0]
     profile, sampler = store.profile, Sampler(store.profile.sampler)
-    choose_guardrail(profile.guardrail, settings.guardrail, str(store.root / PROFILE_FILE))
+    guardrail_kind({store.root: profile}, settings.guardrail)
     if frames is not None and frames > profile.max_frames:
         raise WrongUsage(
             f"--frames is {frames}; this checkpoint makes at most {profile.max_frames}."

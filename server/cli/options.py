@@ -12,7 +12,7 @@ from server.config.settings import Settings, data_folder
 WORKER_SETTINGS = (
     "weights",
     "devices",
-    "guardrail",
+    *("guardrail", "guardrail_key_file", "guardrail_model"),
     "attention",
     "compile",
     "memory",

@@ -9,16 +9,20 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
+from pipeline.errors import ContentPolicyViolation
 from pipeline.spec import Pixels, VideoSpec
 from server.cli.errors import CommandFailed
 from server.cli.progress_bar import Display, open_display
 from server.config.settings import Settings
 from server.log.stderr import unfailing
+from server.outbound.moderation import Moderation
 from server.part_file import PartFile, part_of
 from server.workers.local_pool import LocalPool
 from server.workers.messages import (
@@ -27,10 +31,12 @@ from server.workers.messages import (
     Chunk,
     Done,
     Failed,
+    FrameToJudge,
     RunEvent,
     WorkOrder,
 )
 from server.workers.pool import Pool, SlotDown, SlotLoading, SlotUp
+from server.workers.verdicts import NoVerdict, Verdict
 
 ENDING_GRACE_S = 1.0
 """How long the worker may take to end: with a video made or given up, it has nothing to lose."""
@@ -45,12 +51,13 @@ def render(
     """
     order = WorkOrder(job_id="generate", attempt=1, spec=spec, media=media)
     pool = LocalPool.from_settings(settings, max_devices=1, ending_grace_s=ENDING_GRACE_S)
+    moderation = Moderation.from_settings(settings)
     _on_stop_signals(signal.default_int_handler)
     # A video is not given up because nobody can be told how far it is.
     console = Console(file=unfailing(sys.stderr))
     with open_display(console) as display, PartFile(part_of(out)) as file:
         try:
-            made = asyncio.run(_render(pool, order, file, display))
+            made = asyncio.run(_render(pool, order, file, display, moderation))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         file.move_to(out)
@@ -68,7 +75,11 @@ def _on_stop_signals(handler: Callable[[int, FrameType | None], object]) -> None
 
 
 async def _render(
-    pool: LocalPool, order: WorkOrder, file: PartFile, display: Display
+    pool: LocalPool,
+    order: WorkOrder,
+    file: PartFile,
+    display: Display,
+    moderation: Moderation | None,
 ) -> tuple[Artifact, float]:
     # asyncio does the same for SIGINT, but only if that is not ignored, as it is in the background
     # of a shell without job control.
@@ -76,10 +87,12 @@ async def _render(
     assert task is not None
     _on_stop_signals(lambda *_: loop.call_soon_threadsafe(task.cancel))
     try:
+        if moderation is not None:
+            await _check_inputs(moderation, order)
         slot = await _load(pool, display)
         started = time.monotonic()
         async with pool.run(slot, order) as events:
-            artifact = await _run(events, file, display)
+            artifact = await _run(_judged(events, moderation, pool, slot, order), file, display)
         return artifact, time.monotonic() - started
     finally:
         await pool.close()
@@ -101,6 +114,33 @@ async def _load(pool: Pool, display: Display) -> str:
     raise AssertionError("the pool was closed while it loaded")
 
 
+async def _check_inputs(moderation: Moderation, order: WorkOrder) -> None:
+    """Have the guardrail judge what is given, before the model is loaded."""
+    await moderation.probe()
+    if moderation.problem is not None:
+        raise CommandFailed(moderation.problem)
+    pictures = chain.from_iterable(order.media.values())
+    passes = await moderation.inputs_pass(order.spec.prompt, pictures)
+    if not passes:
+        raise CommandFailed(str(NoVerdict() if passes is None else ContentPolicyViolation()))
+
+
+async def _judged(
+    events: AsyncIterator[RunEvent],
+    moderation: Moderation | None,
+    pool: Pool,
+    slot: str,
+    order: WorkOrder,
+) -> AsyncIterator[RunEvent]:
+    """The events of the run; the worker's questions about frames are answered and left out."""
+    async for event in events:
+        if not isinstance(event, FrameToJudge):
+            yield event
+        elif moderation is not None:
+            passes = await moderation.passes(partial(moderation.check_picture, event.data))
+            await pool.answer(slot, Verdict(order.job_id, order.attempt, event.index, passes))
+
+
 async def _run(events: AsyncIterator[RunEvent], file: PartFile, display: Display) -> Artifact:
     artifact: Artifact | None = None
     async for event in events:
@@ -112,7 +152,7 @@ async def _run(events: AsyncIterator[RunEvent], file: PartFile, display: Display
                 artifact = event
             case Failed():
                 raise CommandFailed(event.message)
-            case Done() | CancelledEvent():
+            case Done() | CancelledEvent() | FrameToJudge():
                 pass
             case _:
                 display.tell(event)

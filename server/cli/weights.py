@@ -40,6 +40,14 @@ def pull(
             help="The distilled transformer, which makes videos of text in few steps.",
         ),
     ] = False,
+    guardrail: Annotated[
+        bool,
+        typer.Option(
+            "--guardrail",
+            help="Fetch the guardrail's text model instead, Qwen3Guard-Gen-0.6B, into its folder "
+            "beside the checkpoint's.",
+        ),
+    ] = False,
 ) -> None:
     """Fetch NVIDIA's checkpoint, at a pinned commit; only what is missing, and every byte checked.
 
@@ -53,7 +61,43 @@ def pull(
     root = _folder(folder)
     if source is not None and not source.is_dir():
         raise CommandFailed(f"There is no folder {source} to copy from.")
-    _say_what_is_there(root, _pull(root, source, distilled, Console(stderr=True)))
+    console = Console(stderr=True)
+    if guardrail:
+        _pull_guardrail(root, source, console)
+    else:
+        _say_what_is_there(root, _pull(root, source, distilled, console))
+
+
+def _pull_guardrail(root: Path, source: Path | None, console: Console) -> None:
+    from weights.download import Hub
+    from weights.guardrail import FOLDER, GUARDRAIL, LICENCE, needed_files
+    from weights.listing import RECORD, read_listing
+    from weights.pull import Folder, pull
+
+    folder = root / FOLDER
+    if source is not None:
+        listing = read_listing(source / FOLDER / RECORD)
+        with byte_progress("Copying", listing.size, console) as display:
+            pull(Folder(source / FOLDER), listing, folder, display)
+    else:
+        with Hub(_hub_to_ask().endpoint, GUARDRAIL) as hub:
+            listing = needed_files(hub.listing(console.print, time.sleep))
+            with byte_progress("Fetching", listing.size, console) as display:
+                pull(hub, listing, folder, display)
+    _say_what_came(folder, listing)
+    print(LICENCE)
+
+
+def _hub_to_ask() -> HubSettings:
+    from weights.listing import RECORD
+
+    settings = HubSettings.load()
+    if settings.offline:
+        raise CommandFailed(
+            f"HF_HUB_OFFLINE is set, so that the hub is not asked. Unset it, or copy a checkpoint "
+            f"that has its {RECORD} with --from."
+        )
+    return settings
 
 
 def _pull(root: Path, source: Path | None, distilled: bool, console: Console) -> "Listing":
@@ -70,12 +114,7 @@ def _pull(root: Path, source: Path | None, distilled: bool, console: Console) ->
             with byte_progress("Copying", recorded.size, console) as display:
                 pull(Folder(source), recorded, root, display)
             return recorded
-    settings, manifest = HubSettings.load(), load_manifest()
-    if settings.offline:
-        raise CommandFailed(
-            f"HF_HUB_OFFLINE is set, so that the hub is not asked. Unset it, or copy a checkpoint "
-            f"that has its {RECORD} with --from."
-        )
+    settings, manifest = _hub_to_ask(), load_manifest()
     with Hub(settings.endpoint, manifest) as hub:
         listing = recorded or hub.listing(console.print, time.sleep).needed(manifest)
         files = hub if source is None else Folder(source)
@@ -98,13 +137,17 @@ def _pull(root: Path, source: Path | None, distilled: bool, console: Console) ->
             )
 
 
+def _say_what_came(folder: Path, listing: "Listing") -> None:
+    print(
+        f"{folder}: {listing.repository} at {listing.commit}, "
+        f"{counted(len(listing.files), 'file')}, {size_text(listing.size)}"
+    )
+
+
 def _say_what_is_there(root: Path, listing: "Listing") -> None:
     from weights.store import WeightStore
 
-    print(
-        f"{root}: {listing.repository} at {listing.commit}, {counted(len(listing.files), 'file')}, "
-        f"{size_text(listing.size)}"
-    )
+    _say_what_came(root, listing)
     if listing.converted_from is not None:
         print(f"The transformer was converted from {listing.converted_from}")
     print(WeightStore(root).profile.licence)

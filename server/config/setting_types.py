@@ -40,6 +40,17 @@ def _check_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _check_guardrail(value: str) -> str:
+    if value in ("required", "text", "off"):
+        return value
+    try:
+        return _check_url(value)
+    except ValueError as error:
+        raise ValueError(
+            "expected required, text, off or a URL such as http://localhost:4000/v1/moderations"
+        ) from error
+
+
 def _check_key(value: SecretStr) -> SecretStr:
     if Credential.parse(value.get_secret_value()) is None:
         raise ValueError("expected a key of the form id:secret")
@@ -63,6 +74,7 @@ LowerNames = Annotated[tuple[str, ...], NoDecode, _each(str.lower)]
 Origins = Annotated[tuple[str, ...], NoDecode, _each(read_origin)]
 Networks = Annotated[tuple[Network, ...], NoDecode, _each(ip_network)]
 Url = Annotated[str, AfterValidator(_check_url)]
+Guardrail = Annotated[str, AfterValidator(_check_guardrail)]
 Key = Annotated[SecretStr, AfterValidator(_check_key)]
 WorkerPath = Annotated[str, AfterValidator(_current_worker)]
 

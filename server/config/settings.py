@@ -24,6 +24,7 @@ from server.config.errors import PREFIX, SettingsError, sentence
 from server.config.setting_types import (
     DEFAULT_WORKER,
     FilesAuth,
+    Guardrail,
     HostNames,
     Key,
     LowerNames,
@@ -80,10 +81,17 @@ class Settings(BaseSettings):
         "unset",
     )
     worker: WorkerPath = Field(default=DEFAULT_WORKER, description="class of the workers")
-    guardrail: Literal["required", "off"] = Field(
+    guardrail: Guardrail = Field(
         default="required",
-        description="whether a guardrail that the checkpoint requires must be there; off works "
-        "without it",
+        description="who judges prompts, pictures and frames: the URL of an endpoint in the shape "
+        "of OpenAI's moderations; required, the models beside the weights, if the checkpoint "
+        "requires a guardrail; text, only the one for prompts; off, nobody",
+    )
+    guardrail_key_file: Path | None = Field(
+        default=None, description="file with the key for the guardrail's URL, sent as a bearer"
+    )
+    guardrail_model: str | None = Field(
+        default=None, min_length=1, description="model that the guardrail's URL is asked for"
     )
     attention: str = Field(
         default="auto",
@@ -276,6 +284,13 @@ class Settings(BaseSettings):
             raise ValueError(
                 "COSMOS_FETCH=off leaves COSMOS_FETCH_ALLOW_NETS and COSMOS_FETCH_ALLOW_HOSTS "
                 "without a use: unset them"
+            )
+        if self.guardrail in ("required", "text", "off") and (
+            self.guardrail_key_file is not None or self.guardrail_model is not None
+        ):
+            raise ValueError(
+                "COSMOS_GUARDRAIL_KEY_FILE and COSMOS_GUARDRAIL_MODEL are for a guardrail's URL: "
+                "let COSMOS_GUARDRAIL name one, or unset them"
             )
         if self.auth == "off":
             self._check_auth_off()

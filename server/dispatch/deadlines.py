@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.progress import Restarted, Stage, StageStarted, StepDone
 from server.tasks import LOOK_AGAIN_S
-from server.workers.messages import RunEvent
+from server.workers.messages import FrameToJudge, RunEvent
 
 STOPPED_S = 3 * LOOK_AGAIN_S
 """A longer pause between two looks at the time means that this process was stopped meanwhile."""
@@ -97,6 +97,7 @@ class RunDeadline:
         self._stage: Stage | None = None
         self._decoded_step = -1
         self._has_restarted = False
+        self._judged: set[int] = set()
         self._begin()
 
     def hear(self, event: RunEvent) -> None:
@@ -120,6 +121,10 @@ class RunDeadline:
             case StageStarted(Stage.DENOISE) if self._stage is Stage.DECODE:
                 self._stage = None
                 self._enter(f"Step {self._step + 1}", self._step_limit_s())
+            case FrameToJudge(index=index) if index not in self._judged:
+                # It may have waited for the verdicts on other frames.
+                self._judged.add(index)
+                self._enter("Decoding, and having frames judged,", self._limits.decode_s)
             case StageStarted(Stage.ENCODE) if self._stage is not Stage.ENCODE:
                 self._stage = Stage.ENCODE
                 self._enter("Encoding", self._limits.encode_s)
@@ -139,6 +144,7 @@ class RunDeadline:
 
     def _begin(self) -> None:
         self._step, self._decoded_step, self._stage = 0, -1, None
+        self._judged.clear()
         self._enter("The first step, with all that comes before it,", self._limits.first_step_s)
 
     def _enter(self, phase: str, limit_s: float) -> None:

@@ -12,7 +12,8 @@ from server.dispatch.run import JobRun
 from server.fal.endpoints import Limits
 from server.files.store import FileStore
 from server.jobs.store import JobStore
-from server.models import Job, infrastructure_error
+from server.models import NO_VERDICT, Job, infrastructure_error
+from server.outbound.moderation import Moderation
 from server.tasks import (
     LOOK_AGAIN_S,
     Signals,
@@ -28,6 +29,7 @@ _PAUSED = "The queue is paused by the operator: this request waits until it is r
 _NO_WEIGHTS = (
     "The weights of this endpoint are not on this server now: this request waits until they are."
 )
+_NO_VERDICTS = "The content checker gives no answers: this request waits for it."
 _NO_ROOM = "The server's disk is almost full: this request waits until there is room."
 
 _log = structlog.get_logger("server")
@@ -43,6 +45,7 @@ class Dispatcher:
     limits: Limits
     signals: Signals
     disk: DiskSpace
+    moderation: Moderation | None = None
     drain: Drain = field(default_factory=Drain)
     deadlines: Deadlines = field(default_factory=Deadlines)
 
@@ -88,13 +91,17 @@ class Dispatcher:
 
     async def _end_late(self) -> None:
         self._next_is_late_in_s = LOOK_AGAIN_S
+        before = None if self.moderation is None else self.moderation.given_up_before
+        if before is not None:
+            await to_writer_thread(self.store.end_waiting, before, NO_VERDICT)
+            self.signals.finished.notify()
         seconds = await to_writer_thread(self.store.end_late)
         if seconds is not None:
             self._next_is_late_in_s = seconds
             self.signals.finished.notify()
 
     async def _fill_slots(self) -> None:
-        if self.disk.problem() is not None:
+        if self.disk.problem() is not None or self._lacks_verdicts():
             return
         for slot in self.pool.slots():
             if self.drain.has_begun:
@@ -112,6 +119,8 @@ class Dispatcher:
         if self.disk.problem() is not None:
             await to_writer_thread(self.store.log_to_waiting, _NO_ROOM)
         await to_writer_thread(self.store.log_to_waiting, _NO_WEIGHTS, unserved=True)
+        if self._lacks_verdicts():
+            await to_writer_thread(self.store.log_to_waiting, _NO_VERDICTS)
         if await asyncio.to_thread(self.store.paused_since) is not None:
             await to_writer_thread(self.store.log_to_waiting, _PAUSED)
         slots = self.pool.slots()
@@ -122,6 +131,9 @@ class Dispatcher:
                 line = describe_loading(slot.loading)
                 await to_writer_thread(self.store.log_to_waiting, line)
                 return
+
+    def _lacks_verdicts(self) -> bool:
+        return self.moderation is not None and self.moderation.problem is not None
 
     async def _supervise(self, job: Job, slot: str) -> None:
         try:
@@ -143,6 +155,7 @@ class Dispatcher:
             signals=self.signals,
             drain=self.drain,
             deadlines=self.deadlines,
+            moderation=self.moderation,
         )
         await run.run()
 

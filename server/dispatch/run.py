@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import EncoderKilled
+from pipeline.errors import ContentPolicyViolation, EncoderKilled
 from pipeline.progress import Note, Restarted, StageStarted, StepDone
 from pipeline.spec import FPS, Pixels, VideoSpec, pictures_in
 from server.disk import shortage_of
 from server.dispatch.deadlines import Deadlines, RunDeadline
 from server.dispatch.drain import Drain
+from server.dispatch.judging import RunJudge
 from server.dispatch.log import JobLog
 from server.errors import DiskFull
 from server.fal.endpoints import ENDPOINTS, Limits
@@ -19,7 +20,8 @@ from server.fal.invalid_input import InvalidInput, error_item
 from server.fal.views import display_url
 from server.files.store import FileStore, IncomingFile
 from server.jobs.store import JobStore
-from server.models import Job, JobError, StoredArtifact, infrastructure_error
+from server.models import NO_VERDICT, Job, JobError, StoredArtifact, infrastructure_error
+from server.outbound.moderation import Moderation
 from server.tasks import Signals, backoff_s, in_thread, log_errors, retry_until_written
 from server.workers.messages import (
     Artifact,
@@ -27,10 +29,12 @@ from server.workers.messages import (
     Chunk,
     Done,
     Failed,
+    FrameToJudge,
     RunEvent,
     WorkOrder,
 )
 from server.workers.pool import Pool, SlotUnavailable, WorkerDied
+from server.workers.verdicts import NoVerdict
 
 MAX_ARTIFACT_BYTES = 1024**3
 """Several times the largest video that we make; a worker that sends more is out of order."""
@@ -89,6 +93,7 @@ class JobRun:
     signals: Signals
     drain: Drain
     deadlines: Deadlines
+    moderation: Moderation | None = None
 
     def __post_init__(self) -> None:
         self._log = JobLog(self.store, self.job)
@@ -97,6 +102,9 @@ class JobRun:
         self._received = 0
         self._kept: dict[str, StoredArtifact] = {}
         self._made_with: Mapping[str, str] = {}
+        self._judge: RunJudge | None = None
+        if self.moderation is not None:
+            self._judge = RunJudge(self.moderation, self.pool, self.slot, self.job)
 
     async def run(self) -> None:
         """Run the job to its end and commit that."""
@@ -133,6 +141,8 @@ class JobRun:
         media = await asyncio.to_thread(self._media)
         if media is None:
             return _Stopped(keeps_inputs=False)
+        if self._judge is not None and not (passes := await self._judge.inputs_pass(media)):
+            return self._no_verdict() if passes is None else self._blocked()
         job = self.job
         order = WorkOrder(job_id=job.id, attempt=job.attempt, spec=self._spec, media=media)
         again = f", try {job.attempt}" if job.attempt > 1 else ""
@@ -148,7 +158,10 @@ class JobRun:
                 # Not before the order is sent: a worker knows no cancel of what it has not got.
                 watching.append(tasks.create_task(self._watch_for_cancel()))
                 async for event in events:
-                    deadline.hear(event)
+                    self._hear(event, deadline)
+                    if isinstance(event, FrameToJudge):
+                        watching.append(await self._judge_frame(event, tasks))
+                        continue
                     ending = await self._take(event)
                     if ending is not None:
                         return ending
@@ -183,6 +196,18 @@ class JobRun:
             media[name] = pictures_in(data, row.width, row.height)
         return media
 
+    def _hear(self, event: RunEvent, deadline: RunDeadline) -> None:
+        deadline.hear(event)
+        if isinstance(event, Restarted) and self._judge is not None:
+            self._judge.forget()
+
+    async def _judge_frame(
+        self, frame: FrameToJudge, tasks: asyncio.TaskGroup
+    ) -> asyncio.Task[None]:
+        if self._judge is None:
+            raise ArtifactMismatch("The worker asked about a frame, and there is no guardrail.")
+        return await self._judge.take(frame, tasks)
+
     async def _take(self, event: RunEvent) -> _Ending | None:
         """Act on one event; the ending, if it is the last."""
         match event:
@@ -201,6 +226,8 @@ class JobRun:
                 return _Stopped()
             case Failed(code=EncoderKilled.code):
                 return _Died(event.message)
+            case Failed(code=NoVerdict.code):
+                return self._no_verdict()
             case Failed():
                 return self._failed(event)
         return None
@@ -226,7 +253,22 @@ class JobRun:
         if "video" not in self._kept:
             message = "The worker ended its run without a video."
             return infrastructure_error(message, "runner_incomplete_response")
+        if self._judge is not None and not self._judge.all_passed(self._spec.num_frames):
+            message = "The worker ended its run without having its frames judged."
+            return infrastructure_error(message, "runner_incomplete_response")
         return _Published(done, self._kept)
+
+    def _blocked(self) -> JobError:
+        violation = ContentPolicyViolation()
+        invalid = InvalidInput.from_error(violation, self._given(violation.field))
+        return JobError(invalid.status, invalid.body)
+
+    def _no_verdict(self) -> _Ending:
+        """The guardrail is silent: the job waits for it, but not for ever."""
+        if self.moderation is not None and self.moderation.gives_up(self.job.id):
+            return NO_VERDICT
+        self._log.say("The content checker gave no answer, so the video is made again.", "WARN")
+        return _Stopped(wait_s=backoff_s(self.job.attempt, RUN_AGAIN_S, RUN_AGAIN_MAX_S))
 
     def _failed(self, failed: Failed) -> JobError:
         if failed.field is None:
@@ -251,6 +293,8 @@ class JobRun:
                 self._log.say(ending.message, "ERROR")
             case _Died(reason):
                 self._log.say(reason, "ERROR")
+        if self.moderation is not None and not isinstance(ending, _Stopped):
+            self.moderation.judged(self.job.id)
         await self._log.flush()
         what = f"the end of job {self.job.id}"
         await retry_until_written(what, self._log.write_rest)

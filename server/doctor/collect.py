@@ -1,5 +1,6 @@
 """Look at this machine: every fact that the checks ask for."""
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -21,7 +22,7 @@ from cryptography import x509
 from pipeline.child_process import python_command
 from pipeline.errors import EncodingFailed
 from pipeline.ffmpeg import encoders
-from pipeline.guardrail import GuardrailMissing, choose_guardrail
+from pipeline.guardrail import GuardrailMissing, guardrail_kind
 from server.config.errors import SettingsError
 from server.config.settings import Settings
 from server.data_folder import (
@@ -35,6 +36,7 @@ from server.data_folder import (
 from server.disk import DiskSpace
 from server.doctor.facts import MIB, Certificate, Facts, Gpu, GpuProcess, Torch
 from server.fal.endpoints import Limits
+from server.outbound.moderation import Moderation
 from server.workers.devices import DeviceError, devices_from
 from server.workers.pulling_pool import CheckpointPull
 from weights.checkpoint_profile import PROFILE_FILE
@@ -227,11 +229,19 @@ def _checkpoint(settings: Settings) -> dict[str, Any]:
     size = sum(file.stat().st_size for file in files)
     found = {"checkpoint": size, "limits": Limits.of(*(store.profile for store in stores))}
     try:
-        for store in stores:
-            choose_guardrail(store.profile.guardrail, settings.guardrail, PROFILE_FILE)
+        kind = guardrail_kind({store.root: store.profile for store in stores}, settings.guardrail)
     except GuardrailMissing as error:
         return {**found, "guardrail_problem": str(error)}
-    return found
+    return {**found, "guardrail": kind, "guardrail_problem": _of_endpoint(settings)}
+
+
+def _of_endpoint(settings: Settings) -> str | None:
+    """Why the guardrail's endpoint gives no verdicts; None if it does, or there is none."""
+    moderation = Moderation.from_settings(settings)
+    if moderation is None:
+        return None
+    asyncio.run(moderation.probe())
+    return moderation.problem
 
 
 def _is_pulled_at_start(settings: Settings) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pipeline.guardrail import GuardrailKind
 from server.config.settings import Settings
 from server.fal.endpoints import Limits
 
@@ -122,6 +123,7 @@ class Facts:
     limits: Limits | None = None
     """What the checkpoints can do together; None if they are not whole."""
 
+    guardrail: GuardrailKind | None = None
     guardrail_problem: str | None = None
     data_problem: str | None = None
     data_user: str | None = None

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatch
 from urllib.parse import urlsplit
 
+from pipeline.guardrail import GuardrailKind
 from server.doctor.facts import Facts
 from server.doctor.finding import Finding, ok, problem, skipped, warning
 
@@ -28,13 +29,17 @@ def settings(facts: Facts) -> Finding:
 
 
 def guardrail(facts: Facts) -> Finding:
-    """What the checkpoint asks of a guardrail is there."""
+    """Somebody judges prompts, pictures and frames, if the checkpoint requires it."""
     if facts.settings is None or facts.checkpoint_problem is not None:
         return skipped("the checkpoint is not whole") if facts.settings else _UNREAD
     if facts.guardrail_problem is not None:
         return problem(facts.guardrail_problem)
-    if facts.settings.guardrail == "off":
-        return warning("No guardrail is on: prompts, pictures and videos are for you to judge.")
+    if facts.guardrail is not None and facts.guardrail.warning is not None:
+        return warning(facts.guardrail.warning)
+    if facts.guardrail is GuardrailKind.ENDPOINT:
+        return ok(f"{facts.settings.guardrail} gives verdicts")
+    if facts.guardrail is GuardrailKind.REQUIRED:
+        return ok("the models for prompts and for pictures are there")
     return ok("the checkpoint requires none")
 
 

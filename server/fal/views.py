@@ -77,7 +77,7 @@ def status_view(standing: JobSnapshot, *, with_logs: bool) -> QueueStatus:
     if job.done:
         view["metrics"] = {"inference_time": job.inference_seconds}
     if job.error is not None and job.error.error_type is not None:
-        view["error"] = job.error.body["detail"]
+        view["error"] = job.error.message
         view["error_type"] = job.error.error_type
     return view
 

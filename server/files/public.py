@@ -59,6 +59,13 @@ class PublicFiles:
         self._base_urls = tuple(base_urls)
         self._now = now
 
+    @classmethod
+    def from_settings(
+        cls, settings: Settings, database: Database, access: FileAccess, now: Callable[[], float]
+    ) -> "PublicFiles":
+        """The files of a server with these settings."""
+        return cls(database, access=access, base_urls=base_urls_of(settings), now=now)
+
     def find(self, file_id: str, name: str, permit: ReadPermission) -> PublicFile:
         """The file of that id, under its own name.
 

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import structlog
 
-from pipeline.errors import InputError
+from pipeline.errors import ContentPolicyViolation, InputError
 from pipeline.image import Tell
 from pipeline.spec import Pixels
 from server.disk import shortage_of
@@ -27,9 +27,10 @@ from server.inputs.decoder import DecoderKilled, MediaDecoder
 from server.inputs.image_store import ImageStore
 from server.inputs.media import MEDIA, Medium
 from server.jobs.store import JobStore
-from server.models import Job, JobError, LogLine, infrastructure_error
+from server.models import NO_VERDICT, Job, JobError, LogLine, infrastructure_error
 from server.outbound.errors import FetchError, FetchTooLarge, HostRefused
 from server.outbound.fetch import Fetcher
+from server.outbound.moderation import GuardrailUnavailable, Moderation
 from server.tasks import (
     MAX_WAIT_S,
     TRY_AGAIN_MAX_S,
@@ -82,6 +83,7 @@ class InputPreparer:
     limits: Limits
     signals: Signals
     decoder: MediaDecoder
+    moderation: Moderation | None = None
     is_stopping: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
@@ -102,6 +104,8 @@ class InputPreparer:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _begin(self) -> None:
+        if self.moderation is not None and self.moderation.problem is not None:
+            return
         while len(self._in_hand) < AT_ONCE:
             in_hand = list(self._in_hand.values())
             job = await asyncio.to_thread(self.store.awaiting_inputs, AT_ONCE, in_hand)
@@ -135,7 +139,13 @@ class InputPreparer:
             if shortage is None:
                 raise
             _log.error(str(shortage), during=f"intake of job {job.id}")
-            await self._wait()  # the job is taken up again
+            if isinstance(shortage, GuardrailUnavailable) and self._gives_up(job):
+                await self._refuse(job, NO_VERDICT)
+            else:
+                await self._wait()  # the job is taken up again
+
+    def _gives_up(self, job: Job) -> bool:
+        return self.moderation is not None and self.moderation.gives_up(job.id)
 
     async def _wait(self) -> None:
         self._failures += 1
@@ -143,9 +153,19 @@ class InputPreparer:
 
     async def _take_in(self, job: Job, tell: Tell, lines: Sequence[LogLine]) -> None:
         try:
+            if self.moderation is not None:
+                await self.moderation.check_prompt(job.input["spec"]["prompt"])
             media = {name: await self._prepare(job, name, tell) for name in job.input["media"]}
+            if self.moderation is not None:
+                for pictures in media.values():
+                    for picture in pictures:
+                        await self.moderation.check_picture(picture)
+                self.moderation.judged(job.id)
             await to_writer_thread(self._keep, job, media, lines)
             self.signals.claimable.notify()
+        except ContentPolicyViolation as violation:
+            error = InvalidInput.from_error(violation, job.input["spec"]["prompt"])
+            await self._refuse(job, JobError(error.status, error.body))
         except InvalidInput as error:
             await self._refuse(job, JobError(error.status, error.body))
         except (InputLost, DecoderKilled) as error:

@@ -50,6 +50,9 @@ class Submission:
 class Submissions:
     """Takes requests in, and back.
 
+    `prompts_are_judged` is whether intake has a guardrail judge them: then no job can be claimed
+    before.
+
     What accepts one returns the job as it was committed, or, if the request's idempotency key came
     before, the job that it belongs to.
     """
@@ -59,6 +62,7 @@ class Submissions:
     limits: Limits
     signals: Signals
     queue_limit: int
+    prompts_are_judged: bool = False
 
     async def accept(self, submission: Submission) -> Job:
         """Take a request in."""
@@ -112,7 +116,7 @@ class Submissions:
                 if is_data_uri(url)
             }
             new = _new_job(submission, input=_input_of(order, kept), tier=order.spec.tier.value)
-            if not order.media:
+            if not order.media and not self.prompts_are_judged:
                 new = replace(new, input_refs={})
             return self.store.submit(
                 new,

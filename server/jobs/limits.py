@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, case, func, literal, or_, select
 
+from server.config.settings import Settings
 from server.db import tables
 from server.errors import KeyQueueFull, TooManySubmits
 from server.models import JobStatus
@@ -28,6 +29,15 @@ class KeyLimits:
     queued: int | None = None
     running: int | None = None
     submits_per_minute: int | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "KeyLimits":
+        """The limits that the settings name."""
+        return cls(
+            queued=settings.key_queue_limit,
+            running=settings.key_running_limit,
+            submits_per_minute=settings.key_submits_per_minute,
+        )
 
 
 NO_LIMITS = KeyLimits()

@@ -37,6 +37,7 @@ from server.models import (
     UNFETCHED_LIFETIME_S,
     Job,
     JobError,
+    JobProgress,
     JobStatus,
     LogLine,
     StoredArtifact,
@@ -197,6 +198,12 @@ def end(
     announce(db, job.id, job.webhook_url, now)
 
 
+def end_all(db: Connection, which: ColumnElement[bool], now: float, error: JobError) -> None:
+    """Complete jobs with an error."""
+    for row in db.execute(select(*JOB_COLUMNS).where(which)).all():
+        end(db, job_of(row), now, error=error)
+
+
 def announce(db: Connection, job_id: str, webhook_url: str | None, now: float) -> None:
     """Make the webhook of a job that has ended due, if one was asked for."""
     if webhook_url is not None:
@@ -240,6 +247,20 @@ def add_lines(db: Connection, job_id: str, attempt: int, lines: Sequence[LogLine
     if lines:
         of_run = {"job_id": job_id, "attempt": attempt}
         db.execute(insert(tables.logs), [of_run | asdict(line) for line in lines])
+
+
+def read_progress(db: Connection, job_id: str) -> JobProgress | None:
+    columns = tables.progress.c
+    query = select(columns.stage, columns.step, columns.num_steps)
+    row = db.execute(query.where(columns.job_id == job_id)).one_or_none()
+    return None if row is None else JobProgress(*row)
+
+
+def set_progress(db: Connection, job_id: str, progress: JobProgress) -> None:
+    """Note how far the run of a job has come."""
+    row, of_job = asdict(progress), tables.progress.c.job_id == job_id
+    if db.execute(update(tables.progress).where(of_job).values(row)).rowcount == 0:
+        db.execute(insert(tables.progress).values(job_id=job_id, **row))
 
 
 def _is_kept(now: float) -> ColumnElement[bool]:

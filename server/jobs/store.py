@@ -10,10 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, select, true, update
+from sqlalchemy import Connection, and_, func, insert, select, true
 
 from server.db import tables
 from server.db.database import Database
@@ -33,6 +32,7 @@ from server.jobs.statements import (
     count_ahead,
     count_queued,
     end,
+    end_all,
     free_expired_key,
     held,
     is_ready,
@@ -43,7 +43,9 @@ from server.jobs.statements import (
     read_artifact,
     read_held,
     read_job,
+    read_progress,
     read_resubmitted,
+    set_progress,
 )
 from server.models import (
     CANCELLED,
@@ -168,11 +170,8 @@ class JobStore:
 
     def progress(self, job_id: str) -> JobProgress | None:
         """How far the latest run of the job has come."""
-        columns = tables.progress.c
-        query = select(columns.stage, columns.step, columns.num_steps)
         with self._database.read() as db:
-            row = db.execute(query.where(columns.job_id == job_id)).one_or_none()
-            return None if row is None else JobProgress(*row)
+            return read_progress(db, job_id)
 
     def request_cancel(self, job_id: str) -> CancelAnswer:
         """Cancel a job that waits at once; ask the run of a running one to stop."""
@@ -283,15 +282,20 @@ class JobStore:
         limited = and_(QUEUED, jobs.start_by.is_not(None))
         with self._database.read() as db:
             first = db.execute(select(func.min(jobs.start_by)).where(limited)).scalar_one()
-        if first is None:
-            return None
-        if first > self._now():
-            return float(first - self._now())
+        if first is None or first > self._now():
+            return None if first is None else float(first - self._now())
         with self._write() as db:
-            late = select(*JOB_COLUMNS).where(and_(limited, jobs.start_by <= self._now()))
-            for row in db.execute(late).all():
-                end(db, job_of(row), self._now(), error=TOO_LATE)
+            end_all(db, and_(limited, jobs.start_by <= self._now()), self._now(), TOO_LATE)
         return 0.0
+
+    def end_waiting(self, before: float, error: JobError) -> None:
+        """End the jobs that have been waiting since before this time, with `error`."""
+        waiting = and_(QUEUED, jobs.submitted_at < before)
+        with self._database.read() as db:
+            if db.execute(select(jobs.seq).where(waiting).limit(1)).first() is None:
+                return
+        with self._write() as db:
+            end_all(db, waiting, self._now(), error)
 
     def paused_since(self) -> float | None:
         """When the queue was paused, in Unix seconds; None if it is not."""
@@ -324,9 +328,7 @@ class JobStore:
                 return
             add_lines(db, job_id, attempt, lines)
             if progress is not None:
-                row, of_job = asdict(progress), tables.progress.c.job_id == job_id
-                if db.execute(update(tables.progress).where(of_job).values(row)).rowcount == 0:
-                    db.execute(insert(tables.progress).values(job_id=job_id, **row))
+                set_progress(db, job_id, progress)
 
     def finish(
         self,
@@ -388,8 +390,6 @@ class JobStore:
                 return False
             put_back(db, job, self._now())
             return not job.cancel_requested
-
-    # The parts of a transaction.
 
     @contextmanager
     def _write(self, *, log_of: str | None = None) -> Iterator[Connection]:

@@ -1,9 +1,9 @@
-"""Every outbound request of the project: to a URL that a stranger gave, for a file or with news.
+"""Every outbound request of the server: for a file, with news, or to the operator's guardrail.
 
-A host is resolved once for each connection, all its addresses are vetted, and the connection goes
-to one of those very addresses; TLS and HTTP above it still see the name. Every redirect is vetted
-like the first URL; what is sent somewhere follows none. What is not here: proxies, cookies,
-credentials, decompression, HTTP/2, and any look at what was fetched.
+A URL may be a stranger's. Its host is resolved once for each connection, all its addresses are
+vetted, and the connection goes to one of those very addresses; TLS and HTTP above it still see the
+name. Every redirect is vetted like the first URL; what is sent somewhere follows none. What is not
+here: proxies, cookies, credentials, decompression, HTTP/2, and any look at what was fetched.
 
 It speaks through httpcore, the transport below httpx: there the network can be replaced, and
 nothing is read from the environment.
@@ -11,7 +11,6 @@ nothing is read from the environment.
 
 import asyncio
 import importlib.metadata
-import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
@@ -31,11 +30,11 @@ from server.outbound.addresses import Address, Network, is_allowed, is_named, is
 from server.outbound.errors import (
     FetchFailed,
     FetchingIsOff,
-    FetchRefused,
     HostRefused,
     HostUnavailable,
 )
 from server.outbound.responses import save_file
+from server.outbound.urls import checked_url, next_url
 from server.tasks import FairSemaphore, backoff_s, time_limit
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -56,7 +55,6 @@ _FILE_WANTED = {
     # Compressed, a few bytes could become gigabytes.
     "Accept-Encoding": "identity",
 }
-_HOST = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}", re.IGNORECASE)
 
 
 async def resolve_by_system(host: str, port: int) -> list[str]:
@@ -95,7 +93,8 @@ class Fetcher:
     An address of this machine is reached only if it or the host is allowed so, and on `own_ports`,
     those that we listen on, only if `allow_nets` has that very address, as a /32 or /128. Of the
     addresses of `public_host` the ports of the web are reached, for a proxy may have other sites
-    there; other ports only if they are allowed. One that is not `enabled` refuses every URL.
+    there; other ports only if they are allowed. One that is not `enabled` refuses every URL, and
+    one for `any_address`, whose URLs are the operator's own, connects to whatever they name.
 
     `key_id` is whose request it is that asks: look-ups of names are shared out among keys.
     `contact` tells the owners of other servers whom to ask about our requests; `retry_s` is the
@@ -103,6 +102,7 @@ class Fetcher:
     """
 
     enabled: bool = True
+    any_address: bool = False
     allow_nets: Sequence[Network] = ()
     allow_hosts: Sequence[str] = ()
     own_ports: Set[int] = frozenset()
@@ -168,20 +168,27 @@ class Fetcher:
         *,
         deadline_s: float,
         key_id: str | None = None,
+        answer: IO[bytes] | None = None,
+        max_bytes: int = 0,
     ) -> int:
         """Send `body` to one http or https URL; the status of the answer, whatever it is.
 
-        Redirects are not followed, and no more of the answer is read.
+        Redirects are not followed. The body of a 200 is written to `answer`, if that is given; no
+        more of an answer is read.
 
         Raises:
             FetchRefused: the URL is malformed or not allowed.
-            FetchFailed: no answer within `deadline_s` seconds.
+            FetchFailed: no answer within `deadline_s` seconds, or its body cannot be used.
+            FetchTooLarge: the body for `answer` has more than `max_bytes` bytes.
         """
+        checked = self._checked(url)
         try:
             async with (
                 time_limit(deadline_s),
-                self._send("POST", self._checked(url), headers, key_id, body) as response,
+                self._send("POST", checked, headers, key_id, body) as response,
             ):
+                if answer is not None and response.status == 200:
+                    await save_file(response, checked, answer, max_bytes)
                 return response.status
         except TimeoutError as error:
             raise FetchFailed(f"There was no answer within {deadline_s:g} seconds.") from error
@@ -236,6 +243,8 @@ class Fetcher:
         self, host: str, port: int, found: Sequence[str], *, public: Sequence[Address]
     ) -> list[Address]:
         addresses = [ip_address(each) for each in found]
+        if addresses and self.any_address:
+            return addresses
         if not addresses or not all(self.allows(address, host) for address in addresses):
             raise HostRefused(host)
         for address in addresses:
@@ -246,7 +255,7 @@ class Fetcher:
     def _checked(self, url: str) -> httpx.URL:
         if not self.enabled:
             raise FetchingIsOff
-        return _checked(url)
+        return checked_url(url)
 
     async def _public_addresses(self, port: int) -> list[Address]:
         """The addresses by which others reach this machine, if nothing but it has that port."""
@@ -290,7 +299,7 @@ class Fetcher:
             async with self._send("GET", url, _FILE_WANTED, key_id) as response:
                 if response.status not in _REDIRECTS:
                     return await save_file(response, url, file, max_bytes)
-                url = _next_url(response, url)
+                url = next_url(response, url)
         raise FetchFailed(f"The file is not there after {self.max_redirects} redirects.")
 
     @asynccontextmanager
@@ -358,24 +367,6 @@ class _VettedNetwork(httpcore.AsyncNetworkBackend):
         raise failure
 
 
-def _checked(url: str) -> httpx.URL:
-    """The URL without its fragment, if it is one that may be asked for at all."""
-    try:
-        parsed = httpx.URL(url)
-    # Text with half a surrogate pair cannot be encoded.
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise FetchRefused("The URL is malformed.") from error
-    if parsed.scheme not in ("http", "https"):
-        raise FetchRefused("The URL must begin with http:// or https://.")
-    if parsed.userinfo:
-        raise FetchRefused("The URL must not contain a user name or a password.")
-    if not _HOST.fullmatch(parsed.raw_host.decode("ascii")):
-        raise FetchRefused("The URL has no proper host name.")
-    if parsed.port is not None and not 0 < parsed.port < 65536:
-        raise FetchRefused(f"The URL's port is {parsed.port}; ports go from 1 to 65535.")
-    return parsed.copy_with(fragment=None)
-
-
 def _headers(
     url: httpx.URL, headers: Mapping[str, str], contact: str | None
 ) -> list[tuple[str, str]]:
@@ -387,14 +378,3 @@ def _headers(
         *headers.items(),
         ("Connection", "close"),
     ]
-
-
-def _next_url(response: httpcore.Response, url: httpx.URL) -> httpx.URL:
-    location = httpx.Headers(response.headers).get("location")
-    if not location:
-        raise FetchFailed(f"{url.host} redirects without saying where to.")
-    try:
-        joined = url.join(location)
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise FetchRefused(f"{url.host} redirects to a malformed URL.") from error
-    return _checked(str(joined))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from pipeline.guardrail import is_endpoint
 from pipeline.memory_plan import MemoryPlan
 from pipeline.progress import Progress, Restarted, Stage, StageStarted, Watcher
 from pipeline.ranks import check_ranks, start_ranks
@@ -30,6 +31,7 @@ from server.workers.messages import (
     RunEvent,
     WorkOrder,
 )
+from server.workers.verdicts import Judge, ServerGuardrail
 from weights.checkpoints import digest_of, open_checkpoints
 from weights.errors import CheckpointError
 from weights.store import WeightStore
@@ -52,6 +54,7 @@ class GpuWorker:
         """Take note of `device` (`cpu` or `cuda`) and the options."""
         self._device = device
         self._options = options
+        self._asks_server = is_endpoint(options.guardrail)
 
     @property
     def memory(self) -> MemoryPlan:
@@ -74,7 +77,7 @@ class GpuWorker:
             pipelines = load_pipelines(
                 stores,
                 self._device,
-                guardrail=self._options.guardrail,
+                guardrail=ServerGuardrail() if self._asks_server else self._options.guardrail,
                 attention=self._options.attention,
                 compiled=self._options.compile,
                 memory=self._options.memory,
@@ -124,7 +127,9 @@ class GpuWorker:
         if num_ranks > 1:
             check_ranks(stores[0], num_ranks, compiled=self._options.compile)
 
-    def run(self, order: WorkOrder, send: Send, cancelled: Callable[[], bool]) -> Done:
+    def run(
+        self, order: WorkOrder, send: Send, cancelled: Callable[[], bool], judge: Judge
+    ) -> Done:
         """Make the order's video and send it.
 
         Raises:
@@ -135,6 +140,8 @@ class GpuWorker:
             raise CannotLoad(
                 f"No checkpoint is loaded that is sampled by {order.spec.sampler.value}."
             )
+        if self._asks_server:
+            pipeline = dataclasses.replace(pipeline, guardrail=ServerGuardrail(judge))
         clock = _StageClock(order.job_id, send)
         watcher = Watcher(clock.tell, cancelled)
         with tempfile.TemporaryDirectory(dir=self._options.scratch) as folder:

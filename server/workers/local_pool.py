@@ -18,6 +18,7 @@ from server.workers.messages import RunEvent, WorkOrder
 from server.workers.pool import CLOSED, KILLED, LOAD_S, SlotChange, SlotView
 from server.workers.streams import Changes
 from server.workers.supervisor import SlotPlan
+from server.workers.verdicts import Verdict
 
 _REAPING_S = 30.0
 """How long a killed worker may take to be gone; a driver that hangs can hold one for ever."""
@@ -118,6 +119,10 @@ class LocalPool:
     async def cancel(self, slot: str, job_id: str, attempt: int) -> None:
         """See `Pool.cancel`."""
         self._slots[slot].cancel(job_id, attempt)
+
+    async def answer(self, slot: str, verdict: Verdict) -> None:
+        """See `Pool.answer`."""
+        self._slots[slot].answer(verdict)
 
     async def kill(self, slot: str, reason: str = KILLED) -> None:
         """See `Pool.kill`."""

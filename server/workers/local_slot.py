@@ -27,6 +27,7 @@ from server.workers.pool import (
 )
 from server.workers.streams import RunEvents
 from server.workers.supervisor import Report, SlotPlan, Supervisor
+from server.workers.verdicts import Verdict
 
 TOO_MANY = 5
 WITHIN_S = 600.0
@@ -92,6 +93,10 @@ class LocalSlot:
     def cancel(self, job_id: str, attempt: int) -> None:
         """See `Pool.cancel`."""
         self.supervisor.post(Cancel(job_id, attempt))
+
+    def answer(self, verdict: Verdict) -> None:
+        """See `Pool.answer`."""
+        self.supervisor.post(verdict)
 
     def kill(self, reason: str) -> None:
         """See `Pool.kill`."""

@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from pipeline.errors import Cancelled, InputError, PipelineError, RankFailed
 from pipeline.memory_plan import MemoryChoice, MemoryPlan
@@ -41,6 +41,7 @@ from server.workers.messages import (
     encode_work_order,
 )
 from server.workers.pipe import Pipe
+from server.workers.verdicts import Judge, Verdict, Verdicts
 
 ENDING_GRACE_S = 3.0
 """How long a run may go on after the server has closed the pipe."""
@@ -51,18 +52,18 @@ class WorkerOptions:
     """What every worker of a pool is started with; plain values, because they travel as JSON.
 
     `weights` is the checkpoint's folder, or those of several, comma-separated. `guardrail` is
-    `required` or `off`. `attention` is a backend or `auto`. `compile` is whether torch compiles the
-    model, and `compile_cache` the folder where it keeps what it made for the next start. `memory`
-    is where the model waits.
-    `nvidia_sampling` is whether noise and times are those of NVIDIA's program.
-    `num_ranks` is how many processes, each on a device of its own, work on one video together: the
-    worker starts the others.
+    `required`, `text`, `off` or, where the server asks an endpoint, its URL. `attention` is a
+    backend or `auto`. `compile` is whether torch compiles the model, and `compile_cache` the folder
+    where it keeps what it made for the next start. `memory` is where the model waits.
+    `nvidia_sampling` is whether noise and times are those of NVIDIA's program. `num_ranks` is how
+    many processes, each on a device of its own, work on one video together: the worker starts the
+    others.
     `scratch` is a folder for the files of a run: within it, or else where the system keeps such
     files, the pool gives each process its own and removes it with the process.
     """
 
     weights: str
-    guardrail: Literal["required", "off"] = "required"
+    guardrail: str = "required"
     attention: str = "auto"
     compile: bool = False
     compile_cache: str | None = None
@@ -96,9 +97,15 @@ class Worker(Protocol):
         """
 
     def run(
-        self, order: WorkOrder, send: Callable[[RunEvent], None], cancelled: Callable[[], bool]
+        self,
+        order: WorkOrder,
+        send: Callable[[RunEvent], None],
+        cancelled: Callable[[], bool],
+        judge: Judge,
     ) -> Done:
         """Do one order: send its events but the last one, and return that.
+
+        `judge` has the server judge a frame; it may be called from several threads at once.
 
         Raises:
             Cancelled: `cancelled()` was seen to be true.
@@ -114,21 +121,28 @@ class Cancel:
     attempt: int
 
 
-_ORDER, _CANCEL = b"O", b"C"
+Request = WorkOrder | Cancel | Verdict
+"""What a worker is sent."""
+
+_ORDER, _CANCEL, _VERDICT = b"O", b"C", b"V"
 
 
-def encode_request(request: WorkOrder | Cancel) -> bytes:
+def encode_request(request: Request) -> bytes:
     """The message for one request to a worker."""
     if isinstance(request, WorkOrder):
         return _ORDER + encode_work_order(request)
-    return _CANCEL + json.dumps(dataclasses.asdict(request)).encode()
+    tag = _CANCEL if isinstance(request, Cancel) else _VERDICT
+    return tag + json.dumps(dataclasses.asdict(request)).encode()
 
 
-def decode_request(message: bytes) -> WorkOrder | Cancel:
+def decode_request(message: bytes) -> Request:
     """Read one request. It comes from our own server, so a malformed one is our bug."""
     tag, body = message[:1], message[1:]
-    assert tag in (_ORDER, _CANCEL), f"a worker was sent a message with the tag {tag!r}"
-    return decode_work_order(body) if tag == _ORDER else Cancel(**json.loads(body))
+    assert tag in (_ORDER, _CANCEL, _VERDICT), f"a worker was sent the tag {tag!r}"
+    if tag == _ORDER:
+        return decode_work_order(body)
+    fields = json.loads(body)
+    return Cancel(**fields) if tag == _CANCEL else Verdict(**fields)
 
 
 def serve_worker(pipe: Pipe, make: Callable[[], Worker]) -> bool:
@@ -140,7 +154,7 @@ def serve_worker(pipe: Pipe, make: Callable[[], Worker]) -> bool:
     def send(event: WorkerEvent) -> None:
         pipe.send(encode_event(event))
 
-    inbox = _Inbox(pipe)
+    inbox = _Inbox(pipe, send)
     try:
         worker = make()
         ready = worker.load(send)
@@ -153,7 +167,7 @@ def serve_worker(pipe: Pipe, make: Callable[[], Worker]) -> bool:
         return False
     send(ready)
     while (order := inbox.next_order()) is not None:
-        send(run_order(worker, order, send, inbox.cancelled))
+        send(run_order(worker, order, send, inbox.cancelled, inbox.verdicts.judge))
         send(Idle(worker.memory))
     return True
 
@@ -163,6 +177,7 @@ def run_order(
     order: WorkOrder,
     send: Callable[[RunEvent], None],
     cancelled: Callable[[], bool],
+    judge: Judge,
 ) -> Done | CancelledEvent | Failed:
     """Have the worker do one order, and return the last event of the run.
 
@@ -178,7 +193,7 @@ def run_order(
         send(event)
 
     try:
-        return worker.run(order, send_noting_stage, cancelled)
+        return worker.run(order, send_noting_stage, cancelled, judge)
     except Cancelled:
         return CancelledEvent(stage)
     except InputError as error:
@@ -198,18 +213,19 @@ def run_order(
 
 
 class _Inbox:
-    """Reads requests while the worker works, so that a cancel is heard in the middle of a run.
+    """Reads requests while the worker works, so that they are heard in the middle of a run.
 
     A closed pipe means that the server has ended or wants no more of this worker. The run is
     cancelled, and if it goes on all the same, the process and all that it started are killed: a
     hung kernel must not hold the device.
     """
 
-    def __init__(self, pipe: Pipe) -> None:
+    def __init__(self, pipe: Pipe, send: Callable[[WorkerEvent], None]) -> None:
         self._pipe = pipe
         self._orders: queue.SimpleQueue[WorkOrder | None] = queue.SimpleQueue()
         self._current: Cancel | None = None
         self._stop_asked = threading.Event()
+        self.verdicts = Verdicts(send, self.cancelled)
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def next_order(self) -> WorkOrder | None:
@@ -227,7 +243,11 @@ class _Inbox:
                 # The pool sends an order only when the last run is over, so this is the next one.
                 self._current = Cancel(request.job_id, request.attempt)
                 self._stop_asked.clear()
+                self.verdicts.forget()
                 self._orders.put(request)
+            elif isinstance(request, Verdict):
+                if Cancel(request.job_id, request.attempt) == self._current:
+                    self.verdicts.add(request)
             elif request == self._current:
                 self._stop_asked.set()
         self._stop_asked.set()

@@ -73,6 +73,17 @@ class Chunk:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class FrameToJudge:
+    """Frame number `index` of the video as a JPEG of at most 1 MiB; the worker waits for a verdict.
+
+    The answer is a `Verdict` (`server.workers.verdicts`).
+    """
+
+    data: bytes
+    index: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
     """The chunks sent since the last one are this file; nothing is published without it.
@@ -126,7 +137,16 @@ class Idle:
 
 
 RunEvent = (
-    StageStarted | StepDone | Note | Restarted | Chunk | Artifact | Done | CancelledEvent | Failed
+    StageStarted
+    | StepDone
+    | Note
+    | Restarted
+    | FrameToJudge
+    | Chunk
+    | Artifact
+    | Done
+    | CancelledEvent
+    | Failed
 )
 """What one run sends. Done, CancelledEvent and Failed end it."""
 
@@ -148,6 +168,8 @@ def encode_event(event: WorkerEvent) -> bytes:
     """The message for one event."""
     if isinstance(event, Chunk):
         return _pack({"type": "Chunk"}, event.data)
+    if isinstance(event, FrameToJudge):
+        return _pack({"type": "FrameToJudge", "index": event.index}, event.data)
     return _pack({"type": type(event).__name__, **dataclasses.asdict(event)}, b"")
 
 
@@ -169,11 +191,13 @@ def decode_event(message: bytes) -> WorkerEvent:
 
 
 def _event(kind: type[WorkerEvent], fields: dict[str, Any], body: bytes) -> WorkerEvent:
-    if kind is Chunk:
+    if kind in (Chunk, FrameToJudge):
         if len(body) > MAX_CHUNK_BYTES:
             raise ValueError(f"it has {len(body):,} bytes, and at most {MAX_CHUNK_BYTES:,} may be")
-        return Chunk(body, **fields)
-    if body:
+        if "data" in fields:
+            raise TypeError("its data is in its header")
+        fields["data"] = body
+    elif body:
         raise ValueError(f"{len(body):,} bytes follow its header")
     for name, declared in get_type_hints(kind).items():
         if name not in fields:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from pipeline.memory_plan import MemoryPlan
 from server.workers.messages import Loading, RunEvent, WorkOrder
+from server.workers.verdicts import Verdict
 
 KILLED = "The worker was stopped by the server."
 CLOSED = "The server is stopping."
@@ -147,6 +148,9 @@ class Pool(Protocol):
 
     async def cancel(self, slot: str, job_id: str, attempt: int) -> None:
         """Ask the worker to stop this run; does nothing if it is another one that runs."""
+
+    async def answer(self, slot: str, verdict: Verdict) -> None:
+        """Give the worker a verdict that it waits for; it ignores one of another run."""
 
     async def kill(self, slot: str, reason: str = KILLED) -> None:
         """Kill the slot's worker at once; `reason` is what `WorkerDied` will say."""

@@ -23,11 +23,11 @@ from server.workers.devices import kind_and_indices
 from server.workers.loop import (
     EXIT_CODE,
     RANK_EXIT_CODE,
-    Cancel,
+    Request,
     WorkerOptions,
     encode_request,
 )
-from server.workers.messages import WorkerEvent, WorkOrder, decode_event
+from server.workers.messages import WorkerEvent, decode_event
 from server.workers.pipe import MAX_EVENT_BYTES, Pipe
 
 _EXIT_S = 1.0
@@ -78,7 +78,7 @@ class WorkerProcess:
                 ours.close()
                 raise
         self._pipe = Pipe(ours)
-        self._requests: queue.SimpleQueue[WorkOrder | Cancel | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._is_reaped = False
         self._lock = threading.Lock()
         self._writer = threading.Thread(target=self._write, name=f"to {device}", daemon=True)
@@ -90,7 +90,7 @@ class WorkerProcess:
             self._pipe.close()
             raise
 
-    def post(self, request: WorkOrder | Cancel) -> None:
+    def post(self, request: Request) -> None:
         """Send a request, without waiting for the worker to read it."""
         self._requests.put(request)
 

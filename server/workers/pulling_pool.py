@@ -15,6 +15,7 @@ from server.config.settings import Settings
 from server.tasks import backoff_s, in_thread, log_errors
 from server.workers.messages import Loading, RunEvent, WorkOrder
 from server.workers.pool import KILLED, Pool, SlotChange, SlotView
+from server.workers.verdicts import Verdict
 from weights.errors import CheckpointError, CheckpointIncomplete
 from weights.manifest import load_manifest
 from weights.store import WeightStore
@@ -191,6 +192,10 @@ class PullingPool:
     async def cancel(self, slot: str, job_id: str, attempt: int) -> None:
         """See `Pool.cancel`."""
         await self._pool.cancel(slot, job_id, attempt)
+
+    async def answer(self, slot: str, verdict: Verdict) -> None:
+        """See `Pool.answer`."""
+        await self._pool.answer(slot, verdict)
 
     async def kill(self, slot: str, reason: str = KILLED) -> None:
         """See `Pool.kill`."""

@@ -31,6 +31,7 @@ from server.workers.messages import (
 from server.workers.pool import CLOSED, SlotDown, SlotState, SlotUnavailable
 from server.workers.process import WorkerProcess, exit_sentence
 from server.workers.streams import RunEvents
+from server.workers.verdicts import Verdict
 
 MAX_BACKOFF_S = 60.0
 """The longest wait before a worker that keeps ending is started again."""
@@ -91,8 +92,8 @@ class Supervisor:
             self._state, self._run = SlotState.BUSY, run
             self._process.post(order)
 
-    def post(self, request: Cancel) -> None:
-        """Ask the worker to cancel; it ignores what is not its run."""
+    def post(self, request: Cancel | Verdict) -> None:
+        """Tell the worker something of its run; it ignores what is of another."""
         with self._lock:
             if self._process is not None:
                 self._process.post(request)

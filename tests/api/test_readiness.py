@@ -44,7 +44,7 @@ async def test_a_server_without_a_loaded_model_says_so_and_how_far_it_is(tmp_pat
             assert problems(answer[1]) == {"worker": "No worker has loaded the model."}
         assert answer[1]["status"] == "ready"
         names = [check["name"] for check in answer[1]["checks"]]
-        assert names == ["worker", "database", "disk", "tasks", "draining"]
+        assert names == ["worker", "guardrail", "database", "disk", "tasks", "draining"]
 
 
 async def test_a_disk_below_the_watermark_is_named(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ async def test_a_server_that_is_told_to_end_is_not_ready(
         readiness = Readiness(
             watched.pool, database, drain, DiskSpace(tmp_path, 0), Loops(), endpoints=[]
         )
-        assert [check.problem for check in await readiness.checks()] == [None] * 5
+        assert [check.problem for check in await readiness.checks()] == [None] * 6
         await drain.begin(1.0)
         assert [check.name for check in await readiness.checks() if check.problem] == ["draining"]
 

@@ -1,5 +1,6 @@
 """The command line, as a user meets it: a process, its output and its exit code."""
 
+import asyncio
 import os
 import pty
 import re
@@ -13,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from moderation_site import flagged, is_frame, moderations, status
 from paths import SUPPORT
 from process_signals import ignored_by
 from servers import MAX_FRAMES, ignoring, picture, write_small_checkpoint
@@ -302,6 +304,24 @@ def read_all(terminal: int) -> str:
     except OSError:
         pass  # how Linux says that nobody has the other side open
     return data.decode()
+
+
+async def test_a_guardrail_s_endpoint_judges_what_is_given_and_the_frames(place: Place) -> None:
+    def run(name: str) -> tuple[int, str, list[str]]:
+        options = ("--guardrail", endpoint.url, "--frames", "9", "--steps", "2")
+        return place.run("A red car", "-o", name, *options)
+
+    async with moderations() as endpoint:
+        assert (await asyncio.to_thread(run, "sea.mp4"))[0] == 0
+        assert [part["type"] for part in endpoint.asked] == ["text", *["image_url"] * 3]
+        endpoint.judge = lambda part: flagged(is_frame(part, 8))
+        code, _, err = await asyncio.to_thread(run, "blocked.mp4")
+        assert (code, "flagged by a content checker" in err[-1]) == (1, True)
+        endpoint.judge = lambda _: status("401 x")
+        code, _, err = await asyncio.to_thread(run, "unasked.mp4")
+        assert (code, "status 401" in err[-1]) == (1, True)
+        assert "Reading the script (50%)" not in err
+    assert place.files == {"sea.mp4"}
 
 
 def test_guardrail_off_uses_a_checkpoint_that_requires_one(place: Place) -> None:

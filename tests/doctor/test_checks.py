@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from servers import settings_in
 
+from pipeline.guardrail import GuardrailKind
 from pipeline.spec import Sampler
 from server.cli.doctor import OPTIONS
 from server.config.errors import SettingsError
@@ -234,7 +235,16 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     ("guardrail", {"checkpoint_problem": "vae is missing."}, "skipped", "not whole"),
     ("guardrail", {"guardrail_problem": "It requires one."}, "problem", "It requires one"),
-    ("guardrail", {"settings": settings(guardrail="off")}, "warning", "for you to judge"),
+    ("guardrail", {"guardrail": GuardrailKind.NONE}, "ok", "requires none"),
+    (
+        "guardrail",
+        {"guardrail": GuardrailKind.ENDPOINT, "settings": settings(guardrail="http://10.0.0.1/m")},
+        "ok",
+        "http://10.0.0.1/m gives verdicts",
+    ),
+    ("guardrail", {"guardrail": GuardrailKind.REQUIRED}, "ok", "prompts and for pictures"),
+    ("guardrail", {"guardrail": GuardrailKind.TEXT}, "warning", "reads prompts only"),
+    ("guardrail", {"guardrail": GuardrailKind.OFF}, "warning", "for you to judge"),
     ("data folder", {"data_problem": "It belongs to uid 0."}, "problem", "uid 0"),
     ("data folder", {"data_user": "Another server uses it."}, "ok", "used by a server"),
     ("disk", {"disk_problem": "5 MiB left."}, "problem", "5 MiB left.*jobs purge"),
@@ -349,6 +359,7 @@ OF_OPTIONS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "pull": (True, {"weights": Path("another")}, {}),
     "devices": ("cpu", {"devices": ""}, {}),
     "guardrail": ("off", {}, {}),
+    "guardrail_key_file": (Path("no-key"), {"guardrail": "http://127.0.0.1:9/"}, {}),
     "attention": ("fa4", {}, {}),
     "compile": (True, {"devices": ""}, {"compiler": None}),
     "memory": ("resident", {}, gpus(RTX)),

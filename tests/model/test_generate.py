@@ -163,33 +163,67 @@ def test_the_default_negative_prompt_is_not_complained_about(
 
 
 class Strict:
-    """Refuses one prompt and every frame that is not the first."""
+    """Refuses one prompt, one picture or one frame, and notes what it was shown."""
 
-    def __init__(self) -> None:
-        self.frames = 0
+    def __init__(self, refused: str | int | None = None) -> None:
+        self._refused = refused
+        self.prompts: list[str] = []
+        self.frames: dict[int, Frame] = {}
 
     def check_prompt(self, prompt: str) -> None:
-        if prompt == "forbidden":
-            raise ContentPolicyViolation("prompt", "The prompt was refused.")
+        self.prompts.append(prompt)
+        self._judge("prompt")
 
-    def check_frame(self, frame: Frame) -> Frame:
-        self.frames += 1
-        return np.zeros_like(frame)
+    def check_image(self, image: Pixels) -> None:
+        self._judge("image")
+
+    def check_frame(self, index: int, frame: Frame) -> None:
+        self.frames[index] = frame.copy()
+        self._judge(index)
+
+    def _judge(self, what: str | int) -> None:
+        if what == self._refused:
+            raise ContentPolicyViolation
 
 
-def test_the_guardrail_sees_every_prompt_and_may_change_frames(
+def test_the_guardrail_sees_the_prompt_and_the_first_the_last_and_every_eighth_frame(
     pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path
 ) -> None:
     guardrail = Strict()
     guarded = replace(pipeline, guardrail=guardrail)
-    with pytest.raises(ContentPolicyViolation):
-        guarded.generate(
-            replace(SPEC, prompt="forbidden"), [pixels], tmp_path / "no.mp4", Listener().watcher
-        )
-    out = tmp_path / "out.mp4"
-    guarded.generate(SPEC, [pixels], out, Listener().watcher)
-    assert guardrail.frames == SPEC.num_frames
-    assert _frames(out).max() <= 2
+    spec = replace(SPEC, num_frames=18, container=Container.GIF)
+    guarded.generate(spec, [pixels], tmp_path / "out.gif", Listener().watcher)
+    assert guardrail.prompts == [spec.prompt]
+    assert sorted(guardrail.frames) == [0, 8, 16, 17]
+    assert guardrail.frames[17].shape == (pixels.height, pixels.width, 3)
+
+
+@pytest.mark.parametrize("refused", ["prompt", "image", 0, 9])
+def test_what_the_guardrail_refuses_makes_no_video_and_always_the_same_error(
+    pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path, refused: str | int
+) -> None:
+    guarded = replace(pipeline, guardrail=Strict(refused))
+    listener = Listener()
+    with pytest.raises(ContentPolicyViolation) as violation:
+        guarded.generate(SPEC, [pixels], tmp_path / "no.mp4", listener.watcher)
+    assert (violation.value.field, violation.value.context) == ("prompt", {})
+    assert "flagged by a content checker" in str(violation.value)
+    assert list(tmp_path.iterdir()) == []
+    # A prompt or a picture is refused before anything is computed.
+    assert bool(listener.heard) == isinstance(refused, int)
+
+
+def test_a_guardrail_that_fails_makes_no_video(
+    pipeline: VideoPipeline, pixels: Pixels, tmp_path: Path
+) -> None:
+    class Broken(Strict):
+        def check_frame(self, index: int, frame: Frame) -> None:
+            raise RuntimeError("no verdict")
+
+    guarded = replace(pipeline, guardrail=Broken())
+    with pytest.raises(RuntimeError, match="no verdict"):
+        guarded.generate(SPEC, [pixels], tmp_path / "no.mp4", Listener().watcher)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -111,9 +111,10 @@ def test_a_worker_samples_as_its_options_say(
     media = {"image": [Pixels(96, 64, bytes(96 * 64 * 3))]}
     order = WorkOrder(job_id="one", attempt=1, spec=SPEC, media=media)
     with pytest.raises(_Sampled):
-        worker.run(order, lambda _event: None, lambda: False)
+        worker.run(order, lambda _event: None, lambda: False, lambda _index, _jpeg: None)
 
 
 def test_every_setting_of_workers_is_one_of_their_options() -> None:
-    """`LocalPool` passes settings on by name; the devices are its own."""
-    assert {*WORKER_SETTINGS} - {"devices"} <= {field.name for field in fields(WorkerOptions)}
+    """`LocalPool` passes settings on by name; the devices are its own, and the server asks."""
+    own = {"devices", "guardrail_key_file", "guardrail_model"}
+    assert {*WORKER_SETTINGS} - own <= {field.name for field in fields(WorkerOptions)}

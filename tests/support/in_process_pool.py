@@ -30,6 +30,7 @@ from server.workers.pool import (
     SlotView,
 )
 from server.workers.streams import Changes, RunEvents
+from server.workers.verdicts import Verdict, Verdicts
 
 ENDING_GRACE_S = 5.0
 """How long a worker may go on when its pool is closed; then its thread is left behind."""
@@ -47,7 +48,9 @@ class InProcessPool:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "InProcessPool":
-        options = WorkerOptions(weights=str(settings.weights), memory=settings.memory)
+        options = WorkerOptions(
+            weights=str(settings.weights), memory=settings.memory, guardrail=settings.guardrail
+        )
         devices = devices_from(settings.devices, settings.cuda_visible_devices)
         return cls(settings.worker, options, devices)
 
@@ -75,6 +78,9 @@ class InProcessPool:
 
     async def cancel(self, slot: str, job_id: str, attempt: int) -> None:
         self._slots[slot].cancel(job_id, attempt)
+
+    async def answer(self, slot: str, verdict: Verdict) -> None:
+        self._slots[slot].answer(verdict)
 
     async def kill(self, slot: str, reason: str = KILLED) -> None:
         raise NotImplementedError("A thread cannot be killed: this test needs a LocalPool.")
@@ -117,6 +123,11 @@ class _Slot:
         if order is not None and (order.job_id, order.attempt) == (job_id, attempt):
             self._stop_asked.set()
 
+    def answer(self, verdict: Verdict) -> None:
+        order, _ = self._current or (None, None)
+        if order is not None and (order.job_id, order.attempt) == (verdict.job_id, verdict.attempt):
+            self._verdicts.add(verdict)
+
     def ask_to_end(self) -> None:
         self._stop_asked.set()
         self._orders.put(None)
@@ -151,7 +162,9 @@ class _Slot:
         )
         while (work := self._orders.get()) is not None:
             order, run = work
-            run.deliver(run_order(worker, order, run.deliver, self._stop_asked.is_set))
+            stop_asked = self._stop_asked.is_set
+            self._verdicts = Verdicts(run.deliver, stop_asked)
+            run.deliver(run_order(worker, order, run.deliver, stop_asked, self._verdicts.judge))
             self._tell(SlotIdle(name), state=SlotState.IDLE, memory=worker.memory)
         self._tell(SlotDown(name, CLOSED), state=SlotState.DOWN, down_reason=CLOSED)
 

@@ -16,7 +16,8 @@ from server.config.settings import Settings
 PAGE, README = DOCS / "settings.md", ROOT / "README.md"
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "model": (
-        *("weights", "pull", "guardrail", "attention", "compile", "memory", "nvidia_sampling"),
+        *("weights", "pull", "guardrail", "guardrail_key_file", "guardrail_model", "attention"),
+        *("compile", "memory", "nvidia_sampling"),
     ),
     "GPUs": ("devices", "cuda_visible_devices", "nvidia_driver_capabilities", "worker", "patience"),
     "address": (

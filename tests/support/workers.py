@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from server.workers.messages import (
     WorkOrder,
     encode_event,
 )
+from server.workers.verdicts import Judge, ServerGuardrail
 
 DIGEST = "d1" * 32
 """The checkpoint digest that these workers report."""
@@ -123,11 +125,13 @@ class ScriptedWorker:
         liesize     reports a size that is one byte too large
         liehash     reports the hash of other bytes
         noartifact  is done without an Artifact
+        unjudged    has no frame judged, though there is a guardrail
         flood       sends chunks until it is stopped or cancelled
     """
 
     SETTINGS = frozenset(
         {"sleep", "bytes", "notes", "stderr", "small", "liesize", "liehash", "noartifact", "flood"}
+        | {"unjudged"}
     )
     FAULTS = frozenset(
         {"refuse", "memory", "offload", "raise", "cuda", "exit", "killed", "segfault", "stopped"}
@@ -147,17 +151,24 @@ class ScriptedWorker:
         name = f"scripted {self._device}"
         return Ready(DIGEST, name, "scripted", self.memory, "plain", versions={"script": "1"})
 
-    def run(self, order: WorkOrder, send: Send, cancelled: Callable[[], bool]) -> Done:
+    def run(
+        self, order: WorkOrder, send: Send, cancelled: Callable[[], bool], judge: Judge
+    ) -> Done:
         script = Script(order)
         try:
-            return self._make(order, script, send, cancelled)
+            return self._make(order, script, send, cancelled, judge)
         except _RanOut:
             self.memory = MemoryPlan.STREAM
             send(Restarted("The script ran out of memory, so it is begun again."))
-            return self._make(order, script, send, cancelled)
+            return self._make(order, script, send, cancelled, judge)
 
     def _make(
-        self, order: WorkOrder, script: Script, send: Send, cancelled: Callable[[], bool]
+        self,
+        order: WorkOrder,
+        script: Script,
+        send: Send,
+        cancelled: Callable[[], bool],
+        judge: Judge,
     ) -> Done:
         def start(stage: Stage) -> None:
             send(StageStarted(stage))
@@ -171,6 +182,8 @@ class ScriptedWorker:
         start(Stage.DENOISE)
         self._steps(order, script, send, cancelled)
         start(Stage.DECODE)
+        if self._options.guardrail.startswith("http") and "unjudged" not in script:
+            _have_judged(order.spec.num_frames, ServerGuardrail(judge))
         start(Stage.ENCODE)
         _send_file(order, script, send, cancelled)
         return Done(order.spec.tier, {"text": 0.0, "denoise": 0.0, "decode": 0.0, "encode": 0.0})
@@ -192,6 +205,17 @@ class ScriptedWorker:
                 _sleep(3600, cancelled)
             elif fault != "offload" or self.memory is MemoryPlan.RESIDENT:
                 _FAULTS[fault]()
+
+
+def _have_judged(num_frames: int, guardrail: ServerGuardrail) -> None:
+    """Frames that are grey: each as bright as its number."""
+    # Not above: they would take most of the time that a scripted worker takes to start.
+    import numpy as np
+
+    from pipeline.guardrail import judged
+
+    frames = (np.full((64, 96, 3), number, np.uint8) for number in range(num_frames))
+    deque(judged(guardrail, frames, num_frames), maxlen=0)
 
 
 class _RanOut(Exception):

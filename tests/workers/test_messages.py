@@ -24,6 +24,7 @@ from server.workers.messages import (
     Chunk,
     Done,
     Failed,
+    FrameToJudge,
     Idle,
     Loading,
     Ready,
@@ -58,6 +59,7 @@ EVENTS: dict[type[WorkerEvent], SearchStrategy[Any]] = {
     StepDone: st.builds(StepDone, integers, integers, seconds, seconds),
     Note: st.builds(Note, text),
     Restarted: st.builds(Restarted, text),
+    FrameToJudge: st.builds(FrameToJudge, st.binary(max_size=1000), integers),
     Chunk: st.builds(Chunk, st.binary(max_size=1000)),
     Artifact: st.builds(
         Artifact,
@@ -122,7 +124,8 @@ def test_fields_of_other_names_are_refused(name: str, fields: dict[str, Any]) ->
 @given(st.data())
 def test_a_changed_field_is_taken_only_if_it_has_the_declared_type(data: st.DataObject) -> None:
     """Pydantic's strict mode reads the same declarations, and must come to the same verdict."""
-    event = data.draw(st.one_of(*(EVENTS[kind] for kind in EVENTS if kind is not Chunk)))
+    without_bytes = EVENTS.keys() - {Chunk, FrameToJudge}
+    event = data.draw(st.one_of(*(EVENTS[kind] for kind in EVENTS if kind in without_bytes)))
     header = header_of(event)
     name = data.draw(st.sampled_from([key for key in header if key != "type"]))
     header[name] = data.draw(json_values)
@@ -231,6 +234,9 @@ def test_three_events_end_a_run(event: WorkerEvent) -> None:
         message("[]"),
         message('{"type": "Chunk"}', bytes(MAX_CHUNK_BYTES + 1)),
         message('{"type": "Chunk", "data": "x"}', b"x"),
+        message('{"type": "FrameToJudge"}', b"x"),
+        message('{"type": "FrameToJudge", "index": "1"}', b"x"),
+        message('{"type": "FrameToJudge", "index": 1}', bytes(MAX_CHUNK_BYTES + 1)),
         message('{"type": "Idle"}', b"x"),
         message('{"type": ["Idle"]}'),
         message('{"type": "Idle", "type_": 1}'),

@@ -5,6 +5,7 @@ from typing import NotRequired
 from fastapi import APIRouter, Response
 from typing_extensions import TypedDict
 
+from pipeline.guardrail import GuardrailKind
 from pipeline.memory_plan import MemoryPlan
 from server.api.dependencies import ServicesDep
 from server.api.openapi.parts import answer
@@ -37,6 +38,13 @@ class LoadingView(TypedDict):
     fraction: float
 
 
+class GuardrailView(TypedDict):
+    """Who judges prompts, pictures and frames; `warning` says what is not judged."""
+
+    kind: GuardrailKind
+    warning: NotRequired[str]
+
+
 class SlotStatus(TypedDict):
     """A worker's place and what it is doing."""
 
@@ -64,6 +72,7 @@ class ReadinessView(TypedDict):
 
     status: str
     checks: list[CheckView]
+    guardrail: GuardrailView
     slots: list[SlotStatus]
     queue: QueueState
     waiting_for_weights: list[WaitingView]
@@ -86,10 +95,11 @@ async def live() -> Liveness:
 async def ready(services: ServicesDep, response: Response) -> ReadinessView:
     """Whether a video could be made now, and what is missing.
 
-    Now or, as there is a queue, soon: a worker has loaded the model, busy or not, the database can
-    be written, the disk is not full, every part of the server runs, and it was not told to end. The
-    body says which of these is not so, how far loading is, whether the queue is paused, and which
-    requests wait for weights that are not here.
+    Now or, as there is a queue, soon: a worker has loaded the model, busy or not, the guardrail
+    gives verdicts, the database can be written, the disk is not full, every part of the server
+    runs, and it was not told to end. The body says which of these is not so, who the guardrail is,
+    how far loading is, whether the queue is paused, and which requests wait for weights that are
+    not here.
     """
     checks = await services.readiness.checks()
     is_ready = all(check.problem is None for check in checks)
@@ -97,6 +107,7 @@ async def ready(services: ServicesDep, response: Response) -> ReadinessView:
     return {
         "status": "ready" if is_ready else "not ready",
         "checks": [_check_view(check) for check in checks],
+        "guardrail": _guardrail_view(services.guardrail),
         "slots": [_slot_view(slot) for slot in services.pool.slots()],
         "queue": state_of_queue(services.readiness.paused_since),
         "waiting_for_weights": [
@@ -110,6 +121,13 @@ def _check_view(check: Check) -> CheckView:
     view: CheckView = {"name": check.name, "passed": check.problem is None}
     if check.problem is not None:
         view["problem"] = check.problem
+    return view
+
+
+def _guardrail_view(kind: GuardrailKind) -> GuardrailView:
+    view: GuardrailView = {"kind": kind}
+    if kind.warning is not None:
+        view["warning"] = kind.warning
     return view
 
 
