@@ -21,7 +21,7 @@ _FILES = """
 def copy_database(source: Path, target: Path) -> dict[str, int]:
     """Write the tables of `source`, as they are now, to `target`, which they replace.
 
-    Whoever uses `source` can go on writing. Nothing is upgraded: the copy is of the same release.
+    Users of `source` can go on writing. Nothing is upgraded: the copy is of the same release.
 
     Returns:
         The ids of the files that the rows name, with their sizes in bytes.

@@ -1,6 +1,6 @@
 """A data folder is copied: into a backup, beside its running server, and from a backup back again.
 
-A backup is a data folder without what the next start makes anew. Its database gets its name last:
+A backup is a data folder without what the next start makes again. Its database gets its name last:
 a folder that has no such file is no whole copy.
 """
 

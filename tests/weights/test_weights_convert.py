@@ -287,7 +287,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_damaged_later_is_converted_anew(
+def test_a_file_that_is_damaged_later_is_converted_again(
     capsys: pytest.CaptureFixture[str],
     base: Path,
     original: tuple[Path, Network],
