@@ -38,6 +38,7 @@ from server.tasks import (
     FairSemaphore,
     Signals,
     backoff_s,
+    in_thread,
     log_errors,
     on,
     to_writer_thread,
@@ -198,7 +199,7 @@ class InputPreparer:
     async def _open_sent(self, artifact_id: str) -> IO[bytes]:
         """What came with the request itself."""
         try:
-            return await asyncio.to_thread(self.files.open, artifact_id)
+            return await self._open(artifact_id)
         except FileNotFoundError as error:
             raise InputLost from error
 
@@ -210,7 +211,7 @@ class InputPreparer:
                 return await self._download(url, job, medium)
             if file.size > medium.max_bytes:
                 raise medium.too_large(field)
-            return await asyncio.to_thread(self.files.open, file.id)
+            return await self._open(file.id)
         except (UnknownFile, FileNotFoundError) as error:
             raise FileDownloadError(field, "This server has no such file.") from error
         except FetchTooLarge as error:
@@ -219,6 +220,17 @@ class InputPreparer:
             raise FileDownloadError(field, f"{error} Or send a data URI or an upload.") from error
         except (FileUrlRefused, FetchError) as error:
             raise FileDownloadError(field, str(error)) from error
+
+    async def _open(self, artifact_id: str) -> IO[bytes]:
+        """A file that is kept. A cancel meanwhile closes it."""
+        with contextlib.ExitStack() as unless_it_opens:
+
+            def open_it() -> IO[bytes]:
+                return unless_it_opens.enter_context(self.files.open(artifact_id))
+
+            file = await in_thread(open_it)
+            unless_it_opens.pop_all()
+        return file
 
     async def _download(self, url: str, job: Job, medium: Medium) -> IO[bytes]:
         with contextlib.ExitStack() as unless_it_arrives:

@@ -250,8 +250,9 @@ async def test_a_run_whose_frames_get_no_verdict_is_made_again(
 
 
 async def test_a_run_is_asked_again_before_it_is_put_back(
-    tmp_path: Path, endpoint: Moderations
+    tmp_path: Path, endpoint: Moderations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "INSIST_S", 60.0)
     failures = [status("500 x"), status("503 x")]
 
     def judge(part: Part) -> bytes:
