@@ -1,7 +1,8 @@
 """The checkpoint's files from the Hugging Face Hub: what it lists, and their bytes.
 
-Its own library finds the token and makes the URLs. The requests are ours: the library's listing
-waits for ever on a hub that has gone silent, and its download takes wrong bytes of the right size.
+Its own library finds the token and makes the URLs. The requests are made here: the library's
+listing waits for ever on a hub that is silent, and its download takes wrong bytes of the
+right size.
 """
 
 import json
@@ -221,7 +222,7 @@ class Hub:
 
 
 def has_token() -> bool:
-    """Whether the hub's library finds a token of ours."""
+    """Whether the hub's library finds a token."""
     return get_token() is not None
 
 

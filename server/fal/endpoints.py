@@ -120,13 +120,9 @@ def video_to_video(given: VideoToVideoInput, limits: Limits) -> VideoRequest:
 def distilled_text_to_video(given: DistilledTextToVideoInput, limits: Limits) -> VideoRequest:
     """What the distilled model is to make of a prompt: it was distilled with guidance, and takes
     none."""
-    request = _video_request(given, limits, guidance_scale=1.0)
+    request = _video_request(given, limits, guidance_scale=1.0, sampler=Sampler.TRIGFLOW)
     given_in_vain = "negative_prompt" in given.model_fields_set
-    return replace(
-        request,
-        spec=replace(request.spec, sampler=Sampler.TRIGFLOW),
-        notes=(_NO_NEGATIVE_PROMPT,) if given_in_vain else (),
-    )
+    return replace(request, notes=(_NO_NEGATIVE_PROMPT,) if given_in_vain else ())
 
 
 def _video_request(
@@ -135,6 +131,7 @@ def _video_request(
     *,
     guidance_scale: float,
     conditioning: Conditioning = None,
+    sampler: Sampler = Sampler.UNIPC,
 ) -> VideoRequest:
     """The video without its media. A seed is drawn if none is given."""
     num_frames, limit = given.num_frames, limits.max_frames
@@ -156,6 +153,7 @@ def _video_request(
         container=Container(given.video_output_type),
         quality=Quality(given.video_quality),
         conditioning=conditioning,
+        sampler=sampler,
     )
     return VideoRequest(spec=spec, media={}, sync_mode=given.sync_mode)
 

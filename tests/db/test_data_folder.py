@@ -6,12 +6,12 @@ import signal
 import stat
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import httpx
 import pytest
 from api_keys import keys_of
+from other_user import as_other_user
 from paths import SUPPORT
 from servers import (
     ENDPOINT,
@@ -114,30 +114,19 @@ def test_what_workers_of_a_killed_server_left_is_removed(tmp_path: Path, left: s
         assert all(path.exists() for path in own)
 
 
-def as_other_user(code: str) -> str:
-    """Run code as a user who is not root; what it prints. `folder` must be open to it."""
-    program = f"""
-        import os, sys
-        from pathlib import Path
-        from server.data_folder import DataFolderDenied, owned
-        if os.geteuid() == 0:
-            os.setgroups([]), os.setgid(10001), os.setuid(10001)
-        try:
-            {code}
-        except DataFolderDenied as denied:
-            print(denied)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(program)]
-    return subprocess.check_output(command, text=True, timeout=60).strip()
+def denied(code: str) -> str:
+    """What a user who is not root is told, who runs this; what it opens must be open to it."""
+    imports = "from server.data_folder import DataFolderDenied, owned"
+    return as_other_user(code, imports, "DataFolderDenied")
 
 
 def test_a_folder_of_another_user_is_refused_with_both_users_and_the_command() -> None:
     uid = os.geteuid() or 10001
-    assert as_other_user("owned(Path('/usr')).__enter__()") == (
+    assert denied("owned(Path('/usr')).__enter__()") == (
         f"/usr belongs to uid 0, and this program runs as uid {uid}, which may not read and write "
         f"it: run it as uid 0, or run `chown -R {uid} /usr` as root."
     )
-    assert as_other_user("owned(Path('/usr/a b')).__enter__()") == (
+    assert denied("owned(Path('/usr/a b')).__enter__()") == (
         f"The data folder /usr/a b cannot be made by uid {uid}, as which this program runs: run "
         f"`install -d -o {uid} -m 700 '/usr/a b'` as root, or choose another folder with --data."
     )

@@ -107,7 +107,7 @@ def sides(request: pytest.FixtureRequest, store: WeightStore, pictures: list[Pix
 
 
 def _our_pipeline(store: WeightStore, dtype: torch.dtype) -> VideoPipeline:
-    """Ours, with the two constants in which diffusers differs from NVIDIA set to diffusers'."""
+    """The project's, with the two constants in which diffusers differs from NVIDIA set to its."""
     ours = load_pipeline(store, "cpu", dtype=dtype)
     transformer = load_transformer(
         store, dtype, qk_norm_eps=1e-5, rope_exponent_dtype=torch.float32
@@ -146,7 +146,7 @@ def _our_velocity(transformer: CosmosTransformer, answers: dict[str, Tensor]) ->
 
 
 def _given(ours: VideoPipeline, pictures: list[Pixels], clip: str) -> Tensor:
-    """The latents that a clip of ours starts with."""
+    """The latents that a video of this project starts with."""
     spec, count = CLIPS[clip], NUM_PICTURES.get(clip, 1)
     used = pictures[-count:] if spec.conditioning == Clip() else pictures[:count]
     (chunk,) = chunks_of(spec, ours.max_frames)

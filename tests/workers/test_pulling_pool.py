@@ -5,9 +5,6 @@ import functools
 import os
 import re
 import shutil
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import pytest
 from checkpoint_files import write_checkpoint, write_tensors
 from http_sites import NO_ROOTS
 from hub_stand_in import LISTING, Fault, StandInHub, files_in, running_hub
+from other_user import as_other_user
 from queue_calls import result_of, submit
 from servers import serving, settings_in, start_server
 
@@ -169,31 +167,19 @@ def test_too_little_space_ends_the_start(
     assert hub.asked(BIG) == []
 
 
-def as_other_user(code: str) -> str:
-    """Run code as a user who is not root; what it raises."""
-    program = f"""
-        import os
-        from pathlib import Path
-        from weights.errors import PullFailed
-        from weights.pull import make_folder
-        if os.geteuid() == 0:
-            os.setgroups([]), os.setgid(10001), os.setuid(10001)
-        try:
-            {code}
-        except PullFailed as failed:
-            print(failed)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(program)]
-    return subprocess.check_output(command, text=True, timeout=60).strip()
+def denied(code: str) -> str:
+    """What a user who is not root is told, who runs this."""
+    imports = "from weights.errors import PullFailed; from weights.pull import make_folder"
+    return as_other_user(code, imports, "PullFailed")
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_the_user_and_the_command() -> None:
     uid = os.geteuid() or 10001
-    assert as_other_user("make_folder(Path('/usr'))") == (
+    assert denied("make_folder(Path('/usr'))") == (
         f"/usr belongs to uid 0, and this program runs as uid {uid}, which may not write it: run "
         f"`chown -R {uid} /usr` as root."
     )
-    assert as_other_user("make_folder(Path('/usr/a b'))") == (
+    assert denied("make_folder(Path('/usr/a b'))") == (
         f"/usr/a b cannot be made by uid {uid}, as which this program runs: run "
         f"`install -d -o {uid} '/usr/a b'` as root."
     )
