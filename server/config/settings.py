@@ -56,7 +56,8 @@ class Settings(BaseSettings):
     )
     pull: bool = Field(
         default=False,
-        description="fetch NVIDIA's checkpoint at the start, where that folder has none",
+        description="fetch at the start what is missing of NVIDIA's checkpoint and of the "
+        "guardrail's model for prompts",
     )
     data: Path = Field(default=Path("data"), description="folder for the database and the files")
     any_filesystem: bool = Field(default=False, description="use a file system not known to work")

@@ -228,10 +228,13 @@ def _checkpoint(settings: Settings) -> dict[str, Any]:
     files = [file for store in stores for file in store.root.rglob("*.safetensors")]
     size = sum(file.stat().st_size for file in files)
     found = {"checkpoint": size, "limits": Limits.of(*(store.profile for store in stores))}
+    profiles = {store.root: store.profile for store in stores}
+    is_fetched = _is_pulled_at_start(settings)
     try:
-        kind = guardrail_kind({store.root: store.profile for store in stores}, settings.guardrail)
+        kind = guardrail_kind(profiles, settings.guardrail, is_fetched=is_fetched)
     except GuardrailMissing as error:
         return {**found, "guardrail_problem": str(error)}
+    found["is_pulled_at_start"] = is_fetched
     return {**found, "guardrail": kind, "guardrail_problem": _of_endpoint(settings)}
 
 

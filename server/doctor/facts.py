@@ -116,7 +116,7 @@ class Facts:
     """The commit that this release is made for."""
 
     is_pulled_at_start: bool = False
-    """The server's start would fetch the checkpoint."""
+    """The server's start would fetch what is missing of checkpoint and guardrail."""
 
     has_token: bool = False
     """The Hugging Face Hub's library finds a token."""

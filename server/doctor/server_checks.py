@@ -34,6 +34,11 @@ def guardrail(facts: Facts) -> Finding:
         return skipped("the checkpoint is not whole") if facts.settings else _UNREAD
     if facts.guardrail_problem is not None:
         return problem(facts.guardrail_problem)
+    if facts.is_pulled_at_start:
+        return warning(
+            "The guardrail's model for prompts is not here.",
+            "the server's start fetches it, by COSMOS_PULL",
+        )
     if facts.guardrail is not None and facts.guardrail.warning is not None:
         return warning(facts.guardrail.warning)
     if facts.guardrail is GuardrailKind.ENDPOINT:

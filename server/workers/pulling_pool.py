@@ -2,9 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,18 @@ from server.tasks import backoff_s, in_thread, log_errors
 from server.workers.messages import Loading, RunEvent, WorkOrder
 from server.workers.pool import KILLED, Pool, SlotChange, SlotView
 from server.workers.verdicts import Verdict
+from weights import guardrail
+from weights.checkpoint_profile import CheckpointProfile
+from weights.checkpoints import folders_in
 from weights.errors import CheckpointError, CheckpointIncomplete
-from weights.manifest import load_manifest
+from weights.manifest import Repository, load_manifest
 from weights.store import WeightStore
 
 if TYPE_CHECKING:
     from weights.download import Hub
     from weights.listing import Listing
+
+CHECKPOINT, GUARDRAIL = "checkpoint", "guardrail's model"
 
 TRY_AGAIN_S = 1.0
 TRY_AGAIN_MAX_S = 60.0
@@ -33,19 +38,29 @@ _LOG_EVERY = 0.05
 _log = structlog.get_logger("server")
 
 
-class CheckpointPull:
-    """The fetch of NVIDIA's checkpoint into a folder that has none, or a part of it.
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is fetched of one repository of the hub, and into which folder."""
 
-    Where the folder has a file that is not NVIDIA's, it is left as it is, and the fetch fails.
+    name: str
+    repository: Repository
+    folder: Path
+    needed: "Callable[[Listing], Listing]"
+
+
+class CheckpointPull:
+    """The fetch of what a start finds missing: NVIDIA's checkpoint, the guardrail's model, or both.
+
+    Where a folder has a file that is not the hub's, it is left as it is, and the fetch fails.
     """
 
-    _hub: "Hub"
-    _listing: "Listing"
+    _sources: "list[tuple[Hub, Listing, Path]]"
     _opened: ExitStack
 
-    def __init__(self, folder: Path, hub: HubSettings) -> None:
-        self._folder = folder
+    def __init__(self, wanted: Sequence[_Wanted], hub: HubSettings) -> None:
+        self._wanted = wanted
         self._settings = hub
+        self._what = " and ".join(f"the {each.name}" for each in wanted)
         self._stopping = threading.Event()
         self._is_ending = False
         self._lock = threading.Lock()
@@ -59,15 +74,30 @@ class CheckpointPull:
         """The fetch that a start with these settings begins with, None if with none."""
         if not settings.pull or settings.fetch == "off":
             return None
+        root = folders_in(str(settings.weights))[0]
+        wanted = []
         try:
-            WeightStore(settings.weights)
+            profile = WeightStore(root).profile
         except CheckpointIncomplete:
-            hub = HubSettings.load()
-            return None if hub.offline else cls(settings.weights, hub)
-        return None
+            profile, manifest = CheckpointProfile(), load_manifest()
+            wanted.append(_Wanted(CHECKPOINT, manifest, root, lambda all_: all_.needed(manifest)))
+        judges = settings.guardrail == "text" or (
+            settings.guardrail == "required" and profile.guardrail == "required"
+        )
+        if judges and guardrail.guardrail_files(root).missing:
+            folder = root / guardrail.FOLDER
+            wanted.append(_Wanted(GUARDRAIL, guardrail.GUARDRAIL, folder, guardrail.needed_files))
+        if not wanted:
+            return None
+        hub = HubSettings.load()
+        return None if hub.offline else cls(wanted, hub)
+
+    def brings(self, name: str) -> bool:
+        """Whether `CHECKPOINT` or `GUARDRAIL` is fetched."""
+        return any(each.name == name for each in self._wanted)
 
     def prepare(self) -> None:
-        """See that the folder can be written, that the hub gives us the files, and that they fit.
+        """See that the folders can be written, that the hub gives us the files, and that they fit.
 
         Raises:
             PullFailed: one of these is not so.
@@ -75,15 +105,24 @@ class CheckpointPull:
         from weights.download import Hub
         from weights.pull import check_folder, make_folder
 
-        make_folder(self._folder)
-        manifest = load_manifest()
         with ExitStack() as opened:
-            self._hub = opened.enter_context(Hub(self._settings.endpoint, manifest))
-            self._listing = self._hub.listing(self.say, self._stopping.wait).needed(manifest)
-            self._hub.check_access(self._listing)
-            check_folder(self._listing.files, self._folder)
+            self._sources = []
+            for wanted in self._wanted:
+                make_folder(wanted.folder)
+                hub = opened.enter_context(Hub(self._settings.endpoint, wanted.repository))
+                listing = wanted.needed(hub.listing(self.say, self._stopping.wait))
+                hub.check_access(listing)
+                self._sources.append((hub, listing, wanted.folder))
+            still_to_come = self._size
+            for _, listing, folder in self._sources:
+                still_to_come -= listing.size
+                check_folder(listing.files, folder, more_bytes=still_to_come)
             self._opened = opened.pop_all()
-        _log.info("The checkpoint is fetched first", bytes=self._listing.size)
+        _log.info("The checkpoint is fetched first", what=self._what, bytes=self._size)
+
+    @property
+    def _size(self) -> int:
+        return sum(listing.size for _, listing, _ in self._sources)
 
     def close(self) -> None:
         """Close the connections to the hub, once nothing runs."""
@@ -92,8 +131,8 @@ class CheckpointPull:
     @property
     def loading(self) -> Loading:
         """How far it is."""
-        done, total = self._done, self._listing.size
-        text = f"Fetching the checkpoint: {done:,} of {total:,} bytes"
+        done, total = self._done, self._size
+        text = f"Fetching {self._what}: {done:,} of {total:,} bytes"
         return Loading(text, min(1.0, done / total))
 
     def run(self) -> bool:
@@ -107,14 +146,16 @@ class CheckpointPull:
             self._stopping = stopping = threading.Event()
             self._done, self._logged = 0, 0.0
         try:
-            pull(self._hub, self._listing, self._folder, self, replace=False, stopping=stopping)
+            for hub, listing, folder in self._sources:
+                pull(hub, listing, folder, self, replace=False, stopping=stopping)
         except Stopped:
             return False
         except Exception as error:
-            self.problem = f"The checkpoint could not be fetched: {error}"
+            self.problem = f"{self._what.capitalize()} could not be fetched: {error}"
             _log.error(self.problem, exc_info=not isinstance(error, CheckpointError | OSError))
             return False
-        _log.info("The checkpoint is here", commit=self._listing.commit)
+        commits = [listing.commit for _, listing, _ in self._sources]
+        _log.info("The checkpoint is here", what=self._what, commits=commits)
         return True
 
     def stop(self) -> None:
@@ -127,7 +168,7 @@ class CheckpointPull:
         """See `weights.pull.Display`."""
         with self._lock:
             self._done += count
-            fraction = self._done / self._listing.size
+            fraction = self._done / self._size
             is_time = fraction - self._logged >= _LOG_EVERY
             if is_time:
                 self._logged = fraction

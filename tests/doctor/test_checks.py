@@ -243,6 +243,12 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         "http://10.0.0.1/m gives verdicts",
     ),
     ("guardrail", {"guardrail": GuardrailKind.REQUIRED}, "ok", "prompts and for pictures"),
+    (
+        "guardrail",
+        {"guardrail": GuardrailKind.REQUIRED, "is_pulled_at_start": True},
+        "warning",
+        "model for prompts is not here.*start fetches it, by COSMOS_PULL",
+    ),
     ("guardrail", {"guardrail": GuardrailKind.TEXT}, "warning", "reads prompts only"),
     ("guardrail", {"guardrail": GuardrailKind.OFF}, "warning", "for you to judge"),
     ("data folder", {"data_problem": "It belongs to uid 0."}, "problem", "uid 0"),

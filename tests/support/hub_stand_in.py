@@ -19,6 +19,7 @@ import pytest
 from http_sites import NO_ROOTS
 
 from weights import download
+from weights.guardrail import GUARDRAIL
 from weights.manifest import load_manifest
 
 LISTING = "the listing"
@@ -29,6 +30,15 @@ Place = tuple[str, str]
 
 _MANIFEST = load_manifest()
 PUBLISHED: Place = (_MANIFEST.repository, _MANIFEST.commit)
+GUARDRAIL_PLACE: Place = (GUARDRAIL.repository, GUARDRAIL.commit)
+GUARDRAIL_FILES = {
+    "config.json": b"{}",
+    "model.safetensors": b"tensors",
+    "tokenizer_config.json": b"{}",
+    "vocab.json": b"{}",
+    "merges.txt": b"#version",
+}
+"""Those that are needed."""
 _TREE = re.compile(r"/api/models/([^/]+/[^/]+)/tree/(\w+)(?:/([^/?]+))?\?recursive=true")
 _FILE = re.compile(r"/([^/]+/[^/]+)/resolve/(\w+)/(.+)")
 

