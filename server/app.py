@@ -2,81 +2,41 @@
 
 import asyncio
 import math
-import secrets
 import socket
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from functools import partial
-from typing import NamedTuple
 
 import structlog
 from fastapi import FastAPI
 
-from pipeline.guardrail import GuardrailKind, guardrail_kind
 from server.api.access import AccessRules
-from server.api.bodies import BodyReader
 from server.api.dependencies import Services
 from server.api.error_handlers import add_error_handlers
-from server.api.metrics import Metrics
 from server.api.middleware import EntryMiddleware
-from server.api.readiness import Readiness
-from server.api.results import Results
 from server.api.router import api_routes
-from server.api.status_cache import StatusCache
-from server.auth.authenticator import Authenticator
 from server.auth.first_key import configured_key, make_first_key
-from server.auth.key_store import KeyCache, KeyStore
-from server.auth.tokens import SECRET_BYTES, Tokens
+from server.auth.key_store import KeyStore
 from server.config.settings import Settings
-from server.data_folder import QUARANTINE, database_in, owned, read_or_make
+from server.data_folder import database_in, owned
 from server.db.database import Database
-from server.disk import MIB, DiskSpace
 from server.dispatch.deadlines import Deadlines, RunLimits
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.drain import Drain
-from server.fal.endpoints import Limits
-from server.files.access import FileAccess
-from server.files.links import FileLinks, LinkSigner
-from server.files.public import PublicFiles
-from server.files.quota import StorageQuota
-from server.files.store import FileStore
-from server.files.unknown_files import UnknownFiles
-from server.files.upload_store import UploadStore
-from server.files.uploads import Uploads
 from server.inputs.decoder import MediaDecoder
-from server.inputs.disconnects import DisconnectedRuns
-from server.inputs.image_store import ImageStore
 from server.inputs.prepare import InputPreparer
-from server.inputs.submit import Submissions
 from server.jobs.clock import Clock, Heartbeat
-from server.jobs.limits import KeyLimits
-from server.jobs.retention import Retention
-from server.jobs.store import JobStore
 from server.keys import ApiKey
 from server.outbound.fetch import Fetcher
 from server.outbound.moderation import Moderation
+from server.services import Served, make_services, make_sweeper, served_by
 from server.sweeper import Sweeper
-from server.tasks import TRY_AGAIN_MAX_S, Loops, Signals, log_errors, to_writer_thread, trouble_of
-from server.webhooks.body import webhook_body
-from server.webhooks.sender import Webhooks
-from server.webhooks.signing import SigningKey
-from server.webhooks.store import WebhookStore
+from server.tasks import TRY_AGAIN_MAX_S, log_errors, to_writer_thread, trouble_of
 from server.workers.local_pool import LocalPool
-from server.workers.pool import Pool, SlotState
-from server.workers.pulling_pool import CHECKPOINT, GUARDRAIL, CheckpointPull, PullingPool
-from weights.checkpoint_profile import CheckpointProfile
-from weights.checkpoints import open_checkpoints
+from server.workers.pool import Pool
+from server.workers.pulling_pool import CheckpointPull, PullingPool
 
 _log = structlog.get_logger("server")
-
-
-class _Served(NamedTuple):
-    """The checkpoint that is served, and who judges what is made of it."""
-
-    limits: Limits
-    guardrail: GuardrailKind
-    moderation: Moderation | None = None
 
 
 def create_app(
@@ -90,7 +50,7 @@ def create_app(
     before; then workers are started, or first the `pull`.
     """
     key = configured_key(settings)
-    served = _served(settings, pull)
+    served = served_by(settings, pull)
     pool = pool or LocalPool.from_settings(settings, data=settings.data)
     if pull is not None:
         pool = PullingPool(pool, pull)
@@ -116,7 +76,7 @@ async def _lifespan(
     app: FastAPI,
     settings: Settings,
     key: ApiKey | None,
-    served: _Served,
+    served: Served,
     pool: Pool,
     decoder: MediaDecoder,
 ) -> AsyncIterator[None]:
@@ -134,7 +94,7 @@ async def _running(
     settings: Settings,
     database: Database,
     key: ApiKey | None,
-    served: _Served,
+    served: Served,
     pool: Pool,
     decoder: MediaDecoder,
 ) -> AsyncIterator[None]:
@@ -142,14 +102,14 @@ async def _running(
     drain: Drain = app.state.drain
     clock = Clock()
     served = served._replace(moderation=Moderation.from_settings(settings, clock.now))
-    services = _services(settings, database, fetcher, key, served, pool, drain, clock)
+    services = make_services(settings, database, fetcher, key, served, pool, drain, clock)
     app.state.services = services
     app.state.first_key = None
     if settings.needs_key and key is None:
         app.state.first_key = make_first_key(KeyStore(database), settings.data)
     store, files, signals = services.store, services.files, services.signals
     heartbeat = Heartbeat(database, clock)
-    sweeper = _sweeper(settings, services, heartbeat, clock)
+    sweeper = make_sweeper(settings, services, heartbeat, clock)
     # Take up what the last process on this data folder left.
     await _tried("removing what the last server left", to_writer_thread(sweeper.clean_up))
     is_taken_up = await _tried("taking up jobs", _take_up(services))
@@ -261,140 +221,3 @@ async def _keep_taking_up(services: Services, *, before: float, is_done: bool) -
 async def _after(first: asyncio.Task[None], work: Callable[[], Awaitable[None]]) -> None:
     await asyncio.shield(first)
     await work()
-
-
-def _services(
-    settings: Settings,
-    database: Database,
-    fetcher: Fetcher,
-    key: ApiKey | None,
-    served: _Served,
-    pool: Pool,
-    drain: Drain,
-    clock: Clock,
-) -> Services:
-    owner, now, signals, loops = str(uuid.uuid4()), clock.now, Signals(), Loops()
-    limits, moderation, endpoints = served.limits, served.moderation, served.limits.endpoints
-    key_limits, judged = KeyLimits.from_settings(settings), moderation is not None
-    store = JobStore(database, owner=owner, key_limits=key_limits, endpoints=endpoints, now=now)
-    files = FileStore(settings.data / "files")
-    statuses = StatusCache(store.standing)
-    store.on_write(statuses.written)
-    retention = _retention(settings, database, files, statuses, clock)
-    images = ImageStore(database, files, now=now)
-    submissions = Submissions(store, images, limits, signals, settings.queue_limit, judged)
-    disk = DiskSpace(settings.data, settings.min_free_disk_mib)
-    measured = Metrics(database, pool.slots, now=now)
-    access, links = _file_reading(settings, clock)
-    auth = _authenticator(settings, KeyStore(database), key)
-    webhooks = Webhooks(
-        webhooks=WebhookStore(database, owner=owner, now=now),
-        jobs=store,
-        body_of=partial(webhook_body, jobs=store, files=files, links=links),
-        fetcher=fetcher,
-        key=SigningKey.in_folder(settings.data),
-        signals=signals,
-        tried=measured.webhook_tried,
-    )
-    return Services(
-        settings=settings,
-        **served._asdict(),
-        auth=auth,
-        store=store,
-        files=files,
-        public_files=PublicFiles.from_settings(settings, database, access, now),
-        file_links=links,
-        file_access=access,
-        uploads=_uploads(settings, database, files, auth, clock),
-        submissions=submissions,
-        statuses=statuses,
-        results=Results(store, files, links, retention),
-        images=images,
-        retention=retention,
-        runs=_runs(settings, submissions, pool),
-        pool=pool,
-        signals=signals,
-        webhooks=webhooks,
-        drain=drain,
-        metrics=measured,
-        disk=disk,
-        loops=loops,
-        readiness=Readiness(pool, database, drain, disk, loops, moderation, endpoints=endpoints),
-        database=database,
-        bodies=BodyReader(timeout_s=settings.read_timeout),
-    )
-
-
-def _retention(
-    settings: Settings, database: Database, files: FileStore, statuses: StatusCache, clock: Clock
-) -> Retention:
-    gone = partial(statuses.written, None)
-    return Retention(database, files, gone=gone, keep_s=settings.keep_s, now=clock.now)
-
-
-def _runs(settings: Settings, submissions: Submissions, pool: Pool) -> DisconnectedRuns:
-    def has_idle_slot() -> bool:
-        return any(slot.state is SlotState.IDLE for slot in pool.slots())
-
-    return DisconnectedRuns(
-        submissions, grace_s=settings.disconnect_grace, has_idle_slot=has_idle_slot
-    )
-
-
-def _uploads(
-    settings: Settings, database: Database, files: FileStore, auth: Authenticator, clock: Clock
-) -> Uploads:
-    key_limit_mib = settings.key_storage_limit_mib
-    quota = StorageQuota(
-        database,
-        max_bytes=settings.storage_limit_mib * MIB,
-        max_key_bytes=None if key_limit_mib is None else key_limit_mib * MIB,
-    )
-    store = UploadStore(database, keep_s=settings.keep_s, now=clock.now)
-    max_size = settings.upload_limit_mib * MIB
-    return Uploads(store, files, quota, max_size=max_size, check_key=auth.check_key)
-
-
-def _sweeper(settings: Settings, services: Services, heartbeat: Heartbeat, clock: Clock) -> Sweeper:
-    unknown = UnknownFiles(
-        services.database,
-        services.files,
-        FileStore(settings.data / QUARANTINE),
-        insist=settings.quarantine_unknown,
-        keep_s=settings.keep_s,
-        now=clock.now,
-    )
-    return Sweeper(
-        services.retention, services.images, services.uploads, services.files, unknown, heartbeat
-    )
-
-
-def _secret(settings: Settings) -> bytes:
-    """What nobody but this server knows; tokens and signed URLs end with it."""
-    path = settings.data / "token.secret"
-    return read_or_make(path, lambda: secrets.token_bytes(SECRET_BYTES), at_least=SECRET_BYTES)
-
-
-def _file_reading(settings: Settings, clock: Clock) -> tuple[FileAccess, FileLinks]:
-    """Who may read files, and the URLs by which they do."""
-    signer = None
-    if settings.files_auth == "signed":
-        seconds = settings.files_url_seconds
-        signer = LinkSigner(_secret(settings), seconds=seconds, now=clock.now)
-    return FileAccess(settings.files_auth, signer, now=clock.now), FileLinks(signer)
-
-
-def _authenticator(settings: Settings, store: KeyStore, key: ApiKey | None) -> Authenticator:
-    tokens = Tokens(_secret(settings))
-    return Authenticator(KeyCache(store, key), tokens, needs_key=settings.needs_key)
-
-
-def _served(settings: Settings, pull: CheckpointPull | None) -> _Served:
-    """What the checkpoints make, and who judges; one that is still to come is NVIDIA's."""
-    if pull is not None and pull.brings(CHECKPOINT):
-        profiles = {settings.weights: CheckpointProfile()}
-    else:
-        profiles = {each.root: each.profile for each in open_checkpoints(str(settings.weights))}
-    is_fetched = pull is not None and pull.brings(GUARDRAIL)
-    guardrail = guardrail_kind(profiles, settings.guardrail, is_fetched=is_fetched)
-    return _Served(Limits.of(*profiles.values()), guardrail)

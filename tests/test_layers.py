@@ -46,9 +46,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         *{"auth", "db", "dispatch", "fal", "files", "inputs", "jobs", "outbound", "webhooks"},
         *{"workers", *VALUES},
     },
-    "app": {
+    "services": {
         *{"api", "auth", "db", "dispatch", "fal", "files", "inputs", "jobs", "outbound"},
         *{"sweeper", "webhooks", "workers", *VALUES},
+    },
+    "app": {
+        *{"api", "auth", "db", "dispatch", "inputs", "jobs", "outbound", "services", "sweeper"},
+        *{"workers", *VALUES},
     },
     "serve": {"app", "connections", "dispatch", "log", "workers", *VALUES},
     "doctor": {"fal", "outbound", "workers", *VALUES},
@@ -60,7 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """What each package of `server/`, and each module at its root, may import of the others. `inputs`,
 `dispatch` and `webhooks` do not know each other: they meet in the rows of jobs."""
 
-MAX_ROOT_MODULES = 12
+MAX_ROOT_MODULES = 13
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 

@@ -1,0 +1,213 @@
+"""The services that routes and loops share, made from the settings."""
+
+import secrets
+import uuid
+from functools import partial
+from typing import NamedTuple
+
+from pipeline.guardrail import GuardrailKind, guardrail_kind
+from server.api.bodies import BodyReader
+from server.api.dependencies import Services
+from server.api.metrics import Metrics
+from server.api.readiness import Readiness
+from server.api.results import Results
+from server.api.status_cache import StatusCache
+from server.auth.authenticator import Authenticator
+from server.auth.key_store import KeyCache, KeyStore
+from server.auth.tokens import SECRET_BYTES, Tokens
+from server.config.settings import Settings
+from server.data_folder import QUARANTINE, read_or_make
+from server.db.database import Database
+from server.disk import MIB, DiskSpace
+from server.dispatch.drain import Drain
+from server.fal.endpoints import Limits
+from server.files.access import FileAccess
+from server.files.links import FileLinks, LinkSigner
+from server.files.public import PublicFiles
+from server.files.quota import StorageQuota
+from server.files.store import FileStore
+from server.files.unknown_files import UnknownFiles
+from server.files.upload_store import UploadStore
+from server.files.uploads import Uploads
+from server.inputs.disconnects import DisconnectedRuns
+from server.inputs.image_store import ImageStore
+from server.inputs.submit import Submissions
+from server.jobs.clock import Clock, Heartbeat
+from server.jobs.limits import KeyLimits
+from server.jobs.retention import Retention
+from server.jobs.store import JobStore
+from server.keys import ApiKey
+from server.outbound.fetch import Fetcher
+from server.outbound.moderation import Moderation
+from server.sweeper import Sweeper
+from server.tasks import Loops, Signals
+from server.webhooks.body import webhook_body
+from server.webhooks.sender import Webhooks
+from server.webhooks.signing import SigningKey
+from server.webhooks.store import WebhookStore
+from server.workers.pool import Pool, SlotState
+from server.workers.pulling_pool import CHECKPOINT, GUARDRAIL, CheckpointPull
+from weights.checkpoint_profile import CheckpointProfile
+from weights.checkpoints import open_checkpoints
+
+
+class Served(NamedTuple):
+    """The checkpoint that is served, and who judges what is made of it."""
+
+    limits: Limits
+    guardrail: GuardrailKind
+    moderation: Moderation | None = None
+
+
+class _FileServing(NamedTuple):
+    """Who may read files, by which URLs, and how they come here."""
+
+    public_files: PublicFiles
+    file_links: FileLinks
+    file_access: FileAccess
+    uploads: Uploads
+
+
+def make_services(
+    settings: Settings,
+    database: Database,
+    fetcher: Fetcher,
+    key: ApiKey | None,
+    served: Served,
+    pool: Pool,
+    drain: Drain,
+    clock: Clock,
+) -> Services:
+    """The services of one server, whose database is open. Nothing runs yet."""
+    owner, now, signals, loops = str(uuid.uuid4()), clock.now, Signals(), Loops()
+    limits, moderation, endpoints = served.limits, served.moderation, served.limits.endpoints
+    key_limits, judged = KeyLimits.from_settings(settings), moderation is not None
+    store = JobStore(database, owner=owner, key_limits=key_limits, endpoints=endpoints, now=now)
+    files = FileStore(settings.data / "files")
+    statuses = StatusCache(store.standing)
+    store.on_write(statuses.written)
+    retention = _retention(settings, database, files, statuses, clock)
+    images = ImageStore(database, files, now=now)
+    submissions = Submissions(store, images, limits, signals, settings.queue_limit, judged)
+    disk = DiskSpace(settings.data, settings.min_free_disk_mib)
+    measured = Metrics(database, pool.slots, now=now)
+    auth = _authenticator(settings, KeyStore(database), key)
+    serving = _file_serving(settings, database, files, auth, clock)
+    webhooks = Webhooks(
+        webhooks=WebhookStore(database, owner=owner, now=now),
+        jobs=store,
+        body_of=partial(webhook_body, jobs=store, files=files, links=serving.file_links),
+        fetcher=fetcher,
+        key=SigningKey.in_folder(settings.data),
+        signals=signals,
+        tried=measured.webhook_tried,
+    )
+    return Services(
+        settings=settings,
+        **served._asdict(),
+        auth=auth,
+        store=store,
+        files=files,
+        **serving._asdict(),
+        submissions=submissions,
+        statuses=statuses,
+        results=Results(store, files, serving.file_links, retention),
+        images=images,
+        retention=retention,
+        runs=_runs(settings, submissions, pool),
+        pool=pool,
+        signals=signals,
+        webhooks=webhooks,
+        drain=drain,
+        metrics=measured,
+        disk=disk,
+        loops=loops,
+        readiness=Readiness(pool, database, drain, disk, loops, moderation, endpoints=endpoints),
+        database=database,
+        bodies=BodyReader(timeout_s=settings.read_timeout),
+    )
+
+
+def _retention(
+    settings: Settings, database: Database, files: FileStore, statuses: StatusCache, clock: Clock
+) -> Retention:
+    gone = partial(statuses.written, None)
+    return Retention(database, files, gone=gone, keep_s=settings.keep_s, now=clock.now)
+
+
+def _runs(settings: Settings, submissions: Submissions, pool: Pool) -> DisconnectedRuns:
+    def has_idle_slot() -> bool:
+        return any(slot.state is SlotState.IDLE for slot in pool.slots())
+
+    return DisconnectedRuns(
+        submissions, grace_s=settings.disconnect_grace, has_idle_slot=has_idle_slot
+    )
+
+
+def _uploads(
+    settings: Settings, database: Database, files: FileStore, auth: Authenticator, clock: Clock
+) -> Uploads:
+    key_limit_mib = settings.key_storage_limit_mib
+    quota = StorageQuota(
+        database,
+        max_bytes=settings.storage_limit_mib * MIB,
+        max_key_bytes=None if key_limit_mib is None else key_limit_mib * MIB,
+    )
+    store = UploadStore(database, keep_s=settings.keep_s, now=clock.now)
+    max_size = settings.upload_limit_mib * MIB
+    return Uploads(store, files, quota, max_size=max_size, check_key=auth.check_key)
+
+
+def make_sweeper(
+    settings: Settings, services: Services, heartbeat: Heartbeat, clock: Clock
+) -> Sweeper:
+    """What removes, of all that these services keep, what is over."""
+    unknown = UnknownFiles(
+        services.database,
+        services.files,
+        FileStore(settings.data / QUARANTINE),
+        insist=settings.quarantine_unknown,
+        keep_s=settings.keep_s,
+        now=clock.now,
+    )
+    return Sweeper(
+        services.retention, services.images, services.uploads, services.files, unknown, heartbeat
+    )
+
+
+def _secret(settings: Settings) -> bytes:
+    """What nobody but this server knows; tokens and signed URLs end with it."""
+    path = settings.data / "token.secret"
+    return read_or_make(path, lambda: secrets.token_bytes(SECRET_BYTES), at_least=SECRET_BYTES)
+
+
+def _file_serving(
+    settings: Settings, database: Database, files: FileStore, auth: Authenticator, clock: Clock
+) -> _FileServing:
+    signer = None
+    if settings.files_auth == "signed":
+        seconds = settings.files_url_seconds
+        signer = LinkSigner(_secret(settings), seconds=seconds, now=clock.now)
+    access = FileAccess(settings.files_auth, signer, now=clock.now)
+    return _FileServing(
+        public_files=PublicFiles.from_settings(settings, database, access, clock.now),
+        file_links=FileLinks(signer),
+        file_access=access,
+        uploads=_uploads(settings, database, files, auth, clock),
+    )
+
+
+def _authenticator(settings: Settings, store: KeyStore, key: ApiKey | None) -> Authenticator:
+    tokens = Tokens(_secret(settings))
+    return Authenticator(KeyCache(store, key), tokens, needs_key=settings.needs_key)
+
+
+def served_by(settings: Settings, pull: CheckpointPull | None) -> Served:
+    """What the checkpoints make, and who judges; one that is still to come is NVIDIA's."""
+    if pull is not None and pull.brings(CHECKPOINT):
+        profiles = {settings.weights: CheckpointProfile()}
+    else:
+        profiles = {each.root: each.profile for each in open_checkpoints(str(settings.weights))}
+    is_fetched = pull is not None and pull.brings(GUARDRAIL)
+    guardrail = guardrail_kind(profiles, settings.guardrail, is_fetched=is_fetched)
+    return Served(Limits.of(*profiles.values()), guardrail)
