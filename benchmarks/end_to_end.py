@@ -24,6 +24,7 @@ from pipeline.load import load_pipeline
 from pipeline.memory_plan import MemoryChoice
 from pipeline.progress import Progress, StepDone, Watcher
 from pipeline.spec import Pixels, VideoSpec
+from pipeline.thumbnail import Thumbnail
 from weights.stand_in.checkpoint import write_stand_in
 from weights.store import WeightStore
 
@@ -81,7 +82,12 @@ def _frames(pipeline: VideoPipeline, watcher: Watcher) -> Frames:
     def take(frames: Iterable[Frame], *, out: Path, **_: object) -> EncodedVideo:
         taken.extend(frame.copy() for frame in frames)
         return EncodedVideo(
-            path=out, content_type="", num_frames=len(taken), width=_WIDTH, height=_HEIGHT
+            path=out,
+            content_type="",
+            num_frames=len(taken),
+            width=_WIDTH,
+            height=_HEIGHT,
+            thumbnail=Thumbnail(b"", 0, 0),
         )
 
     picture = np.random.default_rng(0).integers(0, 256, (_HEIGHT, _WIDTH, 3), dtype=np.uint8)

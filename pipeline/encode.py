@@ -6,6 +6,7 @@ give the same bytes with the same ffmpeg. No sound, and no torch.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from pipeline.ffmpeg import feed_ffmpeg
 from pipeline.spec import FPS, Container, Quality
+from pipeline.thumbnail import Thumbnail, thumbnail_of
 
 # x264's output depends on the number of threads, so it is a constant and not the machine's. Eight
 # are all that 704 lines keep busy, and cost little where there are only two cores.
@@ -21,13 +23,17 @@ NUM_THREADS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedVideo:
-    """A finished file. Width and height are the file's; a GIF may be smaller than its frames."""
+    """A finished file. Width and height are the file's; a GIF may be smaller than its frames.
+
+    `thumbnail` is of the first frame.
+    """
 
     path: Path
     content_type: str
     num_frames: int
     width: int
     height: int
+    thumbnail: Thumbnail
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +138,9 @@ def encode_video(
         f"file:{part}",
     ]
     try:
-        feed_ffmpeg(arguments, _exactly(frames, num_frames, (height, width, 3)), check)
+        checked = _exactly(frames, num_frames, (height, width, 3))
+        first = next(checked)
+        feed_ffmpeg(arguments, chain([first], checked), check)
         part.replace(out)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -143,6 +151,7 @@ def encode_video(
         num_frames=num_frames,
         width=shown_width,
         height=shown_height,
+        thumbnail=thumbnail_of(first),
     )
 
 

@@ -88,6 +88,19 @@ class OutputExpired(RequestError):
     message = "The files of this request have expired"
 
 
+class UnknownVideo(RequestError):
+    """There is no video of that id, or it is somebody else's."""
+
+    status = 404
+    message = "Video not found"
+
+
+class NoContent(RequestError):
+    """The video has no such file, for which the argument is the reason."""
+
+    status = 404
+
+
 class UnknownFile(RequestError):
     """There is no file of that id."""
 

@@ -224,7 +224,7 @@ class JobSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class JobProgress:
-    """How far a run is; `step` of `num_steps` counts within the stage where it has steps."""
+    """How far a run is: the stage it is in, and the denoising steps that it has done, if any."""
 
     stage: str
     step: int | None = None

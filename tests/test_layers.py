@@ -38,13 +38,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "auth": {"db", *VALUES},
     "files": {"auth", "db", "fal", *VALUES},
     "jobs": {"db", "files", *VALUES},
+    "openai": {"fal", "jobs", *VALUES},
     "inputs": {"auth", "db", "fal", "files", "jobs", "outbound", *VALUES},
     "dispatch": {"fal", "files", "jobs", "outbound", "workers", *VALUES},
     "webhooks": {"db", "fal", "files", "jobs", "outbound", *VALUES},
     "sweeper": {"files", "inputs", "jobs", *VALUES},
     "api": {
         *{"auth", "db", "dispatch", "fal", "files", "inputs", "jobs", "outbound", "webhooks"},
-        *{"workers", *VALUES},
+        *{"openai", "workers", *VALUES},
     },
     "services": {
         *{"api", "auth", "db", "dispatch", "fal", "files", "inputs", "jobs", "outbound"},
@@ -82,6 +83,7 @@ TORCH_FREE = {
     "pipeline.child_process",
     "pipeline.encode",
     "pipeline.ffmpeg",
+    "pipeline.thumbnail",
 }
 """The modules of the pipeline that the server imports where there is no torch."""
 

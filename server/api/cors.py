@@ -8,7 +8,7 @@ from collections.abc import Set
 
 from starlette.datastructures import Headers
 
-_METHODS = "GET, HEAD, POST, PUT, OPTIONS"
+_METHODS = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
 _REQUEST_HEADERS = ", ".join(
     (
         "authorization",

@@ -1,16 +1,17 @@
 """What becomes a response of an error: the caller's, a shortage, or one that was not foreseen."""
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from server.api.error_responses import error_response
 from server.api.middleware import response_headers
 from server.disk import shortage_of
 from server.errors import InternalError, MethodNotAllowed, RequestError, UnknownPath
 from server.fal.endpoints import ENDPOINTS
 from server.fal.urls import Service
+from server.openai.errors import is_for_openai
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -27,7 +28,7 @@ async def _answer(request: Request, error: Exception) -> Response:
     answer = error if isinstance(error, RequestError) else InternalError()
     # The answer to an unforeseen error does not pass through EntryMiddleware.
     headers = {**response_headers(request.scope["state"]), **answer.headers}
-    return JSONResponse(answer.body, answer.status, headers=headers)
+    return error_response(request.scope["path"], answer.status, answer.body, headers)
 
 
 async def _answer_shortage(request: Request, error: Exception) -> Response:
@@ -52,4 +53,5 @@ async def _answer_router(request: Request, error: Exception) -> Response:
     is_known = not takes_any or path in ENDPOINTS or "/requests/" in path
     if error.status_code == 405 and is_known:
         return await _answer(request, MethodNotAllowed((error.headers or {})["Allow"]))
-    return await _answer(request, UnknownPath(f"/{path}"))
+    whole = request.scope["path"]
+    return await _answer(request, UnknownPath(whole if is_for_openai(whole) else f"/{path}"))

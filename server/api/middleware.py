@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.access import AccessRules
 from server.api.cors import cors_headers, is_preflight, preflight_headers
+from server.api.error_responses import error_response
 from server.api.forwarded import client_of, origin_of_request
 from server.api.proxy import METHODS, TARGET_HEADER, target_of
 from server.errors import Forbidden, MethodNotAllowed, RequestError, UnknownPath
@@ -94,7 +95,7 @@ class EntryMiddleware:
                 return self._through_proxy(scope, headers)
             _set_path(scope, address)
         except RequestError as error:
-            return JSONResponse(error.body, error.status, headers=error.headers)
+            return error_response(scope["path"], error.status, error.body, error.headers)
         return self._app
 
     def _through_proxy(self, scope: Scope, headers: Headers) -> ASGIApp:
@@ -134,5 +135,5 @@ def _take_in_appended(scope: Scope) -> bool:
 
 
 def _set_path(scope: Scope, address: Address) -> None:
-    scope["path"] = f"/{address.service.value}{address.path}"
+    scope["path"] = f"/{address.service.value}{address.path}".rstrip("/")
     scope["raw_path"] = quote(scope["path"]).encode()

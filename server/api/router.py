@@ -20,6 +20,7 @@ from server.api.routes import (
     stream,
     tokens,
     uploads,
+    videos,
 )
 from server.config.setting_types import FilesAuth
 
@@ -35,7 +36,10 @@ def api_routes(files_auth: FilesAuth) -> list[BaseRoute]:
         responses={"default": problem("Why it was refused.")},
     )
     # The path of a run would match that of a stream, too.
-    for module in (stream, run, queue, uploads, storage, health, tokens, jwks, metrics, admin):
+    for module in (
+        *(stream, run, queue, uploads, storage, health, tokens, jwks, metrics, admin),
+        videos,
+    ):
         router.include_router(module.router)
     router.include_router(files.file_router(files_auth))
     router.include_router(documents.router)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.progress import Stage
 from server.cli.errors import CommandFailed, WrongUsage
 from server.cli.open_database import key_id_of, labels_of, open_database
 from server.cli.options import Data, OfKey
@@ -244,7 +245,7 @@ def _facts(
 
 
 def _progress_text(progress: JobProgress) -> str:
-    if progress.step is None:
+    if progress.stage != Stage.DENOISE or progress.step is None:
         return progress.stage
     return f"{progress.stage}, step {progress.step} of {progress.num_steps}"
 

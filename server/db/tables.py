@@ -78,6 +78,7 @@ jobs = Table(
     Index("jobs_by_expiry", "expires_at"),
     Index("jobs_by_key", "key_id", "status"),
     Index("jobs_by_submit", "key_id", "submitted_at"),
+    Index("jobs_by_order", "key_id", "seq"),
     # A job's place in the queue is never given to another job, not even after its row is gone.
     sqlite_autoincrement=True,
 )

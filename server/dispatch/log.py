@@ -4,8 +4,9 @@ At most two writes a second per job; the lines of the meantime go together.
 """
 
 import asyncio
+from dataclasses import replace
 
-from pipeline.progress import Progress, Stage, StageStarted, StepDone
+from pipeline.progress import Note, Progress, Restarted, Stage, StageStarted, StepDone
 from server.disk import shortage_of
 from server.jobs.store import JobStore
 from server.models import Job, JobProgress, LogLine
@@ -29,7 +30,9 @@ class JobLog:
         self._job = job
         self._lines: list[LogLine] = []
         self._num_lines = 0
+        self._last = JobProgress(Stage.TEXT)
         self._progress: JobProgress | None = None
+        """What is still to be written of it."""
         self._news = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
 
@@ -50,9 +53,15 @@ class JobLog:
         self.say(describe(event))
         match event:
             case StageStarted(stage):
-                self._progress = JobProgress(stage)
+                # Its steps are done still: a long video is decoded between them.
+                self._last = replace(self._last, stage=stage)
             case StepDone(step, num_steps):
-                self._progress = JobProgress(Stage.DENOISE, step, num_steps)
+                self._last = JobProgress(Stage.DENOISE, step, num_steps)
+            case Restarted():
+                self._last = JobProgress(Stage.TEXT)
+            case Note():
+                return
+        self._progress = self._last
 
     async def keep_writing(self) -> None:
         """Write what is new, and again, until cancelled."""

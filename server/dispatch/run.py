@@ -1,15 +1,15 @@
 """One run of one job on one slot: a work order goes out, and its events become rows and files."""
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import ContentPolicyViolation, EncoderKilled
 from pipeline.progress import Note, Restarted, StageStarted, StepDone
-from pipeline.spec import FPS, Pixels, VideoSpec, pictures_in
+from pipeline.spec import Pixels, VideoSpec, pictures_in
 from server.disk import shortage_of
+from server.dispatch.artifacts import ArtifactMismatch, is_of_video, keep
 from server.dispatch.deadlines import Deadlines, RunDeadline
 from server.dispatch.drain import Drain
 from server.dispatch.judging import RunJudge
@@ -44,13 +44,6 @@ RUN_AGAIN_S = 10.0
 RUN_AGAIN_MAX_S = 600.0
 
 _NO_ROOM = "The video was made, but the server's disk is full, so it could not be kept."
-
-_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
-_CONTENT_TYPE = re.compile(r"(video|image)/[a-z0-9.+-]+")
-
-
-class ArtifactMismatch(Exception):
-    """What a worker sent is not the file that it described; the message says how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,10 +236,13 @@ class JobRun:
         self._incoming.write(data)
 
     def _keep(self, described: Artifact) -> None:
-        if not _is_video(described, self.limits):
+        if not is_of_video(described, self.limits):
             raise ArtifactMismatch("The worker described a file that is no video.")
         incoming = self._incoming = self._incoming or self.files.receive()
-        self._kept[described.kind] = keep(incoming, described)
+        if described.kind == "thumbnail" and not self.job.is_kept:
+            incoming.discard()
+        else:
+            self._kept[described.kind] = keep(incoming, described)
         self._incoming = None
 
     def _done(self, done: Done) -> _Ending:
@@ -342,43 +338,6 @@ class JobRun:
                 await self.pool.cancel(self.slot, job.id, job.attempt)
                 return
             await self.signals.cancelled.wait(seen)
-
-
-def keep(incoming: IncomingFile, described: Artifact) -> StoredArtifact:
-    """Give the file of a run its name.
-
-    Raises:
-        ArtifactMismatch: the bytes are not what the worker says it sent.
-    """
-    if (incoming.size, incoming.sha256) != (described.size, described.sha256):
-        raise ArtifactMismatch(
-            f"The worker described a file of {described.size:,} bytes with the hash "
-            f"{described.sha256[:12]}…, and sent {incoming.size:,} bytes with the hash "
-            f"{incoming.sha256[:12]}…."
-        )
-    incoming.keep_as(incoming.id)
-    return StoredArtifact(
-        id=incoming.id,
-        kind=described.kind,
-        name=described.name,
-        content_type=described.content_type,
-        size=described.size,
-        sha256=described.sha256,
-        width=described.width,
-        height=described.height,
-        frames=described.frames,
-        fps=FPS,
-    )
-
-
-def _is_video(described: Artifact, limits: Limits) -> bool:
-    """Whether a file that a worker describes can be a video of this server."""
-    return (
-        _NAME.fullmatch(described.name) is not None
-        and _CONTENT_TYPE.fullmatch(described.content_type) is not None
-        and 0 < described.width <= limits.width
-        and 0 < described.height <= limits.height
-    )
 
 
 def _result(

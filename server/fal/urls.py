@@ -25,6 +25,8 @@ class Service(StrEnum):
     HEALTH = "health"
     ADMIN = "admin"
     """What operators tell the server."""
+    VIDEOS = "v1/videos"
+    """OpenAI's videos API, see `server.openai`."""
     DISCOVERY = "discovery"
     """Documents about the server; they have paths of their own, and no prefix."""
     PROXY = "proxy"
@@ -98,6 +100,8 @@ def _on_fal_host(service: Service, segments: list[str]) -> Address | None:
 
 def _on_own_host(name: str, segments: list[str]) -> Address | None:
     first = segments[0]
+    if segments[:2] == ["v1", "videos"]:
+        return Address(Service.VIDEOS, _join(segments[2:]))
     if first in _PREFIXES:
         return Address(_PREFIXES[first], _join(segments[1:]))
     if segments == _PROXY_PATH:

@@ -70,6 +70,10 @@ class FileAccess:
         nobodys: set[str | None] = {None} if Scope.ADMIN in caller.scopes else set()
         return ReadPermission(owners=frozenset({caller.key_id} | nobodys))
 
+    def by_id(self, caller: Caller) -> ReadPermission:
+        """What a caller may read who names the id of a file and not its URL."""
+        return READ_ALL if self._kind == "public" else self.by_caller(caller)
+
     def by_url(self, file_id: str, query: str) -> ReadPermission:
         """What the URL of a file opens by itself.
 

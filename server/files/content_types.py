@@ -56,10 +56,10 @@ def file_name_of(text: str | None, content_type: str) -> str:
 def is_shown(content_type: str, head: bytes) -> bool:
     """Whether a browser may show the file that begins with `head`, or should only keep it."""
     kind = essence_of(content_type)
-    return kind in _SHOWN and kind.partition("/")[0] == _family(head)
+    return kind in _SHOWN and kind.partition("/")[0] == family_of(head)
 
 
-def _family(head: bytes) -> str | None:
+def family_of(head: bytes) -> str | None:
     """What a file is by its first bytes: an image, a video, or neither."""
     if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a")):
         return "image"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, or_, select, true
 
 from server.config.settings import Settings
 from server.db import tables
@@ -21,7 +21,7 @@ from server.files.access import FileAccess, ReadPermission
 from server.hosts import DEFAULT_PORTS, name_of
 from server.models import Job
 
-PUBLIC_KINDS = ("video", "upload")
+PUBLIC_KINDS = ("video", "thumbnail", "upload")
 
 _FAL_FILE_HOSTS = {host for host, service in FAL_HOSTS.items() if service is Service.FILES}
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -66,8 +66,8 @@ class PublicFiles:
         """The files of a server with these settings."""
         return cls(database, access=access, base_urls=base_urls_of(settings), now=now)
 
-    def find(self, file_id: str, name: str, permit: ReadPermission) -> PublicFile:
-        """The file of that id, under its own name.
+    def find(self, file_id: str, name: str | None, permit: ReadPermission) -> PublicFile:
+        """The file of that id, under its own name, or under any if that is None.
 
         Raises:
             UnknownFile, or the permit's refusal: there is none, its time is over, or it is not one
@@ -89,7 +89,7 @@ class PublicFiles:
             .outerjoin_from(tables.artifacts, tables.jobs, files.job_id == tables.jobs.c.id)
             .where(
                 files.id == file_id,
-                files.name == name,
+                true() if name is None else files.name == name,
                 files.kind.in_(PUBLIC_KINDS),
                 or_(files.expires_at.is_(None), files.expires_at > self._now()),
             )

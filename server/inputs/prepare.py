@@ -17,7 +17,7 @@ from pipeline.errors import ContentPolicyViolation, InputError
 from pipeline.image import Tell
 from pipeline.spec import Pixels
 from server.disk import shortage_of
-from server.errors import FileUrlRefused, UnknownFile
+from server.errors import FileUrlRefused, UnknownFile, UnknownJob
 from server.fal.endpoints import ENDPOINTS, Limits
 from server.fal.invalid_input import InvalidInput
 from server.fal.views import display_url
@@ -173,7 +173,8 @@ class InputPreparer:
             await self._refuse(job, infrastructure_error(str(error), "internal_error"))
 
     async def _refuse(self, job: Job, error: JobError) -> None:
-        await to_writer_thread(self.store.refuse_inputs, job.id, error)
+        with contextlib.suppress(UnknownJob):  # it was deleted meanwhile
+            await to_writer_thread(self.store.refuse_inputs, job.id, error)
         self.signals.finished.notify()
 
     def _keep(

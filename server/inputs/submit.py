@@ -93,7 +93,7 @@ class Submissions:
         known = self._resubmitted(submission)
         if known is not None:
             return known
-        _check_text(submission.body)
+        check_text(submission.body)
         order = parse_request(submission.endpoint, submission.body, self.limits)
         images_size = sum(len(url) for url in order.media.values() if is_data_uri(url))
         if len(submission.body) - images_size > MAX_TEXT_BYTES:
@@ -135,7 +135,7 @@ class Submissions:
         )
 
 
-def _check_text(body: bytes) -> None:
+def check_text(body: bytes) -> None:
     """Refuse a body that has too much besides an image, before it is parsed.
 
     Parsed, small values take many times the memory of their text. Of data URIs only the longest

@@ -23,6 +23,9 @@ from server.models import FETCHED_LIFETIME_S, Job
 BATCH = 500
 """Jobs removed in one transaction, which others wait for."""
 
+OF_VIDEOS = ("video", "thumbnail")
+"""The kinds of files that a job makes."""
+
 _jobs, _artifacts, _webhooks = tables.jobs.c, tables.artifacts.c, tables.webhooks.c
 
 
@@ -59,6 +62,17 @@ class Retention:
         with self._database.write() as db:
             db.execute(update(tables.jobs).where(sooner).values(expires_at=expires_at))
 
+    def delete(self, job_id: str) -> None:
+        """Let the time of a job and of its files be over, and remove it.
+
+        If it has not ended, or its webhook is due, the row is removed by a later sweep.
+        """
+        with self._database.write() as db:
+            db.execute(update(tables.jobs).where(_jobs.id == job_id).values(expires_at=OVER))
+            end_files(db, select(_artifacts.id).where(_artifacts.job_id == job_id))
+        self._gone()
+        purge(self._database, self._files, Purge(job_ids=[job_id]))
+
     def sweep(self) -> None:
         """Remove the jobs and videos whose time is over."""
         now = self._now()
@@ -89,7 +103,7 @@ class Retention:
     def _sweep_videos(self, now: float) -> bool:
         """Remove some of the videos whose own time is over, or that outlived their job too long."""
         is_left = and_(_artifacts.job_id.is_(None), _artifacts.created_at <= self._oldest(now))
-        over = and_(_artifacts.kind == "video", or_(_artifacts.expires_at <= now, is_left))
+        over = and_(_artifacts.kind.in_(OF_VIDEOS), or_(_artifacts.expires_at <= now, is_left))
         query = select(_artifacts.id).where(over).limit(BATCH)
         with self._database.read() as db:
             if db.execute(query.limit(1)).first() is None:

@@ -106,7 +106,7 @@ def read_job(db: Connection, job_id: str, now: float) -> Job:
     Raises:
         UnknownJob: there is none of that id, or it was not to be kept for so long.
     """
-    query = select(*JOB_COLUMNS).where(and_(jobs.id == job_id, _is_kept(now)))
+    query = select(*JOB_COLUMNS).where(and_(jobs.id == job_id, is_kept(now)))
     row = db.execute(query).one_or_none()
     if row is None:
         raise UnknownJob
@@ -127,7 +127,7 @@ def read_resubmitted(
     """
     if idempotency_key is None:
         return None
-    known = and_(_submitted_with(key_id, idempotency_key), _is_kept(now))
+    known = and_(_submitted_with(key_id, idempotency_key), is_kept(now))
     row = db.execute(select(*JOB_COLUMNS).where(known)).one_or_none()
     if row is None:
         return None
@@ -141,7 +141,7 @@ def free_expired_key(
 ) -> None:
     """Let an idempotency key be used again whose job was not to be kept for so long."""
     if idempotency_key is not None:
-        expired = and_(_submitted_with(key_id, idempotency_key), ~_is_kept(now))
+        expired = and_(_submitted_with(key_id, idempotency_key), ~is_kept(now))
         change(db, expired, idempotency_key=None)
 
 
@@ -191,7 +191,8 @@ def end(
         "http_status": 200 if error is None else error.http_status,
     }
     if not job.is_kept:
-        values["expires_at"] = now + UNFETCHED_LIFETIME_S
+        # One that was deleted while it ran is over already.
+        values["expires_at"] = func.coalesce(jobs.expires_at, now + UNFETCHED_LIFETIME_S)
     if not job.store_io:
         values["input"] = {"sync_mode": job.sync_mode}
     _move(db, job, JobStatus.COMPLETED, **values)
@@ -263,7 +264,8 @@ def set_progress(db: Connection, job_id: str, progress: JobProgress) -> None:
         db.execute(insert(tables.progress).values(job_id=job_id, **row))
 
 
-def _is_kept(now: float) -> ColumnElement[bool]:
+def is_kept(now: float) -> ColumnElement[bool]:
+    """The jobs whose time is not over."""
     return or_(jobs.expires_at.is_(None), jobs.expires_at > now)
 
 

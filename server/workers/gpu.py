@@ -6,15 +6,17 @@ importing this module costs nothing.
 
 import dataclasses
 import hashlib
+import io
 import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import structlog
 
+from pipeline import thumbnail
 from pipeline.guardrail import is_endpoint
 from pipeline.memory_plan import MemoryPlan
 from pipeline.progress import Progress, Restarted, Stage, StageStarted, Watcher
@@ -151,7 +153,7 @@ class GpuWorker:
                 Path(folder) / f"video{order.spec.container.suffix}",
                 watcher,
             )
-            _send_file(video, send, watcher.check)
+            _send_video(video, send, watcher.check)
         return Done(order.spec.tier, clock.stop())
 
 
@@ -196,24 +198,43 @@ class _StageClock:
         self._started = now
 
 
-def _send_file(video: "EncodedVideo", send: Send, check: Callable[[], None]) -> None:
-    """Send a finished file in chunks, and then say what it was."""
-    size, digest = 0, hashlib.sha256()
+def _send_video(video: "EncodedVideo", send: Send, check: Callable[[], None]) -> None:
+    """Send a finished video, and its thumbnail."""
     with video.path.open("rb") as file:
-        while data := file.read(MAX_CHUNK_BYTES):
-            check()
-            send(Chunk(data))
-            size += len(data)
-            digest.update(data)
+        size, sha256 = _send_bytes(file, send, check)
     send(
         Artifact(
             kind="video",
             name=video.path.name,
             content_type=video.content_type,
             size=size,
-            sha256=digest.hexdigest(),
+            sha256=sha256,
             width=video.width,
             height=video.height,
             frames=video.num_frames,
         )
     )
+    size, sha256 = _send_bytes(io.BytesIO(video.thumbnail.data), send, check)
+    send(
+        Artifact(
+            kind="thumbnail",
+            name=thumbnail.NAME,
+            content_type=thumbnail.CONTENT_TYPE,
+            size=size,
+            sha256=sha256,
+            width=video.thumbnail.width,
+            height=video.thumbnail.height,
+            frames=1,
+        )
+    )
+
+
+def _send_bytes(file: BinaryIO, send: Send, check: Callable[[], None]) -> tuple[int, str]:
+    """Send a file in chunks; its size and SHA-256, to describe it by."""
+    size, digest = 0, hashlib.sha256()
+    while data := file.read(MAX_CHUNK_BYTES):
+        check()
+        send(Chunk(data))
+        size += len(data)
+        digest.update(data)
+    return size, digest.hexdigest()

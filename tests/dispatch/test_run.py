@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from server.dispatch.run import ArtifactMismatch, keep
+from server.dispatch.artifacts import ArtifactMismatch, is_of_video, keep
+from server.fal.endpoints import Limits
 from server.files.store import FileStore, IncomingFile
 from server.workers.messages import Artifact
 
@@ -57,3 +59,20 @@ def test_a_file_that_is_not_what_was_described_is_not_published(
         keep(incoming, lie)
 
     assert list(files.ids()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_taken"),
+    [
+        ({}, True),
+        ({"kind": "thumbnail", "content_type": "image/webp"}, True),
+        ({"kind": "thumbnail"}, False),
+        ({"kind": "upload"}, False),
+        ({"content_type": "text/html"}, False),
+        ({"width": 97}, False),
+    ],
+)
+def test_only_videos_and_their_thumbnails_are_taken(
+    changes: dict[str, object], is_taken: bool
+) -> None:
+    assert is_of_video(replace(described(), **changes), Limits(96, 64)) is is_taken  # type: ignore[arg-type]

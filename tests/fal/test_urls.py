@@ -61,6 +61,8 @@ def test_a_host_of_fal_selects_the_service(
         ("localhost", "/health/ready", Service.HEALTH, "/ready"),
         ("localhost", "/admin/queue/pause", Service.ADMIN, "/queue/pause"),
         ("localhost", "/queue", Service.QUEUE, "/"),
+        ("localhost", "/v1/videos", Service.VIDEOS, "/"),
+        ("queue.localhost", "/v1/videos/an-id/content/", Service.VIDEOS, "/an-id/content"),
         ("localhost", OPENAPI, Service.DISCOVERY, OPENAPI),
         ("localhost", "/openapi.json", Service.DISCOVERY, "/openapi.json"),
         ("localhost", "/docs/", Service.DISCOVERY, "/docs"),
@@ -188,7 +190,7 @@ def test_urls_are_written_for_the_host_that_the_caller_used(
 NAMED_BY_FAL = [
     service
     for service in Service
-    if service not in (Service.PROXY, Service.DISCOVERY, Service.ADMIN)
+    if service not in (Service.PROXY, Service.DISCOVERY, Service.ADMIN, Service.VIDEOS)
 ]
 """The services that fal has, too, and whose URLs are handed out."""
 

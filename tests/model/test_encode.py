@@ -15,6 +15,7 @@ from PIL import Image, ImageSequence
 from pipeline.encode import EncodedVideo, encode_video
 from pipeline.errors import EncodingFailed
 from pipeline.spec import Container, Quality
+from pipeline.thumbnail import thumbnail_of
 
 Frame = npt.NDArray[np.uint8]
 
@@ -231,6 +232,7 @@ def test_the_result_describes_the_file(container: Container, tmp_path: Path) -> 
         num_frames=9,
         width=WIDTH,
         height=HEIGHT,
+        thumbnail=thumbnail_of(next(moving_frames(9))),
     )
     assert list(tmp_path.iterdir()) == [out]
 

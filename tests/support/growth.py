@@ -19,6 +19,7 @@ from server.files.store import FileStore
 from server.files.upload_store import UploadStore
 from server.inputs.image_store import ImageStore
 from server.jobs.limits import KeyLimits
+from server.jobs.records import page, record
 from server.jobs.reports import ended_between, queue_size
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
@@ -62,6 +63,10 @@ class FullTables:
         job = self.jobs.claim("cpu")
         assert job is not None
         self.jobs.give_back(job.id, job.attempt)
+
+    def page(self, key: str) -> None:
+        """Read the latest jobs of a key."""
+        page(self.database, key, after=None, limit=20, newest_first=True, now=self.now)
 
     def _add_finished(self, numbers: range, of: int) -> None:
         jobs: list[dict[str, Any]] = []
@@ -121,6 +126,9 @@ OPERATIONS: Mapping[str, Callable[[FullTables], Any]] = {
     "look whether a submit has room": lambda at: at.jobs.check_room(KEY, queue_limit=10**6),
     "claim and give back": FullTables.run,
     "status of a job that waits": lambda at: at.jobs.standing("job 0"),
+    "a page of a key's jobs": lambda at: at.page(KEY),
+    "a page of a key without jobs": lambda at: at.page("nobody"),
+    "a job with its video": lambda at: record(at.database, "finished 0", at.now),
     "jobs without their pictures": lambda at: at.jobs.awaiting_inputs(4),
     "end late jobs": lambda at: at.jobs.end_late(),
     "scrape of /metrics: queue": lambda at: queue_size(at.database, at.now),

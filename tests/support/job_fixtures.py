@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from server.db.database import Database
-from server.dispatch.run import keep
+from server.dispatch.artifacts import keep
 from server.files.quota import StorageQuota
 from server.files.store import FileStore
 from server.files.upload_store import UploadStore

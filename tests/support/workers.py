@@ -46,6 +46,9 @@ SIZE = (96, 64)
 BYTES = 65536
 """The size of the file that they make unless they are told otherwise."""
 
+THUMBNAIL = b"RIFF\x0e\0\0\0WEBPVP8 \0\0"
+"""What they send as a thumbnail: it begins as one does."""
+
 CONTENT_TYPES = {
     ".mp4": "video/mp4",
     ".webm": "video/webm",
@@ -295,6 +298,19 @@ def _send_file(order: WorkOrder, script: Script, send: Send, cancelled: Callable
             width=width // (2 if "small" in script else 1),
             height=height // (2 if "small" in script else 1),
             frames=order.spec.num_frames,
+        )
+    )
+    send(Chunk(THUMBNAIL))
+    send(
+        Artifact(
+            kind="thumbnail",
+            name="thumbnail.webp",
+            content_type="image/webp",
+            size=len(THUMBNAIL),
+            sha256=hashlib.sha256(THUMBNAIL).hexdigest(),
+            width=48,
+            height=32,
+            frames=1,
         )
     )
 

@@ -64,7 +64,7 @@ async def keeps_the_contract(watched: Watched, long: WorkOrder) -> None:
     await watched.until(SlotIdle)
 
     again = await watched.run(order())
-    assert artefact(again) == artefact(events), "what was cancelled touches the next run"
+    assert artefacts(again) == artefacts(events), "what was cancelled touches the next run"
 
 
 async def cancelled_after_a_step(watched: Watched, work: WorkOrder) -> AsyncIterator[RunEvent]:
@@ -86,18 +86,33 @@ def assert_is_whole_run(events: list[RunEvent]) -> None:
     assert done.tier == "exact"
     assert set(done.stage_seconds) == {stage.value for stage in stages}
     assert all(len(event.data) <= MAX_CHUNK_BYTES for event in events if isinstance(event, Chunk))
-    described, data = artefact(events)
+    (made, _), (thumbnail, picture) = files = artefacts(events)
     assert isinstance(events[-2], Artifact)
-    assert described.size == len(data) > 0
-    assert described.sha256 == hashlib.sha256(data).hexdigest()
-    assert (described.kind, described.frames) == ("video", 9)
-    assert described.name == "video.mp4"
-    assert described.content_type == "video/mp4"
+    for described, data in files:
+        assert described.size == len(data) > 0
+        assert described.sha256 == hashlib.sha256(data).hexdigest()
+    assert (made.kind, made.name, made.content_type, made.frames) == (
+        *("video", "video.mp4", "video/mp4"),
+        9,
+    )
+    assert (thumbnail.kind, thumbnail.content_type) == ("thumbnail", "image/webp")
+    assert (picture[:4], picture[8:12]) == (b"RIFF", b"WEBP")
 
 
-def artefact(events: list[RunEvent]) -> tuple[Artifact, bytes]:
-    (described,) = [event for event in events if isinstance(event, Artifact)]
-    return described, b"".join(event.data for event in events if isinstance(event, Chunk))
+def artefacts(events: list[RunEvent]) -> list[tuple[Artifact, bytes]]:
+    """The files of a run, in the order in which they came."""
+    files, data = [], b""
+    for event in events:
+        if isinstance(event, Chunk):
+            data += event.data
+        elif isinstance(event, Artifact):
+            files.append((event, data))
+            data = b""
+    return files
+
+
+def video(events: list[RunEvent]) -> bytes:
+    return artefacts(events)[0][1]
 
 
 async def test_the_scripted_worker_keeps_the_contract(pool: Watched) -> None:
@@ -148,12 +163,12 @@ async def test_a_file_of_several_chunks_arrives_whole(pool: Watched) -> None:
     work = order(f"bytes {2 * MAX_CHUNK_BYTES + 1}")
     events = await pool.run(work)
     sizes = [len(event.data) for event in events if isinstance(event, Chunk)]
-    assert sizes == [MAX_CHUNK_BYTES, MAX_CHUNK_BYTES, 1]
-    assert artefact(events)[1] == file_of(work, 2 * MAX_CHUNK_BYTES + 1)
+    assert sizes[:3] == [MAX_CHUNK_BYTES, MAX_CHUNK_BYTES, 1]
+    assert video(events) == file_of(work, 2 * MAX_CHUNK_BYTES + 1)
 
 
 async def test_the_file_depends_on_the_seed(pool: Watched) -> None:
-    first, second = [artefact(await pool.run(order(seed=seed)))[1] for seed in (1, 2)]
+    first, second = [video(await pool.run(order(seed=seed))) for seed in (1, 2)]
     assert first != second
 
 

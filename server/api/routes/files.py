@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from server.api.dependencies import AnyCallerDep, ServicesDep
+from server.api.dependencies import AnyCallerDep, Services, ServicesDep
 from server.api.openapi.parts import BYTES, content, header, problem, query
 from server.config.setting_types import FilesAuth
 from server.errors import UnknownFile
@@ -82,20 +82,29 @@ def file_router(files_auth: FilesAuth) -> APIRouter:
         services: ServicesDep,
         permit: Annotated[ReadPermission, Depends(permission)],
     ) -> Response:
-        found = await asyncio.to_thread(services.public_files.find, file_id, name, permit)
-        path = services.files.path(found.id)
-        head, stat = await asyncio.to_thread(_look_at, path)
-        return _FileOrError(
-            path,
-            stat_result=stat,
-            filename=found.name,
-            content_disposition_type=(
-                "inline" if is_shown(found.content_type, head) else "attachment"
-            ),
-            headers=_headers(found, permit, services.file_access.now()),
-        )
+        return await file_answer(services, file_id, name, permit)
 
     return router
+
+
+async def file_answer(
+    services: Services, file_id: str, name: str | None, permit: ReadPermission
+) -> Response:
+    """A file, or the part of it that the request's Range names; `name` as for `PublicFiles.find`.
+
+    Raises:
+        UnknownFile: there is none, or it is not one that may be read.
+    """
+    found = await asyncio.to_thread(services.public_files.find, file_id, name, permit)
+    path = services.files.path(found.id)
+    head, stat = await asyncio.to_thread(_look_at, path)
+    return _FileOrError(
+        path,
+        stat_result=stat,
+        filename=found.name,
+        content_disposition_type="inline" if is_shown(found.content_type, head) else "attachment",
+        headers=_headers(found, permit, services.file_access.now()),
+    )
 
 
 class _FileOrError(FileResponse):

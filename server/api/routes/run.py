@@ -25,6 +25,18 @@ async def run(request: Request, services: ServicesDep, incoming: IncomingDep) ->
     A caller who goes away and does not return cancels it.
     """
     job = await begin(services, incoming)
+    done = await ended(request, services, job)
+    if done is None:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return await services.results.answer(done, on_disconnect=lambda: services.runs.disconnect(job))
+
+
+async def ended(request: Request, services: Services, job: Job) -> Job | None:
+    """Wait until the job is done; None if its caller has gone away.
+
+    Raises:
+        Unauthorized: its key has ended before.
+    """
     request.state.request_id = job.id
     try:
         done = await _done_or_gone(request, services, job)
@@ -35,8 +47,7 @@ async def run(request: Request, services: ServicesDep, incoming: IncomingDep) ->
     if done is None:
         services.runs.disconnect(job)
         await services.auth.check_key(job.key_id)
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return await services.results.answer(done, on_disconnect=lambda: services.runs.disconnect(job))
+    return done
 
 
 async def begin(services: Services, incoming: Incoming) -> Job:

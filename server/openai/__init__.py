@@ -1,0 +1,1 @@
+"""OpenAI's videos API as values: requests, views, errors."""
