@@ -34,6 +34,8 @@ NODE_READY := $(if $(shell command -v npm),$(NODE_MODULES)/.ready)
 HELM_READY := $(if $(shell command -v npm),$(HELM))
 # Clients that must not meet in one environment, nor our own packages.
 OLD_CLIENTS := $(foreach client,fal-client@0.5.9 fal@1.83.0 huggingface_hub@2.4.0,.cache/clients/$(client)/.ready)
+# LiteLLM's SDK, with all that it brings.
+LITELLM := .cache/clients/litellm@1.110.2/.ready
 
 .PHONY: help setup demo serve test test-clients test-slow test-floor test-image api-page settings-page client-table check format bench bench-load bench-caches bench-growth rehearse-gpu rehearse-tests chaos clean
 
@@ -59,7 +61,7 @@ serve: $(READY) $(STAND_IN) ## Serve the stand-in, which moves photographs, on h
 test: $(READY) $(ORACLE_READY) ## Run the tests, three files at a time
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-test-clients: $(READY) $(NODE_READY) ## Run the clients of others against a server
+test-clients: $(READY) $(NODE_READY) $(LITELLM) ## Run the clients of others against a server
 	$(BIN)/python -m pytest -rs -m 'clients and not slow'
 
 test-slow: $(READY) $(ORACLE_READY) $(NODE_READY) $(OLD_CLIENTS) ## Run the tests that wait by nature
@@ -80,7 +82,7 @@ api-page: $(READY) ## Write the tables of docs/api.md from the schemas
 settings-page: $(READY) ## Write the tables of docs/settings.md, and the README's rows, from the settings
 	PYTHONPATH=tests/support $(BIN)/python -m settings_page
 
-client-table: $(READY) $(NODE_READY) $(OLD_CLIENTS) ## Write docs/client-table.md from a run of all the clients
+client-table: $(READY) $(NODE_READY) $(OLD_CLIENTS) $(LITELLM) ## Write docs/client-table.md from a run of all the clients
 	$(BIN)/python -m pytest -rs -m clients --client-table docs/client-table.md
 
 check: $(READY) $(TOOLS_READY) $(HELM_READY) ## Lint, formatting, types, and the files of deployment
@@ -160,6 +162,11 @@ $(HELM):
 
 $(NODE_MODULES)/.ready: tests/clients/package-lock.json
 	cd tests/clients && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+$(LITELLM): tests/clients/litellm.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 .cache/clients/%/.ready:

@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from client_programs import needed_program
+from client_programs import needed_program, not_here
 from page_blocks import Block, blocks_of
 from paths import DOCS, SUPPORT
 from terminals import Desk, Terminal, desk_in
+from test_clients_openai import LITELLM
+from workers import BYTES
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(300)]
 
@@ -85,6 +87,21 @@ def test_the_lines_of_the_ai_sdk_get_a_video(
     needed_program("node")
     printed = pasted(desk, terminals, section, block)
     assert printed.splitlines()[-1] == "video/mp4 65536"
+
+
+@pytest.mark.parametrize(("section", "block"), parts("OpenAI SDK", "LiteLLM"))
+def test_the_lines_of_openais_api_get_a_video(
+    desk: Desk, terminals: dict[str, Terminal], section: str, block: Block
+) -> None:
+    if section == "LiteLLM" and not LITELLM.exists():
+        not_here("LiteLLM is not installed: `make test-clients` does it.")
+    if section == "LiteLLM" and section not in terminals:
+        terminals[section] = desk.open()
+        terminals[section].paste(CLIENT.shell)
+        terminals[section].paste(f"source {LITELLM.parent}/activate")
+    printed = pasted(desk, terminals, section, block)
+    assert only_sets_variables(block) or "-to-video completed" in printed
+    assert only_sets_variables(block) or (desk.clone / "video.mp4").stat().st_size == BYTES
 
 
 @pytest.mark.parametrize("section", ["Python", "JavaScript in Node"])

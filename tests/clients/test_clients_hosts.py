@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_programs import needed_root, not_here, run_node, run_program, run_python
+from client_programs import (
+    ENVIRONMENTS,
+    needed_root,
+    not_here,
+    run_node,
+    run_program,
+    run_python,
+)
 from client_servers import KEY, ClientServer, serving_clients
 from client_table import CAPABILITIES
 from page_samples import CURL, JAVASCRIPT, PYTHON, printed
-from paths import CLIENTS
 from servers import request_of
 
 from server.cli.certificate_files import HOSTS_LINES
@@ -24,7 +30,6 @@ pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(300)]
 
 ADDRESS = "127.0.0.2"
 NAMES = [name for line in HOSTS_LINES for name in line]
-ENVIRONMENTS = CLIENTS.parent.parent / ".cache" / "clients"
 
 HEAD = """
 import base64, json, os, tempfile

@@ -13,6 +13,9 @@ import pytest
 from paths import CLIENTS
 
 OFFLINE = CLIENTS / "offline"
+ENVIRONMENTS = CLIENTS.parent.parent / ".cache" / "clients"
+"""Where the Makefile installs the clients that must not meet ours."""
+
 LONGEST_S = 100
 
 

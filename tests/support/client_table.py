@@ -19,6 +19,8 @@ CLIENTS = (
     "@fal-ai/client 1.10.1 in Chromium",
     "@ai-sdk/fal 2.0.59",
     "huggingface_hub 2.4.0",
+    "openai 3.57.0",
+    "litellm 1.110.2",
 )
 CAPABILITIES = (
     "submit",

@@ -65,6 +65,7 @@ def llms_text(endpoint_id: str, base_url: str, limits: Limits) -> str:
         javascript_hosts=_javascript_hosts(base_url),
         javascript_given=_lines("    {}: {},", required),
         docs=url_for(base_url, Service.DISCOVERY, "/docs"),
+        videos=url_for(base_url, Service.DISCOVERY, "/v1/videos"),
         openapi=url_for(base_url, Service.DISCOVERY, "/api/openapi/queue/openapi.json"),
     )
 
