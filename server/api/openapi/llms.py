@@ -65,7 +65,7 @@ def llms_text(endpoint_id: str, base_url: str, limits: Limits) -> str:
         javascript_hosts=_javascript_hosts(base_url),
         javascript_given=_lines("    {}: {},", required),
         docs=url_for(base_url, Service.DISCOVERY, "/docs"),
-        videos=url_for(base_url, Service.DISCOVERY, "/v1/videos"),
+        videos=_videos(base_url),
         openapi=url_for(base_url, Service.DISCOVERY, "/api/openapi/queue/openapi.json"),
     )
 
@@ -127,6 +127,14 @@ def _output_example(base_url: str, limits: Limits) -> dict[str, Any]:
         "num_frames": limits.max_frames,
     }
     return {"video": video, "seed": 42}
+
+
+def _videos(base_url: str) -> str:
+    """A line about OpenAI's videos API, which is not there under fal's own names."""
+    if is_fal_host(base_url):
+        return ""
+    url = url_for(base_url, Service.DISCOVERY, "/v1/videos")
+    return f"- OpenAI's videos API, with this endpoint as its `model`: {url}\n"
 
 
 def _inline(value: Any) -> str:
