@@ -74,6 +74,13 @@ class UnknownPath(RequestError):
     headers: Mapping[str, str] = {"x-fal-billable-units": "0"}
 
 
+class UnknownEndpoint(RequestError):
+    """There is no endpoint of that id, or its weights are not here."""
+
+    status = 404
+    message = "There is no endpoint {!r} on this server."
+
+
 class UnknownJob(RequestError):
     """There is no request of that id, or it is somebody else's."""
 

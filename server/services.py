@@ -21,6 +21,7 @@ from server.db.database import Database
 from server.disk import MIB, DiskSpace
 from server.dispatch.drain import Drain
 from server.fal.endpoints import Limits
+from server.fal.prices import Prices
 from server.files.access import FileAccess
 from server.files.links import FileLinks, LinkSigner
 from server.files.public import PublicFiles
@@ -56,6 +57,7 @@ class Served(NamedTuple):
 
     limits: Limits
     guardrail: GuardrailKind
+    prices: Prices
     moderation: Moderation | None = None
 
 
@@ -210,4 +212,4 @@ def served_by(settings: Settings, pull: CheckpointPull | None) -> Served:
         profiles = {each.root: each.profile for each in open_checkpoints(str(settings.weights))}
     is_fetched = pull is not None and pull.brings(GUARDRAIL)
     guardrail = guardrail_kind(profiles, settings.guardrail, is_fetched=is_fetched)
-    return Served(Limits.of(*profiles.values()), guardrail)
+    return Served(Limits.of(*profiles.values()), guardrail, Prices.from_settings(settings))

@@ -24,6 +24,7 @@ from server.dispatch.drain import Drain
 from server.errors import UnknownPath
 from server.fal.endpoints import Limits
 from server.fal.headers import read_options
+from server.fal.prices import Prices
 from server.files.access import FileAccess
 from server.files.links import FileLinks
 from server.files.public import PublicFiles
@@ -55,6 +56,7 @@ class Services:
     settings: Settings
     limits: Limits
     guardrail: GuardrailKind
+    prices: Prices
     moderation: Moderation | None
     auth: Authenticator
     store: JobStore
@@ -129,6 +131,11 @@ async def _runner_of(request: Request, caller: AnyCallerDep) -> Caller:
     return caller
 
 
+async def _reader_of(request: Request, caller: AnyCallerDep) -> Caller:
+    """A caller who may see requests: its own, or, as an operator, those of all keys."""
+    return caller if Scope.ADMIN in caller.scopes else await _runner_of(request, caller)
+
+
 async def _uploader_of(caller: AnyCallerDep) -> Caller:
     """A caller who may keep files here."""
     caller.check_scope(Scope.FILES)
@@ -169,6 +176,7 @@ async def _json_of(request: Request, services: ServicesDep) -> bytes:
 
 
 CallerDep = Annotated[Caller, Depends(_runner_of)]
+ReaderDep = Annotated[Caller, Depends(_reader_of)]
 UploaderDep = Annotated[Caller, Depends(_uploader_of)]
 AdminDep = Annotated[Caller, Depends(_admin_of)]
 BaseUrlDep = Annotated[str, Depends(base_url_of)]

@@ -1,22 +1,24 @@
 """What becomes a response of an error: the caller's, a shortage, or one that was not foreseen."""
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from server.api.error_responses import error_response
 from server.api.middleware import response_headers
+from server.api.platform.errors import bad_parameters
 from server.disk import shortage_of
 from server.errors import InternalError, MethodNotAllowed, RequestError, UnknownPath
 from server.fal.endpoints import ENDPOINTS
 from server.fal.urls import Service
-from server.openai.errors import is_for_openai
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Let the app answer every error in fal's forms."""
+    """Let the app answer every error in fal's forms: those of the platform API have their own."""
     app.add_exception_handler(RequestError, _answer)
+    app.add_exception_handler(RequestValidationError, _answer_parameters)
     app.add_exception_handler(HTTPException, _answer_router)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     for kind in (OSError, MemoryError, RuntimeError, SQLAlchemyError):
@@ -27,8 +29,15 @@ def add_error_handlers(app: FastAPI) -> None:
 async def _answer(request: Request, error: Exception) -> Response:
     answer = error if isinstance(error, RequestError) else InternalError()
     # The answer to an unforeseen error does not pass through EntryMiddleware.
-    headers = {**response_headers(request.scope["state"]), **answer.headers}
-    return error_response(request.scope["path"], answer.status, answer.body, headers)
+    state = request.scope["state"]
+    headers = {**response_headers(state), **answer.headers}
+    return error_response(request.scope["path"], answer, state["request_id"], headers)
+
+
+async def _answer_parameters(request: Request, error: Exception) -> Response:
+    """A path or query that the platform API cannot use: other routes take any text."""
+    assert isinstance(error, RequestValidationError)
+    return await _answer(request, bad_parameters(error))
 
 
 async def _answer_shortage(request: Request, error: Exception) -> Response:
@@ -53,5 +62,6 @@ async def _answer_router(request: Request, error: Exception) -> Response:
     is_known = not takes_any or path in ENDPOINTS or "/requests/" in path
     if error.status_code == 405 and is_known:
         return await _answer(request, MethodNotAllowed((error.headers or {})["Allow"]))
-    whole = request.scope["path"]
-    return await _answer(request, UnknownPath(whole if is_for_openai(whole) else f"/{path}"))
+    # The platform API's prefix is fal's own, and part of the path.
+    own_prefix = f"/{service}" if service == Service.V1 else ""
+    return await _answer(request, UnknownPath(f"{own_prefix}/{path}"))

@@ -95,7 +95,7 @@ class EntryMiddleware:
                 return self._through_proxy(scope, headers)
             _set_path(scope, address)
         except RequestError as error:
-            return error_response(scope["path"], error.status, error.body, error.headers)
+            return error_response(scope["path"], error, scope["state"]["request_id"], error.headers)
         return self._app
 
     def _through_proxy(self, scope: Scope, headers: Headers) -> ASGIApp:

@@ -13,13 +13,17 @@ from server.api.routes import (
     files,
     health,
     jwks,
+    keys,
     metrics,
+    models,
     queue,
+    requests,
     run,
     storage,
     stream,
     tokens,
     uploads,
+    usage,
     videos,
 )
 from server.config.setting_types import FilesAuth
@@ -36,10 +40,9 @@ def api_routes(files_auth: FilesAuth) -> list[BaseRoute]:
         responses={"default": problem("Why it was refused.")},
     )
     # The path of a run would match that of a stream, too.
-    for module in (
-        *(stream, run, queue, uploads, storage, health, tokens, jwks, metrics, admin),
-        videos,
-    ):
+    for module in (stream, run, queue, uploads, storage, health, tokens, jwks, metrics, admin):
+        router.include_router(module.router)
+    for module in (models, requests, usage, keys, videos):
         router.include_router(module.router)
     router.include_router(files.file_router(files_auth))
     router.include_router(documents.router)

@@ -113,6 +113,34 @@ class Authenticator:
             raise Unauthorized(_NOT_OURS)
         self._check_valid(key)
 
+    async def find(self, key_id: str) -> ApiKey | None:
+        """The key of that id, whether it is good or not."""
+        return await self._keys.find(key_id)
+
+    def all_keys(self) -> list[ApiKey]:
+        """Every key in the table that there ever was, oldest first; blocks."""
+        return self._keys.store.all()
+
+    def make_key(self, label: str) -> Credential:
+        """Make a key for a caller, which is good at once; blocks.
+
+        Raises:
+            LabelInUse: a key that is not revoked has the label.
+        """
+        credential = Credential.new()
+        self._keys.store.add(ApiKey.from_credential(credential, label, created_at=self._now()))
+        self._keys.forget()
+        return credential
+
+    def revoke(self, key_id: str) -> None:
+        """Make a key worthless from now on; blocks.
+
+        Raises:
+            UnknownKey: there is none of that id in the table.
+        """
+        self._keys.store.revoke(key_id)
+        self._keys.forget()
+
     async def issue_token(self, caller: Caller, grant: TokenScope, seconds: int) -> str:
         """A token whose holder may do a part of what the caller may.
 

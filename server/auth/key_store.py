@@ -129,7 +129,7 @@ class KeyCache:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store = store
+        self.store = store
         self._configured = configured
         self._clock = clock
         self._keys: dict[str, ApiKey] = {}
@@ -145,6 +145,10 @@ class KeyCache:
             await self._read()
         return self._keys.get(key_id)
 
+    def forget(self) -> None:
+        """Read the table again when the next key is looked for: it has just been changed."""
+        self._read_at = -math.inf
+
     async def note_use(self, key: ApiKey) -> None:
         """Remember that the key was used, to the minute."""
         at = self._clock()
@@ -153,7 +157,7 @@ class KeyCache:
             return
         self._noted_at[key.id] = at
         # A disk that is full must not keep a caller from the status of a job.
-        note = to_writer_thread(self._store.note_use, key.id)
+        note = to_writer_thread(self.store.note_use, key.id)
         await log_errors("noting that a key was used", note)
 
     async def _read(self) -> None:
@@ -161,7 +165,7 @@ class KeyCache:
             if not self._is_stale():
                 return
             asked_at = self._clock()
-            keys = await asyncio.to_thread(self._store.all)
+            keys = await asyncio.to_thread(self.store.all)
             self._keys = {key.id: key for key in keys}
             self._read_at = asked_at
 

@@ -36,7 +36,8 @@ _PRIVATE = 0o600
 
 HOSTS_LINES = (
     ("fal.run", "queue.fal.run", "ws.fal.run"),
-    ("fal.ai", "rest.fal.ai", "rest.alpha.fal.ai", "v3.fal.media", "v3b.fal.media"),
+    ("fal.ai", "rest.fal.ai", "rest.alpha.fal.ai", "api.fal.ai"),
+    ("v3.fal.media", "v3b.fal.media"),
     ("falrun.com", "queue.falrun.com"),
 )
 """The names that clients with fixed hosts look up."""

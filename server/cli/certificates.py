@@ -32,6 +32,7 @@ SERVED_NAMES: tuple[Host, ...] = (
     "fal.ai",
     "rest.fal.ai",
     "rest.alpha.fal.ai",
+    "api.fal.ai",
     "v3.fal.media",
     "*.fal.media",
     "falrun.com",

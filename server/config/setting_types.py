@@ -57,6 +57,14 @@ def _check_key(value: SecretStr) -> SecretStr:
     return value
 
 
+def _read_price(text: str) -> tuple[str, float]:
+    endpoint, _, amount = text.partition("=")
+    # Plain digits: neither infinity nor a sign.
+    if not endpoint or not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", amount, re.ASCII):
+        raise ValueError(f"{text!r} is no price: give each as endpoint=0.20")
+    return endpoint, float(amount)
+
+
 def _current_worker(value: str) -> str:
     if value != _FORMER_DEFAULT_WORKER:
         return value
@@ -73,6 +81,7 @@ HostNames = Annotated[tuple[str, ...], NoDecode, _each(read_name)]
 LowerNames = Annotated[tuple[str, ...], NoDecode, _each(str.lower)]
 Origins = Annotated[tuple[str, ...], NoDecode, _each(read_origin)]
 Networks = Annotated[tuple[Network, ...], NoDecode, _each(ip_network)]
+Prices = Annotated[tuple[tuple[str, float], ...], NoDecode, _each(_read_price)]
 Url = Annotated[str, AfterValidator(_check_url)]
 Guardrail = Annotated[str, AfterValidator(_check_guardrail)]
 Key = Annotated[SecretStr, AfterValidator(_check_key)]

@@ -30,6 +30,7 @@ from server.config.setting_types import (
     LowerNames,
     Networks,
     Origins,
+    Prices,
     Url,
     WorkerPath,
     meant_for_us,
@@ -178,6 +179,14 @@ class Settings(BaseSettings):
         default=7 * int(DAY_S),
         ge=60,
         description="seconds that a signed URL is good at most; half of them are left in an answer",
+    )
+    prices: Prices = Field(
+        default=(),
+        description="what a video costs, as endpoint=0.20, comma-separated; 0, if an endpoint is "
+        "not named; it is shown and added up, and nothing is charged",
+    )
+    currency: str = Field(
+        default="USD", pattern=r"^[A-Z]{3}$", description="currency of the prices, by ISO 4217"
     )
     allowed_hosts: HostNames = Field(
         default=(), description="further names that the server is reached by, comma-separated"

@@ -79,6 +79,7 @@ jobs = Table(
     Index("jobs_by_key", "key_id", "status"),
     Index("jobs_by_submit", "key_id", "submitted_at"),
     Index("jobs_by_order", "key_id", "seq"),
+    Index("jobs_by_key_and_end", "key_id", "finished_at"),
     # A job's place in the queue is never given to another job, not even after its row is gone.
     sqlite_autoincrement=True,
 )
@@ -200,6 +201,29 @@ heartbeat = Table(
     Column("id", Integer, primary_key=True),
     Column("at", Float, nullable=False),
     Column("doubted_s", Float, nullable=False, server_default="0"),
+)
+
+
+# What was used: a row for each job that ended, written with its end and never removed. It has
+# nothing of the request, and not its id.
+usage = Table(
+    "usage",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("ended_at", Float, nullable=False),
+    Column("key_id", Text),
+    Column("endpoint", Text, nullable=False),
+    Column("http_status", Integer, nullable=False),
+    # fal's name of a failure; NULL for a video, and where the input was at fault.
+    Column("error_type", Text),
+    # Seconds from the submit to the last run, and of that run; NULL if it never ran.
+    Column("waited_s", Float),
+    Column("run_s", Float),
+    # Seconds of the run times the devices that worked on it.
+    Column("gpu_s", Float, nullable=False),
+    Column("stage_seconds", JSON, nullable=False),
+    Index("usage_by_end", "ended_at"),
+    Index("usage_by_key", "key_id", "ended_at"),
 )
 
 

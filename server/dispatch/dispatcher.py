@@ -93,7 +93,7 @@ class Dispatcher:
         self._next_is_late_in_s = LOOK_AGAIN_S
         before = None if self.moderation is None else self.moderation.given_up_before
         if before is not None:
-            await to_writer_thread(self.store.end_waiting, before, NO_VERDICT)
+            await to_writer_thread(self.store.end_waiting, NO_VERDICT, before=before)
             self.signals.finished.notify()
         seconds = await to_writer_thread(self.store.end_late)
         if seconds is not None:

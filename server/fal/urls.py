@@ -29,6 +29,8 @@ class Service(StrEnum):
     """OpenAI's videos API, see `server.openai`."""
     DISCOVERY = "discovery"
     """Documents about the server; they have paths of their own, and no prefix."""
+    V1 = "v1"
+    """fal's platform API: models, prices, requests, usage, keys. The prefix is fal's own."""
     PROXY = "proxy"
     """Requests whose address is in a header, see `server.api.proxy`."""
 
@@ -45,6 +47,7 @@ FAL_HOSTS: Mapping[str, Service] = {
     "v3.fal.media": Service.FILES,
     "v3b.fal.media": Service.FILES,
     "fal.ai": Service.DISCOVERY,
+    "api.fal.ai": Service.V1,
 }
 _HOST_OF: Mapping[Service, str] = {
     Service.RUN: "fal.run",
@@ -52,7 +55,11 @@ _HOST_OF: Mapping[Service, str] = {
     Service.REST: "rest.fal.ai",
     Service.FILES: "v3.fal.media",
     Service.DISCOVERY: "fal.ai",
+    Service.V1: "api.fal.ai",
 }
+_HAVE_PREFIX = frozenset({Service.FILES, Service.V1})
+"""Services whose paths begin with their name on fal's hosts, too."""
+
 _BACKUP_HOST_OF = {**_HOST_OF, Service.RUN: "falrun.com", Service.QUEUE: "queue.falrun.com"}
 
 _PREFIXES = {
@@ -92,9 +99,8 @@ def resolve(host: str, raw_path: str) -> Address | None:
 
 
 def _on_fal_host(service: Service, segments: list[str]) -> Address | None:
-    if service is not Service.FILES:
+    if service not in _HAVE_PREFIX:
         return Address(service, _join(segments))
-    # fal's media hosts have the prefix, too.
     return Address(service, _join(segments[1:])) if segments[0] == service.value else None
 
 
@@ -128,7 +134,7 @@ def url_for(base_url: str, service: Service, path: str) -> str:
     hosts = _BACKUP_HOST_OF if name.endswith("falrun.com") else _HOST_OF
     if name in FAL_HOSTS and service in hosts:
         port = "" if parts.port is None else f":{parts.port}"
-        prefix = prefix if service is Service.FILES else ""
+        prefix = prefix if service in _HAVE_PREFIX else ""
         base_url = f"{parts.scheme}://{hosts[service]}{port}"
     return f"{base_url}{prefix}{quote(path)}"
 

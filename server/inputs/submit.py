@@ -2,9 +2,10 @@
 
 import hashlib
 import re
+import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,8 +17,19 @@ from server.inputs.data_uri import decode_data_uri, is_data_uri
 from server.inputs.image_store import ImageStore
 from server.inputs.media import MEDIA
 from server.jobs.store import JobStore
-from server.models import CancelAnswer, Job, JobError, NewJob, RequestOptions, StoredArtifact
+from server.models import (
+    CANCELLED,
+    CancelAnswer,
+    Job,
+    JobError,
+    NewJob,
+    RequestOptions,
+    StoredArtifact,
+)
 from server.tasks import Signals, to_writer_thread
+
+FLUSH_IS_KNOWN_S = 600.0
+"""As at fal."""
 
 MAX_TEXT_BYTES = 1024 * 1024
 """Of a body without its images."""
@@ -63,6 +75,7 @@ class Submissions:
     signals: Signals
     queue_limit: int
     prompts_are_judged: bool = False
+    _flushed: dict[str, float] = field(default_factory=dict, init=False)
 
     async def accept(self, submission: Submission) -> Job:
         """Take a request in."""
@@ -88,6 +101,23 @@ class Submissions:
         self.signals.cancelled.notify()
         self.signals.finished.notify()
         return answer
+
+    async def flush(self, endpoints: Collection[str], idempotency_key: str | None = None) -> None:
+        """Cancel the jobs of these endpoints that wait.
+
+        It is done once for an idempotency key within `FLUSH_IS_KNOWN_S`, however often it is asked
+        for: jobs that came since stay.
+        """
+        now = time.monotonic()
+        self._flushed = {
+            key: at for key, at in self._flushed.items() if now - at < FLUSH_IS_KNOWN_S
+        }
+        if idempotency_key in self._flushed:
+            return
+        await to_writer_thread(self.store.end_waiting, CANCELLED, of=endpoints)
+        if idempotency_key is not None:
+            self._flushed[idempotency_key] = now
+        self.signals.finished.notify()
 
     def _accept(self, submission: Submission) -> Job:
         known = self._resubmitted(submission)

@@ -43,6 +43,13 @@ def queue_size(database: Database, now: float) -> QueueSize:
     return QueueSize(waiting, running, max(0.0, now - first))
 
 
+def count_waiting(database: Database, endpoints: Collection[str]) -> int:
+    """How many jobs of these endpoints wait."""
+    waiting = and_(_jobs.status == JobStatus.IN_QUEUE.value, _jobs.endpoint.in_(endpoints))
+    with database.read() as db:
+        return db.execute(select(func.count()).where(waiting)).scalar_one()
+
+
 def in_progress(database: Database) -> set[str]:
     """The ids of the jobs that a run has claimed and not ended."""
     query = select(_jobs.id).where(_jobs.status == JobStatus.IN_PROGRESS.value)

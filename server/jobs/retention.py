@@ -8,16 +8,19 @@ are purged, or for as long as the server is told to keep them.
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
 
 from server.db import tables
 from server.db.database import Database
 from server.db.rows import JOB_COLUMNS, job_of
+from server.errors import BadRequest
 from server.files.removal import OVER, end_files, remove_files
 from server.files.store import FileStore
+from server.jobs.statements import change, read_job
 from server.models import FETCHED_LIFETIME_S, Job
 
 BATCH = 500
@@ -27,6 +30,15 @@ OF_VIDEOS = ("video", "thumbnail")
 """The kinds of files that a job makes."""
 
 _jobs, _artifacts, _webhooks = tables.jobs.c, tables.artifacts.c, tables.webhooks.c
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedFile:
+    """A file that was to be deleted; `problem` is why it is still there."""
+
+    id: str
+    name: str
+    problem: str | None = None
 
 
 class Retention:
@@ -72,6 +84,40 @@ class Retention:
             end_files(db, select(_artifacts.id).where(_artifacts.job_id == job_id))
         self._gone()
         purge(self._database, self._files, Purge(job_ids=[job_id]))
+
+    def delete_payloads(self, job_id: str) -> tuple[Job, list[DeletedFile]]:
+        """Delete what a job was given and what it made, but for files that others may use.
+
+        The row of the job stays, with its times. Done twice, it says the same.
+
+        Raises:
+            UnknownJob: there is none of that id.
+            BadRequest: it is not done, or its webhook is still to be sent.
+        """
+        with self._database.write() as db:
+            job = read_job(db, job_id, self._now())
+            outputs = _outputs(db, job)
+            due = select(_webhooks.id).where(
+                _webhooks.job_id == job_id, _webhooks.not_before.is_not(None)
+            )
+            if not job.done:
+                raise BadRequest("The request is still in progress: cancel it first.")
+            if db.execute(due).first() is not None:
+                raise BadRequest("The webhook of the request is still to be sent.")
+            change(db, _jobs.id == job_id, **_without_payloads(job, outputs))
+            # What was said before its first run is about its input.
+            notes = and_(tables.logs.c.job_id == job_id, tables.logs.c.attempt == 0)
+            db.execute(delete(tables.logs).where(notes))
+            end_files(db, select(_artifacts.id).where(_artifacts.id.in_(outputs)))
+        self._gone()
+        return job, [self._deleted(file_id, name) for file_id, name in outputs.items()]
+
+    def _deleted(self, file_id: str, name: str) -> DeletedFile:
+        try:
+            remove_files(self._database, self._files, [file_id])
+        except OSError as error:
+            return DeletedFile(file_id, name, error.strerror)
+        return DeletedFile(file_id, name)
 
     def sweep(self) -> None:
         """Remove the jobs and videos whose time is over."""
@@ -161,6 +207,45 @@ def purge(database: Database, files: FileStore, which: Purge) -> list[str]:
         if not job_ids:
             return purged
         purged += job_ids
+
+
+def _outputs(db: Connection, job: Job) -> dict[str, str]:
+    """The names of the files that a job made, by their ids; those that were deleted, too."""
+    query = select(_artifacts.id, _artifacts.name).where(_artifacts.job_id == job.id)
+    deleted = {file["artifact"]: file["name"] for file in _files(job).values() if "name" in file}
+    return deleted | {row.id: row.name for row in db.execute(query)}
+
+
+def _files(job: Job) -> dict[str, Mapping[str, str]]:
+    """What the result says of each file."""
+    parts = (job.result or {}).items()
+    return {kind: part for kind, part in parts if isinstance(part, Mapping) and "artifact" in part}
+
+
+def _without_payloads(job: Job, outputs: Mapping[str, str]) -> dict[str, Any]:
+    """The columns of a job whose input and output are deleted.
+
+    The names of its files stay, to be told again, and what was measured.
+    """
+    values: dict[str, Any] = {"input": {"sync_mode": job.sync_mode}, "store_io": False}
+    if job.result is not None:
+        named = {
+            kind: {**file, "name": outputs[file["artifact"]]}
+            for kind, file in _files(job).items()
+            if file["artifact"] in outputs
+        }
+        values["result"] = {
+            **_files(job),
+            **named,
+            "stage_seconds": job.result.get("stage_seconds", {}),
+        }
+    if job.error is not None and isinstance(job.error.body["detail"], list):
+        items = [
+            {name: value for name, value in item.items() if name not in ("input", "ctx")}
+            for item in job.error.body["detail"]
+        ]
+        values["error"] = {**job.error.body, "detail": items}
+    return values
 
 
 def _is_old(job: Job, oldest: float) -> bool:

@@ -31,6 +31,7 @@ from server.db.rows import (
 from server.errors import IdempotencyMismatch, UnknownJob
 from server.jobs.limits import may_run_another
 from server.jobs.pause import is_paused
+from server.jobs.usage import count_end
 from server.models import (
     CANCELLED,
     TRANSITIONS,
@@ -72,6 +73,11 @@ def is_ready(now: float, served: ColumnElement[bool]) -> ColumnElement[bool]:
     )
 
 
+def is_kept(now: float) -> ColumnElement[bool]:
+    """The jobs whose time is not over."""
+    return or_(jobs.expires_at.is_(None), jobs.expires_at > now)
+
+
 def claim_of(
     slot: str,
     owner: str,
@@ -111,6 +117,12 @@ def read_job(db: Connection, job_id: str, now: float) -> Job:
     if row is None:
         raise UnknownJob
     return job_of(row)
+
+
+def read_jobs(db: Connection, which: ColumnElement[bool]) -> list[Job]:
+    """Read jobs, in the order in which they came."""
+    rows = db.execute(select(*JOB_COLUMNS).where(which).order_by(jobs.seq))
+    return [job_of(row) for row in rows]
 
 
 def read_resubmitted(
@@ -183,7 +195,7 @@ def end(
     result: Mapping[str, Any] | None = None,
     error: JobError | None = None,
 ) -> None:
-    """Complete a job; its webhook, if it has one, is due."""
+    """Complete a job; its webhook, if it has one, is due, and its use is counted."""
     values: dict[str, Any] = {
         "finished_at": now,
         "result": result,
@@ -196,19 +208,27 @@ def end(
     if not job.store_io:
         values["input"] = {"sync_mode": job.sync_mode}
     _move(db, job, JobStatus.COMPLETED, **values)
-    announce(db, job.id, job.webhook_url, now)
+    note_end(db, job, now, result=result, error=error)
 
 
 def end_all(db: Connection, which: ColumnElement[bool], now: float, error: JobError) -> None:
     """Complete jobs with an error."""
-    for row in db.execute(select(*JOB_COLUMNS).where(which)).all():
-        end(db, job_of(row), now, error=error)
+    for job in read_jobs(db, which):
+        end(db, job, now, error=error)
 
 
-def announce(db: Connection, job_id: str, webhook_url: str | None, now: float) -> None:
-    """Make the webhook of a job that has ended due, if one was asked for."""
-    if webhook_url is not None:
-        db.execute(insert(tables.webhooks).values(row_of_webhook(job_id, webhook_url, now)))
+def note_end(
+    db: Connection,
+    job: Job,
+    now: float,
+    *,
+    result: Mapping[str, Any] | None = None,
+    error: JobError | None = None,
+) -> None:
+    """What goes with the end of a job: its use, and its webhook, if one was asked for."""
+    count_end(db, job, now, result=result, error=error)
+    if job.webhook_url is not None:
+        db.execute(insert(tables.webhooks).values(row_of_webhook(job.id, job.webhook_url, now)))
 
 
 def put_back(db: Connection, job: Job, now: float) -> None:
@@ -250,6 +270,13 @@ def add_lines(db: Connection, job_id: str, attempt: int, lines: Sequence[LogLine
         db.execute(insert(tables.logs), [of_run | asdict(line) for line in lines])
 
 
+def read_lines(db: Connection, job_id: str) -> list[LogLine]:
+    """The log of a job, oldest line first."""
+    logs = tables.logs.c
+    query = select(logs.at, logs.level, logs.message).where(logs.job_id == job_id)
+    return [LogLine(*row) for row in db.execute(query.order_by(logs.id))]
+
+
 def read_progress(db: Connection, job_id: str) -> JobProgress | None:
     columns = tables.progress.c
     query = select(columns.stage, columns.step, columns.num_steps)
@@ -262,11 +289,6 @@ def set_progress(db: Connection, job_id: str, progress: JobProgress) -> None:
     row, of_job = asdict(progress), tables.progress.c.job_id == job_id
     if db.execute(update(tables.progress).where(of_job).values(row)).rowcount == 0:
         db.execute(insert(tables.progress).values(job_id=job_id, **row))
-
-
-def is_kept(now: float) -> ColumnElement[bool]:
-    """The jobs whose time is not over."""
-    return or_(jobs.expires_at.is_(None), jobs.expires_at > now)
 
 
 def _submitted_with(key_id: str | None, idempotency_key: str) -> ColumnElement[bool]:

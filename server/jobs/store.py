@@ -26,7 +26,6 @@ from server.jobs.statements import (
     QUEUED,
     add_artifacts,
     add_lines,
-    announce,
     change,
     claim_of,
     count_ahead,
@@ -39,10 +38,13 @@ from server.jobs.statements import (
     is_served,
     jobs,
     lines_of_waiting,
+    note_end,
     put_back,
     read_artifact,
     read_held,
     read_job,
+    read_jobs,
+    read_lines,
     read_progress,
     read_resubmitted,
     set_progress,
@@ -135,9 +137,10 @@ class JobStore:
             place()
             db.execute(insert(tables.jobs).values(**row_of_job(new, now)))
             add_lines(db, new.id, 0, [LogLine(now, "INFO", note) for note in notes])
-            if new.error is not None:
-                announce(db, new.id, new.webhook_url, now)
-            return read_job(db, new.id, now)
+            job = read_job(db, new.id, now)
+            if job.done:
+                note_end(db, job, now, error=job.error)
+            return job
 
     def resubmitted(
         self, key_id: str | None, idempotency_key: str | None, body_sha256: str
@@ -160,13 +163,10 @@ class JobStore:
 
     def standing(self, job_id: str) -> JobSnapshot:
         """Read one job, its place in the queue, and the lines of its runs, oldest first."""
-        logs = tables.logs.c
-        query = select(logs.at, logs.level, logs.message).where(logs.job_id == job_id)
         with self._database.read() as db:
             job = read_job(db, job_id, self._now())
             position = count_ahead(db, job, self._served)
-            lines = [LogLine(*row) for row in db.execute(query.order_by(logs.id))]
-            return JobSnapshot(job=job, position=position, lines=lines)
+            return JobSnapshot(job=job, position=position, lines=read_lines(db, job_id))
 
     def progress(self, job_id: str) -> JobProgress | None:
         """How far the latest run of the job has come."""
@@ -189,8 +189,7 @@ class JobStore:
         unfinished = [JobStatus.IN_QUEUE.value, JobStatus.IN_PROGRESS.value]
         waiting = and_(jobs.is_run, jobs.status.in_(unfinished), jobs.submitted_at < before)
         with self._database.read() as db:
-            rows = db.execute(select(*JOB_COLUMNS).where(waiting).order_by(jobs.seq))
-            return [job_of(row) for row in rows]
+            return read_jobs(db, waiting)
 
     def can_be_claimed(self, *, besides: Collection[str]) -> bool:
         """Whether a job waits for a slot and nothing else, but for those named."""
@@ -259,9 +258,8 @@ class JobStore:
 
         One that was asked to stop is not run again.
         """
-        query = select(*JOB_COLUMNS).where(jobs.status == JobStatus.IN_PROGRESS.value)
         with self._write() as db:
-            running = [job_of(row) for row in db.execute(query)]
+            running = read_jobs(db, jobs.status == JobStatus.IN_PROGRESS.value)
             for job in running:
                 put_back(db, job, self._now())
             change(db, and_(QUEUED, jobs.not_before.is_not(None)), not_before=None)
@@ -288,9 +286,11 @@ class JobStore:
             end_all(db, and_(limited, jobs.start_by <= self._now()), self._now(), TOO_LATE)
         return 0.0
 
-    def end_waiting(self, before: float, error: JobError) -> None:
-        """End the jobs that have been waiting since before this time, with `error`."""
-        waiting = and_(QUEUED, jobs.submitted_at < before)
+    def end_waiting(
+        self, error: JobError, *, before: float = math.inf, of: Collection[str] | None = None
+    ) -> None:
+        """End those that wait, of these endpoints and since before this time, with `error`."""
+        waiting = and_(QUEUED, jobs.submitted_at < before, is_served(of))
         with self._database.read() as db:
             if db.execute(select(jobs.seq).where(waiting).limit(1)).first() is None:
                 return

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from server.cli.options import LISTENER_SETTINGS, WORKER_SETTINGS, takes_settings
 from server.config.errors import SettingsError
 from server.config.settings import Settings, data_folder
+from server.fal.prices import Prices
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +31,7 @@ def test_settings_are_read_from_the_environment(environment: pytest.MonkeyPatch)
     environment.setenv("COSMOS_ALLOWED_HOSTS", "GPU.example., [2001:db8::1]")
     environment.setenv("COSMOS_CORS_ORIGINS", "https://App.example:443,http://localhost:3000")
     environment.setenv("COSMOS_FORWARDED_ALLOW_IPS", "10.1.2.3,fd00::/8")
+    environment.setenv("COSMOS_PRICES", "a/b=0.20, c/d=3")
     environment.setenv("CUDA_VISIBLE_DEVICES", "0,2")
 
     settings = Settings.load()
@@ -41,6 +43,7 @@ def test_settings_are_read_from_the_environment(environment: pytest.MonkeyPatch)
     assert settings.allowed_hosts == ("gpu.example", "[2001:db8::1]")
     assert settings.cors_origins == ("https://app.example", "http://localhost:3000")
     assert settings.forwarded_allow_ips == (ip_network("10.1.2.3"), ip_network("fd00::/8"))
+    assert settings.prices == (("a/b", 0.2), ("c/d", 3.0))
     assert settings.cuda_visible_devices == "0,2"
 
 
@@ -299,3 +302,16 @@ def test_a_file_that_cannot_be_used_is_refused(file: Path, text: str | None, sen
         Settings.load()
 
     assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize("price", ["0.20", "a/b=", "a/b=-1", "a/b=inf", "=1", "a/b=1e3"])
+def test_a_price_that_is_none_is_refused(environment: pytest.MonkeyPatch, price: str) -> None:
+    environment.setenv("COSMOS_PRICES", price)
+    with pytest.raises(SettingsError, match="is no price: give each as"):
+        Settings.load()
+
+
+def test_a_price_of_no_endpoint_is_refused(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("COSMOS_PRICES", "fal-ai/flux/dev=1")
+    with pytest.raises(SettingsError, match="'fal-ai/flux/dev', which is no endpoint"):
+        Prices.from_settings(Settings.load())

@@ -104,6 +104,19 @@ def test_the_lines_of_openais_api_get_a_video(
     assert only_sets_variables(block) or (desk.clone / "video.mp4").stat().st_size == BYTES
 
 
+def test_a_dashboard_reads_what_was_made(desk: Desk, terminals: dict[str, Terminal]) -> None:
+    video = blocks_of(PAGE, SECTIONS["Python"])[:2]
+    made = [pasted(desk, terminals, "Python", block) for block in video][-1]
+    key, program = blocks_of(PAGE, SECTIONS["Dashboards for fal's platform API"])
+    section = "a dashboard"
+    assert pasted(desk, terminals, section, key) == ""
+    printed = pasted(desk, terminals, section, program)
+    (url,) = re.findall(r"http\S+/video.mp4", made)
+    assert url.partition("/files/")[2] in printed
+    assert "my-team fal-ai/cosmos-predict-2.5/image-to-video" in printed
+    assert "p95_duration" in printed
+
+
 @pytest.mark.parametrize("section", ["Python", "JavaScript in Node"])
 def test_the_lines_that_follow_a_job_print_its_log_once(
     desk: Desk, terminals: dict[str, Terminal], section: str

@@ -20,6 +20,7 @@ from server.db import tables, upgrade
 from server.db.database import Database
 from server.db.upgrade import LATEST, UnknownSchema
 from server.jobs.store import JobStore
+from server.jobs.usage import ended_jobs
 from server.models import JobProgress, JobStatus
 
 FIRST_RELEASE = (SUPPORT / "first_release.sql").read_text()
@@ -65,6 +66,10 @@ def test_a_database_of_the_first_release_opens_with_all_that_it_held(path: Path)
         claimed = store.claim("cpu")
         assert claimed is not None
         assert claimed.id == "waiting"
+        (used,) = ended_jobs(database, 0.0, 2000.0)
+        assert (used.ended_at, used.key_id, used.endpoint) == (1005.0, "alice", done.job.endpoint)
+        assert (used.http_status, used.error_type) == (200, None)
+        assert (used.waited_s, used.run_s, used.gpu_s, used.stage_seconds) == (0.0, 5.0, 5.0, {})
     assert (revision(path), differences(path)) == (LATEST, [])
 
 

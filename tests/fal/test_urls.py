@@ -31,6 +31,7 @@ JWKS = "/.well-known/jwks.json"
         ("v3.fal.media", "/files/upload", Service.FILES, "/upload"),
         ("v3b.fal.media:443", "/files/an-id/a.mp4", Service.FILES, "/an-id/a.mp4"),
         ("fal.ai", OPENAPI, Service.DISCOVERY, OPENAPI),
+        ("api.fal.ai", "/v1/models/pricing", Service.V1, "/models/pricing"),
         ("fal.run", "/health/live", Service.HEALTH, "/live"),
         ("v3.fal.media", "/health/live", Service.HEALTH, "/live"),
         # On fal's hosts a path has no prefix, so this is an unknown endpoint.
@@ -60,6 +61,7 @@ def test_a_host_of_fal_selects_the_service(
         ("localhost", "/files/an-id/my%20video.mp4", Service.FILES, "/an-id/my video.mp4"),
         ("localhost", "/health/ready", Service.HEALTH, "/ready"),
         ("localhost", "/admin/queue/pause", Service.ADMIN, "/queue/pause"),
+        ("localhost", "/v1/keys/an-id", Service.V1, "/keys/an-id"),
         ("localhost", "/queue", Service.QUEUE, "/"),
         ("localhost", "/v1/videos", Service.VIDEOS, "/"),
         ("queue.localhost", "/v1/videos/an-id/content/", Service.VIDEOS, "/an-id/content"),
@@ -125,6 +127,7 @@ def test_on_any_other_host_the_path_selects_it(
         ("localhost", "/administrator"),
         ("v3.fal.media", "/an-id/a.mp4"),
         ("v3.fal.media", "/upload"),
+        ("api.fal.ai", "/models"),
         ("fal.run", "/"),
         ("fal.run", "/fal-ai//cosmos-predict-2.5"),
     ],
@@ -178,6 +181,7 @@ def test_only_the_listed_beginnings_lead_to_a_service(segments: list[str]) -> No
         ("https://queue.falrun.com", Service.FILES, f"https://v3.fal.media/files{ENDPOINT}"),
         ("https://notfalrun.com", Service.QUEUE, f"https://notfalrun.com/queue{ENDPOINT}"),
         ("https://fal.run", Service.DISCOVERY, f"https://fal.ai{ENDPOINT}"),
+        ("https://fal.run", Service.V1, f"https://api.fal.ai/v1{ENDPOINT}"),
         ("https://fal.run", Service.HEALTH, f"https://fal.run/health{ENDPOINT}"),
     ],
 )

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 from job_fixtures import FAILURE, INVALID, artifact, new_job
 from job_model import KEEP_S, QUEUE_LIMIT, RUNS, WAITS, Model, outcome, rows_of_jobs
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from server.db import tables
 from server.db.database import Database
@@ -321,6 +321,8 @@ class StoreMachine(RuleBasedStateMachine):
     def every_promise_holds(self) -> None:
         with self.database.read() as db:
             jobs, artifacts = rows_of_jobs(db), list(db.execute(select(tables.artifacts)))
+            used = db.execute(select(func.count()).select_from(tables.usage)).scalar_one()
+        assert used == self.model.num_ended
         self.compare_with_model(jobs)
         self.check_endings(jobs)
         self.check_slots([row for row in jobs.values() if row.status == RUNS.value])

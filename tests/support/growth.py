@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -18,15 +18,19 @@ from server.db.rows import row_of_job
 from server.files.store import FileStore
 from server.files.upload_store import UploadStore
 from server.inputs.image_store import ImageStore
+from server.jobs.history import SortBy, Wanted, requests
 from server.jobs.limits import KeyLimits
 from server.jobs.records import page, record
-from server.jobs.reports import ended_between, queue_size
+from server.jobs.reports import count_waiting, ended_between, queue_size
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
-from server.models import JobStatus, NewJob
+from server.jobs.usage import ended_jobs
+from server.models import CANCELLED, JobStatus, NewJob
 from server.webhooks.store import WebhookStore
 
 KEY = "alice"
+ENDPOINT = "fal-ai/cosmos-predict-2.5/image-to-video"
+HALF_AN_HOUR = 1800.0
 WAITING = 20
 _ROWS_AT_ONCE = 5000
 _PROMPT = "A rocket lifts off from its launch pad in a cloud of fire and smoke. " * 4
@@ -73,6 +77,7 @@ class FullTables:
         videos: list[dict[str, Any]] = []
         logs: list[dict[str, Any]] = []
         webhooks: list[dict[str, Any]] = []
+        used: list[dict[str, Any]] = []
         for number in numbers:
             # One a minute, the last of them two minutes ago.
             at = self.now - 60.0 * (of - number + 1)
@@ -97,6 +102,10 @@ class FullTables:
             line = {"job_id": job_id, "attempt": 1, "at": at, "level": "INFO"}
             logs.extend({**line, "message": f"Step {step} of 35"} for step in range(5))
             sent = {"url": "https://example.com", "receiver": "example.com", "delivered_at": at}
+            used.append(
+                {"ended_at": at + 30.0, "key_id": KEY, "endpoint": ENDPOINT, "http_status": 200}
+                | {"waited_s": 1.0, "run_s": 29.0, "gpu_s": 29.0, "stage_seconds": {"text": 1.0}}
+            )
             webhooks.append({"job_id": job_id, "tries": 1, "created_at": at, **sent})
         with self.database.write() as db:
             for table, rows in (
@@ -104,14 +113,36 @@ class FullTables:
                 (tables.artifacts, videos),
                 (tables.logs, logs),
                 (tables.webhooks, webhooks),
+                (tables.usage, used),
             ):
                 db.execute(insert(table), rows)
+
+    def listed(self, sort_by: SortBy, key_ids: Collection[str] | None = None) -> None:
+        """List the requests of the last half hour in pages, to the end."""
+        wanted = Wanted(
+            start=self.now - HALF_AN_HOUR,
+            end=self.now,
+            endpoints=[ENDPOINT],
+            key_ids=key_ids,
+            sort_by=sort_by,
+        )
+        place = None
+        for _ in range(3):
+            page = requests(self.database, wanted, self.now, limit=10, after=place)
+            assert len(page.jobs) > 5
+            place = page.next
+
+    def used(self, key_ids: Collection[str] | None = None) -> None:
+        """Read what was used in the last half hour."""
+        start = self.now - HALF_AN_HOUR
+        found = ended_jobs(self.database, start, self.now, endpoints=[ENDPOINT], key_ids=key_ids)
+        assert len(list(found)) > 20
 
 
 def _new(job_id: str) -> NewJob:
     return NewJob(
         id=job_id,
-        endpoint="fal-ai/cosmos-predict-2.5/image-to-video",
+        endpoint=ENDPOINT,
         base_url="http://localhost:8000",
         key_id=KEY,
         input={"spec": {"prompt": _PROMPT}, "media": {}, "sync_mode": False},
@@ -137,6 +168,14 @@ OPERATIONS: Mapping[str, Callable[[FullTables], Any]] = {
     "sweep of pictures": lambda at: at.images.sweep(),
     "sweep of uploads": lambda at: at.uploads.expire(at.files),
     "claim of a webhook": lambda at: at.webhooks.claim(),
+    "requests of a window, the latest first": lambda at: at.listed(SortBy.ENDED_AT),
+    "requests of a window, the longest first": lambda at: at.listed(SortBy.DURATION),
+    "requests of a key in a window": lambda at: at.listed(SortBy.ENDED_AT, [KEY]),
+    "longest requests of a key in a window": lambda at: at.listed(SortBy.DURATION, [KEY]),
+    "use in a window": lambda at: at.used(),
+    "use of a key in a window": lambda at: at.used([KEY]),
+    "size of an app's queue": lambda at: count_waiting(at.database, [ENDPOINT]),
+    "flush of a queue": lambda at: at.jobs.end_waiting(CANCELLED, of=["an endpoint"]),
     "start: jobs that ran": lambda at: at.jobs.recover(),
     "start: runs without callers": lambda at: at.jobs.unfinished_runs(),
     "start: webhooks being sent": lambda at: at.webhooks.recover(longest_wait_s=7200),

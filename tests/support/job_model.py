@@ -84,6 +84,8 @@ class Model:
     videos: dict[str, tuple[str | None, float]] = field(default_factory=dict)
     """The job of each, None if that is gone, and since when the video is there."""
     seq: int = 0
+    num_ended: int = 0
+    """Jobs that ended, those that are gone included."""
 
     def known(self, job_id: str) -> ModelJob | None:
         """A job that callers can still ask for."""
@@ -146,6 +148,7 @@ class Model:
     def end(self, job: ModelJob, error: JobError | None = None) -> None:
         assert job.status is not DONE
         job.status, job.error, job.finished_at = DONE, error, self.now
+        self.num_ended += 1
         job.is_untold = job.new.webhook_url is not None
         if not job.new.store_io or job.sync_mode:
             job.expires_at = self.now + UNFETCHED_LIFETIME_S

@@ -26,7 +26,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "callers": (
         *("auth", "key", "key_file", "files_auth", "files_url_seconds", "key_queue_limit"),
-        *("key_running_limit", "key_submits_per_minute", "key_storage_limit_mib"),
+        *("key_running_limit", "key_submits_per_minute", "key_storage_limit_mib", "prices"),
+        "currency",
     ),
     "data": (
         *("config", "data", "any_filesystem", "quarantine_unknown", "keep_days"),

@@ -19,9 +19,10 @@ from server.fal.urls import Service
 
 _DESCRIPTION = """\
 The services of fal that its clients use, each under a prefix: `/run` is `fal.run`, `/queue` is
-`queue.fal.run`, `/rest` is `rest.fal.ai` and `/files` is `v3.fal.media`. `/v1/videos` is OpenAI's
-videos API. Every path also works with a slash at its end, and every path of a request with the
-whole id of its endpoint. Any call may be refused, with a body that says why.
+`queue.fal.run`, `/rest` is `rest.fal.ai`, `/files` is `v3.fal.media` and `/v1` is `api.fal.ai`,
+but for `/v1/videos`, which is OpenAI's videos API. Every path also works with a slash at its end,
+and every path of a request with the whole id of its endpoint. Any call may be refused, with a body
+that says why.
 """
 _REQUEST_ID = {
     "x-fal-request-id": {

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.api.dependencies import (
@@ -21,7 +21,6 @@ from server.api.dependencies import (
     ServicesDep,
     has_room,
 )
-from server.api.error_responses import error_response
 from server.api.forms import MAX_FORM_BYTES, is_form, read_form
 from server.api.openapi.parts import BYTES, answer, content, header, query
 from server.api.openapi.videos import CREATE_BODY
@@ -39,7 +38,7 @@ from server.jobs import records
 from server.jobs.records import JobRecord
 from server.models import Job
 from server.openai.create import CreateVideo, Given, Order, given_by, medium_of_type, order_of
-from server.openai.errors import OpenAIError
+from server.openai.errors import OpenAIError, openai_error
 from server.openai.views import (
     DeletedVideo,
     VideoPage,
@@ -132,7 +131,8 @@ async def create_and_wait(
     if done is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     if done.error is not None:
-        return error_response(request.scope["path"], done.error.http_status, done.error.body, {})
+        status, body = openai_error(done.error.http_status, done.error.body)
+        return JSONResponse(body, status)
     file = await _file(services, caller, done, "video")
     file.headers.update(
         {
