@@ -53,7 +53,7 @@ from weights.checkpoints import open_checkpoints
 
 
 class Served(NamedTuple):
-    """The checkpoint that is served, and who judges what is made of it."""
+    """The checkpoint that is served, what its videos cost, and who judges them."""
 
     limits: Limits
     guardrail: GuardrailKind

@@ -24,6 +24,11 @@ class Caller:
     scopes: frozenset[Scope] = frozenset(Scope)
     token_scope: TokenScope | None = None
 
+    @property
+    def seen_keys(self) -> list[str | None] | None:
+        """The keys whose requests the caller may see; None is all of them."""
+        return None if Scope.ADMIN in self.scopes else [self.key_id]
+
     def check_scope(self, scope: Scope) -> None:
         """Refuse a caller who may do other things.
 

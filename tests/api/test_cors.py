@@ -29,8 +29,10 @@ async def page(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.
         yield client
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "GET"])
-@pytest.mark.parametrize("path", [f"/{ENDPOINT}", SUBMIT, "/api/fal/proxy", "/files/upload"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "GET", "DELETE"])
+@pytest.mark.parametrize(
+    "path", [f"/{ENDPOINT}", SUBMIT, "/api/fal/proxy", "/files/upload", "/v1/keys/an-id"]
+)
 async def test_a_preflight_is_granted_without_a_key(
     page: httpx.AsyncClient, method: str, path: str
 ) -> None:

@@ -18,14 +18,12 @@ from server.api.platform.requests import (
     requests_view,
 )
 from server.api.platform.windows import DAY, LONGEST, window
-from server.auth.authenticator import Caller
 from server.errors import UnknownEndpoint, UnknownJob
 from server.fal.endpoints import ENDPOINTS, app_of
 from server.fal.headers import MAX_IDEMPOTENCY_KEY
 from server.fal.urls import Service
 from server.jobs.history import Wanted, requests
 from server.jobs.reports import count_waiting
-from server.keys import Scope
 from server.tasks import to_writer_thread
 
 router = APIRouter(prefix=f"/{Service.V1.value}", tags=[Service.V1], responses=REFUSED)
@@ -41,11 +39,6 @@ _IdempotencyKey = Annotated[
 ]
 
 
-def keys_seen_by(caller: Caller) -> list[str | None] | None:
-    """The keys whose requests a caller may see; None is all."""
-    return None if Scope.ADMIN in caller.scopes else [caller.key_id]
-
-
 @router.get("/models/requests/by-endpoint", response_description="A page of them.")
 async def requests_by_endpoint(
     services: ServicesDep, caller: ReaderDep, asked: Annotated[RequestsQuery, Query()]
@@ -59,7 +52,7 @@ async def requests_by_endpoint(
         start=found.start.timestamp(),
         end=found.end.timestamp(),
         endpoints=known(asked.endpoint_id),
-        key_ids=keys_seen_by(caller),
+        key_ids=caller.seen_keys,
         outcome=asked.status,
         job_id=asked.request_id,
         sort_by=asked.sort_by,
@@ -87,9 +80,8 @@ async def delete_payloads(
     Files that it was given stay. Sent again, with an Idempotency-Key or without, it answers the
     same.
     """
-    seen = keys_seen_by(caller)
     job = await asyncio.to_thread(services.store.job, request_id)
-    if seen is not None and job.key_id not in seen:
+    if caller.seen_keys is not None and job.key_id not in caller.seen_keys:
         raise UnknownJob
     job, files = await to_writer_thread(services.retention.delete_payloads, request_id)
     return deleted_view(job, files, services.file_links)

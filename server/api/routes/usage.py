@@ -20,7 +20,6 @@ from server.api.platform.parameters import (
 )
 from server.api.platform.series import Series
 from server.api.platform.usage import UsageView, usage_lines
-from server.api.routes.requests import keys_seen_by
 from server.fal.urls import Service
 from server.jobs.usage import EndedJob
 
@@ -62,7 +61,7 @@ async def analytics(
     Requests count that have ended, also those that are no longer kept.
     """
     check_series(asked.expand)
-    series = _series(services, asked, known(asked.endpoint_id), keys_seen_by(caller))
+    series = _series(services, asked, known(asked.endpoint_id), caller.seen_keys)
     lines = partial(analytics_lines, metrics=metrics_in(asked.expand))
     view: AnalyticsView = await asyncio.to_thread(_view, series, asked, lines)
     return view
