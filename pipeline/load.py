@@ -36,17 +36,17 @@ from pipeline.network.kernels.proof import KernelChoice, choose_kernels
 from pipeline.network.transformer import CosmosTransformer, TransformerConfig
 from pipeline.spec import Sampler, latent_frames
 from pipeline.text import MAX_TOKENS, TextEncoder, Tokenizer
-from pipeline.timing import Estimator, StepCost
+from pipeline.timing import Estimator
 from pipeline.unipc import UniPC
 from pipeline.vae import lay_channels_last
 from pipeline.vae_decoder import decoder_channels
+from pipeline.work import StepCost, frame_tokens
 from weights.header import TensorInfo
 from weights.store import WeightStore
 
 Report = Callable[[str, float], None]
 """Hears what is being loaded and the fraction of the checkpoint's bytes read, 0 to 1."""
 
-_PIXELS_PER_TOKEN = 16
 _COMPONENTS = ("text_encoder", "transformer", "vae")
 
 
@@ -213,7 +213,7 @@ def load_transformer(
     choice = choose_attention(
         loader.device,
         transformer.dtype,
-        tokens=latent_frames(store.profile.max_frames) * frame_tokens(store),
+        tokens=latent_frames(store.profile.max_frames) * tokens_of_frame(store),
         heads=config.num_attention_heads,
         head_dim=config.attention_head_dim,
         name=attention,
@@ -229,14 +229,13 @@ def step_cost(config: TransformerConfig, store: WeightStore) -> StepCost:
         mlp_ratio=config.mlp_ratio,
         layers=config.num_layers,
         text_tokens=MAX_TOKENS,
-        frame_tokens=frame_tokens(store),
+        frame_tokens=tokens_of_frame(store),
     )
 
 
-def frame_tokens(store: WeightStore) -> int:
+def tokens_of_frame(store: WeightStore) -> int:
     """The tokens of one latent frame at the checkpoint's size."""
-    profile = store.profile
-    return (profile.width // _PIXELS_PER_TOKEN) * (profile.height // _PIXELS_PER_TOKEN)
+    return frame_tokens(store.profile.width, store.profile.height)
 
 
 def make_loaders(

@@ -36,7 +36,7 @@ def check_ranks(store: WeightStore, num_ranks: int, *, compiled: bool) -> None:
     Raises:
         CannotShare: they cannot; the message says what does not divide.
     """
-    from pipeline.load import frame_tokens
+    from pipeline.load import tokens_of_frame
     from pipeline.network.parallel import indivisible
     from pipeline.network.transformer import TransformerConfig
 
@@ -47,7 +47,7 @@ def check_ranks(store: WeightStore, num_ranks: int, *, compiled: bool) -> None:
         problem = "one half works on the prompt, the other half on the negative prompt"
     else:
         config = TransformerConfig.from_json(store.config("transformer"))
-        problem = indivisible(config, frame_tokens(store), num_ranks // 2)
+        problem = indivisible(config, tokens_of_frame(store), num_ranks // 2)
     if problem is not None:
         raise CannotShare(f"{num_ranks} devices cannot work on one video: {problem}.")
 

@@ -1,8 +1,6 @@
 """How long a denoising step took, and how long what is left of a video will take.
 
-A step costs a * T + b * T**2 operations for T latent frames: matrix products grow with the tokens,
-self-attention with their square. The two constants follow from the network's shape, so one
-measured step predicts any other frame count.
+One measured step predicts any other frame count, by `pipeline.work.StepCost`.
 """
 
 import time
@@ -12,6 +10,8 @@ from functools import partial
 from statistics import median
 
 import torch
+
+from pipeline.work import StepCost
 
 _NUM_MEASUREMENTS = 9
 """The newest measurements, whose median is the rate: a first step that warms up does not count."""
@@ -54,29 +54,6 @@ def _queued_event() -> torch.cuda.Event:
     event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's
     event.record()
     return event
-
-
-@dataclass(frozen=True, slots=True)
-class StepCost:
-    """Operations of one network evaluation: `linear` a latent frame, `quadratic` a frame pair."""
-
-    linear: float
-    quadratic: float
-
-    @classmethod
-    def from_shape(
-        cls, *, width: int, mlp_ratio: float, layers: int, text_tokens: int, frame_tokens: int
-    ) -> "StepCost":
-        """The cost for a transformer of this shape (two operations a multiply-add)."""
-        # self-attention has 4 square matrices, cross-attention 2 on the video's side
-        products = 2 * width * width * (4 + 2 + 2 * mlp_ratio) + 4 * text_tokens * width
-        return cls(
-            linear=layers * products * frame_tokens,
-            quadratic=layers * 4 * width * frame_tokens**2,
-        )
-
-    def operations(self, num_latent_frames: int) -> float:
-        return self.linear * num_latent_frames + self.quadratic * num_latent_frames**2
 
 
 @dataclass(frozen=True, slots=True)

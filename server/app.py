@@ -66,7 +66,9 @@ def create_app(
     app.state.ports = frozenset({settings.port, settings.tls_port} - {None})
     add_error_handlers(app)
     app.add_middleware(
-        EntryMiddleware, rules=AccessRules.from_settings(settings, socket.gethostname())
+        EntryMiddleware,
+        rules=AccessRules.from_settings(settings, socket.gethostname()),
+        answered=lambda *answer: app.state.services.metrics.answered(*answer),
     )
     return app
 
@@ -138,6 +140,7 @@ async def _running(
         drain=drain,
         disk=services.disk,
         moderation=services.moderation,
+        traces=services.traces,
         deadlines=Deadlines(RunLimits(patience=settings.patience)),
     )
     async with _in_background(services, intake, dispatcher, sweeper, is_taken_up=is_taken_up):
@@ -186,6 +189,7 @@ async def _in_background(
         await services.webhooks.close()
         await dispatcher.close()
         await services.pool.close()
+        await asyncio.to_thread(services.traces.close)
 
 
 async def _tried(what: str, work: Awaitable[object]) -> bool:

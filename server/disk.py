@@ -62,9 +62,13 @@ class DiskSpace:
     folder: Path
     min_free_mib: int
 
+    def free_bytes(self) -> int:
+        """What is left for this server."""
+        return shutil.disk_usage(self.folder).free
+
     def problem(self) -> str | None:
         """What is wrong, as a sentence; None if there is room."""
-        free_mib = shutil.disk_usage(self.folder).free // MIB
+        free_mib = self.free_bytes() // MIB
         if free_mib >= self.min_free_mib:
             return None
         return (

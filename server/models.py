@@ -1,7 +1,7 @@
 """One request for a video and the states that it passes through."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -113,7 +113,8 @@ class NewJob(RequestOptions):
     `input` holds the spec, the sources of its media and how the caller wants the output; a
     source is a URL or `{"artifact": id}`, never the bytes. `input_refs` are the prepared media,
     None while they are not here. `error` is set when the input is invalid: such a job is terminal
-    from the start. `is_run` says that its caller waits on a connection.
+    from the start. `is_run` says that its caller waits on a connection, and `traceparent` which
+    trace it belongs to.
     """
 
     id: str
@@ -127,6 +128,7 @@ class NewJob(RequestOptions):
     error: JobError | None = None
     body_sha256: str | None = None
     is_run: bool = False
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +182,8 @@ class Job:
     """Whether it fails at the first worker that dies on it."""
     file_lifetime_s: float | None
     """How long its output files are kept, in seconds; None is without limit."""
+    traceparent: str | None
+    """The submit in its trace, as W3C's Trace Context writes it; None if it is not traced."""
 
     @property
     def sync_mode(self) -> bool:
@@ -214,12 +218,36 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What is to be expected of a request, by what the server has measured; None is unknown.
+
+    `stage_seconds` maps each stage of its video to seconds. `position` counts the jobs that go
+    before it, `wait_s` is the seconds until it starts, and `starts_at` the Unix time of that.
+    """
+
+    stage_seconds: Mapping[str, float] | None
+    position: int
+    wait_s: float | None
+    starts_at: float | None
+
+    @property
+    def seconds(self) -> float | None:
+        """All stages together."""
+        return None if self.stage_seconds is None else sum(self.stage_seconds.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSnapshot:
-    """Where a job stands, read at one moment. `position` counts the jobs that go before it."""
+    """Where a job stands, read at one moment. `position` counts the jobs that go before it.
+
+    An estimate, which a job has that waits, changes with time alone: two snapshots are equal
+    without it.
+    """
 
     job: Job
     position: int
     lines: Sequence[LogLine]
+    estimate: Estimate | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ def serve(settings: Settings) -> None:
         ValueError: the settings name a device that is not there.
     """
     _check_certificate(settings)
-    configure_log()
+    configure_log(settings.log_format)
     keep_heap_small()
     pull = CheckpointPull.wanted_by(settings)
     app = create_app(settings, pull=pull)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pipeline.guardrail import GuardrailKind, guardrail_kind
 from server.api.bodies import BodyReader
 from server.api.dependencies import Services
+from server.api.estimates import estimates_of, statuses_of
 from server.api.metrics import Metrics
 from server.api.readiness import Readiness
 from server.api.results import Results
@@ -42,6 +43,7 @@ from server.outbound.fetch import Fetcher
 from server.outbound.moderation import Moderation
 from server.sweeper import Sweeper
 from server.tasks import Loops, Signals
+from server.tracing.traces import Traces, traces_of
 from server.webhooks.body import webhook_body
 from server.webhooks.sender import Webhooks
 from server.webhooks.signing import SigningKey
@@ -53,11 +55,12 @@ from weights.checkpoints import open_checkpoints
 
 
 class Served(NamedTuple):
-    """The checkpoint that is served, what its videos cost, and who judges them."""
+    """What the checkpoints make and cost, who judges it, and where traces go."""
 
     limits: Limits
     guardrail: GuardrailKind
     prices: Prices
+    traces: Traces
     moderation: Moderation | None = None
 
 
@@ -86,13 +89,13 @@ def make_services(
     key_limits, judged = KeyLimits.from_settings(settings), moderation is not None
     store = JobStore(database, owner=owner, key_limits=key_limits, endpoints=endpoints, now=now)
     files = FileStore(settings.data / "files")
-    statuses = StatusCache(store.standing)
-    store.on_write(statuses.written)
+    estimates = estimates_of(database, pool, limits, now)
+    statuses = statuses_of(store, estimates)
     retention = _retention(settings, database, files, statuses, clock)
     images = ImageStore(database, files, now=now)
     submissions = Submissions(store, images, limits, signals, settings.queue_limit, judged)
     disk = DiskSpace(settings.data, settings.min_free_disk_mib)
-    measured = Metrics(database, pool.slots, now=now)
+    measured = Metrics(database, pool.slots, disk, now=now)
     auth = _authenticator(settings, KeyStore(database), key)
     serving = _file_serving(settings, database, files, auth, clock)
     webhooks = Webhooks(
@@ -113,6 +116,7 @@ def make_services(
         **serving._asdict(),
         submissions=submissions,
         statuses=statuses,
+        estimates=estimates,
         results=Results(store, files, serving.file_links, retention),
         images=images,
         retention=retention,
@@ -205,11 +209,12 @@ def _authenticator(settings: Settings, store: KeyStore, key: ApiKey | None) -> A
 
 
 def served_by(settings: Settings, pull: CheckpointPull | None) -> Served:
-    """What the checkpoints make, and who judges; one that is still to come is NVIDIA's."""
+    """What the settings say is served; a checkpoint that is still to come is NVIDIA's."""
     if pull is not None and pull.brings(CHECKPOINT):
         profiles = {settings.weights: CheckpointProfile()}
     else:
         profiles = {each.root: each.profile for each in open_checkpoints(str(settings.weights))}
     is_fetched = pull is not None and pull.brings(GUARDRAIL)
     guardrail = guardrail_kind(profiles, settings.guardrail, is_fetched=is_fetched)
-    return Served(Limits.of(*profiles.values()), guardrail, Prices.from_settings(settings))
+    prices, traces = Prices.from_settings(settings), traces_of(settings)
+    return Served(Limits.of(*profiles.values()), guardrail, prices, traces)

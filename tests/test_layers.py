@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{name: set() for name in ("models", "keys", "hosts", "part_file", "log")},
     **dict.fromkeys(("outbound", "fal", "db"), VALUES),
     "workers": {"log", *VALUES},
+    "tracing": {"workers", *VALUES},
     "data_folder": {"part_file"},
     "errors": {"models"},
     "config": {"hosts", "keys"},
@@ -40,16 +41,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": {"db", "files", *VALUES},
     "openai": {"fal", "jobs", *VALUES},
     "inputs": {"auth", "db", "fal", "files", "jobs", "outbound", *VALUES},
-    "dispatch": {"fal", "files", "jobs", "outbound", "workers", *VALUES},
+    "dispatch": {"fal", "files", "jobs", "outbound", "tracing", "workers", *VALUES},
     "webhooks": {"db", "fal", "files", "jobs", "outbound", *VALUES},
     "sweeper": {"files", "inputs", "jobs", *VALUES},
     "api": {
         *{"auth", "db", "dispatch", "fal", "files", "inputs", "jobs", "outbound", "webhooks"},
-        *{"openai", "workers", *VALUES},
+        *{"openai", "tracing", "workers", *VALUES},
     },
     "services": {
         *{"api", "auth", "db", "dispatch", "fal", "files", "inputs", "jobs", "outbound"},
-        *{"sweeper", "webhooks", "workers", *VALUES},
+        *{"sweeper", "tracing", "webhooks", "workers", *VALUES},
     },
     "app": {
         *{"api", "auth", "db", "dispatch", "inputs", "jobs", "outbound", "services", "sweeper"},
@@ -58,7 +59,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serve": {"app", "connections", "dispatch", "log", "workers", *VALUES},
     "doctor": {"fal", "outbound", "workers", *VALUES},
     "cli": {
-        *{"auth", "db", "doctor", "files", "jobs", "log", "outbound", "serve", "workers"},
+        *{"auth", "db", "doctor", "fal", "files", "jobs", "log", "outbound", "serve"},
+        "workers",
         *VALUES,
     },
 }
@@ -84,6 +86,7 @@ TORCH_FREE = {
     "pipeline.encode",
     "pipeline.ffmpeg",
     "pipeline.thumbnail",
+    "pipeline.work",
 }
 """The modules of the pipeline that the server imports where there is no torch."""
 

@@ -33,12 +33,14 @@ from server.files.uploads import Uploads
 from server.inputs.disconnects import DisconnectedRuns
 from server.inputs.image_store import ImageStore
 from server.inputs.submit import Submission, Submissions
+from server.jobs.estimates import Estimates
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.keys import Scope
 from server.models import RequestOptions
 from server.outbound.moderation import Moderation
 from server.tasks import Loops, Signals
+from server.tracing.traces import Traces
 from server.webhooks.sender import Webhooks
 from server.workers.pool import Pool
 
@@ -67,6 +69,7 @@ class Services:
     uploads: Uploads
     submissions: Submissions
     statuses: StatusCache
+    estimates: Estimates
     results: Results
     images: ImageStore
     retention: Retention
@@ -81,6 +84,7 @@ class Services:
     readiness: Readiness
     database: Database
     bodies: BodyReader
+    traces: Traces
 
 
 async def services_of(request: Request) -> Services:
@@ -191,6 +195,7 @@ class Incoming:
     request: Request
     bodies: BodyReader
     auth: Authenticator
+    traces: Traces
     endpoint: str
     caller: Caller
     base_url: str
@@ -203,16 +208,20 @@ class Incoming:
         The body may have taken its time: the key has to be good still.
         """
         key_id = self.caller.key_id
-        async with self.bodies.read(self.request, key_id=key_id, max_bytes=MAX_BODY_BYTES) as body:
-            await self.auth.check_key(key_id)
-            yield Submission(
-                endpoint=self.endpoint,
-                body=body,
-                base_url=self.base_url,
-                caller=self.caller,
-                options=self.options,
-                webhook_url=webhook_url,
-            )
+        reading = self.bodies.read(self.request, key_id=key_id, max_bytes=MAX_BODY_BYTES)
+        tracing = self.traces.submit(self.endpoint, self.request.headers)
+        with tracing as traceparent:
+            async with reading as body:
+                await self.auth.check_key(key_id)
+                yield Submission(
+                    endpoint=self.endpoint,
+                    body=body,
+                    base_url=self.base_url,
+                    caller=self.caller,
+                    options=self.options,
+                    webhook_url=webhook_url,
+                    traceparent=traceparent,
+                )
 
 
 async def _incoming(
@@ -228,6 +237,7 @@ async def _incoming(
         request=request,
         bodies=services.bodies,
         auth=services.auth,
+        traces=services.traces,
         endpoint=endpoint,
         caller=caller,
         base_url=base_url,

@@ -1,5 +1,7 @@
 """What becomes a response of an error: the caller's, a shortage, or one that was not foreseen."""
 
+import time
+
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,12 +25,11 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     for kind in (OSError, MemoryError, RuntimeError, SQLAlchemyError):
         app.add_exception_handler(kind, _answer_shortage)
-    app.add_exception_handler(Exception, _answer)
+    app.add_exception_handler(Exception, _answer_unforeseen)
 
 
 async def _answer(request: Request, error: Exception) -> Response:
     answer = error if isinstance(error, RequestError) else InternalError()
-    # The answer to an unforeseen error does not pass through EntryMiddleware.
     state = request.scope["state"]
     headers = {**response_headers(state), **answer.headers}
     return error_response(request.scope["path"], answer, state["request_id"], headers)
@@ -38,6 +39,14 @@ async def _answer_parameters(request: Request, error: Exception) -> Response:
     """A path or query that the platform API cannot use: other routes take any text."""
     assert isinstance(error, RequestValidationError)
     return await _answer(request, bad_parameters(error))
+
+
+async def _answer_unforeseen(request: Request, error: Exception) -> Response:
+    """An error of the server. This answer does not pass through EntryMiddleware."""
+    state = request.scope["state"]
+    seconds = time.monotonic() - state["began"]
+    request.app.state.services.metrics.answered(state["service"], InternalError.status, seconds)
+    return await _answer(request, error)
 
 
 async def _answer_shortage(request: Request, error: Exception) -> Response:

@@ -1,7 +1,8 @@
 """The outermost layer of the app: which service a request is for, and what every answer has."""
 
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -22,6 +23,9 @@ from server.fal.urls import Address, Service, resolve
 REQUEST_ID = "x-fal-request-id"
 PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
+Answered = Callable[[str, int, float], None]
+"""Told the service that answers, the HTTP status, and the seconds that it took to begin."""
+
 _log = structlog.get_logger("server")
 
 
@@ -38,12 +42,14 @@ class EntryMiddleware:
 
     It leaves in `request.state` the `base_url` that every URL in the answer begins with, and the
     `request_id`: a new one, which a route replaces by the job's. An answer in pieces is cut off
-    once `may_go_on` says no: what finds out who calls replaces that, too.
+    once `may_go_on` says no: what finds out who calls replaces that, too. `answered` is told of
+    each answer that begins.
     """
 
-    def __init__(self, app: ASGIApp, rules: AccessRules) -> None:
+    def __init__(self, app: ASGIApp, rules: AccessRules, answered: Answered) -> None:
         self._app = app
         self._rules = rules
+        self._answered = answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -57,9 +63,14 @@ class EntryMiddleware:
         state["request_id"] = str(uuid.uuid4())
         state["cors_headers"] = cors_headers(Headers(scope=scope), self._rules.origins)
         state["may_go_on"] = _always
+        state["service"] = "none"
+        state["began"] = time.monotonic()
 
         async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
+                self._answered(
+                    state["service"], message["status"], time.monotonic() - state["began"]
+                )
                 MutableHeaders(scope=message).update(response_headers(state))
             elif message.get("more_body") and not await state["may_go_on"]():
                 raise _KeyEnded
@@ -135,5 +146,6 @@ def _take_in_appended(scope: Scope) -> bool:
 
 
 def _set_path(scope: Scope, address: Address) -> None:
+    scope["state"]["service"] = address.service.value
     scope["path"] = f"/{address.service.value}{address.path}".rstrip("/")
     scope["raw_path"] = quote(scope["path"]).encode()

@@ -10,6 +10,7 @@ from server.api.openapi.parts import problem
 from server.api.routes import (
     admin,
     documents,
+    estimate,
     files,
     health,
     jwks,
@@ -44,6 +45,7 @@ def api_routes(files_auth: FilesAuth) -> list[BaseRoute]:
         router.include_router(module.router)
     for module in (models, requests, usage, keys, videos):
         router.include_router(module.router)
+    router.include_router(estimate.router)
     router.include_router(files.file_router(files_auth))
     router.include_router(documents.router)
     return router.routes

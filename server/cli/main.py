@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from server.cli import certs, database, doctor, generate, jobs, keys, queue, serve, uploads, weights
+from server.cli import (
+    certs,
+    database,
+    doctor,
+    estimate,
+    generate,
+    jobs,
+    keys,
+    queue,
+    serve,
+    uploads,
+    weights,
+)
 from server.cli.errors import EXIT_CODES, INTERRUPTED, USAGE, as_failure
 
 app = typer.Typer(
@@ -24,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for module in (generate, serve, certs, doctor):
+for module in (generate, serve, estimate, certs, doctor):
     app.add_typer(module.app)
 app.add_typer(weights.app, name="weights")
 app.add_typer(keys.app, name="keys")

@@ -1,7 +1,8 @@
 """Every setting of the server, read once into one frozen value.
 
-Names in the environment begin with COSMOS_; CUDA_VISIBLE_DEVICES and NVIDIA_DRIVER_CAPABILITIES are
-the other two. A variable that is empty is one that is not set. A `.env` file is not read.
+Names in the environment begin with COSMOS_; CUDA_VISIBLE_DEVICES, NVIDIA_DRIVER_CAPABILITIES and
+OTEL_TRACES_EXPORTER are the others. A variable that is empty is one that is not set. A `.env` file
+is not read.
 """
 
 import difflib
@@ -218,6 +219,14 @@ class Settings(BaseSettings):
     webhook_jwks_padded: bool = Field(
         default=False,
         description="end the x of the webhooks' public key with =, see docs/webhooks.md",
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="form of the log's lines: text for people, json for programs"
+    )
+    traces_exporter: Literal["none", "otlp"] = Field(
+        default="none",
+        validation_alias="OTEL_TRACES_EXPORTER",
+        description="otlp sends traces of requests, see docs/observability.md",
     )
     cuda_visible_devices: str | None = Field(
         default=None, validation_alias="CUDA_VISIBLE_DEVICES", description="the GPUs we may use"

@@ -72,6 +72,7 @@ jobs = Table(
     Column("no_retry", Boolean, nullable=False, default=False),
     Column("file_lifetime_s", Float),
     Column("is_run", Boolean, nullable=False, default=False),
+    Column("traceparent", String(55)),
     UniqueConstraint("key_id", "idempotency_key"),
     Index("jobs_by_place", "status", "priority", "seq"),
     Index("jobs_by_end", "finished_at"),

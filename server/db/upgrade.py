@@ -10,7 +10,7 @@ from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inse
 from server.db import tables
 
 FIRST = "0001"
-LATEST = "0008"
+LATEST = "0009"
 """The last step in `server/db/migrations/versions`."""
 
 _STEPS = Path(__file__).parent / "migrations"

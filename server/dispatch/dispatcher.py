@@ -22,6 +22,7 @@ from server.tasks import (
     retry_until_written,
     to_writer_thread,
 )
+from server.tracing.traces import NoTraces, Traces
 from server.workers.pool import Pool, SlotDown, SlotState, SlotUp
 from server.workers.progress_text import describe_loading
 
@@ -48,6 +49,7 @@ class Dispatcher:
     moderation: Moderation | None = None
     drain: Drain = field(default_factory=Drain)
     deadlines: Deadlines = field(default_factory=Deadlines)
+    traces: Traces = field(default_factory=NoTraces)
 
     def __post_init__(self) -> None:
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
@@ -145,19 +147,21 @@ class Dispatcher:
             self.signals.claimable.notify()
 
     async def _run(self, job: Job, slot: str) -> None:
-        run = JobRun(
-            job=job,
-            slot=slot,
-            pool=self.pool,
-            store=self.store,
-            files=self.files,
-            limits=self.limits,
-            signals=self.signals,
-            drain=self.drain,
-            deadlines=self.deadlines,
-            moderation=self.moderation,
-        )
-        await run.run()
+        with self.traces.run(job, slot) as heard:
+            run = JobRun(
+                job=job,
+                slot=slot,
+                pool=self.pool,
+                store=self.store,
+                files=self.files,
+                limits=self.limits,
+                signals=self.signals,
+                drain=self.drain,
+                deadlines=self.deadlines,
+                moderation=self.moderation,
+                heard=heard,
+            )
+            await run.run()
 
     async def _fail(self, job: Job) -> None:
         """End a job whose run met an error of this server."""

@@ -87,6 +87,7 @@ class JobRun:
     drain: Drain
     deadlines: Deadlines
     moderation: Moderation | None = None
+    heard: Callable[[RunEvent], None] = lambda _: None
 
     def __post_init__(self) -> None:
         self._log = JobLog(self.store, self.job)
@@ -191,6 +192,7 @@ class JobRun:
 
     def _hear(self, event: RunEvent, deadline: RunDeadline) -> None:
         deadline.hear(event)
+        self.heard(event)
         if isinstance(event, Restarted) and self._judge is not None:
             self._judge.forget()
 

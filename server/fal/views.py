@@ -11,7 +11,18 @@ from typing_extensions import TypedDict
 from server.fal.endpoints import app_of
 from server.fal.schemas import VideoFile, VideoOutput
 from server.fal.urls import Service, url_for
-from server.models import CancelAnswer, Job, JobSnapshot, JobStatus, LogLine, StoredArtifact
+from server.models import (
+    CancelAnswer,
+    Estimate,
+    Job,
+    JobSnapshot,
+    JobStatus,
+    LogLine,
+    StoredArtifact,
+)
+
+Seconds = Annotated[float, Field(ge=0)]
+DateTime = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
 class LogLabels(TypedDict):
@@ -26,14 +37,33 @@ class LogLineView(TypedDict):
     message: str
     level: str
     source: str
-    timestamp: Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+    timestamp: DateTime
     labels: LogLabels
 
 
 class QueueMetrics(TypedDict):
     """What was measured of a request, once it is done."""
 
-    inference_time: NotRequired[Annotated[float, Field(ge=0)] | None]
+    inference_time: NotRequired[Seconds | None]
+
+
+class EstimateView(TypedDict):
+    """What is to be expected of a request, by what this server has measured. null is unknown.
+
+    `stage_seconds` has the seconds of each stage of its video, and `seconds` all of them together.
+    """
+
+    stage_seconds: dict[str, Seconds] | None
+    seconds: Seconds | None
+    wait_seconds: Seconds | None
+    starts_at: DateTime | None
+
+
+class RequestEstimate(EstimateView):
+    """What is to be expected of a request that is not submitted yet."""
+
+    endpoint_id: str
+    queue_position: Annotated[int, Field(ge=0)]
 
 
 class QueueStatus(TypedDict):
@@ -48,6 +78,7 @@ class QueueStatus(TypedDict):
     logs: list[LogLineView] | None
     metrics: QueueMetrics
     queue_position: NotRequired[Annotated[int, Field(ge=0)]]
+    estimate: NotRequired[EstimateView]
     error: NotRequired[str]
     error_type: NotRequired[str]
 
@@ -74,12 +105,25 @@ def status_view(standing: JobSnapshot, *, with_logs: bool) -> QueueStatus:
     }
     if job.status is JobStatus.IN_QUEUE:
         view["queue_position"] = standing.position
+        if standing.estimate is not None:
+            view["estimate"] = estimate_view(standing.estimate)
     if job.done:
         view["metrics"] = {"inference_time": job.inference_seconds}
     if job.error is not None and job.error.error_type is not None:
         view["error"] = job.error.message
         view["error_type"] = job.error.error_type
     return view
+
+
+def estimate_view(estimate: Estimate) -> EstimateView:
+    """An estimate, to a tenth of a second."""
+    stages, seconds, wait_s = estimate.stage_seconds, estimate.seconds, estimate.wait_s
+    return {
+        "stage_seconds": None if stages is None else {s: round(stages[s], 1) for s in stages},
+        "seconds": None if seconds is None else round(seconds, 1),
+        "wait_seconds": None if wait_s is None else round(wait_s, 1),
+        "starts_at": None if estimate.starts_at is None else _time(estimate.starts_at),
+    }
 
 
 def output_view(job: Job, video: StoredArtifact, url: str) -> dict[str, Any]:
@@ -111,14 +155,18 @@ def data_uri(file: StoredArtifact, base64: str) -> str:
 
 
 def _log_view(line: LogLine) -> LogLineView:
-    at = datetime.fromtimestamp(line.at, UTC)
     return {
         "message": line.message,
         "level": line.level,
         "source": "USER",
-        "timestamp": at.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "timestamp": _time(line.at),
         "labels": {"level": line.level},
     }
+
+
+def _time(at: float) -> str:
+    moment = datetime.fromtimestamp(at, UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def display_url(source: Mapping[str, Any]) -> str:

@@ -49,6 +49,7 @@ class Submission:
     options: RequestOptions
     webhook_url: str | None = None
     is_run: bool = False
+    traceparent: str | None = None
 
     @cached_property
     def body_sha256(self) -> str:
@@ -119,16 +120,26 @@ class Submissions:
             self._flushed[idempotency_key] = now
         self.signals.finished.notify()
 
+    def parse(self, endpoint: str, body: bytes) -> VideoRequest:
+        """What the body of a request to an endpoint asks for.
+
+        Raises:
+            TextTooLarge: there is too much besides its images.
+            InvalidInput: see `parse_request`.
+        """
+        check_text(body)
+        order = parse_request(endpoint, body, self.limits)
+        images_size = sum(len(url) for url in order.media.values() if is_data_uri(url))
+        if len(body) - images_size > MAX_TEXT_BYTES:
+            # All of it but the images goes into a row, and is read again with every status.
+            raise TextTooLarge(MAX_TEXT_BYTES)
+        return order
+
     def _accept(self, submission: Submission) -> Job:
         known = self._resubmitted(submission)
         if known is not None:
             return known
-        check_text(submission.body)
-        order = parse_request(submission.endpoint, submission.body, self.limits)
-        images_size = sum(len(url) for url in order.media.values() if is_data_uri(url))
-        if len(submission.body) - images_size > MAX_TEXT_BYTES:
-            # All of it but the images goes into a row, and is read again with every status.
-            raise TextTooLarge(MAX_TEXT_BYTES)
+        order = self.parse(submission.endpoint, submission.body)
         # Asked again when the row is written; this spares the disk an image that has no job.
         try:
             self.store.check_room(submission.caller.key_id, queue_limit=self.queue_limit)
@@ -204,6 +215,7 @@ def _new_job(
         error=error,
         body_sha256=submission.body_sha256,
         is_run=submission.is_run,
+        traceparent=submission.traceparent,
     )
 
 

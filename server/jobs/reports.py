@@ -25,11 +25,15 @@ class QueueSize:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a job ended; `stage_seconds` is empty unless it made its video."""
+    """How a job ended; `stage_seconds` is empty unless it made its video.
+
+    `waited_s` is from its submit to the start of its last run, None if it never ran.
+    """
 
     at: float
     error: JobError | None
     stage_seconds: Mapping[str, float]
+    waited_s: float | None
 
 
 def queue_size(database: Database, now: float) -> QueueSize:
@@ -72,6 +76,7 @@ def waiting_for_others(database: Database, endpoints: Collection[str]) -> dict[s
 def ended_between(database: Database, after: float, until: float) -> list[Ended]:
     """The jobs that ended in that time, in their order: writers take turns, and so do ends."""
     query = select(_jobs.finished_at, _jobs.http_status, _jobs.error, _jobs.result)
+    query = query.add_columns((_jobs.started_at - _jobs.submitted_at).label("waited_s"))
     with database.read() as db:
         ended = and_(_jobs.finished_at > after, _jobs.finished_at <= until)
         rows = db.execute(query.where(ended).order_by(_jobs.finished_at)).all()
@@ -80,9 +85,17 @@ def ended_between(database: Database, after: float, until: float) -> list[Ended]
             at=row.finished_at,
             error=None if row.error is None else JobError(row.http_status, row.error),
             stage_seconds={} if row.result is None else row.result["stage_seconds"],
+            waited_s=row.waited_s,
         )
         for row in rows
     ]
+
+
+def webhooks_waiting(database: Database) -> int:
+    """How many webhooks are still to be delivered."""
+    waiting = select(func.count()).where(tables.webhooks.c.not_before >= 0)
+    with database.read() as db:
+        return db.execute(waiting).scalar_one()
 
 
 def latest(

@@ -3,8 +3,8 @@
 import logging
 import sys
 import time
-from collections.abc import Callable
-from typing import TextIO
+from collections.abc import Callable, Mapping
+from typing import Literal, TextIO
 
 import structlog
 
@@ -14,13 +14,17 @@ WITHIN_S = 10.0
 
 _MAX_KINDS = 1000
 
+LogFormat = Literal["text", "json"]
+
 _OURS = ("server", "worker")
 """The loggers whose news is written, too; those of libraries are heard from warnings on."""
 
 
-def configure_log() -> None:
+def configure_log(form: LogFormat = "text") -> None:
     """Write what structlog and the standard library log to stderr, in one form.
 
+    As JSON, each line is an object: `event` says what happened, `timestamp`, `level` and `logger`
+    stand beside it, `exception` is a traceback, and the other values are of the event.
     Tracebacks are without the variables' values: these hold keys and prompts.
     """
     shared: list[structlog.typing.Processor] = [
@@ -31,16 +35,12 @@ def configure_log() -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.dev.ConsoleRenderer(
-                    colors=sys.stderr.isatty(),
-                    exception_formatter=structlog.dev.plain_traceback,
-                ),
-            ],
+            processors=_RENDERING[form](),
         )
     )
     handler.addFilter(RepetitionLimit())
+    # Libraries warn on stderr by themselves, else.
+    logging.captureWarnings(form == "json")
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     for name in _OURS:
         logging.getLogger(name).setLevel(logging.INFO)
@@ -48,6 +48,30 @@ def configure_log() -> None:
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
+
+
+def _as_text() -> list[structlog.typing.Processor]:
+    plain = structlog.dev.plain_traceback
+    colours = sys.stderr.isatty()
+    return [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain),
+    ]
+
+
+def _as_json() -> list[structlog.typing.Processor]:
+    return [
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(ensure_ascii=False),
+    ]
+
+
+_RENDERING: Mapping[LogFormat, Callable[[], list[structlog.typing.Processor]]] = {
+    "text": _as_text,
+    "json": _as_json,
+}
 
 
 class _Handler(logging.StreamHandler[TextIO]):

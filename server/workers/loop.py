@@ -16,10 +16,11 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import structlog
 
 from pipeline.errors import Cancelled, InputError, PipelineError, RankFailed
 from pipeline.memory_plan import MemoryChoice, MemoryPlan
@@ -43,6 +44,8 @@ from server.workers.messages import (
 from server.workers.pipe import Pipe
 from server.workers.verdicts import Judge, Verdict, Verdicts
 
+_log = structlog.get_logger("worker")
+
 ENDING_GRACE_S = 3.0
 """How long a run may go on after the server has closed the pipe."""
 
@@ -59,7 +62,8 @@ class WorkerOptions:
     many processes, each on a device of its own, work on one video together: the worker starts the
     others.
     `scratch` is a folder for the files of a run: within it, or else where the system keeps such
-    files, the pool gives each process its own and removes it with the process.
+    files, the pool gives each process its own and removes it with the process. `log_format` is
+    `text` or `json`.
     """
 
     weights: str
@@ -71,6 +75,7 @@ class WorkerOptions:
     nvidia_sampling: bool = False
     num_ranks: int = 1
     scratch: str | None = None
+    log_format: str = "text"
 
 
 class CannotLoad(PipelineError):
@@ -162,7 +167,7 @@ def serve_worker(pipe: Pipe, make: Callable[[], Worker]) -> bool:
         send(Failed(code=error.code, message=str(error)))
         return False
     except Exception as error:
-        traceback.print_exc()
+        _log.exception("The model could not be loaded")
         send(Failed(code=CannotLoad.code, message=f"{type(error).__name__}: {error}"))
         return False
     send(ready)
@@ -201,7 +206,7 @@ def run_order(
     except PipelineError as error:
         return Failed(code=error.code, message=str(error))
     except Exception as error:
-        traceback.print_exc()
+        _log.exception("The run met an unforeseen error", job_id=order.job_id)
         if isinstance(error, RankFailed):
             os._exit(RANK_EXIT_CODE)
         if is_device_fault(error):
@@ -282,7 +287,7 @@ def main(pipe: int, worker: str, device: str, options: dict[str, Any]) -> None:
     """
     # What a worker prints goes to stderr, too: see `server.workers.process`.
     sys.stdout = sys.stderr = unfailing(sys.stderr)
-    configure_log()
+    configure_log(options["log_format"])
     faulthandler.enable()
     served = serve_worker(
         Pipe.at(pipe), lambda: worker_class(worker)(device, WorkerOptions(**options))

@@ -48,7 +48,10 @@ _ALLOCATOR = "expandable_segments:True"
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 """By which the processes of one worker find each other: they are on this machine."""
 
-_SECRETS = {"COSMOS_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}
+_SECRETS = {
+    *{"COSMOS_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"},
+    *{"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"},
+}
 """What a worker has no use for."""
 
 _FP_FUSION = "TRITON_DEFAULT_FP_FUSION"

@@ -283,8 +283,11 @@ def test_whatever_is_sent_has_an_answer(
     sent_headers = [(name, value) for name, values in headers.items() for value in values]
     scope = scope_of(method, b"/", sent_headers) | {"raw_path": raw_path, "query_string": query}
 
-    sent = asyncio.run(call(EntryMiddleware(inner, rules), scope))
+    told: list[tuple[str, int, float]] = []
+    entry = EntryMiddleware(inner, rules, lambda *answer: told.append(answer))
+    sent = asyncio.run(call(entry, scope))
 
+    assert [status for _, status, _ in told] == [sent[0]["status"]]
     assert sent[0]["status"] in (200, 204, 400, 403, 404, 405, 421)
     assert b"x-fal-request-id" in dict(sent[0]["headers"])
     for let_in in reached:

@@ -1,13 +1,22 @@
 """The lines of the log: how many of a kind there may be, and that none of them raises."""
 
 import io
+import json
 import logging
+import warnings
+from pathlib import Path
 
 import pytest
 import structlog
 from job_fixtures import Clock
 
-from server.log.setup import MAX_OF_A_KIND, WITHIN_S, RepetitionLimit, configure_log
+from server.log.setup import (
+    MAX_OF_A_KIND,
+    WITHIN_S,
+    LogFormat,
+    RepetitionLimit,
+    configure_log,
+)
 
 
 def written(limit: RepetitionLimit, message: object, *args: object) -> str | None:
@@ -50,11 +59,41 @@ class Unprintable:
         raise ValueError("no words for it")
 
 
-def test_no_line_raises(monkeypatch: pytest.MonkeyPatch) -> None:
-    root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", [])
+def test_as_json_each_line_is_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr("sys.stderr", stderr := io.StringIO())
+    configure_log("json")
+    structlog.get_logger("worker").info("A wörker is ready", slot="cuda0", path=Path("a"))
+    try:
+        raise RuntimeError("no disk")
+    except RuntimeError:
+        structlog.get_logger("server").exception("Unexpected error", job_id="7")
+    logging.getLogger("uvicorn.error").warning("%d requests", 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+    logging.captureWarnings(False)
+
+    ready, failed, requests, old = map(json.loads, stderr.getvalue().splitlines())
+    assert ready.pop("timestamp").endswith("Z")
+    assert ready == {
+        "event": "A wörker is ready",
+        "slot": "cuda0",
+        "path": "PosixPath('a')",
+        "level": "info",
+        "logger": "worker",
+    }
+    assert (failed["level"], failed["job_id"]) == ("error", "7")
+    assert "RuntimeError: no disk" in failed["exception"]
+    assert (requests["event"], requests["logger"]) == ("3 requests", "uvicorn.error")
+    assert old["logger"] == "py.warnings"
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_no_line_raises(monkeypatch: pytest.MonkeyPatch, form: LogFormat) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     monkeypatch.setattr("sys.stderr", FullDisk())
-    configure_log()
+    configure_log(form)
     log = structlog.get_logger("server")
     log.error("A worker is down", reason=Unprintable())
     try:
@@ -62,3 +101,4 @@ def test_no_line_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     except RuntimeError:
         log.exception("Unexpected error")
     logging.getLogger("uvicorn.error").warning("%d requests", "no number")
+    logging.captureWarnings(False)

@@ -5,7 +5,8 @@ from typing import ClassVar
 import pytest
 import torch
 
-from pipeline.timing import Estimator, StepClock, StepCost
+from pipeline.timing import Estimator, StepClock
+from pipeline.work import StepCost
 
 GPU = torch.device("cuda")
 

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import event, insert
 from sqlalchemy.engine import Engine
 
+from pipeline.spec import VideoSpec
 from server.config.settings import DAY_S
 from server.db import tables
 from server.db.database import Database
@@ -18,10 +19,12 @@ from server.db.rows import row_of_job
 from server.files.store import FileStore
 from server.files.upload_store import UploadStore
 from server.inputs.image_store import ImageStore
+from server.jobs.estimates import Estimates
 from server.jobs.history import SortBy, Wanted, requests
 from server.jobs.limits import KeyLimits
+from server.jobs.pace import Pace
 from server.jobs.records import page, record
-from server.jobs.reports import count_waiting, ended_between, queue_size
+from server.jobs.reports import count_waiting, ended_between, queue_size, webhooks_waiting
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.jobs.usage import ended_jobs
@@ -49,6 +52,7 @@ class FullTables:
         self.retention = Retention(self.database, files, gone=lambda: None, keep_s=10_000 * DAY_S)
         self.uploads = UploadStore(self.database, keep_s=10_000 * DAY_S)
         self.images = ImageStore(self.database, files)
+        self.estimates = Estimates(self.database, Pace(96, 64, 93), lambda: 1)
         self._numbers = count()
         for start in range(0, finished, _ROWS_AT_ONCE):
             self._add_finished(range(start, min(start + _ROWS_AT_ONCE, finished)), finished)
@@ -160,9 +164,11 @@ OPERATIONS: Mapping[str, Callable[[FullTables], Any]] = {
     "a page of a key's jobs": lambda at: at.page(KEY),
     "a page of a key without jobs": lambda at: at.page("nobody"),
     "a job with its video": lambda at: record(at.database, "finished 0", at.now),
+    "estimate": lambda at: at.estimates.of_request("", VideoSpec(prompt="", seed=0), 0),
     "jobs without their pictures": lambda at: at.jobs.awaiting_inputs(4),
     "end late jobs": lambda at: at.jobs.end_late(),
     "scrape of /metrics: queue": lambda at: queue_size(at.database, at.now),
+    "scrape of /metrics: webhooks": lambda at: webhooks_waiting(at.database),
     "scrape of /metrics: ends": lambda at: ended_between(at.database, at.now, at.now + 1),
     "sweep of jobs and videos": lambda at: at.retention.sweep(),
     "sweep of pictures": lambda at: at.images.sweep(),

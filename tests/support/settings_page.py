@@ -34,6 +34,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("min_free_disk_mib", "upload_limit_mib", "storage_limit_mib"),
     ),
     "queue": ("queue_limit", "disconnect_grace", "drain_seconds"),
+    "observing": ("log_format", "traces_exporter"),
     "connections": ("connection_limit", "read_timeout", "write_timeout", "keep_alive"),
     "requests": (
         *("fetch", "fetch_allow_nets", "fetch_allow_hosts", "fetch_contact"),

@@ -102,9 +102,10 @@ REQUEST_HEADERS = [
     header("X-Fal-Store-IO", "0: input and output are not kept in the database.", enum=["0", "1"]),
     LIFECYCLE,
 ]
+PRIORITY = header("X-Fal-Queue-Priority", "low: after all others.", enum=["normal", "low"])
 QUEUE_HEADERS = [
     *REQUEST_HEADERS,
-    header("X-Fal-Queue-Priority", "low: after all others.", enum=["normal", "low"]),
+    PRIORITY,
     header(
         "Idempotency-Key",
         "A submit that comes again with the same key and body is the same request.",

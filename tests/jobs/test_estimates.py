@@ -1,0 +1,122 @@
+"""When a request will start: the work in front, on the slots that there are."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_fixtures import Place
+
+from pipeline.spec import VideoSpec
+from server.jobs import pause
+from server.jobs.estimates import Estimates, wait_of
+from server.jobs.pace import Pace
+
+ENDPOINT = "fal-ai/cosmos-predict-2.5/image-to-video"
+OTHER = "fal-ai/cosmos-predict-2.5/text-to-video"
+SPEC = VideoSpec(prompt="a secret", seed=0, num_frames=25, num_inference_steps=10)
+SECONDS = {"denoise": 50.0, "decode": 10.0}
+
+
+class Queue(Place):
+    """The tables of a server of some slots, where videos of `SPEC` take a minute."""
+
+    def __init__(self, folder: Path, *, num_slots: int = 1) -> None:
+        super().__init__(folder)
+        self.num_slots = num_slots
+        pace = Pace(96, 64, 45)
+        self.estimates = Estimates(self.database, pace, lambda: self.num_slots, now=self.clock)
+
+    def add(self, job_id: str, *, endpoint: str = ENDPOINT, **changes: Any) -> None:
+        input_ = {"spec": SPEC.to_json(), "media": {}, "sync_mode": False}
+        self.submit(job_id, **({"input": input_, "endpoint": endpoint} | changes))
+
+    def measure(self, endpoint: str = ENDPOINT, **changes: Any) -> None:
+        self.add(f"measured {endpoint} {self.clock.now}", endpoint=endpoint, **changes)
+        job = self.claim()
+        result = {"seed": 1, "stage_seconds": SECONDS}
+        assert self.store.finish(job.id, job.attempt, result=result)
+        self.clock.now += 1
+
+    def wait_s(self, priority: int = 0) -> float | None:
+        return self.estimates.of_request(ENDPOINT, SPEC, priority).wait_s
+
+
+def test_work_goes_to_the_slots_that_are_free_first() -> None:
+    assert wait_of([0.0, 60.0], 0.0) == 0.0
+    assert wait_of([30.0], 60.0) == 90.0
+    # 30 s until the other slot is free, too; then they share what is left.
+    assert wait_of([0.0, 30.0], 90.0) == 60.0
+
+
+def test_before_anything_was_measured_nothing_is_said_but_that_a_slot_is_free(
+    tmp_path: Path,
+) -> None:
+    queue = Queue(tmp_path)
+    found = queue.estimates.of_request(ENDPOINT, SPEC, priority=0)
+    assert (found.stage_seconds, found.seconds) == (None, None)
+    assert (found.position, found.wait_s, found.starts_at) == (0, 0.0, queue.clock.now)
+    queue.add("a")
+    found = queue.estimates.of_request(ENDPOINT, SPEC, priority=0)
+    assert (found.position, found.wait_s, found.starts_at) == (1, None, None)
+
+
+def test_the_wait_is_what_runs_and_what_waits_in_front(tmp_path: Path) -> None:
+    queue = Queue(tmp_path)
+    queue.measure()
+    for job_id in "abc":
+        queue.add(job_id)
+    queue.claim()
+    queue.clock.now += 20
+    found = queue.estimates.of_request(ENDPOINT, SPEC, priority=0)
+    assert (found.position, found.wait_s) == (2, 40.0 + 2 * 60.0)
+    assert found.starts_at == queue.clock.now + 160.0
+    assert queue.estimates.of_waiting(queue.store.job("c")).wait_s == 40.0 + 60.0
+    assert queue.estimates.of_waiting(queue.store.job("b")).wait_s == 40.0
+    queue.num_slots = 2
+    assert queue.wait_s() == 80.0
+    # It should have been done by now.
+    queue.clock.now += 900
+    queue.num_slots = 1
+    assert queue.wait_s() == 120.0
+
+
+def test_what_goes_first_counts_and_what_goes_later_does_not(tmp_path: Path) -> None:
+    queue = Queue(tmp_path)
+    queue.measure()
+    queue.add("first", priority=1)
+    queue.add("second")
+    assert queue.wait_s() == 120.0
+    assert queue.wait_s(priority=1) == 60.0
+    assert queue.estimates.of_waiting(queue.store.job("first")).wait_s == 0.0
+
+
+@pytest.mark.parametrize("state", ["paused", "no slot", "of another kind in front"])
+def test_a_wait_that_cannot_be_known_is_none(tmp_path: Path, state: str) -> None:
+    queue = Queue(tmp_path)
+    queue.measure()
+    queue.add("a", endpoint=OTHER if state == "of another kind in front" else ENDPOINT)
+    if state == "paused":
+        pause.pause(queue.database)
+    if state == "no slot":
+        queue.num_slots = 0
+    found = queue.estimates.of_request(ENDPOINT, SPEC, priority=0)
+    assert (found.wait_s, found.starts_at) == (None, None)
+    assert found.stage_seconds == SECONDS
+
+
+def test_a_job_whose_input_was_not_to_be_kept_teaches_nothing(tmp_path: Path) -> None:
+    queue = Queue(tmp_path)
+    queue.measure(store_io=False)
+    assert queue.estimates.of_request(ENDPOINT, SPEC, priority=0).stage_seconds is None
+
+
+def test_what_ends_later_is_learned_later_also_after_the_clock_was_set_back(
+    tmp_path: Path,
+) -> None:
+    queue = Queue(tmp_path)
+    queue.clock.now += 3600
+    queue.measure(OTHER)
+    queue.clock.now -= 3600
+    assert queue.estimates.of_request(ENDPOINT, SPEC, priority=0).stage_seconds is None
+    queue.measure()
+    assert queue.estimates.of_request(ENDPOINT, SPEC, priority=0).stage_seconds == SECONDS
