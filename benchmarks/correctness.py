@@ -83,7 +83,7 @@ def sampling(scale: Scale, device: torch.device) -> dict[str, float]:
         )
         given = inputs.latents[:, :, :1]
         return denoise(
-            network, full_size.SCHEDULER, given, prompt, negative_prompt, spec, lambda _: None,
+            network, full_size.SCHEDULER, given, prompt, negative_prompt, spec, lambda *_: None,
             sampling,
         )  # fmt: skip
 

@@ -224,7 +224,7 @@ class GpuBenchmark:
             yield "encode_s", encode_s
             latents, denoise_s = self._measured(
                 lambda: denoise(
-                    network, full_size.SCHEDULER, given, *prompts, spec, lambda _step: None
+                    network, full_size.SCHEDULER, given, *prompts, spec, lambda *_: None
                 )
             )
             yield "denoise_s", denoise_s

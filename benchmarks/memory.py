@@ -83,7 +83,7 @@ class PlanBenchmark:
         )
         with self._stage(Stage.DENOISE), self.placement.on_device(self.network):
             latents = denoise(
-                self.network, full_size.SCHEDULER, given, *prompts, spec, lambda _step: None
+                self.network, full_size.SCHEDULER, given, *prompts, spec, lambda *_: None
             )
         digest = hashlib.sha256()
         with self._stage(Stage.DECODE), self.placement.on_device(self.vae):

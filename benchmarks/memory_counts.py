@@ -124,7 +124,7 @@ def denoise_peak(network: CosmosTransformer, num_frames: int) -> int:
     text = torch.empty(MAX_TOKENS, CONFIG.text_embed_dim, device=META, dtype=BF16)
     with fused(), LiveBytes(META) as bytes_:
         bytes_.know(*network.parameters(), given, text)
-        denoise(network, SCHEDULER, given, text, text, spec, lambda _step: None)
+        denoise(network, SCHEDULER, given, text, text, spec, lambda *_: None)
     return int(bytes_.peak)
 
 

@@ -110,7 +110,7 @@ def make(pipeline: VideoPipeline, case: Case, pixels: Pixels, seed: int) -> list
         pipeline.text.encode(spec.prompt),
         pipeline.text.encode(spec.negative_prompt) if spec.guided else None,
         spec,
-        lambda _: None,
+        lambda *_: None,
     )
     return list(decode(pipeline.vae, latents))
 

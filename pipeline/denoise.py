@@ -13,6 +13,8 @@ from pipeline.spec import Sampler, VideoSpec
 from pipeline.trigflow import TrigFlow
 from pipeline.unipc import UniPC
 
+OnStep = Callable[[int, Tensor | None], None]
+
 GIVEN_FRAME_TIME = 1e-4
 """The noise level that the model was trained to see on a frame that is given."""
 
@@ -57,7 +59,7 @@ def denoise(
     prompt: Tensor,
     negative_prompt: Tensor | None,
     spec: VideoSpec,
-    on_step: Callable[[int], None],
+    on_step: OnStep,
     sampling: Sampling = EXACT,
 ) -> Tensor:
     """Make the latents of one video.
@@ -68,8 +70,9 @@ def denoise(
             width / 8] float32, normalised.
         prompt: [512, text_embed_dim], projected.
         negative_prompt: likewise; None without guidance.
-        on_step: called before each step, and after the last, with the number of steps done; it
-            may raise to stop.
+        on_step: called before each step, and after the last, with the number of steps done and
+            what the last of them takes to be the clean latents: of the shape of those returned,
+            to be read only; None before the first. It may raise to stop.
 
     Returns:
         [1, 16, T, height / 8, width / 8] float32, as many latent frames as the spec needs.
@@ -89,15 +92,17 @@ def denoise(
         guidance_scale=spec.guidance_scale,
     )
     sampler, times = make_sampler(spec, scheduler_config, sampling)
+    clean: Tensor | None = None
     # From here on everything is queued: between the first step and the last nothing waits.
     for index, time in enumerate(times):
-        on_step(index)
+        on_step(index, clean)
         noisy = torch.cat([given_latents, latents[:, :, num_given:]], dim=2)
         velocity = guided_velocity(noisy, time, conditions)
         velocity[:, :, :num_given] = given_velocity
         latents = sampler.step(velocity, latents)
         del noisy, velocity
-    on_step(spec.num_inference_steps)
+        clean = sampler.clean
+    on_step(spec.num_inference_steps, clean)
     return latents
 
 

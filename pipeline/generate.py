@@ -21,6 +21,7 @@ from pipeline.memory_plan import MemoryPlan
 from pipeline.network.attention import Choice
 from pipeline.network.kernels.proof import KernelChoice
 from pipeline.network.transformer import CosmosTransformer
+from pipeline.preview import OnClean, Sketch, previews
 from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone, Watcher
 from pipeline.spec import (
     DEFAULT_NEGATIVE_PROMPT,
@@ -47,7 +48,7 @@ class VideoPipeline:
     """A loaded checkpoint, ready to make one video of `width` x `height` pixels at a time.
 
     `max_frames` are made at once; a longer video is made of chunks. `sampler` is the one that the
-    checkpoint is trained for.
+    checkpoint is trained for. Without a `sketch` there are no previews.
     """
 
     width: int
@@ -64,6 +65,7 @@ class VideoPipeline:
     attention: Choice
     kernels: KernelChoice
     sampling: Sampling = EXACT
+    sketch: Sketch | None = None
 
     def generate(
         self, spec: VideoSpec, pictures: Sequence[Pixels], out: Path, watcher: Watcher
@@ -147,13 +149,14 @@ class VideoPipeline:
         self, spec: VideoSpec, pictures: Sequence[Pixels], watcher: Watcher
     ) -> Generator[Frame]:
         """The frames of all chunks, as they are decoded; there is one chunk, or several."""
-        prompt, negative_prompt = self._encode_text(spec, watcher)
+        prompts = self._encode_text(spec, watcher)
         before = to_video(pictures) if pictures else None
-        for chunk in chunks_of(spec, self.max_frames):
-            given_latents = self._encode(chunk, before, watcher)
-            latents = self._denoise(chunk, given_latents, prompt, negative_prompt, watcher)
-            with self.placement.on_device(self.vae):
-                before = yield from self._decode(chunk, latents, spec.overlap or 0, watcher)
+        with previews(self.sketch, self.guardrail, watcher.show) as preview:
+            for chunk in chunks_of(spec, self.max_frames):
+                given_latents = self._encode(chunk, before, watcher)
+                latents = self._denoise(chunk, given_latents, prompts, preview, watcher)
+                with self.placement.on_device(self.vae):
+                    before = yield from self._decode(chunk, latents, spec.overlap or 0, watcher)
 
     def _encode_text(self, spec: VideoSpec, watcher: Watcher) -> tuple[Tensor, Tensor | None]:
         self._start(Stage.TEXT, chunks_of(spec, self.max_frames)[0], watcher)
@@ -185,25 +188,25 @@ class VideoPipeline:
         self,
         chunk: Chunk,
         given_latents: Tensor,
-        prompt: Tensor,
-        negative_prompt: Tensor | None,
+        prompts: tuple[Tensor, Tensor | None],
+        preview: OnClean,
         watcher: Watcher,
     ) -> Tensor:
         self._start(Stage.DENOISE, chunk, watcher)
         with self.placement.on_device(self.transformer):
             clock = StepClock(self.placement.device)
 
-            def on_step(steps_done: int) -> None:
-                if steps_done > 0:
+            def on_step(steps_done: int, clean: Tensor | None) -> None:
+                if clean is not None:
                     self._report_step(chunk, steps_done, clock.step(), watcher)
+                    preview(clean)
                 watcher.check()
 
             return denoise(
                 self.transformer,
                 self.scheduler_config,
                 given_latents,
-                prompt,
-                negative_prompt,
+                *prompts,
                 chunk.spec,
                 on_step,
                 self.sampling,

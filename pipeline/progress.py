@@ -60,10 +60,15 @@ Progress = StageStarted | StepDone | Note | Restarted
 
 @dataclass(frozen=True, slots=True)
 class Watcher:
-    """The caller of one generation: hears its progress, and may ask it to stop."""
+    """The caller of one generation: hears its progress, and may ask it to stop.
+
+    `show` is given the previews, WebP files, in another thread; None is for a caller who wants
+    none.
+    """
 
     tell: Callable[[Progress], None]
     cancelled: Callable[[], bool]
+    show: Callable[[bytes], None] | None = None
 
     def check(self) -> None:
         """Raise `Cancelled` if the caller asked to stop. Called between units of work."""

@@ -27,6 +27,8 @@ class TrigFlow:
         """The noise levels of the steps, from 1 down."""
         self._index = 0
         self._noise: Tensor | None = None
+        self.clean: Tensor
+        """What the last step took to be the clean latents."""
 
     def step(self, velocity: Tensor, latents: Tensor) -> Tensor:
         """The latents at the next noise level: what is clean by now, and the noise of the start.
@@ -37,7 +39,7 @@ class TrigFlow:
         """
         if self._noise is None:
             self._noise = latents
-        clean = latents - self.times[self._index] * velocity
+        self.clean = latents - self.times[self._index] * velocity
         self._index += 1
         level = self.times[self._index] if self._index < len(self.times) else 0.0
-        return ((1 - level) * clean + level * self._noise).to(latents.dtype)
+        return ((1 - level) * self.clean + level * self._noise).to(latents.dtype)

@@ -95,6 +95,11 @@ class UniPC:
         slope = None if interval.ratio is None else 0.5 * self._slope(interval.ratio)
         return self._advance(latents, interval, slope)
 
+    @property
+    def clean(self) -> Tensor:
+        """What the last step took to be the clean latents."""
+        return self._clean[-1]
+
     def _slope(self, ratio: float) -> Tensor:
         """How the clean latents changed between the last two levels."""
         return (self._clean[0] - self._clean[1]) / ratio

@@ -142,6 +142,7 @@ async def _running(
         moderation=services.moderation,
         traces=services.traces,
         deadlines=Deadlines(RunLimits(patience=settings.patience)),
+        previews=services.previews,
     )
     async with _in_background(services, intake, dispatcher, sweeper, is_taken_up=is_taken_up):
         yield

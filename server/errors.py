@@ -88,6 +88,13 @@ class UnknownJob(RequestError):
     message = "Request not found"
 
 
+class NoPreview(RequestError):
+    """The request has no preview: it does not run, or none is made yet, or none ever is."""
+
+    status = 404
+    message = "This request has no preview now"
+
+
 class OutputExpired(RequestError):
     """The request succeeded, and its files have reached the end of their lifetime."""
 

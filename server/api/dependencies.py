@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated
 
@@ -21,6 +21,7 @@ from server.config.settings import Settings
 from server.db.database import Database
 from server.disk import DiskSpace
 from server.dispatch.drain import Drain
+from server.dispatch.previews import Previews
 from server.errors import UnknownPath
 from server.fal.endpoints import Limits
 from server.fal.headers import read_options
@@ -85,6 +86,7 @@ class Services:
     database: Database
     bodies: BodyReader
     traces: Traces
+    previews: Previews = field(default_factory=Previews)
 
 
 async def services_of(request: Request) -> Services:

@@ -21,9 +21,10 @@ PING = b": ping\n\n"
 _BEGIN, _END = b"data: ", b"\n\n"
 
 
-def event(data: bytes) -> bytes:
-    """One event; `data` is a line of JSON."""
-    return _BEGIN + data + _END
+def event(data: bytes, name: bytes | None = None) -> bytes:
+    """One event; `data` is a line of JSON. A browser tells those with a name by it."""
+    head = b"" if name is None else b"event: " + name + b"\n"
+    return head + _BEGIN + data + _END
 
 
 async def event_in_pieces(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
@@ -32,6 +33,28 @@ async def event_in_pieces(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes,
     async for piece in pieces:
         yield piece
     yield _END
+
+
+async def merged(
+    main: AsyncGenerator[bytes, None], other: AsyncGenerator[bytes, None]
+) -> AsyncGenerator[bytes, None]:
+    """The events of both as they come, until `main` ends. `other` does not end by itself."""
+    async with contextlib.aclosing(main), contextlib.aclosing(other):
+        coming = {each: asyncio.ensure_future(anext(each)) for each in (main, other)}
+        try:
+            while True:
+                await asyncio.wait(coming.values(), return_when=asyncio.FIRST_COMPLETED)
+                for each in (main, other):
+                    if coming[each].done():
+                        try:
+                            yield coming[each].result()
+                        except StopAsyncIteration:
+                            return
+                        coming[each] = asyncio.ensure_future(anext(each))
+        finally:
+            for task in coming.values():
+                task.cancel()
+            await asyncio.gather(*coming.values(), return_exceptions=True)
 
 
 async def _always() -> bool:

@@ -184,7 +184,8 @@ def generate(
         sampler=sampler,
     )
     media = {} if image is None else {"image": [_prepared(image, profile.width, profile.height)]}
-    one_checkpoint = settings.model_copy(update={"weights": store.root})
+    # Nobody would see a preview.
+    one_checkpoint = settings.model_copy(update={"weights": store.root, "preview": "off"})
     video, seconds = render(spec, media, out, one_checkpoint)
     print(f"{out}: {video.frames} frames, {FPS} a second, {video.size:,} bytes")
     print(f"seed {spec.seed}, made in {duration(seconds)}")

@@ -22,7 +22,7 @@ WORKER_SETTINGS = (
 
 LISTENER_SETTINGS = (
     *("pull", "data", "any_filesystem", "quarantine_unknown", "host", "port"),
-    *("tls_cert", "tls_key", "tls_port", "public_url", "forwarded_allow_ips"),
+    *("tls_cert", "tls_key", "tls_port", "public_url", "forwarded_allow_ips", "preview"),
 )
 """The options of a command that listens, besides."""
 

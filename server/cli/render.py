@@ -32,6 +32,7 @@ from server.workers.messages import (
     Done,
     Failed,
     FrameToJudge,
+    Preview,
     RunEvent,
     WorkOrder,
 )
@@ -152,7 +153,7 @@ async def _run(events: AsyncIterator[RunEvent], file: PartFile, display: Display
                 artifact = event
             case Failed():
                 raise CommandFailed(event.message)
-            case Done() | CancelledEvent() | FrameToJudge():
+            case Done() | CancelledEvent() | FrameToJudge() | Preview():
                 pass
             case _:
                 display.tell(event)

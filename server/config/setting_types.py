@@ -77,6 +77,7 @@ def _current_worker(value: str) -> str:
 
 Network = IPv4Network | IPv6Network
 FilesAuth = Literal["public", "signed", "key"]
+PreviewChoice = Literal["off", "rgb", "taehv"]
 HostNames = Annotated[tuple[str, ...], NoDecode, _each(read_name)]
 LowerNames = Annotated[tuple[str, ...], NoDecode, _each(str.lower)]
 Origins = Annotated[tuple[str, ...], NoDecode, _each(read_origin)]

@@ -31,6 +31,7 @@ from server.config.setting_types import (
     LowerNames,
     Networks,
     Origins,
+    PreviewChoice,
     Prices,
     Url,
     WorkerPath,
@@ -128,6 +129,11 @@ class Settings(BaseSettings):
         default=False,
         description="noise and times of NVIDIA's program, to compare seeds with it, "
         "see docs/performance.md",
+    )
+    preview: PreviewChoice = Field(
+        default="rgb",
+        description="what makes previews of a video while it is denoised: rgb, a pixel of each "
+        "latent cell; taehv, a small network whose file is beside the weights; off, nothing",
     )
     queue_limit: int = Field(default=100, ge=1, description="jobs that may wait at once")
     disconnect_grace: float = Field(

@@ -8,6 +8,7 @@ import structlog
 from server.disk import DiskSpace
 from server.dispatch.deadlines import Deadlines
 from server.dispatch.drain import Drain
+from server.dispatch.previews import Previews
 from server.dispatch.run import JobRun
 from server.fal.endpoints import Limits
 from server.files.store import FileStore
@@ -49,6 +50,7 @@ class Dispatcher:
     moderation: Moderation | None = None
     drain: Drain = field(default_factory=Drain)
     deadlines: Deadlines = field(default_factory=Deadlines)
+    previews: Previews = field(default_factory=Previews)
     traces: Traces = field(default_factory=NoTraces)
 
     def __post_init__(self) -> None:
@@ -159,6 +161,7 @@ class Dispatcher:
                 drain=self.drain,
                 deadlines=self.deadlines,
                 moderation=self.moderation,
+                previews=self.previews,
                 heard=heard,
             )
             await run.run()

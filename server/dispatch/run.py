@@ -14,6 +14,7 @@ from server.dispatch.deadlines import Deadlines, RunDeadline
 from server.dispatch.drain import Drain
 from server.dispatch.judging import RunJudge
 from server.dispatch.log import JobLog
+from server.dispatch.previews import Previews
 from server.errors import DiskFull
 from server.fal.endpoints import ENDPOINTS, Limits
 from server.fal.invalid_input import InvalidInput, error_item
@@ -86,6 +87,7 @@ class JobRun:
     signals: Signals
     drain: Drain
     deadlines: Deadlines
+    previews: Previews
     moderation: Moderation | None = None
     heard: Callable[[RunEvent], None] = lambda _: None
 
@@ -108,6 +110,7 @@ class JobRun:
                 ending = await self._ending(tasks)
                 writing.cancel()
         finally:
+            self.previews.forget(self.job.id)
             if self._incoming is not None:
                 await self._give_up(self._incoming.discard)
         await self._commit(ending)
@@ -193,7 +196,9 @@ class JobRun:
     def _hear(self, event: RunEvent, deadline: RunDeadline) -> None:
         deadline.hear(event)
         self.heard(event)
-        if isinstance(event, Restarted) and self._judge is not None:
+        if self._judge is None:  # else no preview has been judged
+            self.previews.hear(self.job.id, event)
+        elif isinstance(event, Restarted):
             self._judge.forget()
 
     async def _judge_frame(
@@ -335,9 +340,8 @@ class JobRun:
     async def _watch_for_cancel(self) -> None:
         while True:
             seen = self.signals.cancelled.count
-            job = self.job
             if await self._is_to_stop():
-                await self.pool.cancel(self.slot, job.id, job.attempt)
+                await self.pool.cancel(self.slot, self.job.id, self.job.attempt)
                 return
             await self.signals.cancelled.wait(seen)
 

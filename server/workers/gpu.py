@@ -22,6 +22,7 @@ from pipeline.memory_plan import MemoryPlan
 from pipeline.progress import Progress, Restarted, Stage, StageStarted, Watcher
 from pipeline.ranks import check_ranks, start_ranks
 from pipeline.spec import Sampler
+from server.config.setting_types import PreviewChoice
 from server.workers.loop import RANK_EXIT_CODE, CannotLoad, WorkerOptions
 from server.workers.messages import (
     MAX_CHUNK_BYTES,
@@ -29,6 +30,7 @@ from server.workers.messages import (
     Chunk,
     Done,
     Loading,
+    Preview,
     Ready,
     RunEvent,
     WorkOrder,
@@ -41,6 +43,7 @@ from weights.store import WeightStore
 if TYPE_CHECKING:
     from pipeline.encode import EncodedVideo
     from pipeline.generate import VideoPipeline
+    from pipeline.preview import Sketch
 
 Send = Callable[[RunEvent], None]
 
@@ -76,6 +79,7 @@ class GpuWorker:
         try:
             stores = open_checkpoints(self._options.weights)
             self._check_ranks(stores)
+            decoder = self._preview_decoder(stores[0].root)
             pipelines = load_pipelines(
                 stores,
                 self._device,
@@ -87,9 +91,10 @@ class GpuWorker:
             )
         except CheckpointError as error:
             raise CannotLoad(str(error)) from error
+        sketch = decoder or self._latent_rgb(next(iter(pipelines.values())))
         sampling = NVIDIA if self._options.nvidia_sampling else EXACT
         self._pipelines = {
-            sampler: dataclasses.replace(pipeline, sampling=sampling)
+            sampler: dataclasses.replace(pipeline, sampling=sampling, sketch=sketch)
             for sampler, pipeline in pipelines.items()
         }
         # Of several checkpoints, the first one's are reported.
@@ -119,6 +124,25 @@ class GpuWorker:
             versions=versions(),
         )
 
+    def _makes_previews(self, choice: PreviewChoice) -> bool:
+        # An endpoint would be asked about each preview as often as about the video.
+        return self._options.preview == choice and not self._asks_server
+
+    def _preview_decoder(self, checkpoint: Path) -> "Sketch | None":
+        if not self._makes_previews("taehv"):
+            return None
+        from pipeline.taehv import TaehvDecoder
+
+        return TaehvDecoder.beside(checkpoint, self._device)
+
+    def _latent_rgb(self, pipeline: "VideoPipeline") -> "Sketch | None":
+        if not self._makes_previews("rgb"):
+            return None
+        from pipeline.preview import fit_latent_rgb
+
+        with pipeline.placement.on_device(pipeline.vae):
+            return fit_latent_rgb(pipeline.vae)
+
     def _check_ranks(self, stores: Sequence[WeightStore]) -> None:
         num_ranks = self._options.num_ranks
         if num_ranks > 1 and len(stores) > 1:
@@ -145,7 +169,7 @@ class GpuWorker:
         if self._asks_server:
             pipeline = dataclasses.replace(pipeline, guardrail=ServerGuardrail(judge))
         clock = _StageClock(order.job_id, send)
-        watcher = Watcher(clock.tell, cancelled)
+        watcher = Watcher(clock.tell, cancelled, lambda data: send(Preview(data)))
         with tempfile.TemporaryDirectory(dir=self._options.scratch) as folder:
             video = pipeline.generate(
                 order.spec,

@@ -25,6 +25,7 @@ import structlog
 from pipeline.errors import Cancelled, InputError, PipelineError, RankFailed
 from pipeline.memory_plan import MemoryChoice, MemoryPlan
 from pipeline.progress import Stage, StageStarted
+from server.config.setting_types import PreviewChoice
 from server.log.setup import configure_log
 from server.log.stderr import unfailing
 from server.workers.messages import (
@@ -61,6 +62,7 @@ class WorkerOptions:
     `nvidia_sampling` is whether noise and times are those of NVIDIA's program. `num_ranks` is how
     many processes, each on a device of its own, work on one video together: the worker starts the
     others.
+    `preview` is what makes the previews of a video.
     `scratch` is a folder for the files of a run: within it, or else where the system keeps such
     files, the pool gives each process its own and removes it with the process. `log_format` is
     `text` or `json`.
@@ -74,6 +76,7 @@ class WorkerOptions:
     memory: MemoryChoice = "auto"
     nvidia_sampling: bool = False
     num_ranks: int = 1
+    preview: PreviewChoice = "rgb"
     scratch: str | None = None
     log_format: str = "text"
 

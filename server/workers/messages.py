@@ -19,6 +19,7 @@ from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone
 from pipeline.spec import Pixels, VideoSpec, pictures_in
 
 MAX_CHUNK_BYTES = 1024 * 1024
+MAX_PREVIEW_BYTES = 256 * 1024
 MAX_INTEGER = 2**63 - 1
 """The largest integer in a message: a table can hold it."""
 
@@ -84,6 +85,13 @@ class FrameToJudge:
     index: int
 
 
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """The video as it is so far: an animated WebP file of at most 256 KiB. It is kept nowhere."""
+
+    data: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
     """The chunks sent since the last one are this file; nothing is published without it.
@@ -142,6 +150,7 @@ RunEvent = (
     | Note
     | Restarted
     | FrameToJudge
+    | Preview
     | Chunk
     | Artifact
     | Done
@@ -151,6 +160,13 @@ RunEvent = (
 """What one run sends. Done, CancelledEvent and Failed end it."""
 
 WorkerEvent = Loading | Ready | Idle | RunEvent
+
+_MAX_BYTES: Mapping[type[WorkerEvent], int] = {
+    Chunk: MAX_CHUNK_BYTES,
+    FrameToJudge: MAX_CHUNK_BYTES,
+    Preview: MAX_PREVIEW_BYTES,
+}
+"""The events whose `data` follows their header."""
 
 _CLASSES: dict[str, type[WorkerEvent]] = {cls.__name__: cls for cls in get_args(WorkerEvent)}
 
@@ -166,8 +182,8 @@ def is_terminal(event: WorkerEvent) -> bool:
 
 def encode_event(event: WorkerEvent) -> bytes:
     """The message for one event."""
-    if isinstance(event, Chunk):
-        return _pack({"type": "Chunk"}, event.data)
+    if isinstance(event, Chunk | Preview):
+        return _pack({"type": type(event).__name__}, event.data)
     if isinstance(event, FrameToJudge):
         return _pack({"type": "FrameToJudge", "index": event.index}, event.data)
     return _pack({"type": type(event).__name__, **dataclasses.asdict(event)}, b"")
@@ -191,9 +207,9 @@ def decode_event(message: bytes) -> WorkerEvent:
 
 
 def _event(kind: type[WorkerEvent], fields: dict[str, Any], body: bytes) -> WorkerEvent:
-    if kind in (Chunk, FrameToJudge):
-        if len(body) > MAX_CHUNK_BYTES:
-            raise ValueError(f"it has {len(body):,} bytes, and at most {MAX_CHUNK_BYTES:,} may be")
+    if kind in _MAX_BYTES:
+        if len(body) > _MAX_BYTES[kind]:
+            raise ValueError(f"it has {len(body):,} bytes, and at most {_MAX_BYTES[kind]:,} may be")
         if "data" in fields:
             raise TypeError("its data is in its header")
         fields["data"] = body

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from server.api.sse import PING, PING_S, event, event_in_pieces, with_pings
+from server.api.sse import PING, PING_S, event, event_in_pieces, merged, with_pings
 
 
 async def test_a_silent_stream_is_kept_open_by_comments() -> None:
@@ -53,6 +53,31 @@ async def test_an_error_of_what_makes_the_events_ends_the_stream() -> None:
 
     with pytest.raises(RuntimeError, match="no more"):
         [piece async for piece in with_pings(events())]
+
+
+async def test_two_sources_are_one_stream_until_the_first_ends() -> None:
+    shown, ended = asyncio.Event(), asyncio.Event()
+
+    async def main() -> AsyncGenerator[bytes, None]:
+        yield event(b"1")
+        await shown.wait()
+        yield event(b"2")
+
+    async def other() -> AsyncGenerator[bytes, None]:
+        try:
+            yield event(b"a", b"preview")
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    sent = []
+    async for piece in merged(main(), other()):
+        sent.append(piece)
+        if piece.startswith(b"event: "):
+            shown.set()
+
+    assert sent == [event(b"1"), b"event: preview\ndata: a\n\n", event(b"2")]
+    assert ended.is_set()
 
 
 async def test_an_event_may_come_in_pieces() -> None:

@@ -37,7 +37,7 @@ def _waits(guidance: float = 7.0, sampling: Sampling = EXACT) -> list[str]:
     """The operations that would wait, from the first call of `on_step` to the last."""
     watch = HostWaits()
 
-    def on_step(index: int) -> None:
+    def on_step(index: int, _clean: Tensor | None) -> None:
         watch.watching = index < 5
 
     with watch:
@@ -104,7 +104,7 @@ def test_the_sampler_of_diffusers_waits(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.gpu
 def test_on_a_gpu_no_step_waits() -> None:
-    def on_step(index: int) -> None:
+    def on_step(index: int, _clean: Tensor | None) -> None:
         torch.cuda.set_sync_debug_mode("error" if index < 5 else "default")
 
     try:

@@ -108,7 +108,7 @@ def chained_by_hand(pipeline: VideoPipeline, pixels: Pixels, overlap: int) -> li
             prompt,
             negative,
             spec,
-            lambda _step: None,
+            lambda *_: None,
         )
         made = torch.cat(list(decode_video(pipeline.vae, latents)), dim=2)
         frames.append(made[:, :, overlap if index else 0 :])

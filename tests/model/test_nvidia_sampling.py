@@ -41,7 +41,7 @@ def random_inputs() -> tuple[Tensor, Tensor, Tensor]:
 
 def our_latents(network: CosmosTransformer, sampling: Sampling, spec: VideoSpec = SPEC) -> Tensor:
     given, prompt, negative = random_inputs()
-    return denoise(network, SCHEDULER, given, prompt, negative, spec, lambda _step: None, sampling)
+    return denoise(network, SCHEDULER, given, prompt, negative, spec, lambda *_: None, sampling)
 
 
 @torch.inference_mode()

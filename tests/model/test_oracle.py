@@ -162,7 +162,7 @@ def _our_latents(ours: VideoPipeline, clip: str, pictures: list[Pixels], **chang
         ours.text.encode(spec.prompt),
         ours.text.encode(spec.negative_prompt) if spec.guided else None,
         spec,
-        lambda step: None,
+        lambda *_: None,
     )
 
 

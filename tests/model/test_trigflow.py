@@ -53,7 +53,7 @@ def network() -> CosmosTransformer:
 
 
 def our_latents(network: CosmosTransformer, given: Tensor, text: Tensor, spec: VideoSpec) -> Tensor:
-    return denoise(network, SCHEDULER, given, text, None, spec, lambda _step: None)
+    return denoise(network, SCHEDULER, given, text, None, spec, lambda *_: None)
 
 
 @torch.inference_mode()

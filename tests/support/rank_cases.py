@@ -93,7 +93,7 @@ def _evaluation(network: CosmosTransformer, num_frames: int, num_prompts: int) -
 
 
 def _video(network: CosmosTransformer, *, guided: bool, stop_at: int = 1000) -> Tensor:
-    def on_step(index: int) -> None:
+    def on_step(index: int, _clean: Tensor | None) -> None:
         if index == stop_at:
             raise Cancelled("")
 

@@ -17,7 +17,7 @@ PAGE, README = DOCS / "settings.md", ROOT / "README.md"
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "model": (
         *("weights", "pull", "guardrail", "guardrail_key_file", "guardrail_model", "attention"),
-        *("compile", "memory", "nvidia_sampling"),
+        *("compile", "memory", "nvidia_sampling", "preview"),
     ),
     "GPUs": ("devices", "cuda_visible_devices", "nvidia_driver_capabilities", "worker", "patience"),
     "address": (

@@ -30,6 +30,7 @@ from server.workers.messages import (
     Done,
     Idle,
     Loading,
+    Preview,
     Ready,
     RunEvent,
     WorkOrder,
@@ -97,6 +98,7 @@ class ScriptedWorker:
     Settings:
         sleep S     each step takes S seconds (default 0), and looks for a cancel meanwhile
         bytes N     the file has N bytes (default 65536)
+        previews N  each of the first N steps has a preview, see `preview_of`
         notes N     writes N lines of 2000 characters before its first step
         stderr N    writes N letters to stderr before its first step
 
@@ -133,8 +135,19 @@ class ScriptedWorker:
     """
 
     SETTINGS = frozenset(
-        {"sleep", "bytes", "notes", "stderr", "small", "liesize", "liehash", "noartifact", "flood"}
-        | {"unjudged"}
+        {
+            "sleep",
+            "bytes",
+            "previews",
+            "notes",
+            "stderr",
+            "small",
+            "liesize",
+            "liehash",
+            "noartifact",
+            "flood",
+        }
+        | {"unjudged", "previews"}
     )
     FAULTS = frozenset(
         {"refuse", "memory", "offload", "raise", "cuda", "exit", "killed", "segfault", "stopped"}
@@ -198,6 +211,8 @@ class ScriptedWorker:
         for step in range(1, num_steps + 1):
             _sleep(seconds, cancelled)
             send(StepDone(step, num_steps, seconds, seconds * (num_steps - step)))
+            if step <= script.number("previews", 0):
+                send(Preview(preview_of(step)))
             self._pass(script, step, cancelled)
 
     def _pass(self, script: Script, moment: int | Stage, cancelled: Callable[[], bool]) -> None:
@@ -272,6 +287,11 @@ def file_of(order: WorkOrder, size: int = BYTES) -> bytes:
     for name, pictures in order.media.items():
         seed.update(name.encode() + b"".join(picture.rgb for picture in pictures))
     return hashlib.shake_256(seed.digest()).digest(size)
+
+
+def preview_of(step: int) -> bytes:
+    """What is sent after a step, as a browser sees it by its first bytes."""
+    return b"RIFF\0\0\0\0WEBP" + bytes([step])
 
 
 def _send_file(order: WorkOrder, script: Script, send: Send, cancelled: Callable[[], bool]) -> None:

@@ -18,6 +18,7 @@ from pipeline.spec import Pixels
 from server.workers.messages import (
     MAX_CHUNK_BYTES,
     MAX_INTEGER,
+    MAX_PREVIEW_BYTES,
     Artifact,
     BadMessage,
     CancelledEvent,
@@ -27,6 +28,7 @@ from server.workers.messages import (
     FrameToJudge,
     Idle,
     Loading,
+    Preview,
     Ready,
     WorkerEvent,
     WorkOrder,
@@ -60,6 +62,7 @@ EVENTS: dict[type[WorkerEvent], SearchStrategy[Any]] = {
     Note: st.builds(Note, text),
     Restarted: st.builds(Restarted, text),
     FrameToJudge: st.builds(FrameToJudge, st.binary(max_size=1000), integers),
+    Preview: st.builds(Preview, st.binary(max_size=1000)),
     Chunk: st.builds(Chunk, st.binary(max_size=1000)),
     Artifact: st.builds(
         Artifact,
@@ -124,7 +127,7 @@ def test_fields_of_other_names_are_refused(name: str, fields: dict[str, Any]) ->
 @given(st.data())
 def test_a_changed_field_is_taken_only_if_it_has_the_declared_type(data: st.DataObject) -> None:
     """Pydantic's strict mode reads the same declarations, and must come to the same verdict."""
-    without_bytes = EVENTS.keys() - {Chunk, FrameToJudge}
+    without_bytes = EVENTS.keys() - {Chunk, FrameToJudge, Preview}
     event = data.draw(st.one_of(*(EVENTS[kind] for kind in EVENTS if kind in without_bytes)))
     header = header_of(event)
     name = data.draw(st.sampled_from([key for key in header if key != "type"]))
@@ -237,6 +240,7 @@ def test_three_events_end_a_run(event: WorkerEvent) -> None:
         message('{"type": "FrameToJudge"}', b"x"),
         message('{"type": "FrameToJudge", "index": "1"}', b"x"),
         message('{"type": "FrameToJudge", "index": 1}', bytes(MAX_CHUNK_BYTES + 1)),
+        message('{"type": "Preview"}', bytes(MAX_PREVIEW_BYTES + 1)),
         message('{"type": "Idle"}', b"x"),
         message('{"type": ["Idle"]}'),
         message('{"type": "Idle", "type_": 1}'),
@@ -254,9 +258,11 @@ def test_crooked_messages_are_refused(sent: bytes) -> None:
         decode_event(sent)
 
 
-def test_the_longest_chunk_is_taken() -> None:
-    chunk = Chunk(bytes(MAX_CHUNK_BYTES))
-    assert decode_event(encode_event(chunk)) == chunk
+@pytest.mark.parametrize(
+    "event", [Chunk(bytes(MAX_CHUNK_BYTES)), Preview(bytes(MAX_PREVIEW_BYTES))]
+)
+def test_the_longest_chunk_and_preview_are_taken(event: WorkerEvent) -> None:
+    assert decode_event(encode_event(event)) == event
 
 
 def test_a_log_line_that_is_no_text_is_sent_with_question_marks() -> None:

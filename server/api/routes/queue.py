@@ -3,16 +3,18 @@
 After the submit, clients keep only the first two segments of the endpoint's id; both forms work.
 """
 
+from base64 import b64encode
 from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from server.api import sse
 from server.api.dependencies import CallerDep, IncomingDep, Services, ServicesDep
 from server.api.openapi.parts import (
+    BYTES,
     ENDPOINT_BODY,
     EVENTS,
     FULL,
@@ -21,11 +23,13 @@ from server.api.openapi.parts import (
     OUTPUT,
     QUEUE_HEADERS,
     answer,
+    content,
     problem,
     query,
 )
 from server.api.status_cache import StatusResponse
-from server.errors import StillInProgress, UnknownJob
+from server.dispatch.previews import CONTENT_TYPE
+from server.errors import NoPreview, StillInProgress, UnknownJob
 from server.fal.endpoints import app_of
 from server.fal.urls import Service
 from server.fal.views import CancelStatus, QueueStatus, as_json, status_view
@@ -54,6 +58,13 @@ async def _found(
 
 _FoundDep = Annotated[StatusResponse, Depends(_found)]
 _LogsDep = Annotated[str, Query(description="1 or true: with the log.")]
+_PreviewsDep = Annotated[
+    str,
+    Query(
+        description="1 or true: with events named preview, whose url is a data URI of an animated "
+        "WebP file."
+    ),
+]
 
 
 @router.get(
@@ -76,17 +87,50 @@ async def status(found: _FoundDep, logs: _LogsDep = "0") -> Response:
     response_class=StreamingResponse,
     responses={200: EVENTS},
 )
-async def status_stream(found: _FoundDep, services: ServicesDep, logs: _LogsDep = "0") -> Response:
+async def status_stream(
+    found: _FoundDep,
+    services: ServicesDep,
+    logs: _LogsDep = "0",
+    previews: _PreviewsDep = "0",
+) -> Response:
     """Where a request stands, told until it is completed.
 
-    Each event is a status with new lines of the log.
+    Each event without a name is a status with new lines of the log.
     """
     job = found.standing.job
-    events = sse.with_pings(
-        _status_events(services, job, with_logs=_is_on(logs)),
-        may_go_on=partial(services.auth.is_good, job.key_id),
-    )
+    events = _status_events(services, job, with_logs=_is_on(logs))
+    if _is_on(previews):
+        # fal's clients take every event for a status, so only those who ask are sent others.
+        events = sse.merged(events, _preview_events(services, job))
+    events = sse.with_pings(events, may_go_on=partial(services.auth.is_good, job.key_id))
     return StreamingResponse(events, headers=sse.HEADERS, media_type=sse.MEDIA_TYPE)
+
+
+@router.get(
+    _REQUEST + "/preview",
+    response_class=Response,
+    responses={
+        200: content("An animated WebP file.", BYTES, CONTENT_TYPE),
+        304: {"description": "It is the one that the caller has."},
+        404: problem("There is none now: it waits, has begun just now, or is completed."),
+    },
+)
+async def preview(
+    found: _FoundDep,
+    services: ServicesDep,
+    if_none_match: Annotated[
+        str, Header(description="ETags of the previews that the caller has.")
+    ] = "",
+) -> Response:
+    """The latest preview of a request that runs."""
+    latest = services.previews.get(found.standing.job.id)
+    if latest is None:
+        raise NoPreview
+    headers = {"etag": latest.etag, "cache-control": "private, no-cache"}
+    if latest.etag in if_none_match:
+        return Response(status_code=304, headers=headers)
+    headers["x-content-type-options"] = "nosniff"
+    return Response(latest.data, headers=headers, media_type=CONTENT_TYPE)
 
 
 @router.get(
@@ -156,6 +200,13 @@ async def _status_events(
 ) -> AsyncGenerator[bytes, None]:
     async for news in services.statuses.news(job.id, with_logs=with_logs):
         yield sse.event(as_json(status_view(news, with_logs=with_logs)))
+
+
+async def _preview_events(services: Services, job: Job) -> AsyncGenerator[bytes, None]:
+    async for latest in services.previews.news(job.id):
+        encoded = b64encode(latest.data).decode()
+        file = {"url": f"data:{CONTENT_TYPE};base64,{encoded}", "content_type": CONTENT_TYPE}
+        yield sse.event(as_json(file), b"preview")
 
 
 def _is_on(switch: str) -> bool:
