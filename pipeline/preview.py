@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
-from typing import Protocol
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -44,11 +43,9 @@ OnClean = Callable[[Tensor], None]
 """Takes what a step takes to be the clean latents, [1, 16, T, height / 8, width / 8]."""
 
 
-class Sketch(Protocol):
-    """Turns latents into small pictures, cheaply."""
-
-    def __call__(self, latents: Tensor) -> Tensor:
-        """[1, 16, T, height / 8, width / 8], normalised -> [T, any height, any width, 3] uint8."""
+Sketch = Callable[[Tensor], Tensor]
+"""Turns latents into small pictures, cheaply: [1, 16, T, height / 8, width / 8], normalised, into
+[T, any height, any width, 3] uint8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +89,13 @@ def fit_latent_rgb(vae: AutoencoderKLWan) -> LatentRgb:
 
 
 def colour_chart() -> Tensor:
-    """Colours that change as softly as those of photographs, [1, 3, 5, 128, 128] in -1..1.
+    """Colours that change as softly as those of photographs, [1, 3, 5, 256, 256] in -1..1.
 
     All five frames are the same: random colours of several coarsenesses, the finer the fainter.
     """
-    size, generator = 128, torch.Generator().manual_seed(0)
+    size, generator = 256, torch.Generator().manual_seed(0)
     chart = torch.zeros(1, 3, size, size)
-    for cells in (2, 4, 8, 16, 32):
+    for cells in (2, 4, 8, 16, 32, 64):
         colours = 2 * torch.rand(1, 3, cells, cells, generator=generator) - 1
         soft = interpolate(colours, (size, size), mode="bicubic")
         chart += 0.6 * (2 / cells) ** 0.5 * soft
@@ -190,7 +187,8 @@ class _PreviewMaker:
     def _frames(self, clean: Tensor, computed: torch.cuda.Event | None) -> Sequence[Frame]:
         if computed is None:
             return list(self._sketch(clean).numpy())
-        with torch.cuda.stream(torch.cuda.Stream(clean.device)):
+        stream = torch.cuda.Stream(clean.device)  # type: ignore[no-untyped-call]  # torch's
+        with torch.cuda.stream(stream):
             computed.wait()
             # This thread waits for the copy, so the memory is free when `clean` is let go.
             return list(self._sketch(clean).cpu().numpy())

@@ -69,7 +69,7 @@ class TaehvDecoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """[1, 16, T, height / 8, width / 8] -> [T, height / 4, width / 4, 3] uint8."""
-        dtype = self.layers[1].weight.dtype
+        dtype = next(self.parameters()).dtype
         memory: dict[nn.Module, Tensor] = {}
         return torch.cat(
             [self._frame(frame.to(dtype), memory) for frame in latents.unbind(2)]
