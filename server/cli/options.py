@@ -7,7 +7,8 @@ from typing import Annotated, Any, get_origin, get_type_hints
 
 import typer
 
-from server.config.settings import Settings, data_folder
+from server.config.folders import data_folder
+from server.config.settings import Settings
 
 WORKER_SETTINGS = (
     "weights",

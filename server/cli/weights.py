@@ -12,8 +12,8 @@ from rich.console import Console
 from server.cli.byte_progress import byte_progress
 from server.cli.errors import CommandFailed, WrongUsage
 from server.cli.printing import counted, size_text
+from server.config.folders import weights_folder
 from server.config.hub import HubSettings
-from server.config.settings import weights_folder
 
 if TYPE_CHECKING:
     from weights.listing import Listing

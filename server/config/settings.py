@@ -39,7 +39,6 @@ from server.config.setting_types import (
 )
 from server.config.settings_file import read_settings_file
 from server.hosts import is_loopback
-from weights.checkpoints import folders_in
 
 DAY_S = 86_400.0
 
@@ -362,30 +361,6 @@ class Settings(BaseSettings):
             )
         if self.key is not None or self.key_file is not None:
             raise ValueError("COSMOS_AUTH=off leaves the key that is set without a use: unset one")
-
-
-def data_folder() -> Path:
-    """The setting `data`, for a command that needs no other."""
-    default: Path = Settings.model_fields["data"].default
-    return _folder("data") or default
-
-
-def weights_folder() -> Path | None:
-    """The setting `weights`, for a command that needs no other; None where it is not set.
-
-    Raises:
-        SettingsError: it names several folders.
-    """
-    folder = _folder("weights")
-    if folder is not None and len(folders_in(str(folder))) > 1:
-        raise SettingsError(f"{PREFIX}WEIGHTS names several folders: say which one is meant")
-    return folder
-
-
-def _folder(name: str) -> Path | None:
-    in_file = read_settings_file(Settings.model_fields)
-    named = os.environ.get(PREFIX + name.upper()) or in_file.get(name)
-    return Path(named) if named else None
 
 
 def _refuse_unknown_names(environment: Mapping[str, str], known: set[str]) -> None:

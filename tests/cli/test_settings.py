@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from server.cli.options import LISTENER_SETTINGS, WORKER_SETTINGS, takes_settings
 from server.config.errors import SettingsError
-from server.config.settings import Settings, data_folder
+from server.config.folders import data_folder
+from server.config.settings import Settings
 from server.fal.prices import Prices
 
 
