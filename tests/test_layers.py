@@ -308,9 +308,9 @@ def test_only_settings_read_the_environment() -> None:
         for module in modules().values()
         if any(_reads_environment(node) for node in _walk_without_handing_on(module.tree))
     }
-    # The third takes the hub's token out of it.
+    # The last takes the hub's token out of it.
     assert readers == {
-        *{"server.config.settings", "server.config.settings_file", "server.config.hub"},
+        f"server.config.{name}" for name in ("settings", "settings_file", "folders", "hub")
     }
 
 
