@@ -81,6 +81,13 @@ class UnknownEndpoint(RequestError):
     message = "There is no endpoint {!r} on this server."
 
 
+class McpMissing(RequestError):
+    """The package that speaks the Model Context Protocol is not installed."""
+
+    status = 404
+    message = "This server was installed without MCP: pip install 'cosmos-serve[mcp]' adds it."
+
+
 class UnknownJob(RequestError):
     """There is no request of that id, or it is somebody else's."""
 

@@ -301,6 +301,18 @@ def test_importing_the_app_does_not_import_torch() -> None:
     assert (finished.returncode, finished.stdout.strip()) == (0, "[]"), finished.stderr
 
 
+def test_the_sdk_of_mcp_is_not_loaded_with_the_server() -> None:
+    """It takes longer than all the rest of a start: the first call of /mcp imports it."""
+    loaded = loaded_with("server.app")
+    assert "server.api.routes.mcp" in loaded
+    wrong = {
+        name
+        for name in loaded
+        if packages(imported_when_loaded(modules()[name].tree)) & {"mcp", "mcp_types"}
+    }
+    assert wrong == set()
+
+
 def test_only_settings_read_the_environment() -> None:
     """Handing the whole environment on to a child, `{**os.environ}`, reads nothing of it."""
     readers = {

@@ -75,6 +75,14 @@ class AccessRules:
                 f"The header {forwarded!r} says that this request came through a proxy. This "
                 "server asks for no key, so it serves its own machine only: set COSMOS_AUTH=on."
             )
+        self.check_origin(arrival, headers)
+
+    def check_origin(self, arrival: PublicOrigin, headers: Headers) -> None:
+        """Refuse the pages of other sites.
+
+        Raises:
+            Forbidden: the page is not of this server, nor of an origin that may use it.
+        """
         origin = headers.get("origin", arrival.origin)
         if origin not in {arrival.origin, *self.own_origins, *self.origins}:
             raise Forbidden(

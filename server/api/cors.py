@@ -25,6 +25,9 @@ _REQUEST_HEADERS = ", ".join(
         "x-fal-file-name",
         "x-fal-store-io",
         "x-fal-no-retry",
+        "mcp-protocol-version",
+        "mcp-method",
+        "mcp-name",
     )
 )
 _ANSWER_HEADERS = ", ".join(

@@ -104,6 +104,9 @@ class EntryMiddleware:
                 address = _address(scope, arrival.host)
             if address.service is Service.PROXY:
                 return self._through_proxy(scope, headers)
+            if address.service is Service.MCP:
+                # Its specification wants this of every server, with a key or without.
+                rules.check_origin(arrival, headers)
             _set_path(scope, address)
         except RequestError as error:
             return error_response(scope["path"], error, scope["state"]["request_id"], error.headers)

@@ -15,6 +15,7 @@ from server.api.routes import (
     health,
     jwks,
     keys,
+    mcp,
     metrics,
     models,
     queue,
@@ -43,7 +44,7 @@ def api_routes(files_auth: FilesAuth) -> list[BaseRoute]:
     # The path of a run would match that of a stream, too.
     for module in (stream, run, queue, uploads, storage, health, tokens, jwks, metrics, admin):
         router.include_router(module.router)
-    for module in (models, requests, usage, keys, videos):
+    for module in (models, requests, usage, keys, videos, mcp):
         router.include_router(module.router)
     router.include_router(estimate.router)
     router.include_router(files.file_router(files_auth))

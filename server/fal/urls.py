@@ -23,6 +23,8 @@ class Service(StrEnum):
     """Tokens, the beginning of uploads, and the keys that sign webhooks."""
     FILES = "files"
     HEALTH = "health"
+    MCP = "mcp"
+    """The Model Context Protocol, which is one path and no service of fal's."""
     ADMIN = "admin"
     """What operators tell the server."""
     VIDEOS = "v1/videos"

@@ -45,6 +45,7 @@ async def test_a_preflight_is_granted_without_a_key(
     granted = answer.headers["access-control-allow-headers"].split(", ")
     assert set(asking["access-control-request-headers"].split(",")) <= set(granted)
     assert {"x-fal-target-url", "x-fal-object-lifecycle", "x-fal-request-timeout"} <= set(granted)
+    assert {"mcp-protocol-version", "mcp-method", "mcp-name"} <= set(granted)
     assert answer.headers["vary"] == "Origin"
     assert answer.content == b""
 
@@ -53,7 +54,7 @@ async def test_a_preflight_is_granted_without_a_key(
     ("method", "path", "status"),
     [
         *(("GET", "/health/live", 200), ("GET", "/nothing", 404), ("GET", f"/{ENDPOINT}", 405)),
-        ("POST", SUBMIT, 401),
+        *(("POST", SUBMIT, 401), ("POST", "/mcp", 401)),
     ],
 )
 async def test_every_answer_can_be_read_errors_too(

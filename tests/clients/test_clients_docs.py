@@ -62,7 +62,7 @@ def test_the_first_lines_start_a_server(desk: Desk) -> None:
     assert '"ready"' in terminal.paste(ready)
 
 
-@pytest.mark.parametrize(("section", "block"), parts("curl", "Python"))
+@pytest.mark.parametrize(("section", "block"), parts("curl", "Python", "MCP"))
 def test_the_lines_of_the_shell_and_python_get_a_video(
     desk: Desk, terminals: dict[str, Terminal], section: str, block: Block
 ) -> None:

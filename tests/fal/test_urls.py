@@ -194,7 +194,7 @@ def test_urls_are_written_for_the_host_that_the_caller_used(
 NAMED_BY_FAL = [
     service
     for service in Service
-    if service not in (Service.PROXY, Service.DISCOVERY, Service.ADMIN, Service.VIDEOS)
+    if service not in (Service.PROXY, Service.DISCOVERY, Service.ADMIN, Service.VIDEOS, Service.MCP)
 ]
 """The services that fal has, too, and whose URLs are handed out."""
 

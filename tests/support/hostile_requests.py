@@ -135,7 +135,10 @@ ROUTES = [
 ]
 COMMON_ROUTES = [route for route in ROUTES if route[1].startswith(("/run", "/queue", "/files/{"))]
 OTHER_ROUTES = [
-    *[("POST", path) for path in ("/api/fal/proxy", f"/{ENDPOINT}", "/run/fal-ai/flux/dev")],
+    *[
+        ("POST", path)
+        for path in ("/api/fal/proxy", f"/{ENDPOINT}", "/run/fal-ai/flux/dev", "/mcp")
+    ],
     *[("GET", path) for path in ("/", "/*", "/{name}", "/{name}/{name}", "/docs/{name}")],
     *[("GET", f"/{app}/requests/{{request_id}}") for app in (APP, "queue/fal-ai/flux")],
 ]
