@@ -1,12 +1,17 @@
 """What people paste from the pages runs as it stands, from a fresh clone."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from page_blocks import PAGES, Block, blocks_of
 from paths import DOCS, ROOT
 from terminals import desk_in
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from server.cli.main import app
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 SESSIONS = ("README.md", "api.md", "tls.md")
@@ -47,6 +52,37 @@ def test_no_page_calls_a_checkpoint_as_the_package_is_called() -> None:
     texts = [page.read_text() for page in PAGES]
     texts += [path.read_text() for path in (ROOT / "server" / "cli").glob("*.py")]
     assert [text for text in texts if re.search(r"--weights weights\b", text)] == []
+
+
+_NAMED = re.compile(r"(?:^|`|\$\()cosmos-serve ((?:\\\n|(?<=\w)\||[^`\\\n#|&;)])+)", re.MULTILINE)
+NAMED = [
+    (page.name, command.replace("\\\n", " "))
+    for page in PAGES
+    for command in dict.fromkeys(_NAMED.findall(page.read_text()))
+]
+"""The command lines of this program, in the texts of the pages and in their blocks."""
+
+
+@pytest.mark.parametrize(("page", "command"), NAMED)
+def test_every_command_that_a_page_names_can_be_called_so(page: str, command: str) -> None:
+    words, node = shlex.split(command), get_command(app)
+    while isinstance(node, TyperGroup) and words and not words[0].startswith("-"):
+        # `queue pause|resume` names two.
+        *others, name = words.pop(0).split("|")
+        assert {*others, name} <= node.commands.keys(), page
+        node = node.commands[name]
+    options = {name: each for each in node.params for name in (*each.opts, *each.secondary_opts)}
+    given = 0
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-"):
+            given += 1
+            continue
+        name, _, value = word.partition("=")
+        assert name in {*options, "--help"}, page
+        if name in options and not getattr(options[name], "is_flag", False) and not value:
+            words[:1] = []
+    assert given <= sum(each.param_type_name == "argument" for each in node.params), page
 
 
 @pytest.mark.slow
