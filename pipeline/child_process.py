@@ -15,6 +15,9 @@ _PR_SET_PDEATHSIG = 1
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What asks a process to end, and often every process of a terminal or a service at once."""
 
+CANNOT_START = 127
+"""What a child ends with that cannot become its program; so does a program that lacks a library."""
+
 WITHOUT_SITE = ("-I", "-S")
 """Options for a quick start: site's search for packages takes longer than the import of Pillow."""
 
@@ -63,4 +66,8 @@ def boot(parent: int, module: str, values: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Become the program of `program_command`."""
-    os.execv(sys.argv[2], sys.argv[2:])
+    try:
+        os.execv(sys.argv[2], sys.argv[2:])
+    except OSError as error:
+        print(f"{sys.argv[2]}: {error.strerror}", file=sys.stderr)
+        sys.exit(CANNOT_START)

@@ -2,11 +2,10 @@
 
 ffmpeg reads the file, from a descriptor and nothing else: `fd:` is the only protocol that it may
 use, and the formats and codecs are listed. One run lists the packets, which takes no decoding, and
-the next decodes from the last key frame that is early enough. What is not here: fetching the bytes,
-and the process that the server decodes in.
+the next decodes from the last key frame that is early enough, which `pipeline.packets` finds. What
+is not here: fetching the bytes, and the process that the server decodes in.
 """
 
-import heapq
 import logging
 import math
 import os
@@ -14,7 +13,7 @@ import re
 import resource
 import subprocess
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +22,11 @@ from typing import IO
 
 from PIL import Image
 
-from pipeline.child_process import program_command
+from pipeline.child_process import CANNOT_START, program_command
 from pipeline.errors import (
     ClipTooShort,
     ClipUnreadable,
+    EncodingFailed,
     FileTooLarge,
     ImageTooLarge,
     InputError,
@@ -34,6 +34,7 @@ from pipeline.errors import (
 from pipeline.ffmpeg import find_ffmpeg
 from pipeline.image import BACKGROUND, Tell, fill, tell_of_size
 from pipeline.image_kind import kind_of
+from pipeline.packets import Packets, Start
 from pipeline.spec import CLIP_FRAMES, Pixels
 
 ACCEPTED = "MP4, MOV, WebM, MKV, AVI, MPEG-TS or GIF"
@@ -56,14 +57,21 @@ _MATRIX = re.compile(r"(?:^|, )(bt709|bt470bg|smpte170m|smpte240m|fcc|bt2020n?c|
 _STREAM = re.compile(r"^ *Stream #.*: Video: .*?, \w+(?:\(([^)]*)\))?, \d+x\d+", re.MULTILINE)
 """What ffmpeg says of a stream: its group is the range, and matrix/primaries/transfer."""
 
-_NO_MEMORY = re.compile(r"Cannot allocate memory|Failed to allocate|get_buffer\(\) failed")
-_HD_LINES = 720
+_NO_MEMORY = re.compile(
+    r"Cannot allocate memory|Failed to allocate|get_buffer\(\) failed"
+    r"|Resource temporarily unavailable"  # of a thread, for which there is no address space
+)
+_NOT_OURS = re.compile(r"^(fd:.*: Protocol not found|Unrecognized option|Unknown encoder)", re.M)
+"""What an ffmpeg says that cannot do what ours does. What a file has in it is indented."""
 
-_LAST_PACKETS = 16
-"""Packets from the end that are decoded: some codecs have packets that show no frame."""
+_HD_LINES = 720
 
 _LOG_BYTES = 64 * 1024
 """Of what one run of ffmpeg says."""
+
+_TOO_MUCH_MEMORY = (
+    "The video cannot be decoded in the memory that this server has for it. Send a smaller one."
+)
 
 _KINDS = frozenset({None, "a video", "a GIF file"})
 """What a file that is broken may be, by its first bytes; others are files of another kind."""
@@ -79,32 +87,45 @@ def prepare(
     *,
     field: str = "video_url",
     tell: Tell = log.warning,
+    fps: int | None = None,
     cpu_s: float = CPU_S,
 ) -> tuple[Pixels, ...]:
     """Decode the last five frames of a video into `width` x `height` pixels of sRGB each.
 
-    They are those that are shown last, in the order in which they are shown, however long each is.
-    They are turned upright, their pixels made square, and scaled and cropped as pictures are, and
-    laid on white where they are transparent. Colours are converted by the matrix and the range
-    that the file names; where it names no matrix, 720 lines or more are BT.709 and fewer are
-    BT.601. HDR (PQ and HLG) is mapped to the range of sRGB. Sound is not read.
+    They are those that are shown last, in the order in which they are shown, however long each is;
+    or, with `fps`, those that are shown at the last five moments of as many a second: one that is
+    shown for longer comes several times. They are turned upright, their pixels made square, and
+    scaled and cropped as pictures are, and laid on white where they are transparent. Colours are
+    converted by the matrix and the range that the file names; where it names no matrix, 720 lines
+    or more are BT.709 and fewer are BT.601. HDR (PQ and HLG) is mapped to the range of sRGB. Sound
+    is not read.
 
     Args:
         file: open for reading and seekable, with a descriptor; ffmpeg moves its position.
         tell: called with what its sender may not expect: much is cropped or enlarged.
+        fps: frames a second at which the video is taken; None is its own rate.
         cpu_s: seconds of processor time that ffmpeg may take.
 
     Raises:
         FileTooLarge: more than 200 MB; nothing was decoded, as with the next one.
         ImageTooLarge: more than 36 megapixels a frame.
-        ClipTooShort: fewer than five frames.
+        ClipTooShort: fewer than five frames, or with `fps` fewer than five moments.
         ClipUnreadable: the file is broken, no video, or one that we do not read, or decoding it
             takes too long or too much memory.
-        EncodingFailed: there is no ffmpeg.
+        EncodingFailed: there is no ffmpeg, or it cannot do what ours can.
     """
     reader = _Reader(file, field, cpu_s)
     reader.check_size()
-    listing = reader.list_packets()
+    try:
+        return _prepared(reader, width, height, tell, fps)
+    except MemoryError as error:
+        raise ClipUnreadable(field, _TOO_MUCH_MEMORY) from error
+
+
+def _prepared(
+    reader: "_Reader", width: int, height: int, tell: Tell, fps: int | None
+) -> tuple[Pixels, ...]:
+    listing = reader.list_packets(fps)
     size = (width, height)
     frames: deque[Pixels] = deque(maxlen=CLIP_FRAMES)
     # If that is not enough, the packets did not tell the truth: then all frames are decoded.
@@ -123,26 +144,20 @@ def prepare(
             return tuple(frames)
     if not frames:
         raise reader.refusal()
-    raise ClipTooShort(
-        field,
-        f"{len(frames)} of the video's frames can be decoded; {CLIP_FRAMES} are needed.",
-        {"min_frames": CLIP_FRAMES},
-    )
+    raise reader.too_short(f"{len(frames)} of the video's frames can be decoded")
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """Where decoding begins, and from when on frames are of interest: seconds from the start."""
-
-    key: Fraction
-    wanted: Fraction
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Listing:
-    """What the list of packets tells. `start` is None if all frames have to be decoded."""
+    """What is to be decoded, and how it is shown.
 
-    start: _Start | None
+    `start` is None if all frames have to be decoded. With `fps`, frames are taken at that rate from
+    the time `moment` on.
+    """
+
+    start: Start | None
+    fps: int | None
+    moment: Fraction | None
     is_hdr: bool
     is_untagged_hd: bool
 
@@ -166,31 +181,42 @@ class _Reader:
                 {"max_size": MAX_BYTES},
             )
 
-    def list_packets(self) -> _Listing:
+    def list_packets(self, fps: int | None) -> _Listing:
         """Read the packets of the first video stream that is no cover picture."""
         arguments = ["-loglevel", "info", *self._input(), "-c", "copy", "-f", "framecrc", "pipe:1"]
         with self._ffmpeg(arguments) as output:
-            facts, start = _read_list(output)
-        if "dimensions" not in facts:
+            packets = Packets.read(output)
+        if "dimensions" not in packets.facts:
             raise self.refusal()
-        width, height = map(int, facts["dimensions"].split("x"))
+        width, height = map(int, packets.facts["dimensions"].split("x"))
         self._check_pixels(width, height)
+        moment = None if fps is None else self._moment(packets, fps)
         # The last is what ffmpeg says of its output, which has the stream that was chosen alone.
         colours = (_STREAM.findall(self._said) or [""])[-1]
         return _Listing(
-            start,
+            start=packets.start(moment),
+            fps=fps,
+            moment=moment,
             is_hdr=_HDR.search(colours) is not None,
             is_untagged_hd=height >= _HD_LINES and _MATRIX.search(colours) is None,
         )
 
-    def decode(self, listing: _Listing, start: _Start | None) -> Iterator[Image.Image]:
+    def _moment(self, packets: Packets, fps: int) -> Fraction:
+        count = packets.num_moments(fps)
+        if count < CLIP_FRAMES:
+            raise self.too_short(f"At {fps} frames a second the video has {count}")
+        return packets.moment(fps, CLIP_FRAMES)
+
+    def decode(self, listing: _Listing, start: Start | None) -> Iterator[Image.Image]:
         """The frames from `start` on, or all of them, upright and with square pixels."""
         seek = ["-ss", _seconds(start.key)] if start else []
+        most = ["-frames:v", str(CLIP_FRAMES)] if listing.fps else []
         arguments = [
             *("-loglevel", "error"),
             # The frames may be larger than the header that was checked says.
             *self._input("-max_pixels", str(MAX_PIXELS), *seek),
             *("-fps_mode", "passthrough", "-vf", _filters(listing, start)),
+            *most,
             *("-c:v", "pam", "-f", "image2pipe", "pipe:1"),
         ]
         with self._ffmpeg(arguments) as output:
@@ -201,8 +227,18 @@ class _Reader:
                     return
                 yield _flat(Image.frombytes("RGBA", size, data))
 
+    def too_short(self, what: str) -> ClipTooShort:
+        message = f"{what}; {CLIP_FRAMES} are needed."
+        return ClipTooShort(self._field, message, {"min_frames": CLIP_FRAMES})
+
     def refusal(self) -> InputError:
-        """The error for a file that gives no frames, which says why, as far as that is known."""
+        """The error for a file that gives no frames, which says why, as far as that is known.
+
+        Raises:
+            EncodingFailed: this ffmpeg is at fault.
+        """
+        if (wrong := _NOT_OURS.search(self._said)) is not None:
+            raise EncodingFailed(f"This ffmpeg cannot read clips: {wrong[0]}.")
         return ClipUnreadable(self._field, self._reason())
 
     def _reason(self) -> str:
@@ -212,10 +248,7 @@ class _Reader:
                 "Send a shorter or smaller one."
             )
         if _NO_MEMORY.search(self._said):
-            return (
-                "The video cannot be decoded in the memory that this server has for it. "
-                "Send a smaller one."
-            )
+            return _TOO_MUCH_MEMORY
         kind = kind_of(os.pread(self._file.fileno(), 1024, 0))
         if kind not in _KINDS:
             return f"The file is {kind}, and no video that is read. Send an {ACCEPTED} file."
@@ -274,7 +307,10 @@ class _Reader:
             finally:
                 process.kill()
                 self._said = said.result().decode(errors="replace")
-        if process.returncode != 0:
+        if process.returncode == CANNOT_START:
+            raise EncodingFailed(f"ffmpeg could not be started: {self._said.strip()}")
+        # Frames for which there is no memory are left out, and ffmpeg goes on.
+        if process.returncode != 0 or _NO_MEMORY.search(self._said):
             raise self.refusal()
 
 
@@ -291,45 +327,25 @@ def _head_of(pipe: IO[bytes]) -> bytes:
     return head
 
 
-def _read_list(lines: Iterable[bytes]) -> tuple[dict[str, str], _Start | None]:
-    """The facts that ffmpeg's framecrc begins with, and where to begin for the last frames.
-
-    A line of a packet is `stream, dts, pts, duration, size, checksum`, with `F=0x0` where it is
-    no key frame. None stands for the beginning.
-    """
-    facts: dict[str, str] = {}
-    last: list[int] = []
-    keys: deque[tuple[int, int]] = deque(maxlen=_LAST_PACKETS + 1)
-    for line in lines:
-        if line.startswith(b"#"):
-            name, _, value = line[1:].decode().partition(" 0: ")
-            facts[name] = value.strip()
-            continue
-        fields = line.split(b",")
-        decoded, shown = int(fields[1]), int(fields[2])
-        shown = max(decoded, shown)  # it may have no time of its own
-        if b"F=0x0" not in line:
-            keys.append((shown, decoded))
-        heapq.heappush(last, shown)
-        if len(last) > _LAST_PACKETS:
-            heapq.heappop(last)
-    before = [decoded for shown, decoded in keys if shown <= last[0]]
-    if len(last) < _LAST_PACKETS or not before:
-        return facts, None
-    unit = Fraction(facts["tb"])
-    return facts, _Start(key=max(0, *before) * unit, wanted=last[0] * unit)
-
-
 def _seconds(time: Fraction) -> str:
     # Rounded up, or the key frame before it would be found.
     return f"{-(-time * 1_000_000 // 1) / 1_000_000:.6f}"
 
 
-def _filters(listing: _Listing, start: _Start | None) -> str:
+def _filters(listing: _Listing, start: Start | None) -> str:
     filters = []
     if start is not None:
         # What comes before is decoded, but not converted.
         filters.append(f"trim=start={_seconds(start.wanted - start.key)}")
+    if listing.moment is not None:
+        began = listing.moment - (start.key if start else 0)
+        # At each moment the last frame that has been shown by then. The last one is made to go on,
+        # or `fps` would leave it out.
+        filters += [
+            "tpad=stop_mode=clone:stop_duration=1",
+            "settb=AVTB",
+            f"fps={listing.fps}:round=up:start_time={_seconds(began)}",
+        ]
     if listing.is_hdr:
         # 203 cd/m² is the white of SDR within HDR (ITU-R BT.2408).
         filters += [

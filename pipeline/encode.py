@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.ffmpeg import feed_ffmpeg
-from pipeline.spec import FPS, Container, Quality
+from pipeline.spec import FPS, MAX_FRAMES, Container, Quality
 from pipeline.thumbnail import Thumbnail, thumbnail_of
 
 # x264's output depends on the number of threads, so it is a constant and not the machine's. Eight
@@ -133,7 +133,7 @@ def encode_video(
     part = out.with_name(f"{out.name}.part")
     arguments = [
         *_input_options(width, height),
-        *("-vf", _filters(container, quality, shown_width, shown_height)),
+        *("-vf", _filters(container, quality, shown_width, shown_height, num_frames)),
         *_output_options(container, quality),
         f"file:{part}",
     ]
@@ -187,9 +187,11 @@ def _output_options(container: Container, quality: Quality) -> list[str]:
     return f"{kind.options} {chosen} {shared} -f {kind.muxer}".split()
 
 
-def _filters(container: Container, quality: Quality, width: int, height: int) -> str:
+def _filters(
+    container: Container, quality: Quality, width: int, height: int, num_frames: int
+) -> str:
     if container is Container.GIF:
-        return _gif_filters(_PALETTES[quality], width, height)
+        return _gif_filters(_PALETTES[quality], width, height, num_frames)
     # The tags come last: the properties of the frames win over options of the output, and the
     # options alone leave primaries and transfer unknown in the file.
     return (
@@ -199,14 +201,29 @@ def _filters(container: Container, quality: Quality, width: int, height: int) ->
     )
 
 
-def _gif_filters(palette: _Palette, width: int, height: int) -> str:
+def _gif_filters(palette: _Palette, width: int, height: int, num_frames: int) -> str:
+    """One palette for each `MAX_FRAMES` frames: ffmpeg keeps as many until it has their palette."""
+    starts = range(0, num_frames, MAX_FRAMES)
+    if len(starts) == 1:
+        return _one_palette(palette, width, height)
+    parts = "".join(f"[part{start}]" for start in starts)
+    shown = "".join(f"[shown{start}]" for start in starts)
+    cuts = [
+        f"[part{start}]trim=start_frame={start}:end_frame={start + MAX_FRAMES},setpts=PTS-STARTPTS,"
+        f"{_one_palette(palette, width, height, name=str(start))}[shown{start}]"
+        for start in starts
+    ]
+    return ";".join([f"split={len(starts)}{parts}", *cuts, f"{shown}concat=n={len(starts)}"])
+
+
+def _one_palette(palette: _Palette, width: int, height: int, name: str = "") -> str:
     sample_width, sample_height = _fit(_PALETTE_WIDTH, width, height)
     return (
-        "split[sample][frames];"
-        f"[sample]scale={sample_width}:{sample_height}:flags=neighbor,"
-        f"palettegen=max_colors={palette.num_colours}[colours];"
-        f"[frames]scale={width}:{height}:flags=lanczos[scaled];"
-        f"[scaled][colours]paletteuse=dither={palette.dither}:diff_mode=rectangle"
+        f"split[sample{name}][frames{name}];"
+        f"[sample{name}]scale={sample_width}:{sample_height}:flags=neighbor,"
+        f"palettegen=max_colors={palette.num_colours}[colours{name}];"
+        f"[frames{name}]scale={width}:{height}:flags=lanczos[scaled{name}];"
+        f"[scaled{name}][colours{name}]paletteuse=dither={palette.dither}:diff_mode=rectangle"
     )
 
 

@@ -132,9 +132,20 @@ def encoders() -> frozenset[str]:
     Raises:
         EncodingFailed: there is no ffmpeg, or it does not run.
     """
+    # The list stands behind a line of dashes: its flags, its name, and what it is.
+    listed = _listed("-encoders").partition("---")[2].splitlines()[1:]
+    return frozenset(line.split()[1] for line in listed)
+
+
+def protocols() -> frozenset[str]:
+    """The names of the protocols that our ffmpeg has; `encoders` says what it raises."""
+    return frozenset(_listed("-protocols").split())
+
+
+def _listed(option: str) -> str:
     try:
         listed = subprocess.run(
-            [find_ffmpeg(), "-hide_banner", "-encoders"],
+            [find_ffmpeg(), "-hide_banner", option],
             capture_output=True,
             text=True,
             check=True,
@@ -142,8 +153,7 @@ def encoders() -> frozenset[str]:
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise EncodingFailed(f"ffmpeg does not run: {error}") from error
-    # The list stands behind a line of dashes: its flags, its name, and what it is.
-    return frozenset(line.split()[1] for line in listed.stdout.partition("---")[2].splitlines()[1:])
+    return listed.stdout
 
 
 def find_ffmpeg() -> str:

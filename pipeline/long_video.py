@@ -6,7 +6,7 @@ is given 1 latent frame, and one that begins with 5 is given 2.
 
 from dataclasses import dataclass, replace
 
-from pipeline.spec import FRAMES_PER_LATENT, MAX_SEED, Clip, VideoSpec
+from pipeline.spec import MAX_SEED, Clip, VideoSpec, chunk_frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +49,7 @@ def chunks_of(spec: VideoSpec, max_frames: int) -> list[Chunk]:
     if spec.overlap is None or spec.num_frames <= max_frames:
         only = replace(spec, overlap=None)
         return [Chunk(spec=only, index=0, count=1, repeated=0, shown=spec.num_frames)]
-    # All frames of a chunk's last latent frame are shown, because the next one goes on from them.
-    length = max_frames - (max_frames - 1) % FRAMES_PER_LATENT
+    length = chunk_frames(max_frames)
     count = 1 + -(-(spec.num_frames - length) // (length - spec.overlap))
     chunks = []
     num_shown = 0

@@ -148,9 +148,24 @@ def seed_of(given: int | None) -> int:
     return secrets.randbelow(DRAWN_SEEDS) if given in (None, RANDOM_SEED) else given
 
 
-def max_frames(overlap: int | None) -> int:
-    """The longest video that is made of chunks which overlap so; of one chunk without."""
-    return MAX_FRAMES + (0 if overlap is None else (MAX_CHUNKS - 1) * (MAX_FRAMES - overlap))
+def chunk_frames(at_once: int) -> int:
+    """The length of each chunk of a long video, of a checkpoint that makes `at_once` frames.
+
+    All frames of a chunk's last latent frame are shown, because the next one goes on from them.
+    """
+    return at_once - (at_once - 1) % FRAMES_PER_LATENT
+
+
+def max_frames(overlap: int | None, at_once: int = MAX_FRAMES, chunks: int = MAX_CHUNKS) -> int:
+    """The longest video that is made of so many chunks which overlap so; of one chunk without.
+
+    Args:
+        at_once: the longest video of the checkpoint in one chunk.
+    """
+    if overlap is None:
+        return at_once
+    length = chunk_frames(at_once)
+    return length + (chunks - 1) * (length - overlap)
 
 
 def latent_frames(num_frames: int) -> int:

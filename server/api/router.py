@@ -53,7 +53,8 @@ def api_routes(files_auth: FilesAuth) -> list[BaseRoute]:
 
 
 def _operation_id(route: APIRoute) -> str:
-    """The route's name as `name` or `longName`, and a place for the endpoint that it serves."""
+    """The route's name as `name` or `longName`, and a place for the endpoint or app it serves."""
     first, *words = route.name.split("_")
-    endpoint = ["{Endpoint}"] if "{endpoint}" in route.path_format else []
-    return "".join([first, *(word.capitalize() for word in words), *endpoint])
+    places = {"{endpoint": "{Endpoint}", "{app": "{App}"}
+    served = [place for start, place in places.items() if start in route.path_format]
+    return "".join([first, *(word.capitalize() for word in words), *served])

@@ -1,7 +1,9 @@
-"""`cosmos-serve generate`: one video from a prompt, and a picture if one is given, into a file."""
+"""`cosmos-serve generate`: one video from a prompt, and a picture or clip if given, into a file."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,20 +12,22 @@ import typer
 from pipeline.spec import (
     DEFAULT_NEGATIVE_PROMPT,
     FPS,
-    MAX_FRAMES,
     MAX_GUIDANCE,
     MAX_SEED,
     MAX_STEPS,
     MIN_FRAMES,
     MIN_GUIDANCE,
     MIN_STEPS,
+    OVERLAPS,
     RANDOM_SEED,
+    Clip,
     Container,
     FirstFrame,
     Pixels,
     Quality,
     Sampler,
     VideoSpec,
+    max_frames,
     seed_of,
 )
 from server.cli.errors import EXIT_CODES, WrongUsage
@@ -49,13 +53,20 @@ def read_output_type(text: str) -> Container:
     return container
 
 
+def read_overlap(text: str) -> int:
+    """How many frames of a chunk the next one begins with, as it was typed."""
+    if text not in map(str, OVERLAPS):
+        raise typer.BadParameter(f"{text!r} is not {' or '.join(map(str, OVERLAPS))}.")
+    return int(text)
+
+
 Image = Annotated[
     list[Path],
     typer.Argument(
         default_factory=list,
         metavar="[IMAGE]",
         help="The first frame: a JPEG, PNG, WebP, GIF or AVIF file, scaled and cropped to fit. "
-        "Without it the video is made of the prompt alone.",
+        "Without it, and without --video, the video is made of the prompt alone.",
         exists=True,
         dir_okay=False,
         readable=True,
@@ -63,6 +74,25 @@ Image = Annotated[
     ),
 ]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What happens in the video.")]
+Video = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The clip to go on from: an MP4, MOV, WebM, MKV, AVI, MPEG-TS or GIF file. The video "
+        "begins with its last five frames.",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+    ),
+]
+ResampleFps = Annotated[
+    bool,
+    typer.Option(
+        "--resample-fps",
+        help="Take the frames of the clip at 16 a second, as the video has them, and not at its "
+        "own rate.",
+    ),
+]
 Out = Annotated[
     Path,
     typer.Option(
@@ -83,8 +113,19 @@ Frames = Annotated[
     typer.Option(
         metavar="N",
         min=MIN_FRAMES,
-        max=MAX_FRAMES,
-        help="Length; 16 frames make a second. By default as many as the checkpoint makes.",
+        max=max_frames(min(OVERLAPS)),
+        help="Length; 16 frames make a second. By default as many as the checkpoint makes at "
+        "once. More are made in up to four chunks.",
+    ),
+]
+Overlap = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        parser=read_overlap,
+        help="Frames of a chunk that the next one begins with: 1, or 5, which carry the motion "
+        "over.",
+        show_default="5",
     ),
 ]
 Steps = Annotated[
@@ -148,8 +189,11 @@ def generate(
     images: Image,
     prompt: Prompt,
     out: Out,
+    video: Video = None,
+    resample_fps: ResampleFps = False,
     negative_prompt: NegativePrompt = DEFAULT_NEGATIVE_PROMPT,
     frames: Frames = None,
+    overlap: Overlap = None,
     steps: Steps = None,
     guidance: Guidance = None,
     seed: Seed = None,
@@ -163,31 +207,33 @@ def generate(
     from weights.checkpoints import open_checkpoints
 
     image = _one_image(images, prompt)
-    _check_out(out, image)
+    if image is not None and video is not None:
+        raise WrongUsage("A video starts from a picture or from --video, and not from both.")
+    if resample_fps and video is None:
+        raise WrongUsage("--resample-fps is about the frames of --video, which is not given.")
+    _check_out(out, image or video, "picture" if video is None else "clip")
     store = open_checkpoints(str(settings.weights))[0]
     profile, sampler = store.profile, Sampler(store.profile.sampler)
     guardrail_kind({store.root: profile}, settings.guardrail)
-    if frames is not None and frames > profile.max_frames:
-        raise WrongUsage(
-            f"--frames is {frames}; this checkpoint makes at most {profile.max_frames}."
-        )
+    frames = frames or profile.max_frames
     spec = VideoSpec(
         prompt=_text("the prompt", prompt),
         negative_prompt=_text("--negative-prompt", negative_prompt),
-        num_frames=frames or profile.max_frames,
+        num_frames=frames,
         num_inference_steps=sampler.default_steps if steps is None else steps,
         guidance_scale=sampler.default_guidance if guidance is None else guidance,
         seed=seed_of(seed),
         container=container_of(out, output_type),
         quality=quality,
-        conditioning=None if image is None else FirstFrame(),
+        conditioning=Clip() if video else FirstFrame() if image else None,
         sampler=sampler,
+        overlap=_overlap(frames, overlap, profile.max_frames),
     )
-    media = {} if image is None else {"image": [_prepared(image, profile.width, profile.height)]}
+    media = _media(image, video, profile.width, profile.height, FPS if resample_fps else None)
     # Nobody would see a preview.
     one_checkpoint = settings.model_copy(update={"weights": store.root, "preview": "off"})
-    video, seconds = render(spec, media, out, one_checkpoint)
-    print(f"{out}: {video.frames} frames, {FPS} a second, {video.size:,} bytes")
+    made, seconds = render(spec, media, out, one_checkpoint)
+    print(f"{out}: {made.frames} frames, {FPS} a second, {made.size:,} bytes")
     print(f"seed {spec.seed}, made in {duration(seconds)}")
     print(profile.licence)
 
@@ -205,22 +251,47 @@ def _one_image(images: list[Path], prompt: str) -> Path | None:
     return images[0]
 
 
-def _prepared(image: Path, width: int, height: int) -> Pixels:
-    from pipeline.image import prepare
+def _overlap(frames: int, overlap: int | None, at_once: int) -> int | None:
+    """How chunks overlap; None, if the video is of one."""
+    if frames <= at_once:
+        if overlap is not None:
+            raise WrongUsage(f"--overlap is for more than {at_once} frames, which take chunks.")
+        return None
+    overlap = overlap or max(OVERLAPS)
+    longest = max_frames(overlap, at_once)
+    if frames > longest:
+        raise WrongUsage(
+            f"--frames is {frames}; this checkpoint makes at most {longest} with an overlap of "
+            f"{overlap}."
+        )
+    return overlap
 
-    return prepare(
-        image.read_bytes(),
-        width,
-        height,
-        tell=lambda sentence: print(sentence, file=sys.stderr),
-    )
+
+def _media(
+    image: Path | None, video: Path | None, width: int, height: int, fps: int | None
+) -> Mapping[str, Sequence[Pixels]]:
+    """What the video starts from, prepared."""
+    from pipeline import clip
+    from pipeline import image as picture
+    from pipeline.image_kind import kind_of
+
+    tell = partial(print, file=sys.stderr)
+    if video is not None:
+        with video.open("rb") as file:
+            return {"video": clip.prepare(file, width, height, field="--video", tell=tell, fps=fps)}
+    if image is None:
+        return {}
+    data = image.read_bytes()
+    if kind_of(data) == "a video":
+        raise WrongUsage(f"{image} is a video; put --video before it.")
+    return {"image": [picture.prepare(data, width, height, tell=tell)]}
 
 
-def _check_out(out: Path, image: Path | None) -> None:
+def _check_out(out: Path, given: Path | None, noun: str) -> None:
     """Find out before the work, not after it, that the file cannot be put there."""
     for written in (out, part_of(out)):
-        if image is not None and written.exists() and written.samefile(image):
-            raise WrongUsage(f"{written} is the picture itself, and would be lost; name another.")
+        if given is not None and written.exists() and written.samefile(given):
+            raise WrongUsage(f"{written} is the {noun} itself, and would be lost; name another.")
     if out.is_dir():
         raise WrongUsage(f"{out} is a folder; -o names a file.")
     if not out.parent.is_dir():

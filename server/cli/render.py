@@ -146,6 +146,8 @@ async def _run(events: AsyncIterator[RunEvent], file: PartFile, display: Display
     artifact: Artifact | None = None
     async for event in events:
         match event:
+            case Chunk() | Artifact() if artifact is not None:
+                pass  # the thumbnail, which comes after the video
             case Chunk(data):
                 file.write(data)
             case Artifact():

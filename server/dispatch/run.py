@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.errors import ContentPolicyViolation, EncoderKilled
 from pipeline.progress import Note, Restarted, StageStarted, StepDone
-from pipeline.spec import Pixels, VideoSpec, pictures_in
+from pipeline.spec import MAX_CHUNKS, Pixels, VideoSpec, pictures_in
 from server.disk import shortage_of
 from server.dispatch.artifacts import ArtifactMismatch, is_of_video, keep
 from server.dispatch.deadlines import Deadlines, RunDeadline
@@ -16,14 +16,15 @@ from server.dispatch.judging import RunJudge
 from server.dispatch.log import JobLog
 from server.dispatch.previews import Previews
 from server.errors import DiskFull
-from server.fal.endpoints import ENDPOINTS, Limits
+from server.fal.endpoints import Limits
 from server.fal.invalid_input import InvalidInput, error_item
-from server.fal.views import display_url
+from server.fal.views import given_of
 from server.files.store import FileStore, IncomingFile
 from server.jobs.store import JobStore
 from server.models import NO_VERDICT, Job, JobError, StoredArtifact, infrastructure_error
 from server.outbound.moderation import Moderation
 from server.tasks import Signals, backoff_s, in_thread, log_errors, retry_until_written
+from server.workers.loop import CannotLoad
 from server.workers.messages import (
     Artifact,
     CancelledEvent,
@@ -37,7 +38,7 @@ from server.workers.messages import (
 from server.workers.pool import Pool, SlotUnavailable, WorkerDied
 from server.workers.verdicts import NoVerdict
 
-MAX_ARTIFACT_BYTES = 1024**3
+MAX_ARTIFACT_BYTES = MAX_CHUNKS * 1024**3
 """Several times the largest video that we make; a worker that sends more is out of order."""
 
 RUN_AGAIN_S = 10.0
@@ -131,7 +132,11 @@ class JobRun:
         if isinstance(shortage, DiskFull):
             # To make it again would cost the time of a GPU, and end here again.
             return infrastructure_error(_NO_ROOM, "internal_error")
-        self._log.say(f"{shortage} The video is made again.", "WARN")
+        return self._later(f"{shortage} The video is made again.")
+
+    def _later(self, why: str) -> _Stopped:
+        """The job is run again after a while, which is longer each time."""
+        self._log.say(why, "WARN")
         return _Stopped(wait_s=backoff_s(self.job.attempt, RUN_AGAIN_S, RUN_AGAIN_MAX_S))
 
     async def _work(self, tasks: asyncio.TaskGroup) -> _Ending:
@@ -221,13 +226,6 @@ class JobRun:
                 return self._done(event)
             case CancelledEvent():
                 return _Stopped()
-            case Failed(field=None) if self.drain.has_begun:
-                # What ends the server may have ended a process of the worker, too.
-                return _Stopped()
-            case Failed(code=EncoderKilled.code):
-                return _Died(event.message)
-            case Failed(code=NoVerdict.code):
-                return self._no_verdict()
             case Failed():
                 return self._failed(event)
         return None
@@ -263,32 +261,33 @@ class JobRun:
 
     def _blocked(self) -> JobError:
         violation = ContentPolicyViolation()
-        invalid = InvalidInput.from_error(violation, self._given(violation.field))
-        return JobError(invalid.status, invalid.body)
+        return _refused(InvalidInput.from_error(violation, given_of(self.job, violation.field)))
 
     def _no_verdict(self) -> _Ending:
         """The guardrail is silent: the job waits for it, but not for ever."""
         if self.moderation is not None and self.moderation.gives_up(self.job.id):
             return NO_VERDICT
-        self._log.say("The content checker gave no answer, so the video is made again.", "WARN")
-        return _Stopped(wait_s=backoff_s(self.job.attempt, RUN_AGAIN_S, RUN_AGAIN_MAX_S))
+        return self._later("The content checker gave no answer, so the video is made again.")
 
-    def _failed(self, failed: Failed) -> JobError:
-        if failed.field is None:
-            kind = "internal_error" if failed.code == "internal_error" else "runner_server_error"
-            return infrastructure_error(failed.message, kind)
-        given = self._given(failed.field)
-        loc = ("body", failed.field)
+    def _failed(self, failed: Failed) -> _Ending:
+        match failed:
+            case Failed(field=None) if self.drain.has_begun:
+                # What ends the server may have ended a process of the worker, too.
+                return _Stopped()
+            case Failed(code=EncoderKilled.code):
+                return _Died(failed.message)
+            case Failed(code=NoVerdict.code):
+                return self._no_verdict()
+            case Failed(code=CannotLoad.code):
+                return self._later(f"{failed.message} The video waits for it.")
+            case Failed(field=None, code="internal_error"):
+                return infrastructure_error(failed.message, "internal_error")
+            case Failed(field=None):
+                return infrastructure_error(failed.message, "runner_server_error")
+        assert failed.field is not None
+        loc, given = ("body", failed.field), given_of(self.job, failed.field)
         item = error_item(loc, failed.message, failed.code, given, failed.context)
-        invalid = InvalidInput([item])
-        return JobError(invalid.status, invalid.body)
-
-    def _given(self, field: str) -> Any:
-        """What the caller gave for a field, as far as it is kept."""
-        for name, media_field in ENDPOINTS[self.job.endpoint].media_fields.items():
-            if media_field == field:
-                return display_url(self.job.input["media"][name])
-        return self.job.input["spec"].get(field)
+        return _refused(InvalidInput([item]))
 
     async def _commit(self, ending: _Ending) -> None:
         match ending:
@@ -344,6 +343,10 @@ class JobRun:
                 await self.pool.cancel(self.slot, self.job.id, self.job.attempt)
                 return
             await self.signals.cancelled.wait(seen)
+
+
+def _refused(invalid: InvalidInput) -> JobError:
+    return JobError(invalid.status, invalid.body)
 
 
 def _result(

@@ -21,7 +21,7 @@ from cryptography import x509
 
 from pipeline.child_process import python_command
 from pipeline.errors import EncodingFailed
-from pipeline.ffmpeg import encoders
+from pipeline.ffmpeg import encoders, protocols
 from pipeline.guardrail import GuardrailMissing, guardrail_kind
 from server.config.errors import SettingsError
 from server.config.settings import Settings
@@ -167,7 +167,7 @@ def _memory() -> dict[str, Any]:
 
 def _encoders() -> dict[str, Any]:
     try:
-        return {"encoders": encoders()}
+        return {"encoders": encoders(), "protocols": protocols()}
     except EncodingFailed as error:
         return {"encoders_problem": str(error)}
 

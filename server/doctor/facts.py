@@ -147,4 +147,5 @@ class Facts:
     """When this program was installed."""
 
     encoders: frozenset[str] = field(default_factory=frozenset)
+    protocols: frozenset[str] = field(default_factory=frozenset)
     encoders_problem: str | None = None

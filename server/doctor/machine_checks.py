@@ -51,10 +51,12 @@ def clock(facts: Facts) -> Finding:
 
 
 def encoders(facts: Facts) -> Finding:
-    """ffmpeg has the encoders of the four containers."""
+    """ffmpeg has the encoders of the four containers, and reads a clip from a descriptor."""
     if facts.encoders_problem is not None:
         return problem(facts.encoders_problem, "`pip install --force-reinstall imageio-ffmpeg`")
     missing = [name for name in ENCODERS if name not in facts.encoders]
+    if "fd" not in facts.protocols:
+        missing.append("the protocol fd, by which clips are read")
     if not missing:
         return ok("ffmpeg with " + ", ".join(ENCODERS))
     return problem(

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails
 
 from pipeline.spec import (
+    FPS,
     MAX_FRAMES,
+    OVERLAPS,
     Clip,
     Conditioning,
     Container,
@@ -20,11 +22,13 @@ from pipeline.spec import (
     Quality,
     Sampler,
     VideoSpec,
+    max_frames,
     seed_of,
 )
-from server.fal.invalid_input import InvalidInput
+from server.fal.invalid_input import InvalidInput, error_item
 from server.fal.schemas import (
     DistilledTextToVideoInput,
+    ExtendVideoInput,
     ImageToVideoInput,
     TextToVideoInput,
     VideoOutput,
@@ -40,6 +44,7 @@ MAX_NAMED_FIELDS = 10
 MAX_NAME_LENGTH = 40
 
 _NO_NEGATIVE_PROMPT = "The negative prompt has no effect: the distilled model has no guidance."
+_NO_FPS = "resample_fps has no effect: the video goes on from a picture."
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,15 @@ class Limits:
         """What these checkpoints can do together; they make videos of one size."""
         first = profiles[0]
         samplers = frozenset(Sampler(each.sampler) for each in profiles)
-        return cls(first.width, first.height, first.max_frames, samplers)
+        return cls(first.width, first.height, min(first.max_frames, MAX_FRAMES), samplers)
+
+    def longest(self, overlap: int | None) -> int:
+        """The frames of the longest video: of one chunk, or, with an overlap, of several."""
+        return max_frames(overlap, self.max_frames)
+
+    def default_frames(self, *, is_long: bool) -> int:
+        """The frames of a video of which nothing is said: of one chunk, or of two."""
+        return max_frames(max(OVERLAPS) if is_long else None, self.max_frames, chunks=2)
 
     @property
     def endpoints(self) -> list[str]:
@@ -69,12 +82,14 @@ class Limits:
 class VideoRequest:
     """A valid request: what to make, of which media (a URL by name), and how to hand it out.
 
-    `notes` are sentences for the job's log.
+    `clip_fps` is the rate at which the frames of a clip are taken; None is the clip's own. `notes`
+    are sentences for the job's log.
     """
 
     spec: VideoSpec
     media: Mapping[str, str]
     sync_mode: bool
+    clip_fps: int | None = None
     notes: Sequence[str] = ()
 
 
@@ -83,7 +98,7 @@ class Endpoint:
     """One thing that can be asked for.
 
     `media_fields` maps a medium to its input field. `sampler` is the one that its checkpoint is
-    trained for.
+    trained for. A video is of one chunk, or, if it `is_long`, of several.
     """
 
     title: str
@@ -93,7 +108,12 @@ class Endpoint:
     to_video_request: Callable[[Any, Limits], VideoRequest]
     media_fields: Mapping[str, str] = field(default_factory=dict)
     sampler: Sampler = Sampler.UNIPC
+    is_long: bool = False
     response: type[BaseModel] = VideoOutput
+
+    def max_frames(self, limits: Limits) -> int:
+        """The frames of the longest video, with any overlap."""
+        return limits.longest(min(OVERLAPS) if self.is_long else None)
 
 
 def text_to_video(given: TextToVideoInput, limits: Limits) -> VideoRequest:
@@ -117,6 +137,29 @@ def video_to_video(given: VideoToVideoInput, limits: Limits) -> VideoRequest:
     return replace(request, media={"video": _url(given.video_url)})
 
 
+def extend_video(given: ExtendVideoInput, limits: Limits) -> VideoRequest:
+    """What to make of an image or a video and a prompt, in as many chunks as it takes."""
+    urls = {"image": given.image_url, "video": given.video_url}
+    media = {name: _url(url) for name, url in urls.items() if url is not None}
+    if len(media) != 1:
+        message, kind = "Give image_url or video_url.", "missing"
+        if media:
+            message, kind = "Give either image_url or video_url, and not both.", "value_error"
+        raise InvalidInput([error_item(("body", "video_url"), message, kind, given.video_url)])
+    request = _video_request(
+        given,
+        limits,
+        guidance_scale=given.guidance_scale,
+        conditioning=Clip() if "video" in media else FirstFrame(),
+        overlap=given.overlap,
+    )
+    if given.resample_fps and "video" in media:
+        request = replace(request, clip_fps=FPS)
+    elif given.resample_fps:
+        request = replace(request, notes=(_NO_FPS,))
+    return replace(request, media=media)
+
+
 def distilled_text_to_video(given: DistilledTextToVideoInput, limits: Limits) -> VideoRequest:
     """What the distilled model is to make of a prompt: it was distilled with guidance, and takes
     none."""
@@ -132,11 +175,12 @@ def _video_request(
     guidance_scale: float,
     conditioning: Conditioning = None,
     sampler: Sampler = Sampler.UNIPC,
+    overlap: int | None = None,
 ) -> VideoRequest:
     """The video without its media. A seed is drawn if none is given."""
-    num_frames, limit = given.num_frames, limits.max_frames
+    num_frames, limit = given.num_frames, limits.longest(overlap)
     if "num_frames" not in given.model_fields_set:
-        num_frames = min(num_frames, limit)
+        num_frames = limits.default_frames(is_long=overlap is not None)
     if num_frames > limit:
         # As pydantic does when a field breaks a limit; this one is the checkpoint's.
         detail = InitErrorDetails(
@@ -154,6 +198,7 @@ def _video_request(
         quality=Quality(given.video_quality),
         conditioning=conditioning,
         sampler=sampler,
+        overlap=overlap,
     )
     return VideoRequest(spec=spec, media={}, sync_mode=given.sync_mode)
 
@@ -164,6 +209,8 @@ def _url(given: str) -> str:
 
 
 APP = "fal-ai/cosmos-predict-2.5"
+EXTEND = "cosmos-serve/extend-video"
+"""The one endpoint that is not fal's."""
 
 ENDPOINTS: Mapping[str, Endpoint] = {
     f"{APP}/image-to-video": Endpoint(
@@ -197,6 +244,16 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         request=DistilledTextToVideoInput,
         to_video_request=distilled_text_to_video,
         sampler=Sampler.TRIGFLOW,
+    ),
+    EXTEND: Endpoint(
+        title="Cosmos Predict 2.5 2B Extend",
+        summary="Generate a long video from text and an image or a video, in up to four chunks "
+        "that go on from one another",
+        category="video-to-video",
+        request=ExtendVideoInput,
+        to_video_request=extend_video,
+        media_fields={"image": "image_url", "video": "video_url"},
+        is_long=True,
     ),
 }
 

@@ -20,6 +20,7 @@ from pipeline.spec import (
     MIN_GUIDANCE,
     MIN_STEPS,
     RANDOM_SEED,
+    max_frames,
 )
 from server.fal.invalid_input import InvalidInput, error_item
 
@@ -152,6 +153,52 @@ class VideoToVideoInput(TextToVideoInput):
             examples=[EXAMPLE_VIDEO["url"]],
         ),
     ]
+
+
+class ExtendVideoInput(TextToVideoInput):
+    """The input of `cosmos-serve/extend-video`, which fal does not have."""
+
+    num_frames: Annotated[
+        int,
+        Field(
+            ge=MIN_FRAMES,
+            le=max_frames(1),
+            title="Number of Frames",
+            description="Number of frames to generate. Must be between 9 and "
+            f"{max_frames(1)} with an overlap of 1, or {max_frames(5)} with 5.",
+        ),
+    ] = max_frames(5, chunks=2)
+    image_url: Annotated[
+        FileUrl | None,
+        Field(
+            title="Image URL",
+            description="URL of the input image to use as first frame. Give either this or "
+            "`video_url`.",
+        ),
+    ] = None
+    video_url: Annotated[
+        FileUrl | None,
+        Field(
+            title="Video URL",
+            description="URL of the input video to go on from. Give either this or `image_url`.",
+            examples=[EXAMPLE_VIDEO["url"]],
+        ),
+    ] = None
+    overlap: Annotated[
+        Literal[1, 5],
+        Field(
+            description="Frames of a chunk that the next one begins with, where the video is made "
+            "of several. 5 carry the motion over."
+        ),
+    ] = 5
+    resample_fps: Annotated[
+        bool,
+        Field(
+            title="Resample FPS",
+            description="Take the frames of the input video at 16 a second, which is the rate of "
+            "the output, and not at its own rate.",
+        ),
+    ] = False
 
 
 class DistilledTextToVideoInput(BaseModel):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import Field, WithJsonSchema
 from typing_extensions import TypedDict
 
-from server.fal.endpoints import app_of
+from server.fal.endpoints import ENDPOINTS, app_of
 from server.fal.schemas import VideoFile, VideoOutput
 from server.fal.urls import Service, url_for
 from server.models import (
@@ -172,3 +172,12 @@ def _time(at: float) -> str:
 def display_url(source: Mapping[str, Any]) -> str:
     """A source as an error repeats it: the URL that the caller gave."""
     return str(source.get("url", "data:…"))
+
+
+def given_of(job: Job, field: str) -> Any:
+    """What the caller gave for a field, as far as it is kept."""
+    media = job.input["media"]
+    for name, media_field in ENDPOINTS[job.endpoint].media_fields.items():
+        if media_field == field and name in media:
+            return display_url(media[name])
+    return job.input["spec"].get(field)

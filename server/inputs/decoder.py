@@ -18,14 +18,16 @@ from pipeline.child_process import STOP_SIGNALS, WITHOUT_SITE, python_command
 from pipeline.errors import (
     ClipTooShort,
     ClipUnreadable,
+    EncodingFailed,
     FileTooLarge,
     ImageTooLarge,
     ImageUnreadable,
     InputError,
 )
+from pipeline.ffmpeg import find_ffmpeg
 from pipeline.spec import Pixels, pictures_in
 from server.disk import shortage_of
-from server.inputs.decoder_process import REFUSED
+from server.inputs.decoder_process import REFUSED, UNUSABLE
 from server.inputs.media import MEDIA, DecodeLimits, Medium
 from server.tasks import time_limit
 
@@ -38,6 +40,10 @@ MAX_TOLD_LENGTH = 500
 _INHERITED = {"LD_LIBRARY_PATH"}
 """The variables of the server that its process gets: what some Pythons need to start. The others
 may be secrets, such as COSMOS_KEY."""
+
+_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
+"""Threads that happen to allocate at once would each take 64 MiB of the address space for an arena:
+what a file needs would depend on how busy the machine is."""
 
 _ERRORS = {
     error.code: error
@@ -59,6 +65,16 @@ class DecoderKilled(Exception):
         super().__init__(
             f"The process that decodes the {medium.noun} was killed or could not be started, "
             "probably because the machine is out of memory. Send the request again."
+        )
+
+
+class DecoderUnusable(Exception):
+    """A program that decodes is missing or does not run, which its operator has to mend."""
+
+    def __init__(self, medium: Medium) -> None:
+        super().__init__(
+            f"This server cannot decode a {medium.noun}: what is wrong is in its log, and "
+            "`cosmos-serve doctor` says how to mend it."
         )
 
 
@@ -85,6 +101,7 @@ class MediaDecoder:
         *,
         field: str,
         tell: Callable[[str], object] = _log.warning,
+        fps: int | None = None,
     ) -> Sequence[Pixels]:
         """Decode a file into pictures of `width` x `height` pixels of sRGB.
 
@@ -92,19 +109,23 @@ class MediaDecoder:
             name: of the medium, see `MEDIA`.
             file: is on the disk, and is read from its first byte.
             tell: called with what the file's sender may not expect.
+            fps: the rate at which the frames of a video are taken; None is its own.
 
         Raises:
             InputError: as the pipeline says; it is the medium's `unreadable`, too, if the process
                 crashed or took too long.
             DecoderKilled: the machine, and not the file, is at fault.
+            DecoderUnusable: there is no ffmpeg, or it cannot decode.
         """
         medium = MEDIA[name]
         limits = self._limits or medium.limits
         size = medium.num_pictures * width * height * 3
         most = size + MAX_TEXT_BYTES
-        values = {"name": name, "width": width, "height": height, "field": field}
+        values = {"name": name, "width": width, "height": height, "field": field, "fps": fps}
         try:
             process = await self._start(file, values, limits)
+        except EncodingFailed as error:
+            raise _unusable(medium, str(error)) from error
         except OSError as error:
             if shortage_of(error) is not None:
                 raise
@@ -119,28 +140,25 @@ class MediaDecoder:
             raise _crashed(medium, field) from None
         finally:
             await _end(process)
-        if code == 0 and (told := _told(output[size:])) is not None:
-            for sentence in told:
-                tell(sentence)
-            return pictures_in(output[:size], width, height)
-        if code == REFUSED:
-            raise _refusal(output, field) or _crashed(medium, field)
-        if -code in _FROM_OUTSIDE and len(output) <= most:
-            # Neither by us, for there was no more than it may write, nor by its own limits.
-            _log.warning("A file's process was killed")
-            raise DecoderKilled(medium)
-        _log.warning("A file's process crashed", exit_code=code, bytes_of_output=len(output))
-        raise _crashed(medium, field)
+        if code != 0 or (told := _told(output[size:])) is None:
+            raise _error_of(code, output, medium, field, most)
+        for sentence in told:
+            tell(sentence)
+        return pictures_in(output[:size], width, height)
 
     async def _start(
         self, file: IO[bytes], values: dict[str, Any], limits: DecodeLimits
     ) -> asyncio.subprocess.Process:
+        inherited = {name: value for name, value in {**os.environ}.items() if name in _INHERITED}
+        environment = _ENVIRONMENT | inherited
+        if values["name"] == "video":
+            environment["IMAGEIO_FFMPEG_EXE"] = await asyncio.to_thread(find_ffmpeg)
         file.seek(0)
         values = {**values, "memory_bytes": limits.memory_bytes, "cpu_s": limits.cpu_s}
         # The loop's thread is the one that starts it, and the one that it dies with.
         return await asyncio.create_subprocess_exec(
             *python_command(self._program, values, *WITHOUT_SITE),
-            env={name: value for name, value in {**os.environ}.items() if name in _INHERITED},
+            env=environment,
             stdin=file,
             stdout=asyncio.subprocess.PIPE,
             # A Ctrl-C is for the server, and not for what it started.
@@ -177,6 +195,20 @@ def _told(output: bytes) -> list[str] | None:
     return [each[:MAX_TOLD_LENGTH] for each in told[:MAX_TOLD]]
 
 
+def _error_of(code: int, output: bytes, medium: Medium, field: str, most: int) -> Exception:
+    """Why there are no pictures, by the exit code; `most` is what a process may write."""
+    if code == REFUSED:
+        return _refusal(output, field) or _crashed(medium, field)
+    if code == UNUSABLE:
+        return _unusable(medium, output[:MAX_TOLD_LENGTH].decode(errors="replace"))
+    if -code in _FROM_OUTSIDE and len(output) <= most:
+        # Neither by us, for there was no more than it may write, nor by its own limits.
+        _log.warning("A file's process was killed")
+        return DecoderKilled(medium)
+    _log.warning("A file's process crashed", exit_code=code, bytes_of_output=len(output))
+    return _crashed(medium, field)
+
+
 def _refusal(output: bytes, field: str) -> InputError | None:
     """The error that a process wrote, None if it is none.
 
@@ -191,6 +223,11 @@ def _refusal(output: bytes, field: str) -> InputError | None:
     if not isinstance(message, str) or not isinstance(context, dict):
         return None
     return error(field, message, context)
+
+
+def _unusable(medium: Medium, why: str) -> DecoderUnusable:
+    _log.error("A file could not be decoded", why=why)
+    return DecoderUnusable(medium)
 
 
 def _crashed(medium: Medium, field: str) -> InputError:

@@ -14,13 +14,15 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, PipelineError
 from pipeline.spec import Pixels
 
 _PR_SET_NO_NEW_PRIVS = 38
 
 REFUSED = 3
 """The exit code beside a refusal; 1 and 2 are what Python itself ends with."""
+UNUSABLE = 4
+"""The exit code beside the sentence of another error than the file's: ffmpeg is missing."""
 
 
 def confine(memory_bytes: int, cpu_s: int) -> None:
@@ -41,29 +43,46 @@ def confine(memory_bytes: int, cpu_s: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS) failed")
 
 
-def main(*, name: str, width: int, height: int, field: str, memory_bytes: int, cpu_s: int) -> None:
+def main(
+    *,
+    name: str,
+    width: int,
+    height: int,
+    field: str,
+    fps: int | None,
+    memory_bytes: int,
+    cpu_s: int,
+) -> None:
     """The process, from its first line to its exit code. `name` is the medium's."""
     confine(memory_bytes, cpu_s)
     told: list[str] = []
     try:
-        pictures = _prepare(name, width, height, field, told.append, cpu_s)
+        pictures = _prepare(name, width, height, field, told.append, fps, cpu_s)
     except InputError as error:
         refusal = {"code": error.code, "message": str(error), "context": error.context}
         _end(json.dumps(refusal).encode(), REFUSED)
+    except PipelineError as error:
+        _end(str(error).encode(), UNUSABLE)
     else:
         rgb = b"".join(picture.rgb for picture in pictures)
         _end(rgb + json.dumps(told).encode(), 0)
 
 
 def _prepare(
-    name: str, width: int, height: int, field: str, tell: Callable[[str], object], cpu_s: int
+    name: str,
+    width: int,
+    height: int,
+    field: str,
+    tell: Callable[[str], object],
+    fps: int | None,
+    cpu_s: int,
 ) -> Sequence[Pixels]:
     # Imported when it is wanted: a picture needs nothing of what a video does.
     if name == "video":
         from pipeline import clip
 
         file = sys.stdin.buffer
-        return clip.prepare(file, width, height, field=field, tell=tell, cpu_s=cpu_s)
+        return clip.prepare(file, width, height, field=field, tell=tell, fps=fps, cpu_s=cpu_s)
     from pipeline import image
 
     return [image.prepare(sys.stdin.buffer.read(), width, height, field=field, tell=tell)]

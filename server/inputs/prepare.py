@@ -23,7 +23,7 @@ from server.fal.invalid_input import InvalidInput
 from server.fal.views import display_url
 from server.files.public import PublicFiles
 from server.files.store import FileStore
-from server.inputs.decoder import DecoderKilled, MediaDecoder
+from server.inputs.decoder import DecoderKilled, DecoderUnusable, MediaDecoder
 from server.inputs.image_store import ImageStore
 from server.inputs.media import MEDIA, Medium
 from server.jobs.store import JobStore
@@ -169,7 +169,7 @@ class InputPreparer:
             await self._refuse(job, JobError(error.status, error.body))
         except InvalidInput as error:
             await self._refuse(job, JobError(error.status, error.body))
-        except (InputLost, DecoderKilled) as error:
+        except (InputLost, DecoderKilled, DecoderUnusable) as error:
             await self._refuse(job, infrastructure_error(str(error), "internal_error"))
 
     async def _refuse(self, job: Job, error: JobError) -> None:
@@ -193,7 +193,7 @@ class InputPreparer:
             else:
                 file = await self._open_sent(source["artifact"])
             with file:
-                return await self._decode(name, file, job, field, tell)
+                return await self._decode(name, file, job, field, tell, source.get("fps"))
         except InputError as error:
             raise InvalidInput.from_error(error, display_url(source)) from error
 
@@ -247,7 +247,7 @@ class InputPreparer:
             return file
 
     async def _decode(
-        self, name: str, file: IO[bytes], job: Job, field: str, tell: Tell
+        self, name: str, file: IO[bytes], job: Job, field: str, tell: Tell, fps: int | None
     ) -> Sequence[Pixels]:
         width, height = self.limits.width, self.limits.height
         tries = 0
@@ -256,7 +256,7 @@ class InputPreparer:
             try:
                 async with self._decoding.place(job.key_id):
                     return await self.decoder.prepare(
-                        name, file, width, height, field=field, tell=tell
+                        name, file, width, height, field=field, tell=tell, fps=fps
                     )
             except DecoderKilled:
                 # While the server stops, the job is left to the next start.

@@ -220,9 +220,14 @@ def _new_job(
 
 
 def _input_of(order: VideoRequest, kept: Mapping[str, StoredArtifact]) -> dict[str, Any]:
-    """What the row says of the input: media are URLs, or artefacts where the bytes were sent."""
-    media = {
+    """What the row says of the input: media are URLs, or artefacts where the bytes were sent.
+
+    A clip has its `fps`, if its frames are not taken at its own rate.
+    """
+    media: dict[str, dict[str, Any]] = {
         name: {"artifact": kept[name].id} if name in kept else {"url": url}
         for name, url in order.media.items()
     }
+    if order.clip_fps is not None:
+        media["video"]["fps"] = order.clip_fps
     return {"spec": order.spec.to_json(), "media": media, "sync_mode": order.sync_mode}

@@ -14,14 +14,16 @@ from typing import Any
 
 import psutil
 import pytest
+from clips import clip
 from moderation_site import flagged, is_frame, moderations, status
 from paths import SUPPORT
 from process_signals import ignored_by
 from servers import MAX_FRAMES, ignoring, picture, write_small_checkpoint
 from workers import file_of
 
+from pipeline.clip import prepare as prepare_clip
 from pipeline.image import prepare
-from pipeline.spec import Container, Quality, Sampler, VideoSpec
+from pipeline.spec import Clip, Container, Quality, Sampler, VideoSpec
 from server.cli.generate import container_of, read_output_type
 from server.workers.messages import WorkOrder
 
@@ -38,7 +40,8 @@ class Place:
     @property
     def files(self) -> set[str]:
         """What the commands left behind."""
-        return {path.name for path in self.folder.iterdir()} - {"photo.png", "weights"}
+        given = {"photo.png", "clip.mp4", "weights"}
+        return {path.name for path in self.folder.iterdir()} - given
 
     def generate(self, *arguments: str) -> list[str]:
         return self.without_picture("photo.png", *arguments)
@@ -142,6 +145,76 @@ def test_without_a_picture_the_video_is_made_of_the_prompt_alone(place: Place) -
     order = WorkOrder(job_id="", attempt=1, spec=spec, media={})
     assert (run.returncode, place.files) == (0, {"sea.mp4"})
     assert (place.folder / "sea.mp4").read_bytes() == file_of(order)
+
+
+# Clips, and long videos.
+
+
+def continued(place: Place, *options: str) -> tuple[int, bytes, str]:
+    """Go on from clip.mp4: the exit code, what was made, and the last line on stderr."""
+    (place.folder / "clip.mp4").write_bytes(clip(source="testsrc2=s=96x64:r=48:d=1"))
+    out = place.folder / "sea.mp4"
+    command = place.without_picture("--video", "clip.mp4", "A sea", "-o", "sea.mp4", *options)
+    with place.start([*command, "--seed", "7"]) as run:
+        _, err = run.communicate(timeout=60)
+    return run.returncode, out.read_bytes() if out.exists() else b"", err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "frames", "overlap", "fps"),
+    [
+        ([], MAX_FRAMES, None, None),
+        (["--resample-fps", "--frames", "9"], 9, None, 16),
+        (["--frames", str(MAX_FRAMES + 1)], MAX_FRAMES + 1, 5, None),
+        (["--frames", "177", "--overlap", "1"], 177, 1, None),
+    ],
+)
+def test_a_video_goes_on_from_a_clip_in_as_many_chunks_as_it_takes(
+    place: Place, options: list[str], frames: int, overlap: int | None, fps: int | None
+) -> None:
+    code, made, _ = continued(place, *options)
+    spec = VideoSpec(
+        prompt="A sea", seed=7, num_frames=frames, overlap=overlap, conditioning=Clip()
+    )
+    with (place.folder / "clip.mp4").open("rb") as file:
+        media = {"video": prepare_clip(file, 96, 64, fps=fps)}
+
+    assert code == 0
+    assert made == file_of(WorkOrder(job_id="", attempt=1, spec=spec, media=media))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--frames", "166"], 2, "makes at most 165 with an overlap of 5."),
+        (["--overlap", "1"], 2, "--overlap is for more than 45 frames"),
+        (["--frames", "99", "--overlap", "2"], 2, "'2' is not 1 or 5."),
+        (["--video", "photo.png"], 1, "The file is a PNG file, and no video that is read."),
+        (["--video", "none.mp4"], 2, "does not exist"),
+    ],
+)
+def test_what_is_wrong_with_a_clip_or_a_length_is_a_sentence(
+    place: Place, options: list[str], code: int, message: str
+) -> None:
+    ended, made, said = continued(place, *options)
+    assert (ended, made) == (code, b"")
+    assert message in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["photo.png", "A", "--video", "clip.mp4"], "from a picture or from --video, and not"),
+        (["clip.mp4", "A"], "clip.mp4 is a video; put --video before it."),
+        (["A", "--resample-fps"], "about the frames of --video, which is not given."),
+    ],
+)
+def test_a_clip_is_told_from_a_picture(place: Place, words: list[str], message: str) -> None:
+    (place.folder / "clip.mp4").write_bytes(clip())
+    with place.start(place.without_picture(*words, "-o", "sea.mp4")) as run:
+        _, err = run.communicate(timeout=60)
+    assert (run.returncode, place.files) == (2, set())
+    assert message in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

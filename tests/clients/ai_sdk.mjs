@@ -9,7 +9,9 @@ const asked = [];
 
 const fal = createFal({
   fetch: async (url, options) => {
-    const here = String(url).replace("https://queue.fal.run", `${server}/queue`);
+    const here = String(url)
+      .replace("https://queue.fal.run/fal-ai/cosmos-serve/", `${server}/queue/cosmos-serve/`)
+      .replace("https://queue.fal.run", `${server}/queue`);
     const headers = new Headers(options?.headers);
     headers.set("Authorization", `Key ${process.env.FAL_KEY}`);
     const answer = await fetch(here, { ...options, headers });

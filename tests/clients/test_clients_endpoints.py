@@ -1,4 +1,4 @@
-"""All endpoints of fal by the clients that most people use."""
+"""All endpoints by the clients that most people use."""
 
 import json
 

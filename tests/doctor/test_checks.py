@@ -63,6 +63,7 @@ WELL = Facts(
     now=NOW,
     installed=NOW - DAY_S,
     encoders=frozenset({*ENCODERS, "libx265"}),
+    protocols=frozenset({"fd", "file"}),
 )
 """A machine on which a server works."""
 
@@ -316,6 +317,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("key files", {"settings": settings(**TLS), "tls_key_mode": 0o640}, "ok", "key.pem"),
     ("clock", {"installed": NOW + 30 * DAY_S}, "problem", "30 days behind.*set-ntp"),
     ("ffmpeg", {"encoders": frozenset({"gif"})}, "problem", "lacks libx264, libvpx-vp9"),
+    ("ffmpeg", {"protocols": frozenset({"file"})}, "problem", "lacks the protocol fd"),
     ("ffmpeg", {"encoders_problem": "ffmpeg does not run."}, "problem", "does not run"),
     ("stop time", {"settings": settings(drain_seconds=60)}, "warning", "--stop-timeout 70"),
 ]

@@ -11,11 +11,12 @@ from pipeline.spec import (
     MAX_SEED,
     Clip,
     Container,
+    FirstFrame,
     Quality,
     Sampler,
     VideoSpec,
 )
-from server.fal.endpoints import APP, Limits, VideoRequest, parse_request
+from server.fal.endpoints import APP, EXTEND, Limits, VideoRequest, parse_request
 from server.fal.invalid_input import InvalidInput
 from server.fal.schemas import ImageToVideoInput, VideoOutput
 
@@ -255,3 +256,64 @@ def test_the_checkpoint_may_allow_fewer_frames() -> None:
         read(short, num_frames=46)
     assert refused.value.items[0]["ctx"] == {"le": 45}
     assert refused.value.items[0]["loc"] == ["body", "num_frames"]
+
+
+# Long videos.
+
+VIDEO: dict[str, Any] = {"video_url": "https://example.com/a.mp4"}
+IMAGE: dict[str, Any] = {"image_url": "https://example.com/a"}
+
+
+def extended(limits: Limits = LIMITS, **fields: Any) -> VideoRequest:
+    return parse_request(EXTEND, json.dumps({"prompt": "a car"} | fields).encode(), limits)
+
+
+def test_a_long_video_goes_on_from_a_video_or_a_picture() -> None:
+    of_video, of_picture = extended(**VIDEO), extended(**IMAGE, video_url=None)
+
+    assert (of_video.media, of_video.spec.conditioning) == ({"video": VIDEO["video_url"]}, Clip())
+    assert of_picture.media == {"image": IMAGE["image_url"]}
+    assert of_picture.spec.conditioning == FirstFrame()
+    # Two chunks.
+    assert (of_video.spec.num_frames, of_video.spec.overlap) == (93 + 88, 5)
+
+
+def test_a_long_video_starts_from_one_of_them() -> None:
+    for given, kind, message in (
+        ({}, "missing", "Give image_url or video_url."),
+        (VIDEO | IMAGE, "value_error", "Give either image_url or video_url, and not both."),
+    ):
+        with pytest.raises(InvalidInput) as refused:
+            extended(**given)
+        (item,) = refused.value.items
+        assert (item["loc"], item["type"]) == (["body", "video_url"], kind)
+        assert item["msg"] == message
+
+
+@pytest.mark.parametrize(
+    ("limits", "overlap", "longest"),
+    [
+        (LIMITS, 1, 369),
+        (LIMITS, 5, 357),
+        (Limits(96, 64, max_frames=45), 1, 177),
+        (Limits(96, 64, max_frames=44), 5, 41 + 3 * 36),
+    ],
+)
+def test_a_long_video_has_four_chunks_at_most(limits: Limits, overlap: int, longest: int) -> None:
+    longest_one = extended(limits, **VIDEO, overlap=overlap, num_frames=longest).spec
+    assert (longest_one.num_frames, longest_one.overlap) == (longest, overlap)
+    with pytest.raises(InvalidInput) as refused:
+        extended(limits, **VIDEO, overlap=overlap, num_frames=longest + 1)
+    assert refused.value.items[0]["ctx"] == {"le": longest}
+
+
+def test_chunks_overlap_by_one_frame_or_by_five() -> None:
+    with pytest.raises(InvalidInput, match="Input should be 1 or 5"):
+        extended(**VIDEO, overlap=2)
+
+
+def test_only_the_frames_of_a_clip_can_be_resampled() -> None:
+    assert extended(**VIDEO).clip_fps is None
+    assert extended(**VIDEO, resample_fps=True).clip_fps == 16
+    of_picture = extended(**IMAGE, resample_fps=True)
+    assert (of_picture.clip_fps, len(of_picture.notes)) == (None, 1)

@@ -14,19 +14,22 @@ from servers import picture
 from pipeline import clip as clip_module
 from pipeline.errors import ClipTooShort, ClipUnreadable, ImageUnreadable, InputError
 from pipeline.spec import Pixels
-from server.inputs.decoder import MediaDecoder
+from server.inputs.decoder import DecoderUnusable, MediaDecoder
 from server.inputs.media import DecodeLimits
 
 FORMATS = ["mp4", "mov", "webm", "mkv", "avi", "ts", "gif"]
 
 
 async def prepared(
-    data: bytes, name: str = "video", limits: DecodeLimits | None = None
+    data: bytes,
+    name: str = "video",
+    limits: DecodeLimits | None = None,
+    fps: int | None = None,
 ) -> Sequence[Pixels]:
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.flush()
-        return await MediaDecoder(limits).prepare(name, file, 96, 64, field=f"{name}_url")
+        return await MediaDecoder(limits).prepare(name, file, 96, 64, field=f"{name}_url", fps=fps)
 
 
 def of_format(name: str) -> bytes:
@@ -38,26 +41,54 @@ def of_format(name: str) -> bytes:
 def test_a_clip_that_is_cut_anywhere_is_used_as_far_as_it_is_whole_or_refused(name: str) -> None:
     whole = of_format(name)
     for part in (0.01, 0.4, 0.95):
-        with tempfile.TemporaryFile() as file:
-            file.write(whole[: int(len(whole) * part)])
-            file.flush()
-            try:
-                assert len(clip_module.prepare(file, 96, 64)) == 5
-            except (ClipUnreadable, ClipTooShort) as refused:
-                assert str(refused)
+        place = int(len(whole) * part)
+        for left in (whole[:place], whole[place:]):
+            with tempfile.TemporaryFile() as file:
+                file.write(left)
+                file.flush()
+                try:
+                    assert len(clip_module.prepare(file, 96, 64)) == 5
+                except (ClipUnreadable, ClipTooShort) as refused:
+                    assert str(refused)
+
+
+OLD = "#!/bin/sh\necho 'fd:: Protocol not found' >&2\nexit 1\n"
+OF_ANOTHER_MACHINE = "\x7fELF and nothing more"
+
+
+@pytest.mark.parametrize("program", [None, OLD, OF_ANOTHER_MACHINE])
+async def test_an_ffmpeg_that_does_not_run_is_not_the_callers_error(
+    program: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ffmpeg"
+    whole = of_format("mp4")
+    if program is not None:
+        path.write_text(program)
+        path.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(path))
+
+    with pytest.raises(DecoderUnusable, match="cosmos-serve doctor"):
+        await prepared(whole)
 
 
 @pytest.mark.parametrize(
-    "before",
-    ["-stream_loop 1562", "-itsscale 16 -stream_loop 562"],
+    ("before", "fps"),
+    [("-stream_loop 1562", None), ("-itsscale 16 -stream_loop 562", 16)],
     ids=["100,000 frames", "1 frame a second for ten hours"],
 )
-async def test_of_a_long_clip_the_end_alone_is_decoded(before: str) -> None:
+async def test_of_a_long_clip_the_end_alone_is_decoded(before: str, fps: int | None) -> None:
     long = copied(
         clip("a.mp4", f"{H264} -g 16", source="testsrc2=s=96x64:r=16:d=4"), "b.mp4", before
     )
 
-    assert len(await prepared(long, limits=DecodeLimits(memory_bytes=2**30, cpu_s=10))) == 5
+    limits = DecodeLimits(memory_bytes=2**30, cpu_s=10)
+    assert len(await prepared(long, limits=limits, fps=fps)) == 5
+
+
+async def test_a_clip_that_is_16k_wide_is_used() -> None:
+    wide = clip("a.mov", "-c:v mjpeg -pix_fmt yuvj420p", source="color=teal:s=16384x256:r=5:d=1")
+
+    assert len(await prepared(wide)) == 5
 
 
 async def test_a_clip_that_is_given_up_leaves_no_process() -> None:
@@ -81,7 +112,7 @@ async def test_a_clip_that_needs_too_much_memory_is_the_callers_error() -> None:
     large = clip("a.mp4", H264, source="testsrc2=s=3840x2160:r=16:d=0.5")
 
     with pytest.raises(ClipUnreadable, match="memory"):
-        await prepared(large, limits=DecodeLimits(memory_bytes=400 * 2**20, cpu_s=60))
+        await prepared(large, limits=DecodeLimits(memory_bytes=250 * 2**20, cpu_s=60))
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])

@@ -12,7 +12,15 @@ import decoder_processes
 import pytest
 from api_keys import add_key, by_key
 from queue_calls import RUN, SUBMIT, cancel, result_of, submit, until
-from servers import data_uri, picture, request_of, serving, settings_in
+from servers import (
+    APP,
+    data_uri,
+    picture,
+    request_for_each,
+    request_of,
+    serving,
+    settings_in,
+)
 
 from pipeline.image import MAX_BYTES
 from pipeline.spec import Pixels
@@ -215,6 +223,19 @@ async def test_an_image_whose_process_is_killed_is_decoded_again(
     assert made.status_code == 200
     assert failed.status_code == 500
     assert "was killed" in failed.json()["detail"]
+
+
+async def test_a_server_without_ffmpeg_blames_no_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_for_each()[f"{APP}/video-to-video"]
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/no/such/ffmpeg")
+    async with serving(settings_in(tmp_path), decoder=MediaDecoder()) as client:
+        job = (await client.post(f"/queue/{APP}/video-to-video", json=request)).json()
+        result = await result_of(client, job["request_id"])
+
+    assert result.status_code == 500
+    assert "This server cannot decode a video" in result.json()["detail"]
 
 
 async def test_what_is_told_of_a_picture_has_the_time_of_the_tables(

@@ -78,6 +78,63 @@ def noted_starts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return starts
 
 
+# At another rate.
+
+RATES: dict[str, tuple[Callable[[], bytes], Callable[[int], float]]] = {
+    "30 a second": (lambda: at_rate("a.mp4", 30), lambda n: n / 30),
+    "60 a second": (lambda: at_rate("a.mkv", 60), lambda n: n / 60),
+    "120 a second, all of them keys": (
+        partial(clip, "a.mov", "-c:v mjpeg -pix_fmt yuvj420p", source="testsrc2=s=96x64:r=120:d=3"),
+        lambda n: n / 120,
+    ),
+    "10 a second": (lambda: at_rate("a.ts", 10), lambda n: n / 10),
+    "16 a second": (FILES["mp4"], lambda n: n / 16),
+    "a GIF": (
+        partial(clip, "a.gif", "", source="testsrc2=s=96x64:r=25:d=3"),
+        lambda n: n / 25,
+    ),
+    "various lengths": (
+        FILES["frames of various lengths"],
+        lambda n: [*range(0, 148, 7), 148, 149][n] / 50,
+    ),
+}
+
+
+def at_rate(name: str, rate: int) -> bytes:
+    return clip(name, SHORT_GROUPS, source=f"testsrc2=s=96x64:r={rate}:d=3")
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_frames_can_be_taken_at_16_a_second_whatever_the_clip_has(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are shown in the middle of each of the last five sixteenths of a second."""
+    data, shown_at = RATES[name][0](), RATES[name][1]
+    frames = last_frames(data, count=1000)
+    wanted = []
+    for back in (4, 3, 2, 1, 0):
+        moment = 3 - 1 / 32 - back / 16
+        wanted.append([n for n in range(len(frames)) if shown_at(n) <= moment][-1])
+    starts = noted_starts(monkeypatch)
+
+    assert [frames.index(frame) for frame in prepared(data, fps=16)] == wanted
+    # Sought, and not decoded from the beginning.
+    assert len(starts) == 1
+    assert starts[0] is not None
+
+
+def test_frames_are_taken_from_a_short_clip_too() -> None:
+    data = clip("a.mp4", H264, source="testsrc2=s=96x64:r=60:d=0.3")
+    frames = last_frames(data, count=1000)
+
+    assert [frames.index(frame) for frame in prepared(data, fps=16)] == [1, 4, 8, 12, 16]
+
+
+def test_a_clip_of_many_frames_can_be_too_short() -> None:
+    with pytest.raises(ClipTooShort, match="At 16 frames a second the video has 4; 5 are needed"):
+        prepared(clip("a.mp4", H264, source="testsrc2=s=96x64:r=60:d=0.25"), fps=16)
+
+
 @pytest.mark.parametrize("seconds", [0.3125, 0.5])
 def test_all_of_a_clip_that_is_short_is_decoded(seconds: float) -> None:
     data = clip("a.mp4", H264, source=f"testsrc2=s=96x64:r=16:d={seconds}")

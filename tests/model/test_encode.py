@@ -215,6 +215,23 @@ def test_a_colour_that_one_frame_of_a_gif_has_is_shown(quality: Quality, tmp_pat
     assert np.abs(shown.mean(axis=0) - flash).max() <= 8
 
 
+def test_a_long_gif_has_a_palette_for_each_part(tmp_path: Path) -> None:
+    """ffmpeg keeps all frames of a part until it has their palette, and no more."""
+    colours = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
+    frames = [np.full((HEIGHT, WIDTH, 3), colour, np.uint8) for colour in colours]
+    shown = [frames[n // 93] for n in range(2 * 93 + 1)]
+    out = tmp_path / "clip.gif"
+
+    encode(iter(shown), Container.GIF, Quality.MAXIMUM, out, num_frames=len(shown))
+
+    with Image.open(out) as gif:
+        seen = [frame.convert("RGB").getpixel((5, 5)) for frame in ImageSequence.Iterator(gif)]
+        gif.seek(0)
+        duration = sum(frame.info["duration"] for frame in ImageSequence.Iterator(gif))
+    assert list(dict.fromkeys(seen)) == colours
+    assert duration == pytest.approx(1000 * len(shown) / 16, abs=20)
+
+
 def test_a_gif_smaller_than_its_limit_is_not_enlarged(tmp_path: Path) -> None:
     frames, out = moving_frames(9, 95, 63), tmp_path / "clip.gif"
     video = encode(frames, Container.GIF, Quality.LOW, out, num_frames=9, width=95, height=63)

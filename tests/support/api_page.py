@@ -44,12 +44,13 @@ def _endpoints() -> str:
             if _facts(field) != _facts(usual.get(name, {}))
         ]
         parts = [f"without {' and '.join(without)}"] if without else []
-        rows.append(f"| `{endpoint}` | {'; '.join(parts + other) or 'those below'} |")
+        said = "; ".join(part.rstrip(".") for part in parts + other)
+        rows.append(f"| `{endpoint}` | {said or 'those below'} |")
     return "\n".join(rows)
 
 
 def _meaning(field: Mapping[str, Any]) -> str:
-    if "default" in field:
+    if field.get("default") is not None:
         return f"{_default(field['default'])} if it is not given.{_bounds(field)}"
     return str(field["description"])
 

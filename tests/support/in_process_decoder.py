@@ -12,10 +12,18 @@ from server.inputs.decoder import MediaDecoder
 
 class InProcessDecoder(MediaDecoder):
     async def prepare(
-        self, name: str, file: IO[bytes], width: int, height: int, **options: Any
+        self,
+        name: str,
+        file: IO[bytes],
+        width: int,
+        height: int,
+        *,
+        fps: int | None = None,
+        **options: Any,
     ) -> Sequence[Pixels]:
         if name == "video":
-            return await asyncio.to_thread(partial(clip.prepare, file, width, height, **options))
+            prepare = partial(clip.prepare, file, width, height, fps=fps, **options)
+            return await asyncio.to_thread(prepare)
         file.seek(0)
         data = file.read()
         return [await asyncio.to_thread(partial(image.prepare, data, width, height, **options))]

@@ -17,13 +17,17 @@ async def submit(client: httpx.AsyncClient, prompt: str = "a red car", **fields:
     return str(answer.json()["request_id"])
 
 
-async def status_of(client: httpx.AsyncClient, job: str, **params: Any) -> httpx.Response:
-    return await client.get(f"/queue/{APP}/requests/{job}/status", params=params)
+async def status_of(
+    client: httpx.AsyncClient, job: str, *, app: str = APP, **params: Any
+) -> httpx.Response:
+    return await client.get(f"/queue/{app}/requests/{job}/status", params=params)
 
 
-async def until(client: httpx.AsyncClient, job: str, status: str) -> dict[str, Any]:
+async def until(
+    client: httpx.AsyncClient, job: str, status: str, *, app: str = APP
+) -> dict[str, Any]:
     while True:
-        body: dict[str, Any] = (await status_of(client, job, logs="1")).json()
+        body: dict[str, Any] = (await status_of(client, job, app=app, logs="1")).json()
         if body["status"] == status:
             return body
         assert body["status"] != "COMPLETED", body
@@ -41,6 +45,6 @@ async def cancel(client: httpx.AsyncClient, job: str) -> httpx.Response:
     return await client.put(f"/queue/{APP}/requests/{job}/cancel")
 
 
-async def result_of(client: httpx.AsyncClient, job: str) -> httpx.Response:
-    await until(client, job, "COMPLETED")
-    return await client.get(f"/queue/{APP}/requests/{job}")
+async def result_of(client: httpx.AsyncClient, job: str, *, app: str = APP) -> httpx.Response:
+    await until(client, job, "COMPLETED", app=app)
+    return await client.get(f"/queue/{app}/requests/{job}")

@@ -23,6 +23,7 @@ from PIL import Image
 
 from server.app import create_app
 from server.config.settings import Settings
+from server.fal.endpoints import EXTEND
 from server.inputs.decoder import MediaDecoder
 from server.workers.pool import Pool
 from server.workers.pulling_pool import CheckpointPull
@@ -115,6 +116,7 @@ def request_for_each() -> dict[str, dict[str, Any]]:
         f"{APP}/text-to-video": plain,
         f"{APP}/video-to-video": plain | {"video_url": data_uri(clip())},
         f"{APP}/distilled/text-to-video": plain,
+        EXTEND: plain | {"video_url": data_uri(clip())},
     }
 
 

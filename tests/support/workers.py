@@ -22,7 +22,7 @@ from pipeline.memory_plan import MemoryPlan
 from pipeline.progress import Note, Restarted, Stage, StageStarted, StepDone
 from pipeline.ranks import start_rank
 from server.workers.gpu import end_with
-from server.workers.loop import WorkerOptions
+from server.workers.loop import CannotLoad, WorkerOptions
 from server.workers.messages import (
     MAX_CHUNK_BYTES,
     Artifact,
@@ -270,6 +270,17 @@ class TwoProcesses(ScriptedWorker):
     def load(self, report: Callable[[Loading], None]) -> Ready:
         start_rank(1, ["sleep", "3600"], end_with)
         return super().load(report)
+
+
+class LacksCheckpointOnce(ScriptedWorker):
+    """The checkpoint of its first run is not there, as where its folder was replaced."""
+
+    def run(
+        self, order: WorkOrder, send: Send, cancelled: Callable[[], bool], judge: Judge
+    ) -> Done:
+        if order.attempt == 1:
+            raise CannotLoad("No checkpoint is loaded that is sampled by trigflow.")
+        return super().run(order, send, cancelled, judge)
 
 
 class LoadDies(ScriptedWorker):

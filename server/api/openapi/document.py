@@ -1,8 +1,9 @@
 """This server's own OpenAPI document, which FastAPI makes from the routes.
 
 Added here is what depends on more than a route: whether the server asks for keys, and what the
-endpoints take and give. A route that serves every endpoint is described once for each: its
-path, its `operation_id` and what it refers to have `{endpoint}`, `{app}` or `{Endpoint}` in them.
+endpoints take and give. A route that serves every endpoint is described once for each: its path,
+its `operation_id` and what it refers to have `{endpoint}`, `{app}`, `{Endpoint}` or `{App}` in
+them.
 """
 
 import importlib.metadata
@@ -14,7 +15,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
 from server.api.openapi.schemas import endpoint_schemas, schema_name
-from server.fal.endpoints import Limits, app_of
+from server.fal.endpoints import APP, Limits, app_of
 from server.fal.urls import Service
 
 _DESCRIPTION = """\
@@ -79,5 +80,6 @@ def _for_endpoints(
             template.replace("{endpoint}", endpoint_id)
             .replace("{app}", app_of(endpoint_id))
             .replace("{Endpoint}", schema_name(endpoint_id))
+            .replace("{App}", "" if app_of(endpoint_id) == APP else schema_name(endpoint_id))
         )
     return paths

@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline import clip, image, image_kind
-from pipeline.spec import CLIP_FRAMES, DRAWN_SEEDS, FPS, MAX_SEED
+from pipeline.spec import CLIP_FRAMES, DRAWN_SEEDS, FPS, MAX_CHUNKS, MAX_SEED, chunk_frames
 from server.api.openapi.schemas import input_schema, output_schema
-from server.fal.endpoints import ENDPOINTS, Limits
+from server.fal.endpoints import ENDPOINTS, Endpoint, Limits
 from server.fal.urls import Service, is_fal_host, url_for
 
 _TEMPLATE = Template(files("server.api.openapi").joinpath("llms.txt.tmpl").read_text("utf-8"))
@@ -32,6 +32,13 @@ are taken at its own frame rate, and its sound is not used.""",
 }
 """What each medium may be."""
 
+_LONG = Template("""\
+Give either `image_url` or `video_url`. A video of more than $at_once frames is made in chunks of as
+many, $chunks at most. Each begins with the last `overlap` frames of the one before, which the video
+shows once, and takes as long as a video of its own. With `resample_fps` the frames of `video_url`
+are taken at $fps a second.""")
+"""What an endpoint of long videos does."""
+
 
 def llms_text(endpoint_id: str, base_url: str, limits: Limits) -> str:
     """The page, for callers of `base_url`."""
@@ -39,7 +46,10 @@ def llms_text(endpoint_id: str, base_url: str, limits: Limits) -> str:
     fields = input_schema(endpoint_id, limits)
     examples = {name: _example_of(field) for name, field in fields["properties"].items()}
     full = {name: value for name, value in examples.items() if value}
-    required = {name: full[name] for name in fields["required"]}
+    # One of the media has an example where any will do.
+    named = {*fields["required"], *endpoint.media_fields.values()}
+    required = {name: value for name, value in full.items() if name in named}
+    frames = endpoint.max_frames(limits)
     return _TEMPLATE.substitute(
         title=endpoint.title,
         summary=endpoint.summary,
@@ -47,17 +57,17 @@ def llms_text(endpoint_id: str, base_url: str, limits: Limits) -> str:
         category=endpoint.category,
         width=limits.width,
         height=limits.height,
-        frames=limits.max_frames,
+        frames=frames,
         fps=FPS,
-        seconds=f"{limits.max_frames / FPS:.1f}",
-        media="".join(f"\n{_MEDIA[name]}\n" for name in endpoint.media_fields),
+        seconds=f"{frames / FPS:.1f}",
+        media="".join(f"\n{text}\n" for text in _media(endpoint, limits)),
         max_seed=MAX_SEED,
         exact=DRAWN_SEEDS - 1,
         input_fields=_fields(fields),
         required=_json(required),
         full=_json(full),
         output_fields=_fields(output_schema(endpoint_id)),
-        output=_json(_output_example(base_url, limits)),
+        output=_json(_output_example(endpoint_id, base_url, limits)),
         run=url_for(base_url, Service.RUN, f"/{endpoint_id}"),
         given=_json(required).replace("\n", "\n   "),
         python_hosts=_python_hosts(base_url),
@@ -68,6 +78,14 @@ def llms_text(endpoint_id: str, base_url: str, limits: Limits) -> str:
         videos=_videos(base_url),
         openapi=url_for(base_url, Service.DISCOVERY, "/api/openapi/queue/openapi.json"),
     )
+
+
+def _media(endpoint: Endpoint, limits: Limits) -> Iterable[str]:
+    """What a video may start from, and how it goes on."""
+    yield from (_MEDIA[name] for name in endpoint.media_fields)
+    if endpoint.is_long:
+        at_once = chunk_frames(limits.max_frames)
+        yield _LONG.substitute(at_once=at_once, chunks=MAX_CHUNKS, fps=FPS)
 
 
 def _fields(schema: Mapping[str, Any]) -> str:
@@ -114,7 +132,8 @@ def _example_of(field: Mapping[str, Any]) -> Any:
     return field["examples"][0] if "examples" in field else field.get("default")
 
 
-def _output_example(base_url: str, limits: Limits) -> dict[str, Any]:
+def _output_example(endpoint_id: str, base_url: str, limits: Limits) -> dict[str, Any]:
+    frames = limits.default_frames(is_long=ENDPOINTS[endpoint_id].is_long)
     url = url_for(base_url, Service.FILES, "/2c1f0a5e9b7d4c3f8a6e1d0b5c4f3a2e/video.mp4")
     video = {
         "url": url,
@@ -123,8 +142,8 @@ def _output_example(base_url: str, limits: Limits) -> dict[str, Any]:
         "width": limits.width,
         "height": limits.height,
         "fps": FPS,
-        "duration": limits.max_frames / FPS,
-        "num_frames": limits.max_frames,
+        "duration": frames / FPS,
+        "num_frames": frames,
     }
     return {"video": video, "seed": 42}
 

@@ -10,10 +10,11 @@ REF_TEMPLATE = "#/components/schemas/{model}"
 
 def input_schema(endpoint_id: str, limits: Limits) -> dict[str, Any]:
     """The input, with no more frames than the checkpoint can make."""
-    schema = ENDPOINTS[endpoint_id].request.model_json_schema(ref_template=REF_TEMPLATE)
+    endpoint = ENDPOINTS[endpoint_id]
+    schema = endpoint.request.model_json_schema(ref_template=REF_TEMPLATE)
     frames = schema["properties"]["num_frames"]
-    frames["maximum"] = limits.max_frames
-    frames["default"] = min(frames["default"], limits.max_frames)
+    frames["maximum"] = endpoint.max_frames(limits)
+    frames["default"] = limits.default_frames(is_long=endpoint.is_long)
     return schema
 
 
