@@ -39,7 +39,7 @@ OLD_CLIENTS := $(foreach client,fal-client@0.5.9 fal@1.83.0 huggingface_hub@2.4.
 # LiteLLM's SDK, with all that it brings.
 LITELLM := .cache/clients/litellm@1.110.2/.ready
 
-.PHONY: help setup demo serve test test-clients test-slow test-floor test-image api-page settings-page client-table check format bench bench-load bench-caches bench-growth rehearse-gpu rehearse-tests chaos clean
+.PHONY: help setup demo serve test test-clients test-slow test-floor test-image test-cluster api-page settings-page client-table check format bench bench-load bench-caches bench-growth rehearse-gpu rehearse-tests chaos clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,10 @@ test-floor: $(FLOOR_READY) ## Run the tests of transformers and uvicorn with the
 test-image: $(READY) $(TOOLS_READY) ## Build the image and run it, as root on Debian; 20 minutes
 	which podman runc mmdebstrap > /dev/null || { apt-get update -qq && apt-get install -qqy --no-install-recommends podman runc mmdebstrap; }
 	$(BIN)/python -m pytest -rs -m image
+
+test-cluster: $(READY) ## Run the tests of several servers on PostgreSQL, as root on Debian
+	ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || { apt-get update -qq && apt-get install -qqy --no-install-recommends postgresql; }
+	$(BIN)/python -m pytest -rs -m 'cluster and not slow'
 
 api-page: $(READY) ## Write the tables of docs/api.md from the schemas
 	PYTHONPATH=tests/support $(BIN)/python -m api_page

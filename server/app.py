@@ -18,7 +18,7 @@ from server.api.router import api_routes
 from server.auth.first_key import configured_key, make_first_key
 from server.auth.key_store import KeyStore
 from server.config.settings import Settings
-from server.data_folder import database_in, owned
+from server.data_folder import owned
 from server.db.database import Database
 from server.dispatch.deadlines import Deadlines, RunLimits
 from server.dispatch.dispatcher import Dispatcher
@@ -26,6 +26,7 @@ from server.dispatch.drain import Drain
 from server.inputs.decoder import MediaDecoder
 from server.inputs.prepare import InputPreparer
 from server.jobs.clock import Clock, Heartbeat
+from server.jobs.leases import Leases
 from server.keys import ApiKey
 from server.outbound.fetch import Fetcher
 from server.outbound.moderation import Moderation
@@ -84,7 +85,7 @@ async def _lifespan(
 ) -> AsyncIterator[None]:
     with (
         owned(settings.data, any_filesystem=settings.any_filesystem),
-        closing(Database(database_in(settings.data))) as database,
+        closing(Database.of(settings)) as database,
     ):
         async with _running(app, settings, database, key, served, pool, decoder):
             yield
@@ -172,6 +173,13 @@ async def _in_background(
         "sending webhooks": services.webhooks.run,
         "removing what is over": sweeper.run,
     }
+    leases = Leases(
+        services.store,
+        services.signals.claimable,
+        lambda: intake.in_hand() | dispatcher.in_hand(),
+        is_shared=services.database.is_shared,
+    )
+    loops |= leases.loops() | services.peers.loops()
     if services.moderation is not None:
         loops["asking the guardrail"] = services.moderation.watch
     for what, loop in loops.items():
@@ -207,9 +215,15 @@ async def _tried(what: str, work: Awaitable[object]) -> bool:
 
 
 async def _take_up(services: Services, before: float = math.inf) -> None:
-    """Take up what the last process on this data folder left: its jobs are those from `before`."""
-    await to_writer_thread(services.store.recover)
+    """Take up what the last process on this data folder left: its jobs are those from `before`.
+
+    Of a database that others use: what they have let go of.
+    """
     await services.webhooks.recover()
+    if services.database.is_shared:
+        await to_writer_thread(services.store.take_over)
+        return
+    await to_writer_thread(services.store.recover)
     services.runs.adopt_all(await asyncio.to_thread(services.store.unfinished_runs, before))
 
 

@@ -28,6 +28,9 @@ _UNREADABLE = "The server's disk reports errors."
 _READ_ONLY = "The server's disk can only be read."
 TABLES_LOCKED = "Another program holds the server's database."
 _NOT_OPENED = "The server's database cannot be opened."
+_AWAY = "The server's database is away."
+_BUSY = "The server's database is busy."
+_DATABASE_FULL = "The disk of the server's database is full."
 
 _BY_ERRNO: Mapping[int | None, str] = {
     errno.ENOSPC: _NO_ROOM,
@@ -49,6 +52,22 @@ _BY_SQLITE_CODE: Mapping[int, str] = {
     sqlite3.SQLITE_READONLY: _READ_ONLY,
     sqlite3.SQLITE_CANTOPEN: _NOT_OPENED,
 }
+_BY_SQLSTATE: Mapping[str, str] = {
+    "08": _AWAY,
+    "25006": _READ_ONLY,  # of a standby, which another has taken the place of
+    "25P03": _AWAY,  # this process was stopped within a transaction
+    "40": _BUSY,
+    "53": _BUSY,
+    "53100": _DATABASE_FULL,
+    "55P03": _BUSY,
+    "57": _AWAY,
+    "57014": _BUSY,
+}
+"""PostgreSQL's codes, and their first two digits, of what passes."""
+
+_ROLLED_BACK = ("40001", "40P01")
+"""A serialisation failure, and a deadlock."""
+
 _BY_NAME_LOOKUP: Mapping[int | None, str] = {
     socket.EAI_MEMORY: _NO_MEMORY,
     socket.EAI_SYSTEM: _NO_FILES,
@@ -114,6 +133,22 @@ def sqlite_code(error: BaseException) -> int | None:
     return None if code is None else int(code) & 0xFF
 
 
+def was_rolled_back(error: BaseException) -> bool:
+    """Whether a transaction met another one, and can be done again at once."""
+    return getattr(getattr(error, "orig", error), "sqlstate", None) in _ROLLED_BACK
+
+
+def _sentence_of_postgres(error: BaseException) -> str | None:
+    original = getattr(error, "orig", error)
+    # Errors of psycopg have it, and None for a connection that was lost or not made.
+    if not hasattr(original, "sqlstate"):
+        return None
+    code = original.sqlstate
+    if code is None:
+        return _AWAY if type(original).__name__ == "OperationalError" else None
+    return _BY_SQLSTATE.get(code) or _BY_SQLSTATE.get(code[:2])
+
+
 def _sentence(error: BaseException) -> str | None:
     match error:
         case MemoryError():
@@ -129,4 +164,4 @@ def _sentence(error: BaseException) -> str | None:
         case OSError():
             return _BY_ERRNO.get(error.errno)
     code = sqlite_code(error)
-    return None if code is None else _BY_SQLITE_CODE.get(code)
+    return _sentence_of_postgres(error) if code is None else _BY_SQLITE_CODE.get(code)

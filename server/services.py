@@ -1,6 +1,5 @@
 """The services that routes and loops share, made from the settings."""
 
-import secrets
 import uuid
 from functools import partial
 from typing import NamedTuple
@@ -15,10 +14,11 @@ from server.api.results import Results
 from server.api.status_cache import StatusCache
 from server.auth.authenticator import Authenticator
 from server.auth.key_store import KeyCache, KeyStore
-from server.auth.tokens import SECRET_BYTES, Tokens
+from server.auth.tokens import SECRET_BYTES, TOKEN_SECRET, Tokens, new_secret
 from server.config.settings import Settings
-from server.data_folder import QUARANTINE, read_or_make
+from server.data_folder import QUARANTINE
 from server.db.database import Database
+from server.db.secrets import read_or_make_secret
 from server.disk import MIB, DiskSpace
 from server.dispatch.drain import Drain
 from server.fal.endpoints import Limits
@@ -35,6 +35,7 @@ from server.inputs.disconnects import DisconnectedRuns
 from server.inputs.image_store import ImageStore
 from server.inputs.submit import Submissions
 from server.jobs.clock import Clock, Heartbeat
+from server.jobs.hints import peers_of
 from server.jobs.limits import KeyLimits
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
@@ -91,19 +92,24 @@ def make_services(
     files = FileStore(settings.data / "files")
     estimates = estimates_of(database, pool, limits, now)
     statuses = statuses_of(store, estimates)
+    peers = peers_of(database, settings.database, store, signals, statuses.written)
     retention = _retention(settings, database, files, statuses, clock)
     images = ImageStore(database, files, now=now)
     submissions = Submissions(store, images, limits, signals, settings.queue_limit, judged)
     disk = DiskSpace(settings.data, settings.min_free_disk_mib)
     measured = Metrics(database, pool.slots, disk, now=now)
-    auth = _authenticator(settings, KeyStore(database), key)
-    serving = _file_serving(settings, database, files, auth, clock)
+    read_secret = partial(read_or_make_secret, database)
+    secret = read_secret(settings.data / TOKEN_SECRET, new_secret, at_least=SECRET_BYTES)
+    keys = KeyCache(KeyStore(database), key)
+    auth = Authenticator(keys, Tokens(secret), needs_key=settings.needs_key)
+    serving = _file_serving(settings, database, files, auth, clock, secret)
     webhooks = Webhooks(
         webhooks=WebhookStore(database, owner=owner, now=now),
         jobs=store,
         body_of=partial(webhook_body, jobs=store, files=files, links=serving.file_links),
         fetcher=fetcher,
-        key=SigningKey.in_folder(settings.data),
+        key=SigningKey.in_folder(settings.data, read_secret),
+        leads=peers.leads,
         signals=signals,
         tried=measured.webhook_tried,
     )
@@ -122,6 +128,7 @@ def make_services(
         retention=retention,
         runs=_runs(settings, submissions, pool),
         pool=pool,
+        peers=peers,
         signals=signals,
         webhooks=webhooks,
         drain=drain,
@@ -177,23 +184,29 @@ def make_sweeper(
         now=clock.now,
     )
     return Sweeper(
-        services.retention, services.images, services.uploads, services.files, unknown, heartbeat
+        services.retention,
+        services.images,
+        services.uploads,
+        services.files,
+        unknown,
+        heartbeat,
+        is_shared=services.database.is_shared,
+        leads=services.peers.leads,
     )
 
 
-def _secret(settings: Settings) -> bytes:
-    """What nobody but this server knows; tokens and signed URLs end with it."""
-    path = settings.data / "token.secret"
-    return read_or_make(path, lambda: secrets.token_bytes(SECRET_BYTES), at_least=SECRET_BYTES)
-
-
 def _file_serving(
-    settings: Settings, database: Database, files: FileStore, auth: Authenticator, clock: Clock
+    settings: Settings,
+    database: Database,
+    files: FileStore,
+    auth: Authenticator,
+    clock: Clock,
+    secret: bytes,
 ) -> _FileServing:
     signer = None
     if settings.files_auth == "signed":
         seconds = settings.files_url_seconds
-        signer = LinkSigner(_secret(settings), seconds=seconds, now=clock.now)
+        signer = LinkSigner(secret, seconds=seconds, now=clock.now)
     access = FileAccess(settings.files_auth, signer, now=clock.now)
     return _FileServing(
         public_files=PublicFiles.from_settings(settings, database, access, clock.now),
@@ -201,11 +214,6 @@ def _file_serving(
         file_access=access,
         uploads=_uploads(settings, database, files, auth, clock),
     )
-
-
-def _authenticator(settings: Settings, store: KeyStore, key: ApiKey | None) -> Authenticator:
-    tokens = Tokens(_secret(settings))
-    return Authenticator(KeyCache(store, key), tokens, needs_key=settings.needs_key)
 
 
 def served_by(settings: Settings, pull: CheckpointPull | None) -> Served:

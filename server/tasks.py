@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import structlog
 
-from server.disk import TABLES_LOCKED, shortage_of
+from server.disk import TABLES_LOCKED, shortage_of, was_rolled_back
 from server.errors import DatabaseDamaged, RequestError, Shortage
 
 Params = ParamSpec("Params")
@@ -25,6 +25,9 @@ TRY_AGAIN_MAX_S = 10.0
 """… and so on, up to this."""
 
 WRITERS = 8
+WRITE_TRIES = 5
+"""How often a transaction is done that others of the same database roll back."""
+
 WRITER_WAIT_S = 15.0
 """How long a write may wait for a thread. Those of the callers before it wait for the tables."""
 
@@ -79,7 +82,13 @@ async def to_writer_thread(
     def begin() -> Result:
         if time.monotonic() > begin_by:
             raise Shortage(TABLES_LOCKED)
-        return context.run(work, *args, **kwargs)
+        for tries_left in reversed(range(WRITE_TRIES)):
+            try:
+                return context.run(work, *args, **kwargs)
+            except Exception as error:
+                if tries_left == 0 or not was_rolled_back(error):
+                    raise
+        raise AssertionError("there was no last try")
 
     try:
         return await asyncio.get_running_loop().run_in_executor(_writers, begin)
@@ -219,8 +228,19 @@ class Signal:
         self.count = 0
         """The hints so far: read it before looking at the tables, and give it to `wait`."""
         self._next = asyncio.Event()
+        self._listeners: list[Callable[[], None]] = []
+
+    def on_notify(self, listener: Callable[[], None]) -> None:
+        """Have every hint of this process told from now on."""
+        self._listeners.append(listener)
 
     def notify(self) -> None:
+        """Wake every task that waits, and tell the listeners."""
+        self.wake()
+        for listener in self._listeners:
+            listener()
+
+    def wake(self) -> None:
         """Wake every task that waits, and every one that has yet to wait for this hint."""
         self.count += 1
         self._next.set()

@@ -10,10 +10,11 @@ import httpx
 import pytest
 import pytest_asyncio
 import structlog
-from job_fixtures import Clock, Place
+from job_fixtures import Clock, Place, Where
+from pydantic import SecretStr
 from servers import serving, settings_in
 
-pytest_plugins = ["client_servers", "client_table"]
+pytest_plugins = ["client_servers", "client_table", "postgres_server"]
 
 
 def pytest_configure() -> None:
@@ -48,9 +49,18 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.cluster)])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
+    """Where a database is, as `Database` takes it: of either kind."""
+    if request.param == "sqlite":
+        return tmp_path / "jobs.sqlite3"
+    url: SecretStr = request.getfixturevalue("postgres_database")
+    return url
+
+
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    place = Place(tmp_path)
+def place(tmp_path: Path, where: Where) -> Iterator[Place]:
+    place = Place(tmp_path, where)
     yield place
     place.database.close()
 

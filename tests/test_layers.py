@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *{"workers", *VALUES},
     },
     "serve": {"app", "connections", "dispatch", "log", "workers", *VALUES},
-    "doctor": {"fal", "outbound", "workers", *VALUES},
+    "doctor": {"db", "fal", "outbound", "workers", *VALUES},
     "cli": {
         *{"auth", "db", "doctor", "fal", "files", "jobs", "log", "outbound", "serve"},
         "workers",
@@ -345,8 +345,8 @@ def test_only_fetch_and_download_make_outbound_requests() -> None:
 
 
 def test_only_fetch_opens_connections() -> None:
-    """Not by a socket or a stream either. Asking whose an address is sends nothing, and SQLite's
-    database is a file."""
+    """Not by a socket or a stream either. Asking whose an address is sends nothing, SQLite's
+    database is a file, and PostgreSQL's is where the operator says."""
     users = {
         module.name
         for module in modules().values()
@@ -354,7 +354,7 @@ def test_only_fetch_opens_connections() -> None:
         if _called(node) & CONNECTING
         if isinstance(node, ast.Call) and ast.unparse(node.func) != "sqlite3.connect"
     }
-    assert users == {"server.outbound.fetch", "server.outbound.addresses"}
+    assert users == {"server.outbound.fetch", "server.outbound.addresses", "server.db.peers"}
 
 
 def test_the_pipeline_knows_neither_http_nor_a_database() -> None:

@@ -19,6 +19,7 @@ from server.api.status_cache import StatusCache
 from server.auth.authenticator import Authenticator, Caller
 from server.config.settings import Settings
 from server.db.database import Database
+from server.db.peers import Alone, Peers
 from server.disk import DiskSpace
 from server.dispatch.drain import Drain
 from server.dispatch.previews import Previews
@@ -76,6 +77,7 @@ class Services:
     retention: Retention
     runs: DisconnectedRuns
     pool: Pool
+    peers: Peers | Alone
     signals: Signals
     webhooks: Webhooks
     drain: Drain

@@ -147,7 +147,9 @@ class Readiness:
     def _use_database(self) -> None:
         self._in_progress = set()
         self.paused_since = paused_since(self._database)
-        self._in_progress = in_progress(self._database)
+        # Where servers share the database, these are the runs of all: their leases end.
+        if not self._database.is_shared:
+            self._in_progress = in_progress(self._database)
         self.waiting_for_weights = waiting_for_others(self._database, self._endpoints)
         with self._database.write():
             pass

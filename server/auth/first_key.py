@@ -56,7 +56,10 @@ def make_first_key(store: KeyStore, folder: Path) -> FirstKey | None:
     path = folder / KEY_FILE
     read_or_make(path, lambda: f"{Credential.new().text}\n".encode())
     credential = _read(path)
-    store.add(ApiKey.from_credential(credential, "first", created_at=time.time()))
+    if not store.add_first(ApiKey.from_credential(credential, "first", created_at=time.time())):
+        # Another server of the same database was quicker, and its folder has the key.
+        path.unlink()
+        return None
     return FirstKey(credential.text, path)
 
 

@@ -44,10 +44,21 @@ class KeyStore:
         keys = tables.keys.c
         namesake = select(keys.id).where(keys.name == key.name, keys.revoked_at.is_(None))
         with self._database.write() as db:
+            self._database.take_turn(db, "keys")
             other = db.execute(namesake.limit(1)).scalar_one_or_none()
             if other is not None:
                 raise LabelInUse(f"The key {other} is called {key.name!r} already.")
             db.execute(insert(tables.keys).values(row))
+
+    def add_first(self, key: ApiKey) -> bool:
+        """Keep a key if there never was any; whether that was so."""
+        row = asdict(key) | {"scopes": sorted(key.scopes)}
+        with self._database.write() as db:
+            self._database.take_turn(db, "keys")
+            if db.execute(select(tables.keys.c.id).limit(1)).first() is not None:
+                return False
+            db.execute(insert(tables.keys).values(row))
+            return True
 
     def all(self) -> list[ApiKey]:
         """Every key that there ever was, oldest first."""

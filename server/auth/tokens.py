@@ -6,6 +6,7 @@ server's and of that key's hash, so it ends with the key, and a copy of the data
 
 import hashlib
 import hmac
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from server.keys import ApiKey, Scope
 
 MAX_TOKEN_SECONDS = 3600
 SECRET_BYTES = 32
+TOKEN_SECRET = "token.secret"  # noqa: S105 - the name of a file
 _ALGORITHM = "HS256"
 
 
@@ -74,6 +76,11 @@ class Tokens:
 
     def _secret_of(self, key: ApiKey) -> bytes:
         return hmac.digest(self._secret, key.secret_sha256.encode(), hashlib.sha256)
+
+
+def new_secret() -> bytes:
+    """What nobody but a server knows; tokens and signed URLs end with it."""
+    return secrets.token_bytes(SECRET_BYTES)
 
 
 def key_id_of(text: str) -> str | None:

@@ -1,11 +1,12 @@
 """The database of a data folder, as commands open it: also beside the server that owns it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.cli.errors import CommandFailed
+from server.config.settings import database_url
 
 if TYPE_CHECKING:
     from server.db.database import Database
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_database(folder: Path) -> Iterator["Database"]:
-    """Open the database that a server made in the folder.
+    """Open the database that COSMOS_DATABASE names, or that a server made in the folder.
 
     Raises:
         CommandFailed: there is none, or it cannot be used.
@@ -25,6 +26,11 @@ def open_database(folder: Path) -> Iterator["Database"]:
     from server.db.database import Database
     from server.errors import DatabaseDamaged
 
+    url = database_url()
+    if url is not None:
+        with closing(Database(url)) as database:
+            yield database
+        return
     path = database_in(folder)
     check_access(folder)
     if not path.is_file():

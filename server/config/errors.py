@@ -23,5 +23,5 @@ def sentence(error: Any, fields: Mapping[str, FieldInfo]) -> str:
         return f"{variable} is not set: {fields[name].description}."
     if error["type"] == "extra_forbidden":
         return f"{name!r} is not a setting."
-    shown = "…" if name == "key" else repr(error["input"])
+    shown = "…" if name in ("key", "database") else repr(error["input"])
     return f"{variable}={shown}: {message}."

@@ -57,6 +57,13 @@ def _check_key(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_database(value: SecretStr) -> SecretStr:
+    parts = urlsplit(value.get_secret_value())
+    if parts.scheme != "postgresql+psycopg" or len(parts.path) < 2:
+        raise ValueError("expected a URL such as postgresql+psycopg://user:password@host/database")
+    return value
+
+
 def _read_price(text: str) -> tuple[str, float]:
     endpoint, _, amount = text.partition("=")
     # Plain digits: neither infinity nor a sign.
@@ -85,6 +92,7 @@ Networks = Annotated[tuple[Network, ...], NoDecode, _each(ip_network)]
 Prices = Annotated[tuple[tuple[str, float], ...], NoDecode, _each(_read_price)]
 Url = Annotated[str, AfterValidator(_check_url)]
 Guardrail = Annotated[str, AfterValidator(_check_guardrail)]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database)]
 Key = Annotated[SecretStr, AfterValidator(_check_key)]
 WorkerPath = Annotated[str, AfterValidator(_current_worker)]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -24,6 +24,7 @@ from pipeline.memory_plan import MemoryChoice
 from server.config.errors import PREFIX, SettingsError, sentence
 from server.config.setting_types import (
     DEFAULT_WORKER,
+    DatabaseUrl,
     FilesAuth,
     Guardrail,
     HostNames,
@@ -62,6 +63,11 @@ class Settings(BaseSettings):
         "guardrail's model for prompts",
     )
     data: Path = Field(default=Path("data"), description="folder for the database and the files")
+    database: DatabaseUrl | None = Field(
+        default=None,
+        description="URL of a PostgreSQL database that several servers share, as "
+        "postgresql+psycopg://user:password@host/name; SQLite in the data folder, if unset",
+    )
     any_filesystem: bool = Field(default=False, description="use a file system not known to work")
     quarantine_unknown: bool = Field(
         default=False,

@@ -1,109 +1,94 @@
-"""The one database of a data folder: readers go on while writers take turns."""
+"""The database that the stores share: SQLite in the data folder, or PostgreSQL.
 
-import os
-import sqlite3
-import threading
-import time
+The statements are the same for both. What differs is in this package.
+"""
+
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pydantic import SecretStr
 from sqlalchemy import Connection
-from sqlalchemy.exc import DatabaseError
 
-from server.db import tables
-from server.db.upgrade import prepare
-from server.disk import TABLES_LOCKED, shortage_of, sqlite_code
-from server.errors import DatabaseDamaged, Shortage
+from server.config.errors import SettingsError
+from server.config.settings import Settings
+from server.data_folder import database_in
+from server.db.sqlite import Sqlite
 
-RESERVE_BYTES = 256 * 1024
-"""Several times what the index of an empty write-ahead log takes."""
+if TYPE_CHECKING:
+    from server.db.postgres import Postgres
 
 
 class Database:
     """An open database, shared by the stores that have the statements. Every use blocks."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the file, made or upgraded if need be.
+    def __init__(self, where: Path | SecretStr) -> None:
+        """Open the file of SQLite, or the database of PostgreSQL; made or upgraded if need be.
 
         Raises:
-            DatabaseDamaged: it cannot be read.
+            DatabaseDamaged: the file cannot be read.
             UnknownSchema: it is of a later release.
+            SettingsError: it is PostgreSQL's, and psycopg is not installed.
+            Shortage: PostgreSQL is away, or does not let us in.
         """
-        self._engine = tables.open_database(path)
-        self._writing = threading.Lock()
-        self._found_locked_at = 0.0
-        self.is_damaged = False
-        """Whether a part of the file could not be read since it was opened."""
-        with self._damage_noted():
-            self._prepare(path.with_name(f"{path.name}-reserve"))
+        self._backend = Sqlite(where) if isinstance(where, Path) else _postgres(where)
+        self.is_shared = self._backend.is_shared
+        """Whether other servers may use it at the same time."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Database":
+        """The database that the settings name, or that of their data folder."""
+        return cls(settings.database or database_in(settings.data))
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """One transaction that sees the tables as they are now."""
-        with self._damage_noted(), self._engine.begin() as connection:
+        with self._backend.read() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction that no other writer overlaps; committed at the end, or not at all.
+        """One transaction; committed at the end, or not at all.
 
-        While another process holds the tables it fails after `BUSY_TIMEOUT_MS`.
+        On SQLite no other writer overlaps it. On PostgreSQL it reads the rows by which it decides
+        FOR UPDATE, which SQLite leaves out, or it calls `take_turn`.
         """
-        immediate = self._engine.execution_options(**{tables.BEGIN_OPTION: "IMMEDIATE"})
-        asked_at = time.monotonic()
-        # SQLite makes writers of one process poll for their turn; the lock makes them queue.
-        with self._writing, self._damage_noted():
-            if self._found_locked_at > asked_at:
-                # One has waited for all that queued meanwhile: they would wait as long each.
-                raise Shortage(TABLES_LOCKED)
-            with immediate.begin() as connection:
-                yield connection
+        with self._backend.write() as connection:
+            yield connection
+
+    def take_turn(self, db: Connection, what: str) -> None:
+        """Let no other transaction that takes the same turn overlap this one, from here on."""
+        self._backend.take_turn(db, what)
+
+    def notify(self, message: str) -> None:
+        """Send a hint to the other servers, if there are any; it may be lost."""
+        self._backend.notify(message)
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether a part of the file could not be read since it was opened."""
+        return self._backend.is_damaged
 
     def check(self) -> None:
-        """Read the whole file, and see that it is not damaged. It takes seconds for a gigabyte.
+        """Read the whole file, and see that it is not damaged.
 
         Raises:
             DatabaseDamaged: it is.
         """
-        with self.read() as db:
-            found = db.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
-        if found != "ok":
-            self.is_damaged = True
-            raise DatabaseDamaged
+        self._backend.check()
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._backend.close()
 
-    def _prepare(self, reserve: Path) -> None:
-        """Open the tables, also where the disk is full: what is here can be read then.
 
-        SQLite keeps files beside an open database, and removes them as it is closed. To make them
-        again there is a reserve, which is given up for them.
-        """
-        try:
-            prepare(self._engine)
-        except DatabaseError as error:
-            if shortage_of(error) is None or not reserve.exists():
-                raise
-            reserve.unlink()
-            prepare(self._engine)
-        with suppress(OSError):
-            handle = os.open(reserve, os.O_WRONLY | os.O_CREAT, 0o600)
-            try:
-                os.posix_fallocate(handle, 0, RESERVE_BYTES)
-            finally:
-                os.close(handle)
+def _postgres(url: SecretStr) -> "Postgres":
+    # It takes a while to import.
+    from server.db.postgres import Postgres
 
-    @contextmanager
-    def _damage_noted(self) -> Iterator[None]:
-        try:
-            yield
-        except DatabaseError as error:
-            code = sqlite_code(error)
-            if code == sqlite3.SQLITE_BUSY:
-                self._found_locked_at = time.monotonic()
-            if code in tables.DAMAGED:
-                self.is_damaged = True
-                raise DatabaseDamaged from error
-            raise
+    try:
+        return Postgres(url)
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            "COSMOS_DATABASE needs the extra `postgres`: pip install 'cosmos-serve[postgres]'"
+        ) from error

@@ -23,6 +23,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
     create_engine,
     event,
@@ -37,10 +38,24 @@ BEGIN_OPTION = "cosmos_begin"
 
 metadata = MetaData()
 
+_Number = BigInteger().with_variant(Integer, "sqlite")
+"""What rows are numbered with, without an end that could be reached: SQLite's INTEGER has none."""
+
+
+class _Line(TypeDecorator[str]):
+    """A text of anybody's: without the character 0, which PostgreSQL does not take."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, _dialect: Any) -> str | None:
+        return None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 jobs = Table(
     "jobs",
     metadata,
-    Column("seq", Integer, primary_key=True),
+    Column("seq", _Number, primary_key=True),
     Column("id", String(36), nullable=False, unique=True),
     Column("endpoint", Text, nullable=False),
     Column("key_id", Text),
@@ -155,7 +170,7 @@ keys = Table(
 webhooks = Table(
     "webhooks",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", _Number, primary_key=True),
     Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
     Column("url", Text, nullable=False),
     # The host and port of the URL.
@@ -175,12 +190,12 @@ webhooks = Table(
 logs = Table(
     "logs",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", _Number, primary_key=True),
     Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("at", Float, nullable=False),
     Column("level", String(16), nullable=False),
-    Column("message", Text, nullable=False),
+    Column("message", _Line, nullable=False),
     Index("logs_by_job", "job_id", "id"),
 )
 
@@ -210,7 +225,7 @@ heartbeat = Table(
 usage = Table(
     "usage",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", _Number, primary_key=True),
     Column("ended_at", Float, nullable=False),
     Column("key_id", Text),
     Column("endpoint", Text, nullable=False),
@@ -234,6 +249,17 @@ switches = Table(
     metadata,
     Column("name", String(32), primary_key=True),
     Column("set_at", Float, nullable=False),
+)
+
+
+# What the servers of one database share, where it is PostgreSQL: with SQLite they are files of the
+# data folder.
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    # In base64.
+    Column("value", Text, nullable=False),
 )
 
 

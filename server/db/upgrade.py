@@ -3,6 +3,7 @@
 Alembic is imported only where there is a step to take, so that a usual start does not pay for it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, insert, inspect, select
@@ -10,7 +11,7 @@ from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inse
 from server.db import tables
 
 FIRST = "0001"
-LATEST = "0009"
+LATEST = "0010"
 """The last step in `server/db/migrations/versions`."""
 
 _STEPS = Path(__file__).parent / "migrations"
@@ -26,8 +27,28 @@ class UnknownSchema(Exception):
     """The database is of a release that this one does not know; the message says so."""
 
 
-def prepare(engine: Engine) -> None:
+def _alone(_: Connection) -> None:
+    """The transaction is one that no other writer overlaps."""
+
+
+def check_release(db: Connection) -> None:
+    """See that the tables, if there are any, are not those of a later release.
+
+    Raises:
+        UnknownSchema: they are.
+    """
+    revision = _revision(db)
+    if revision is not None and revision > LATEST:
+        raise UnknownSchema(
+            f"The database {db.engine.url.database} is of a later release of cosmos-serve: its "
+            f"tables are of step {revision}, and this release knows those up to {LATEST}."
+        )
+
+
+def prepare(engine: Engine, take_turn: Callable[[Connection], None] = _alone) -> None:
     """Make the tables, or bring them up to date: all of it, or nothing.
+
+    `take_turn` lets no other process do it at the same time.
 
     Raises:
         UnknownSchema: the database is of a later release.
@@ -36,6 +57,8 @@ def prepare(engine: Engine) -> None:
         if _revision(db) == LATEST:
             return
     with engine.execution_options(**{tables.BEGIN_OPTION: "IMMEDIATE"}).begin() as db:
+        take_turn(db)
+        check_release(db)
         # Read again: another process may have been quicker.
         revision = _revision(db)
         if revision is None:
@@ -43,11 +66,6 @@ def prepare(engine: Engine) -> None:
             _write_revision(db, LATEST)
         elif revision < LATEST:
             _upgrade(db)
-        elif revision > LATEST:
-            raise UnknownSchema(
-                f"The database {engine.url.database} is of a later release of cosmos-serve: its "
-                f"tables are of step {revision}, and this release knows those up to {LATEST}."
-            )
 
 
 def _revision(db: Connection) -> str | None:

@@ -82,6 +82,10 @@ class Dispatcher:
                     _log.info("A worker is ready", slot=slot)
             self.signals.claimable.notify()
 
+    def in_hand(self) -> dict[str, asyncio.Task[None]]:
+        """The jobs that run, by their ids."""
+        return {job.id: task for job, task in self._running.values()}
+
     async def close(self) -> None:
         """Stop every run, and put its job back at its old place."""
         running = list(self._running.values())

@@ -25,6 +25,7 @@ CHECKS: Sequence[tuple[str, Callable[[Facts], Finding]]] = (
     ("token", checkpoint_checks.token),
     ("guardrail", server_checks.guardrail),
     ("data folder", server_checks.data_folder),
+    ("database", server_checks.database),
     ("disk", machine_checks.disk),
     ("ports", server_checks.ports),
     ("certificate", server_checks.certificate),

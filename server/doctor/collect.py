@@ -33,8 +33,10 @@ from server.data_folder import (
     compiled_in,
     filesystem_of,
 )
+from server.db.upgrade import UnknownSchema
 from server.disk import DiskSpace
 from server.doctor.facts import MIB, Certificate, Facts, Gpu, GpuProcess, Torch
+from server.errors import Shortage
 from server.fal.endpoints import Limits
 from server.outbound.moderation import Moderation
 from server.workers.devices import DeviceError, devices_from
@@ -182,11 +184,24 @@ def facts_of_server(settings: Settings) -> dict[str, Any]:
         **_checkpoint(settings),
         **_pulled(settings),
         **_data_folder(settings),
+        **_database(settings),
         **_certificate(settings),
         **_ports(settings),
         "key_file_mode": _mode(settings.key_file),
         "tls_key_mode": _mode(settings.tls_key),
     }
+
+
+def _database(settings: Settings) -> dict[str, Any]:
+    if settings.database is None:
+        return {}
+    from server.db.postgres import check_postgres
+
+    try:
+        check_postgres(settings.database)
+    except (Shortage, UnknownSchema, ModuleNotFoundError) as error:
+        return {"database_problem": str(error)}
+    return {}
 
 
 def _devices(settings: Settings) -> dict[str, Any]:

@@ -132,6 +132,9 @@ class Facts:
     data_place: str | None = None
     """Whose the data folder is, and on what."""
 
+    database_problem: str | None = None
+    """Why the database of PostgreSQL cannot be used; None also where it is SQLite."""
+
     caches_problem: str | None = None
 
     disk_problem: str | None = None

@@ -59,6 +59,17 @@ def data_folder(facts: Facts) -> Finding:
     return ok(f"{facts.settings.data}, {facts.data_place}")
 
 
+def database(facts: Facts) -> Finding:
+    """The database of PostgreSQL answers, and has the tables of this release or of an earlier."""
+    if facts.settings is None:
+        return _UNREAD
+    if facts.settings.database is None:
+        return skipped("SQLite, in the data folder")
+    if facts.database_problem is not None:
+        return problem(facts.database_problem, "docs/cluster.md says what COSMOS_DATABASE takes")
+    return ok("PostgreSQL answers")
+
+
 def ports(facts: Facts) -> Finding:
     """Nobody else listens where the server would."""
     if facts.settings is None:

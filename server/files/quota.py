@@ -5,16 +5,20 @@ but counted on from what they said, and read again before anything is refused: f
 """
 
 import threading
+import time
 from collections import Counter
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import BigInteger, Connection, cast, func, select
 
 from server.db import tables
 from server.db.database import Database
 from server.disk import MIB
 from server.errors import KeyStorageFull, RequestError, StorageFull
+
+SHARED_S = 1.0
+"""How long what other servers of the database take in may go unnoticed."""
 
 
 class StorageQuota:
@@ -33,6 +37,7 @@ class StorageQuota:
         self._lock = threading.Lock()
         self._here: Counter[str | None] | None = None
         self._coming: Counter[str | None] = Counter()
+        self._read_at = 0.0
 
     def reservation(self, key_id: str | None) -> "Reservation":
         """Room for a file of this key, none of it yet."""
@@ -55,8 +60,12 @@ class StorageQuota:
             StorageFull, KeyStorageFull: there is none.
         """
         with self._lock:
-            if self._here is None or self._refusal(self._here, key_id, size, limit) is not None:
-                self._here = self._read()
+            if (
+                self._here is None
+                or self._is_stale()
+                or self._refusal(self._here, key_id, size, limit) is not None
+            ):
+                self._here, self._read_at = self._read(), time.monotonic()
             refusal = self._refusal(self._here, key_id, size, limit)
             if refusal is not None:
                 raise refusal
@@ -78,6 +87,10 @@ class StorageQuota:
         if key_id is not None and limit is not None and used[key_id] + size > limit:
             return KeyStorageFull(key_id, limit)
         return None
+
+    def _is_stale(self) -> bool:
+        """Whether other servers may have taken in more than a little since it was read."""
+        return self._database.is_shared and time.monotonic() - self._read_at > SHARED_S
 
     def _read(self) -> Counter[str | None]:
         with self._database.read() as db:
@@ -127,9 +140,10 @@ class Reservation:
 def _bytes_by_key(db: Connection) -> Counter[str | None]:
     """What whole files and parts have together, by the key that sent them."""
     files, parts, uploads = tables.artifacts.c, tables.upload_parts, tables.uploads.c
-    whole = select(files.key_id, func.sum(files.size)).where(files.kind == "upload")
+    here, coming = cast(func.sum(files.size), BigInteger), cast(func.sum(parts.c.size), BigInteger)
+    whole = select(files.key_id, here).where(files.kind == "upload")
     of_key = parts.join(tables.uploads, parts.c.upload_id == uploads.id)
-    in_parts = select(uploads.key_id, func.sum(parts.c.size)).select_from(of_key)
+    in_parts = select(uploads.key_id, coming).select_from(of_key)
     used: Counter[str | None] = Counter()
     for query in (whole.group_by(files.key_id), in_parts.group_by(uploads.key_id)):
         for key_id, size in db.execute(query):

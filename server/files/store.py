@@ -6,7 +6,9 @@ a file has its name before its row is committed, and a video or an upload goes b
 these a crash leaves without a row at most those that were on their way in.
 """
 
+import contextlib
 import hashlib
+import math
 import re
 import secrets
 import tempfile
@@ -29,11 +31,16 @@ class FileStore:
         self.root = root
         self.root.mkdir(parents=True, exist_ok=True)
 
-    def clear_parts(self) -> None:
-        """Remove what was being written when the last server on this folder ended."""
+    def clear_parts(self, before: float = math.inf) -> None:
+        """Remove what was being written when the last server on this folder ended.
+
+        Of other servers that write here, what was last written `before` is over.
+        """
         for part in self.root.glob("*/*.part"):
-            if self._is_at(part.with_suffix("")):
-                part.unlink()
+            # Another server may give it its name meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                if self._is_at(part.with_suffix("")) and part.stat().st_mtime < before:
+                    part.unlink()
 
     def path(self, artifact_id: str) -> Path:
         """Where the file is, or would be. An id that this server did not make is a bug."""

@@ -9,7 +9,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Connection, Select, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Select,
+    cast,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from server.db import tables
 from server.db.database import Database
@@ -158,7 +169,8 @@ class UploadStore:
             replaced = db.execute(
                 delete(parts).where(same).returning(parts.c.file_id)
             ).scalar_one_or_none()
-            here = select(func.sum(parts.c.size)).where(parts.c.upload_id == upload.id)
+            size = cast(func.sum(parts.c.size), BigInteger)
+            here = select(size).where(parts.c.upload_id == upload.id)
             if (db.execute(here).scalar_one() or 0) + part.size > upload.max_size:
                 raise UploadTooLarge(upload.max_size)
             place()
@@ -212,8 +224,10 @@ class UploadStore:
         db.execute(insert(tables.artifacts).values(row))
 
 
-def _read(db: Connection, upload_id: str) -> Upload:
+def _read(db: Connection, upload_id: str, *, to_change: bool = False) -> Upload:
     query = select(*tables.uploads.c).where(tables.uploads.c.id == upload_id)
+    if to_change:
+        query = query.with_for_update(key_share=True)
     row = db.execute(query).one_or_none()
     if row is None:
         raise UnknownUpload
@@ -227,7 +241,7 @@ def _ended(now: float) -> Select[str]:
 
 
 def _check_open(db: Connection, upload_id: str) -> None:
-    if _read(db, upload_id).is_closed:
+    if _read(db, upload_id, to_change=True).is_closed:
         raise UploadClosed
 
 

@@ -5,8 +5,8 @@ There are two kinds, what callers sent as data URIs and the prepared pixels. The
 made of its content, so several jobs may share one. An image to which no unfinished job refers is
 given ten minutes, and then its row is removed, and its file after it.
 
-Files are placed, and removed, within a write transaction: no other adds or removes the row of the
-same image meanwhile, so the file of a committed row is there.
+Files are placed, and removed, within a write transaction that has the turn of images: no other adds
+or removes the row of the same image meanwhile, so the file of a committed row is there.
 """
 
 import hashlib
@@ -52,6 +52,7 @@ class ImageStore:
             unwanted, over = _swept(db, now)
         if unwanted or over:
             with self._database.write() as db:
+                self._database.take_turn(db, "images")
                 unwanted, over = _swept(db, now)
                 _expire(db, unwanted, now + UNWANTED_LIFETIME_S)
                 _forget(db, over)
@@ -62,6 +63,7 @@ class ImageStore:
         """Remove the files of rows that were removed, unless such an image has come again since."""
         known = select(_artifacts.id).where(_artifacts.kind.in_(_KINDS))
         with self._database.write() as db:
+            self._database.take_turn(db, "images")
             self._files.remove(*set(ids).difference(db.execute(known).scalars()))
 
 

@@ -98,18 +98,25 @@ class InputPreparer:
         await on(self.signals.submitted, "taking in pictures", self._begin)
 
     async def close(self) -> None:
-        """Stop the jobs under way; the next start takes them up."""
-        tasks = list(self._in_hand)
-        for task in tasks:
+        """Stop the jobs under way; the next start, or another server, takes them up."""
+        in_hand = dict(self._in_hand)
+        for task in in_hand:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*in_hand, return_exceptions=True)
+        if in_hand:
+            letting_go = to_writer_thread(self.store.let_go, [job.id for job in in_hand.values()])
+            await log_errors("leaving jobs to the next start", letting_go)
+
+    def in_hand(self) -> dict[str, asyncio.Task[None]]:
+        """The jobs whose media are being prepared, by their ids."""
+        return {job.id: task for task, job in self._in_hand.items()}
 
     async def _begin(self) -> None:
         if self.moderation is not None and self.moderation.problem is not None:
             return
         while len(self._in_hand) < AT_ONCE:
             in_hand = list(self._in_hand.values())
-            job = await asyncio.to_thread(self.store.awaiting_inputs, AT_ONCE, in_hand)
+            job = await to_writer_thread(self.store.awaiting_inputs, AT_ONCE, in_hand)
             if job is None:
                 return
             task = asyncio.create_task(self._supervise(job))

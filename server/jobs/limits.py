@@ -63,6 +63,12 @@ def check_key(
         _check_minute(db, key_id, limits.submits_per_minute, now)
 
 
+def limits_runs(db: Connection, default: int | None) -> bool:
+    """Whether there is a key of which only so many jobs may run."""
+    own = select(_keys.id).where(_keys.running_limit.is_not(None)).limit(1)
+    return default is not None or db.execute(own).first() is not None
+
+
 def may_run_another(default: int | None) -> ColumnElement[bool]:
     """Whether fewer jobs of the key of a row of `jobs` run than may; a row without key may run.
 

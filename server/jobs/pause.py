@@ -28,6 +28,7 @@ def paused_since(database: Database) -> float | None:
 def pause(database: Database) -> None:
     """Start no more jobs from now on."""
     with database.write() as db:
+        database.take_turn(db, "switches")
         if db.execute(select(_switches.name).where(_PAUSED)).first() is None:
             row = {"name": "queue_paused", "set_at": time.time()}
             db.execute(insert(tables.switches).values(row))

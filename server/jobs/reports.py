@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import and_, case, func, select
+from sqlalchemy import BigInteger, and_, case, cast, func, select
 
 from server.db import tables
 from server.db.database import Database
@@ -148,7 +148,7 @@ def totals(database: Database) -> dict[str | None, Totals]:
     of_jobs = select(_jobs.key_id, state, func.count()).group_by(_jobs.key_id, state)
     owner = func.coalesce(_artifacts.key_id, _jobs.key_id)
     of_videos = (
-        select(owner, func.count(), func.sum(_artifacts.size))
+        select(owner, func.count(), cast(func.sum(_artifacts.size), BigInteger))
         .outerjoin_from(tables.artifacts, tables.jobs, _artifacts.job_id == _jobs.id)
         .where(_artifacts.kind == "video")
         .group_by(owner)

@@ -1,5 +1,6 @@
 """What the transactions of the job store are made of: conditions, reads, and steps of a write."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -21,6 +22,7 @@ from sqlalchemy import (
 )
 
 from server.db import tables
+from server.db.leases import FREE, is_free, lease_of
 from server.db.rows import (
     ARTIFACT_COLUMNS,
     JOB_COLUMNS,
@@ -29,7 +31,7 @@ from server.db.rows import (
     row_of_webhook,
 )
 from server.errors import IdempotencyMismatch, UnknownJob
-from server.jobs.limits import may_run_another
+from server.jobs.limits import fewest_first, has_less_than_share, may_run_another
 from server.jobs.pause import is_paused
 from server.jobs.usage import count_end
 from server.models import (
@@ -48,12 +50,12 @@ jobs = tables.jobs.c
 
 IN_ORDER = (jobs.priority.desc(), jobs.seq)
 QUEUED = jobs.status == JobStatus.IN_QUEUE.value
+RUNNING = jobs.status == JobStatus.IN_PROGRESS.value
 
 
 def held(job_id: str, attempt: int) -> ColumnElement[bool]:
     """The job, if this attempt is the one that runs it."""
-    running = jobs.status == JobStatus.IN_PROGRESS.value
-    return and_(jobs.id == job_id, jobs.attempt == attempt, running)
+    return and_(jobs.id == job_id, jobs.attempt == attempt, RUNNING)
 
 
 def is_served(endpoints: Collection[str] | None) -> ColumnElement[bool]:
@@ -91,38 +93,69 @@ def claim_of(
     `running_limit` is for keys that have no limit of their own.
     """
     ready = and_(is_ready(now, served), may_run_another(running_limit))
-    first = select(jobs.seq).where(ready).order_by(*IN_ORDER).limit(1).scalar_subquery()
+    first = select(jobs.seq).where(ready).order_by(*IN_ORDER).limit(1)
     return (
         update(tables.jobs)
-        .where(jobs.seq == first)
+        .where(jobs.seq == _unless_locked(first))
         .values(
             status=JobStatus.IN_PROGRESS.value,
             attempt=jobs.attempt + 1,
             slot=slot,
-            claimed_by=owner,
+            **lease_of(owner),
             started_at=now,
             start_by=None,
         )
     )
 
 
-def read_job(db: Connection, job_id: str, now: float) -> Job:
-    """Read one job.
+def awaits_inputs(owner: str, places: int, in_hand: Collection[Job]) -> Select[int]:
+    """The place of the next job without its media that nobody else has in hand.
+
+    Of the `places` in which media are prepared the owner has some `in_hand`.
+    """
+    by_key = Counter(job.key_id for job in in_hand)
+    waiting = and_(
+        QUEUED,
+        jobs.input_refs.is_(None),
+        jobs.id.not_in([job.id for job in in_hand]),
+        has_less_than_share(by_key, places),
+        or_(is_free(tables.jobs), jobs.claimed_by == owner),
+    )
+    return select(jobs.seq).where(waiting).order_by(fewest_first(by_key), *IN_ORDER).limit(1)
+
+
+def intake_of(owner: str, first: Select[int]) -> Update:
+    """Take the job whose media are to be prepared."""
+    return update(tables.jobs).where(jobs.seq == _unless_locked(first)).values(**lease_of(owner))
+
+
+def _unless_locked(first: Select[int]) -> ColumnElement[int]:
+    """The first job that no other transaction is about to change."""
+    return first.with_for_update(skip_locked=True, key_share=True).scalar_subquery()
+
+
+def read_job(db: Connection, job_id: str, now: float, *, to_change: bool = False) -> Job:
+    """Read one job; if `to_change`, nobody else changes it before the transaction ends.
 
     Raises:
         UnknownJob: there is none of that id, or it was not to be kept for so long.
     """
     query = select(*JOB_COLUMNS).where(and_(jobs.id == job_id, is_kept(now)))
+    if to_change:
+        query = query.with_for_update(key_share=True)
     row = db.execute(query).one_or_none()
     if row is None:
         raise UnknownJob
     return job_of(row)
 
 
-def read_jobs(db: Connection, which: ColumnElement[bool]) -> list[Job]:
-    """Read jobs, in the order in which they came."""
-    rows = db.execute(select(*JOB_COLUMNS).where(which).order_by(jobs.seq))
-    return [job_of(row) for row in rows]
+def read_jobs(db: Connection, which: ColumnElement[bool], *, to_change: bool = False) -> list[Job]:
+    """Read jobs, in the order in which they came; `to_change` passes over those that others
+    change."""
+    query = select(*JOB_COLUMNS).where(which).order_by(jobs.seq)
+    if to_change:
+        query = query.with_for_update(skip_locked=True, key_share=True)
+    return [job_of(row) for row in db.execute(query)]
 
 
 def read_resubmitted(
@@ -158,7 +191,9 @@ def free_expired_key(
 
 
 def read_held(db: Connection, job_id: str, attempt: int) -> Job | None:
-    row = db.execute(select(*JOB_COLUMNS).where(held(job_id, attempt))).one_or_none()
+    """The job that this attempt runs, which nobody else changes before the transaction ends."""
+    query = select(*JOB_COLUMNS).where(held(job_id, attempt)).with_for_update(key_share=True)
+    row = db.execute(query).one_or_none()
     return None if row is None else job_of(row)
 
 
@@ -201,6 +236,7 @@ def end(
         "result": result,
         "error": None if error is None else error.body,
         "http_status": 200 if error is None else error.http_status,
+        **FREE,
     }
     if not job.is_kept:
         # One that was deleted while it ran is over already.
@@ -213,7 +249,7 @@ def end(
 
 def end_all(db: Connection, which: ColumnElement[bool], now: float, error: JobError) -> None:
     """Complete jobs with an error."""
-    for job in read_jobs(db, which):
+    for job in read_jobs(db, which, to_change=True):
         end(db, job, now, error=error)
 
 
@@ -236,7 +272,7 @@ def put_back(db: Connection, job: Job, now: float) -> None:
     if job.cancel_requested:
         end(db, job, now, error=CANCELLED)
         return
-    _move(db, job, JobStatus.IN_QUEUE, slot=None, claimed_by=None, started_at=None)
+    _move(db, job, JobStatus.IN_QUEUE, slot=None, started_at=None, **FREE)
 
 
 def add_artifacts(
@@ -261,6 +297,13 @@ def add_artifacts(
             # It may have been about to go, and is wanted again.
             wanted = update(tables.artifacts).where(tables.artifacts.c.id == artifact.id)
             db.execute(wanted.values(expires_at=None))
+
+
+def are_kept(db: Connection, artifacts: Collection[StoredArtifact]) -> bool:
+    """Whether there are files, and the tables have all of them."""
+    ids = [artifact.id for artifact in artifacts]
+    known = select(func.count()).where(tables.artifacts.c.id.in_(ids))
+    return bool(ids) and db.execute(known).scalar_one() == len(ids)
 
 
 def add_lines(db: Connection, job_id: str, attempt: int, lines: Sequence[LogLine]) -> None:
@@ -292,7 +335,7 @@ def set_progress(db: Connection, job_id: str, progress: JobProgress) -> None:
 
 
 def _submitted_with(key_id: str | None, idempotency_key: str) -> ColumnElement[bool]:
-    same_caller = jobs.key_id.is_not_distinct_from(key_id)
+    same_caller = jobs.key_id.is_(None) if key_id is None else jobs.key_id == key_id
     return and_(same_caller, jobs.idempotency_key == idempotency_key)
 
 

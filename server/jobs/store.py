@@ -7,45 +7,42 @@ another run, or none, has the job.
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, select, true
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, true
 
 from server.db import tables
 from server.db.database import Database
+from server.db.leases import FREE, is_free, lease_of
 from server.db.rows import JOB_COLUMNS, job_of, row_of_job
 from server.errors import QueueFull
 from server.files.store import MoveIntoPlace
-from server.jobs.limits import NO_LIMITS, KeyLimits, check_key, fewest_first, has_less_than_share
-from server.jobs.pause import paused_since
+from server.jobs.limits import NO_LIMITS, KeyLimits, check_key, limits_runs
+from server.jobs.reads import JobReads
 from server.jobs.statements import (
-    IN_ORDER,
     QUEUED,
+    RUNNING,
     add_artifacts,
     add_lines,
+    are_kept,
+    awaits_inputs,
     change,
     claim_of,
-    count_ahead,
     count_queued,
     end,
     end_all,
     free_expired_key,
-    held,
-    is_ready,
+    intake_of,
     is_served,
     jobs,
     lines_of_waiting,
     note_end,
     put_back,
-    read_artifact,
     read_held,
     read_job,
     read_jobs,
-    read_lines,
-    read_progress,
     read_resubmitted,
     set_progress,
 )
@@ -57,7 +54,6 @@ from server.models import (
     Job,
     JobError,
     JobProgress,
-    JobSnapshot,
     JobStatus,
     LogLine,
     NewJob,
@@ -72,7 +68,7 @@ def _nothing_to_place() -> None:
     """The files are in place."""
 
 
-class JobStore:
+class JobStore(JobReads):
     """The jobs of one database. `owner` names this server in what it claims.
 
     `key_limits` hold for each key; `queue_limit`, for all jobs together, comes with each submit.
@@ -88,20 +84,13 @@ class JobStore:
         endpoints: Collection[str] | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._database = database
-        self._owner = owner
-        self._key_limits = key_limits
-        self._served = is_served(endpoints)
-        self._now = now
+        super().__init__(database, key_limits=key_limits, endpoints=endpoints, now=now)
+        self.owner = owner
         self._listeners: list[Written] = []
 
     def on_write(self, listener: Written) -> None:
         """Have every commit told from now on, in the thread that made it."""
         self._listeners.append(listener)
-
-    def now(self) -> float:
-        """The time in Unix seconds, as it stands in the rows."""
-        return self._now()
 
     # What callers do.
 
@@ -125,6 +114,8 @@ class JobStore:
             KeyQueueFull, TooManySubmits: the key has all that it may have.
         """
         with self._write() as db:
+            # Limits hold, and jobs become visible in the order of their places.
+            self._database.take_turn(db, "submits")
             now = self._now()
             known = read_resubmitted(db, new.key_id, new.idempotency_key, new.body_sha256, now)
             if known is not None:
@@ -133,8 +124,7 @@ class JobStore:
                 raise QueueFull(queue_limit)
             check_key(db, new.key_id, self._key_limits, now, waits=new.error is None)
             free_expired_key(db, new.key_id, new.idempotency_key, now)
-            add_artifacts(db, artifacts, now)
-            place()
+            self._add_images(db, artifacts, place)
             db.execute(insert(tables.jobs).values(**row_of_job(new, now)))
             add_lines(db, new.id, 0, [LogLine(now, "INFO", note) for note in notes])
             job = read_job(db, new.id, now)
@@ -142,41 +132,10 @@ class JobStore:
                 note_end(db, job, now, error=job.error)
             return job
 
-    def resubmitted(
-        self, key_id: str | None, idempotency_key: str | None, body_sha256: str
-    ) -> Job | None:
-        """The job that was submitted with this idempotency key before."""
-        with self._database.read() as db:
-            return read_resubmitted(db, key_id, idempotency_key, body_sha256, self._now())
-
-    def check_room(self, key_id: str | None, *, queue_limit: int) -> None:
-        """Refuse what `submit` would refuse now, before anything is done for it."""
-        with self._database.read() as db:
-            if count_queued(db) >= queue_limit:
-                raise QueueFull(queue_limit)
-            check_key(db, key_id, self._key_limits, self._now())
-
-    def job(self, job_id: str) -> Job:
-        """Read one job."""
-        with self._database.read() as db:
-            return read_job(db, job_id, self._now())
-
-    def standing(self, job_id: str) -> JobSnapshot:
-        """Read one job, its place in the queue, and the lines of its runs, oldest first."""
-        with self._database.read() as db:
-            job = read_job(db, job_id, self._now())
-            position = count_ahead(db, job, self._served)
-            return JobSnapshot(job=job, position=position, lines=read_lines(db, job_id))
-
-    def progress(self, job_id: str) -> JobProgress | None:
-        """How far the latest run of the job has come."""
-        with self._database.read() as db:
-            return read_progress(db, job_id)
-
     def request_cancel(self, job_id: str) -> CancelAnswer:
         """Cancel a job that waits at once; ask the run of a running one to stop."""
         with self._write() as db:
-            job = read_job(db, job_id, self._now())
+            job = read_job(db, job_id, self._now(), to_change=True)
             if job.done:
                 return CancelAnswer.ALREADY_COMPLETED
             change(db, jobs.id == job_id, cancel_requested=True)
@@ -184,37 +143,22 @@ class JobStore:
                 end(db, job, self._now(), error=CANCELLED)
             return CancelAnswer.REQUESTED
 
-    def unfinished_runs(self, before: float = math.inf) -> list[Job]:
-        """The jobs from `before` whose callers wait on connections, in the order they came in."""
-        unfinished = [JobStatus.IN_QUEUE.value, JobStatus.IN_PROGRESS.value]
-        waiting = and_(jobs.is_run, jobs.status.in_(unfinished), jobs.submitted_at < before)
-        with self._database.read() as db:
-            return read_jobs(db, waiting)
-
-    def can_be_claimed(self, *, besides: Collection[str]) -> bool:
-        """Whether a job waits for a slot and nothing else, but for those named."""
-        waiting = and_(is_ready(self._now(), self._served), jobs.id.not_in(besides))
-        with self._database.read() as db:
-            return db.execute(select(jobs.seq).where(waiting).limit(1)).first() is not None
-
     # What intake does.
 
     def awaiting_inputs(self, places: int, in_hand: Collection[Job] = ()) -> Job | None:
-        """The next job in the queue whose media are not here, None if there is none.
+        """Take the next job in the queue whose media are not here, None if there is none.
 
         Of the `places` in which media are prepared `in_hand` have some. Keys take turns, and none
         has all the places: the first job counts of the key that has the fewest.
         """
-        by_key = Counter(job.key_id for job in in_hand)
-        waiting = and_(
-            QUEUED,
-            jobs.input_refs.is_(None),
-            jobs.id.not_in([job.id for job in in_hand]),
-            has_less_than_share(by_key, places),
-        )
-        query = select(*JOB_COLUMNS).where(waiting).order_by(fewest_first(by_key), *IN_ORDER)
+        first = awaits_inputs(self.owner, places, in_hand)
+        # There is seldom one, and looking holds up no writer.
         with self._database.read() as db:
-            row = db.execute(query.limit(1)).one_or_none()
+            if db.execute(first).first() is None:
+                return None
+        with self._database.write() as db:
+            taken = intake_of(self.owner, first).returning(*JOB_COLUMNS)
+            row = db.execute(taken).one_or_none()
             return None if row is None else job_of(row)
 
     def set_inputs(
@@ -231,46 +175,66 @@ class JobStore:
         """
         refs = {name: artifact.id for name, artifact in artifacts.items()}
         with self._write() as db:
-            add_artifacts(db, artifacts.values(), self._now())
-            place()
+            self._add_images(db, artifacts.values(), place)
             waits = and_(jobs.id == job_id, QUEUED)
             attempt = db.execute(select(jobs.attempt).where(waits)).scalar_one_or_none()
             if attempt is not None:
                 add_lines(db, job_id, attempt, lines)
-                change(db, waits, input_refs=refs)
+                change(db, waits, input_refs=refs, **FREE)
 
     def refuse_inputs(self, job_id: str, error: JobError) -> None:
         """End a job that waits: its media cannot be used."""
         with self._write() as db:
-            job = read_job(db, job_id, self._now())
-            if job.status is JobStatus.IN_QUEUE:
+            job = read_job(db, job_id, self._now(), to_change=True)
+            if job.status is JobStatus.IN_QUEUE and job.input_refs is None:
                 end(db, job, self._now(), error=error)
-
-    def artifact(self, artifact_id: str) -> StoredArtifact | None:
-        """The row of a file, None if there is none, or it was not to be kept for so long."""
-        with self._database.read() as db:
-            return read_artifact(db, artifact_id, self._now())
 
     # What the dispatcher does.
 
     def recover(self) -> int:
         """Put the jobs of a server that is gone back at their old places; say how many.
 
-        One that was asked to stop is not run again.
+        One that was asked to stop is not run again. To be called by the only server.
         """
         with self._write() as db:
-            running = read_jobs(db, jobs.status == JobStatus.IN_PROGRESS.value)
-            for job in running:
-                put_back(db, job, self._now())
+            count = self._put_all_back(db, RUNNING)
             change(db, and_(QUEUED, jobs.not_before.is_not(None)), not_before=None)
-            return len(running)
+            change(db, and_(QUEUED, jobs.claimed_by.is_not(None)), **FREE)
+            return count
+
+    def take_over(self) -> int:
+        """Put the jobs back whose owner has let its lease lapse; say how many."""
+        lapsed = and_(RUNNING, is_free(tables.jobs))
+        with self._database.read() as db:
+            if db.execute(select(jobs.seq).where(lapsed).limit(1)).first() is None:
+                return 0
+        with self._write() as db:
+            return self._put_all_back(db, lapsed)
+
+    def renew(self, job_ids: Collection[str]) -> None:
+        """Go on having these jobs in hand, as far as nobody has taken them over."""
+        mine = and_(jobs.id.in_(job_ids), jobs.claimed_by == self.owner)
+        with self._database.write() as db:
+            change(db, mine, **lease_of(self.owner))
+
+    def let_go(self, job_ids: Collection[str]) -> None:
+        """Leave the media of these jobs to others."""
+        mine = and_(jobs.id.in_(job_ids), QUEUED, jobs.claimed_by == self.owner)
+        with self._database.write() as db:
+            change(db, mine, **FREE)
 
     def claim(self, slot: str) -> Job | None:
         """Take the oldest job of the highest priority whose media are here; None if none is."""
-        with self._write() as db:
-            claim = claim_of(slot, self._owner, self._now(), self._key_limits.running, self._served)
+        limit = self._key_limits.running
+        claim = claim_of(slot, self.owner, self._now(), limit, self._served)
+        with self._database.write() as db:
+            if self._database.is_shared and limits_runs(db, limit):
+                self._database.take_turn(db, "claims")
             row = db.execute(claim.returning(*JOB_COLUMNS)).one_or_none()
-            return None if row is None else job_of(row)
+        if row is None:
+            return None
+        self._tell(None)
+        return job_of(row)
 
     def end_late(self) -> float | None:
         """End the jobs that wait although they should have been started by now.
@@ -297,10 +261,6 @@ class JobStore:
         with self._write() as db:
             end_all(db, waiting, self._now(), error)
 
-    def paused_since(self) -> float | None:
-        """When the queue was paused, in Unix seconds; None if it is not."""
-        return paused_since(self._database)
-
     def log_to_waiting(self, message: str, *, unserved: bool = False) -> None:
         """Add a line to the log of every job that waits, unless it is there already.
 
@@ -312,12 +272,6 @@ class JobStore:
                 return
         with self._write() as db:
             db.execute(insert(tables.logs).from_select(lines.selected_columns.keys(), lines))
-
-    def cancel_requested(self, job_id: str, attempt: int) -> bool:
-        """Whether this run should stop: its caller asked, or the job is no longer its."""
-        query = select(jobs.cancel_requested).where(held(job_id, attempt))
-        with self._database.read() as db:
-            return db.execute(query).scalar_one_or_none() is not False
 
     def record(
         self, job_id: str, attempt: int, lines: Sequence[LogLine], progress: JobProgress | None
@@ -347,7 +301,8 @@ class JobStore:
         with self._write() as db:
             job, now = read_held(db, job_id, attempt), self._now()
             if job is None:
-                return False
+                # It may be this very end, which was committed as the connection broke.
+                return are_kept(db, artifacts)
             if job.cancel_requested:
                 end(db, job, now, error=CANCELLED)
                 return False
@@ -396,5 +351,22 @@ class JobStore:
         """A transaction that changes one job's log, or any job."""
         with self._database.write() as db:
             yield db
+        self._tell(log_of)
+
+    def _tell(self, log_of: str | None) -> None:
         for listener in self._listeners:
             listener(log_of)
+
+    def _add_images(
+        self, db: Connection, artifacts: Collection[StoredArtifact], place: MoveIntoPlace
+    ) -> None:
+        if artifacts:
+            self._database.take_turn(db, "images")
+            add_artifacts(db, artifacts, self._now())
+        place()
+
+    def _put_all_back(self, db: Connection, which: ColumnElement[bool]) -> int:
+        running = read_jobs(db, which, to_change=True)
+        for job in running:
+            put_back(db, job, self._now())
+        return len(running)

@@ -58,6 +58,8 @@ class Webhooks:
     """For signatures, which receivers compare with their own clocks."""
     jitter: Callable[[], float] = random.random
     tried: Callable[[str], None] = lambda _: None
+    leads: Callable[[], bool] = lambda: True
+    """Whether this server sends, among those that share the database."""
 
     def __post_init__(self) -> None:
         self._sending: dict[asyncio.Task[None], WebhookAttempt] = {}
@@ -95,7 +97,7 @@ class Webhooks:
             raise InvalidInput([item]) from error
 
     async def _send_due(self) -> None:
-        while delivery := await to_writer_thread(self._claim):
+        while self.leads() and (delivery := await to_writer_thread(self._claim)):
             task = asyncio.create_task(self._supervise(delivery))
             self._sending[task] = delivery
             task.add_done_callback(self._sending.pop)

@@ -7,6 +7,7 @@ folder has a new one, which receivers find in the key set.
 import base64
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -35,14 +36,16 @@ class SigningKey:
         self._key = key
 
     @classmethod
-    def in_folder(cls, folder: Path) -> "SigningKey":
-        """The key of a data folder, made if there is none.
+    def in_folder(
+        cls, folder: Path, read: Callable[[Path, Callable[[], bytes]], bytes] = read_or_make
+    ) -> "SigningKey":
+        """The key of a data folder, made if there is none; `read` may have it elsewhere.
 
         Raises:
             SettingsError: the file is there, and is not an Ed25519 key.
         """
         path = folder / KEY_FILE
-        pem = read_or_make(path, _new_pem)
+        pem = read(path, _new_pem)
         try:
             key = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, select, update
 
 from server.db import tables
 from server.db.database import Database
+from server.db.leases import FREE, is_free, lease_of
 from server.jobs.limits import fewest_first, has_less_than_share
 
 LEASE_S = 60.0
-"""Several times what one try can take."""
+"""Several times what one try can take, so none has to be renewed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +50,15 @@ class WebhookStore:
     def recover(self, *, longest_wait_s: float) -> None:
         """Let go of what a server that is gone had taken: its tries are due again at once.
 
-        So is one that is due later than any wait can last: the clock was put back.
+        So is one that is due later than any wait can last: the clock was put back. Where others
+        use the database, what they have taken is left to them until its lease lapses.
         """
         webhooks = tables.webhooks.c
         # What is not due any more has no lease, and there is ever more of it.
         taken = and_(webhooks.not_before >= 0, webhooks.lease_until.is_not(None))
         with self._database.write() as db:
-            free = update(tables.webhooks).where(taken)
-            db.execute(free.values(claimed_by=None, lease_until=None))
+            if not self._database.is_shared:
+                db.execute(update(tables.webhooks).where(taken).values(**FREE))
             now = self._now()
             late = update(tables.webhooks).where(webhooks.not_before > now + longest_wait_s)
             db.execute(late.values(not_before=now))
@@ -77,7 +79,7 @@ class WebhookStore:
         now = self._now()
         due = and_(
             webhooks.not_before <= now,
-            or_(webhooks.lease_until.is_(None), webhooks.lease_until <= now),
+            is_free(tables.webhooks),
             webhooks.receiver.not_in(besides),
         )
         first = (
@@ -93,13 +95,13 @@ class WebhookStore:
             if db.execute(first).one_or_none() is None:
                 return None
         with self._database.write() as db:
-            row = db.execute(first).one_or_none()
+            locked = first.with_for_update(of=tables.webhooks, skip_locked=True, key_share=True)
+            row = db.execute(locked).one_or_none()
             if row is None:
                 return None
             taken = WebhookAttempt(*row)
             claim = update(tables.webhooks).where(webhooks.id == taken.id)
-            lease = {"claimed_by": self._owner, "lease_until": now + LEASE_S}
-            db.execute(claim.values(tries=taken.tries, **lease))
+            db.execute(claim.values(tries=taken.tries, **lease_of(self._owner, LEASE_S)))
             return taken
 
     def delivered(self, delivery: WebhookAttempt) -> None:
@@ -124,9 +126,8 @@ class WebhookStore:
 
     def _change(self, delivery: WebhookAttempt, **values: Any) -> None:
         """Write what became of a try, unless the row was taken again meanwhile."""
-        free = {"claimed_by": None, "lease_until": None}
         with self._database.write() as db:
-            db.execute(update(tables.webhooks).where(_held(delivery)).values(**free, **values))
+            db.execute(update(tables.webhooks).where(_held(delivery)).values(**FREE, **values))
 
 
 def _held(delivery: WebhookAttempt) -> ColumnElement[bool]:

@@ -60,6 +60,14 @@ def database(tmp_path: Path) -> Iterator[Database]:
         yield database
 
 
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """Of one server: where others share the tables, their runs are not this one's."""
+    place = Place(tmp_path)
+    yield place
+    place.database.close()
+
+
 async def test_a_server_that_is_told_to_end_is_not_ready(
     tmp_path: Path, database: Database
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from api_keys import add_key, by_key, keys_of
-from job_fixtures import Clock
+from job_fixtures import Clock, Where
 from servers import APP, serving, settings_in
 
 from server.auth.first_key import FirstKey, configured_key, make_first_key
@@ -21,8 +21,8 @@ UNKNOWN_JOB = f"/queue/{APP}/requests/00000000-0000-4000-8000-000000000000/statu
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[KeyStore]:
-    database = Database(tmp_path / "jobs.sqlite3")
+def store(where: Where, clock: Clock) -> Iterator[KeyStore]:
+    database = Database(where)
     yield KeyStore(database, now=clock)
     database.close()
 

@@ -1,10 +1,7 @@
 """Who may read the files of which rows, and what a job may take for its picture."""
 
-import sqlite3
-from contextlib import closing
-
 import pytest
-from job_fixtures import Place
+from job_fixtures import Place, sql
 
 from server.auth.authenticator import Caller
 from server.config.setting_types import FilesAuth
@@ -47,9 +44,7 @@ class Reading:
 
 def forget(place: Place, columns: str) -> None:
     """Let the videos be as an earlier release wrote them, or lost."""
-    with closing(sqlite3.connect(place.path)) as db:
-        db.execute(f"UPDATE artifacts SET {columns}")
-        db.commit()
+    sql(place.where, f"UPDATE artifacts SET {columns}")
 
 
 def uploaded(place: Place, key_id: str | None) -> StoredArtifact:

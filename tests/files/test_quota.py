@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from job_fixtures import Where
 
 from server.db.database import Database
 from server.errors import KeyStorageFull, StorageFull
@@ -20,9 +21,9 @@ LIMIT, KEY_LIMIT = 6 * MIB, 4 * MIB
 class Folder:
     """The uploads of one folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, where: Where) -> None:
         self.root = root
-        self.database = Database(root / "jobs.sqlite3")
+        self.database = Database(where)
         self.files = FileStore(root / "files")
         self.quota = StorageQuota(self.database, max_bytes=LIMIT, max_key_bytes=KEY_LIMIT)
         self.uploads = Uploads(
@@ -38,8 +39,8 @@ class Folder:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Folder]:
-    folder = Folder(tmp_path)
+def folder(tmp_path: Path, where: Where) -> Iterator[Folder]:
+    folder = Folder(tmp_path, where)
     yield folder
     folder.database.close()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from job_fixtures import Where
 from sqlalchemy import insert, select
 
 from server.db import tables
@@ -28,13 +29,14 @@ class Disk:
     """The uploads of one folder, at a time that the test sets."""
 
     folder: Path
+    where: Where
     now: float = 1_000_000.0
     files: FileStore = field(init=False)
     uploads: Uploads = field(init=False)
     public: PublicFiles = field(init=False)
 
     def __post_init__(self) -> None:
-        self.database = Database(self.folder / "jobs.sqlite3")
+        self.database = Database(self.where)
         self.files = FileStore(self.folder / "files")
         store = UploadStore(self.database, now=lambda: self.now)
         quota = StorageQuota(self.database, max_bytes=10_000)
@@ -66,8 +68,8 @@ class Disk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    disk = Disk(tmp_path)
+def disk(tmp_path: Path, where: Where) -> Iterator[Disk]:
+    disk = Disk(tmp_path, where)
     yield disk
     disk.database.close()
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from asgi_calls import app_of
-from job_fixtures import FAILURE, new_job, sql
+from job_fixtures import FAILURE, Where, new_job, sql
 from queue_calls import result_of, submit, until_prepared
 from servers import data_uri, picture, request_of, serving, settings_in
 
@@ -31,10 +31,11 @@ def nothing() -> None:
 class Place:
     """The tables and files of a server, without the server."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, where: Where) -> None:
         self.now = 1000.0
-        self.path = folder / "jobs.sqlite3"
-        self.database = Database(self.path)
+        self.folder = folder
+        self.where = where
+        self.database = Database(where)
         self.files = FileStore(folder / "files")
         self.store = JobStore(self.database, owner="test", now=lambda: self.now)
         self.images = ImageStore(self.database, self.files, now=lambda: self.now)
@@ -84,11 +85,11 @@ class Place:
 
     def start_again(self) -> None:
         """What the next start does."""
-        quarantine = FileStore(self.path.with_name("quarantine"))
+        quarantine = FileStore(self.folder / "quarantine")
         UnknownFiles(self.database, self.files, quarantine).set_aside()
 
     def rows(self) -> dict[str, float | None]:
-        return dict(sql(self.path, "SELECT id, expires_at FROM artifacts"))
+        return dict(sql(self.where, "SELECT id, expires_at FROM artifacts"))
 
     def kept(self) -> set[str]:
         """The images that are there, of which each must have both row and file."""
@@ -98,8 +99,8 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    place = Place(tmp_path)
+def place(tmp_path: Path, where: Where) -> Iterator[Place]:
+    place = Place(tmp_path, where)
     yield place
     assert list(tmp_path.rglob("*.part")) == []
     place.database.close()

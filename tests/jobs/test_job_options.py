@@ -141,7 +141,7 @@ def test_input_is_not_stored_any_longer_than_the_job_needs_it(place: Place) -> N
     assert place.claim().input["spec"] == {"prompt": "a secret"}
     place.store.finish("a", 1, error=FAILURE)
 
-    assert place.rows("SELECT input FROM jobs") == [('{"sync_mode": false}',)]
+    assert place.rows("SELECT CAST(input AS TEXT) FROM jobs") == [('{"sync_mode": false}',)]
 
 
 @pytest.mark.parametrize("wish", NO_TRACES)
@@ -241,7 +241,7 @@ def test_an_output_waits_for_its_webhook(place: Place) -> None:
     place.clock.now += TEN_MINUTES_S
     assert place.store.job("a").done
 
-    sql(place.path, "UPDATE webhooks SET delivered_at = 1.0, not_before = NULL")
+    sql(place.where, "UPDATE webhooks SET delivered_at = 1.0, not_before = NULL")
     place.retention.fetched(job)
     place.clock.now += TEN_MINUTES_S
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from api_keys import add_key, by_key
-from job_fixtures import INVALID, Clock
+from job_fixtures import INVALID, Clock, Where
 from job_fixtures import submit as submit_job
 from queue_calls import RUN, SUBMIT
 from servers import APP, request_of, serving, settings_in
@@ -36,12 +36,12 @@ Open = Callable[..., JobStore]
 
 
 @pytest.fixture
-def opened(tmp_path: Path, clock: Clock) -> Iterator[Open]:
+def opened(where: Where, clock: Clock) -> Iterator[Open]:
     """Opens stores on one file, with limits of keys."""
     with ExitStack() as stack:
 
         def open_store(**limits: int) -> JobStore:
-            database = stack.enter_context(closing(Database(tmp_path / "jobs.sqlite3")))
+            database = stack.enter_context(closing(Database(where)))
             return JobStore(database, owner="test", key_limits=KeyLimits(**limits), now=clock)
 
         yield open_store
@@ -63,7 +63,7 @@ def accepted(work: Callable[[], object]) -> bool:
 
 
 def test_a_key_whose_jobs_wait_is_refused_another_and_the_other_key_is_not(
-    opened: Open, tmp_path: Path
+    opened: Open, where: Where
 ) -> None:
     store = opened(queued=2)
     for job in ("a", "b"):
@@ -75,7 +75,7 @@ def test_a_key_whose_jobs_wait_is_refused_another_and_the_other_key_is_not(
         store.check_room(MINE, queue_limit=9)
     submit(store, "d", YOURS)
     store.check_room(YOURS, queue_limit=9)
-    with closing(Database(tmp_path / "jobs.sqlite3")) as database:
+    with closing(Database(where)) as database:
         assert queue_size(database, 0.0).waiting == 3
 
 
@@ -120,10 +120,10 @@ def test_jobs_of_no_key_are_none_of_a_keys(opened: Open) -> None:
 # Limits of one key.
 
 
-def give(path: Path, key_id: str, **own_limits: Any) -> None:
+def give(where: Where, key_id: str, **own_limits: Any) -> None:
     """A row for the key, with limits of its own."""
     key = ApiKey.from_credential(Credential(key_id, "s"), key_id, created_at=0.0, **own_limits)
-    with closing(Database(path)) as database:
+    with closing(Database(where)) as database:
         KeyStore(database).add(key)
 
 
@@ -134,14 +134,14 @@ def give(path: Path, key_id: str, **own_limits: Any) -> None:
 )
 def test_a_key_s_own_limit_takes_the_place_of_every_key_s(
     opened: Open,
-    tmp_path: Path,
+    where: Where,
     default: dict[str, int],
     own: dict[str, int],
     refused: type[RequestError],
 ) -> None:
     store = opened(**default)
-    give(tmp_path / "jobs.sqlite3", MINE, **own)
-    give(tmp_path / "jobs.sqlite3", YOURS)
+    give(where, MINE, **own)
+    give(where, YOURS)
     for job in ("a", "b"):
         submit(store, job)
     with pytest.raises(refused, match=r"keys limits"):
@@ -150,10 +150,10 @@ def test_a_key_s_own_limit_takes_the_place_of_every_key_s(
         submit(store, job, YOURS)
 
 
-def test_a_key_may_have_more_than_every_key_has(opened: Open, tmp_path: Path) -> None:
+def test_a_key_may_have_more_than_every_key_has(opened: Open, where: Where) -> None:
     store = opened(queued=1, submits_per_minute=1, running=1)
     own = {"queue_limit": 3, "submits_per_minute": 3, "running_limit": 2}
-    give(tmp_path / "jobs.sqlite3", MINE, **own)
+    give(where, MINE, **own)
     for job in ("a", "b", "c"):
         submit(store, job)
 
@@ -161,11 +161,9 @@ def test_a_key_may_have_more_than_every_key_has(opened: Open, tmp_path: Path) ->
     assert [job and job.id for job in claimed] == ["a", "b", None]
 
 
-def test_a_key_s_own_limit_on_what_runs_needs_none_of_every_key(
-    opened: Open, tmp_path: Path
-) -> None:
+def test_a_key_s_own_limit_on_what_runs_needs_none_of_every_key(opened: Open, where: Where) -> None:
     store = opened()
-    give(tmp_path / "jobs.sqlite3", MINE, running_limit=1)
+    give(where, MINE, running_limit=1)
     for job, key in (("a", MINE), ("b", MINE), ("c", YOURS), ("d", YOURS)):
         submit(store, job, key)
 
@@ -173,9 +171,9 @@ def test_a_key_s_own_limit_on_what_runs_needs_none_of_every_key(
     assert [job and job.id for job in claimed] == ["a", "c", "d", None]
 
 
-def test_a_key_s_own_limit_on_uploads(tmp_path: Path) -> None:
-    give(tmp_path / "jobs.sqlite3", MINE, storage_limit_mib=1)
-    with closing(Database(tmp_path / "jobs.sqlite3")) as database:
+def test_a_key_s_own_limit_on_uploads(where: Where) -> None:
+    give(where, MINE, storage_limit_mib=1)
+    with closing(Database(where)) as database:
         quota = StorageQuota(database, max_bytes=9 * MIB, max_key_bytes=5)
 
         def keep(size: int, key_id: str) -> Callable[[], object]:
@@ -318,8 +316,8 @@ def test_claims_that_come_at_once_do_not_pass_a_limit_together(opened: Open) -> 
 # How many bytes.
 
 
-def test_the_uploads_of_a_key_have_a_limit_of_their_own(tmp_path: Path) -> None:
-    with closing(Database(tmp_path / "jobs.sqlite3")) as database:
+def test_the_uploads_of_a_key_have_a_limit_of_their_own(where: Where) -> None:
+    with closing(Database(where)) as database:
         quota = StorageQuota(database, max_bytes=100, max_key_bytes=40)
 
         def fits(key_id: str | None, size: int) -> bool:

@@ -45,7 +45,7 @@ def nothing(place: Place) -> bool:
 
 def sent(place: Place) -> None:
     """Every webhook has been sent."""
-    sql(place.path, "UPDATE webhooks SET delivered_at = 1.0, not_before = NULL")
+    sql(place.where, "UPDATE webhooks SET delivered_at = 1.0, not_before = NULL")
 
 
 def test_after_its_days_a_job_goes_with_all_that_hangs_on_it(place: Place) -> None:
@@ -129,7 +129,7 @@ def test_a_video_that_outlived_its_job_belongs_to_its_key(place: Place, is_writt
     assert place.rows("SELECT key_id FROM artifacts") == [("mine",)]
     if not is_written:
         # An earlier release left it to the job.
-        sql(place.path, "UPDATE artifacts SET key_id = NULL")
+        sql(place.where, "UPDATE artifacts SET key_id = NULL")
     place.clock.now += DAY_S
     place.retention.sweep()
 

@@ -177,7 +177,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert refused == (UnknownJob if job is None else None)
         if job is None or job.status is not WAITS:
             return
-        if pixels is None:
+        if pixels is None and job.pixels is None:
             self.model.end(job, INVALID)
         job.pixels = pixels or job.pixels
 

@@ -26,7 +26,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def unknown_files(place: Place) -> UnknownFiles:
-    quarantine = FileStore(place.path.with_name("quarantine"))
+    quarantine = FileStore(place.files.root.with_name("quarantine"))
     return UnknownFiles(place.database, place.files, quarantine, now=place.clock)
 
 

@@ -5,12 +5,11 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +17,8 @@ import httpx
 import psutil
 from client_record import Findings, Ledger, by_job, raise_if_asked_to_try_again
 from fork_server import Failpoint, ForkedServer, ForkServer
+from job_fixtures import Where, let_leases_lapse, sql
+from pydantic import SecretStr
 from servers import COMMAND, SCRIPTED, command_line, launch
 
 
@@ -66,11 +67,17 @@ def receiving(refusals: int = 0) -> Iterator[Receiver]:
 
 
 class CrashSite:
-    """One data folder, and the server that has it now, if any."""
+    """One data folder, and the server that has it now, if any.
+
+    Its database is in the folder, or the one that the environment names.
+    """
 
     def __init__(self, folder: Path, *options: str, **environment: str) -> None:
         self.folder = folder
         self.data = folder / "data"
+        self.database = self.data / "jobs.sqlite3"
+        url = environment.get("COSMOS_DATABASE")
+        self.where: Where = self.database if url is None else SecretStr(url)
         self.ledger = Ledger()
         self._options = options
         self._environment = environment
@@ -92,8 +99,9 @@ class CrashSite:
         return f"http://127.0.0.1:{self._port}"
 
     @property
-    def database(self) -> Path:
-        return self.data / "jobs.sqlite3"
+    def is_shared(self) -> bool:
+        """Whether its database is PostgreSQL's."""
+        return isinstance(self.where, SecretStr)
 
     def client(self) -> httpx.Client:
         """A client that raises `AskedToTryAgain` for such an answer."""
@@ -108,6 +116,9 @@ class CrashSite:
         Without a failpoint, `program` is that of `launch`.
         """
         options = ["--port", str(self._port), *self._options]
+        if self.is_shared:
+            # Others may use the database: what a server had in hand is taken over after a while.
+            let_leases_lapse(self.where)
         if failpoint is None:
             self.process = launch(self.folder, *options, program=program, **self._environment)
         else:
@@ -163,8 +174,7 @@ class CrashSite:
         return self.ledger.check(client, by_job(receiver.hooks), deaths)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(self.database)) as database:
-            return database.execute(query).fetchall()
+        return sql(self.where, query)
 
     def orphans(self) -> list[str]:
         """Files without a row and rows without a file, when the server has ended; and processes
@@ -187,7 +197,7 @@ class CrashSite:
         keys = self.rows(twice.format("idempotency_key", "jobs", "idempotency_key IS NOT NULL"))
         videos = self.rows(twice.format("job_id", "artifacts", "kind = 'video'"))
         running = self.rows("SELECT id FROM jobs WHERE status != 'COMPLETED'")
-        integrity = self.rows("PRAGMA integrity_check")
+        integrity = [] if self.is_shared else self.rows("PRAGMA integrity_check")
         return [
             *(f"{count} jobs have the key {key}" for key, count in keys),
             *(f"the job {job_id} has {count} videos" for job_id, count in videos),

@@ -30,7 +30,7 @@ TRANSACTIONS: Mapping[str, tuple[Callable[..., object], ...]] = {
     "cancel": (JobStore.request_cancel,),
     "give back": (JobStore.give_back,),
     "death": (JobStore.worker_died,),
-    "recover": (JobStore.recover,),
+    "recover": (JobStore.recover, JobStore.take_over),
     "upload": (UploadStore.add_file, UploadStore.finish, UploadStore.add_part),
     "webhook claim": (WebhookStore.claim,),
     "webhook end": (

@@ -5,6 +5,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg
+from pydantic import SecretStr
+
 from server.db.database import Database
 from server.dispatch.artifacts import keep
 from server.files.quota import StorageQuota
@@ -15,6 +18,9 @@ from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.models import Job, JobError, NewJob, StoredArtifact
 from server.workers.messages import Artifact
+
+Where = Path | SecretStr
+"""A file of SQLite, or the URL of a database of PostgreSQL."""
 
 FAILURE = JobError(500, {"detail": "The worker died.", "error_type": "runner_server_error"})
 INVALID = JobError(422, {"detail": [{"loc": ["body", "prompt"], "type": "missing"}]})
@@ -38,10 +44,21 @@ def artifact(artifact_id: str, kind: str = "video", size: int = 7) -> StoredArti
     )
 
 
-def sql(path: Path, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+def sql(where: Where, statement: str, *values: Any) -> list[tuple[Any, ...]]:
     """Execute a statement as another process would, and commit; its rows."""
-    with closing(sqlite3.connect(path)) as db, db:
+    if isinstance(where, SecretStr):
+        address = where.get_secret_value().replace("+psycopg", "")
+        with psycopg.connect(address) as postgres:
+            ran = postgres.execute(statement.replace("?", "%s").encode(), values or None)
+            return ran.fetchall() if ran.description else []
+    with closing(sqlite3.connect(where)) as db, db:
         return db.execute(statement, values).fetchall()
+
+
+def let_leases_lapse(where: Where) -> None:
+    """Be at the end of every lease, as after a minute in which nobody renewed one."""
+    for table in ("jobs", "webhooks"):
+        sql(where, f"UPDATE {table} SET lease_until = 0 WHERE lease_until IS NOT NULL")
 
 
 def submit(store: JobStore, job_id: str, *, limit: int = 100, **changes: Any) -> Job:
@@ -64,10 +81,13 @@ class Clock:
 class Place:
     """The tables and files of a server, without the server."""
 
-    def __init__(self, folder: Path, *, keep_s: float | None = None) -> None:
+    def __init__(
+        self, folder: Path, where: Where | None = None, *, keep_s: float | None = None
+    ) -> None:
         self.path = folder / "jobs.sqlite3"
+        self.where = where or self.path
         self.clock = Clock()
-        self.database = Database(self.path)
+        self.database = Database(self.where)
         self.files = FileStore(folder / "files")
         self.store = JobStore(self.database, owner="this server", now=self.clock)
         self.was_told = 0
@@ -118,4 +138,4 @@ class Place:
         return Uploads(store, self.files, quota, max_size=100)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        return sql(self.path, query)
+        return sql(self.where, query)

@@ -1,0 +1,148 @@
+"""The servers that share a database: what they tell each other, and which one leads.
+
+Each has a connection of its own for both. A hint may be lost, and then the tables say the same a
+second later. The one that leads has a lock of the database, which ends with its connection.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from pydantic import SecretStr
+from sqlalchemy import make_url
+
+from server.db.database import Database
+from server.db.postgres import CHANNEL, CONNECT_ARGS, LOCK_CLASS
+from server.db.upgrade import LATEST
+from server.tasks import log_errors
+
+LOOK_S = 2.0
+"""How often a server tries to lead, and looks for a later release."""
+
+SILENT_S = 20
+"""A server that is stopped for so long leads no more: PostgreSQL ends its connection."""
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
+_log = structlog.get_logger("server")
+
+
+class Alone:
+    """The one server of its database."""
+
+    def leads(self) -> bool:
+        """Whether this server does what one alone is to do."""
+        return True
+
+    def loops(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+        """What is to run as long as the server does."""
+        return {}
+
+
+class Peers:
+    """This server among those of its database.
+
+    `hear` has what to do at each hint of the others, in the order in which they are to be done if
+    they come together. `on_later_release` is called when the tables have become those of one.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        url: SecretStr,
+        *,
+        owner: str,
+        hear: Mapping[str, Callable[[], None]],
+        on_later_release: Callable[[], None],
+    ) -> None:
+        self._database = database
+        address = make_url(url.get_secret_value()).set(drivername="postgresql")
+        self._address = address.render_as_string(hide_password=False)
+        self._owner = owner
+        self._hear = hear
+        self._on_later_release = on_later_release
+        self._untold: set[str] = set()
+        self._has_untold = asyncio.Event()
+        self._leads = False
+
+    def leads(self) -> bool:
+        """Whether this server does what one alone is to do."""
+        return self._leads
+
+    def tell(self, hint: str) -> None:
+        """Give the others a hint soon; those that come meanwhile go with it."""
+        self._untold.add(hint)
+        self._has_untold.set()
+
+    def loops(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+        """What is to run as long as the server does."""
+        return {
+            "hearing other servers": self.run,
+            "telling other servers": self.keep_telling,
+        }
+
+    async def keep_telling(self) -> None:
+        """Send hints until cancelled."""
+        while True:
+            await self._has_untold.wait()
+            self._has_untold.clear()
+            message = " ".join([self._owner, *self._untold])
+            self._untold.clear()
+            telling = asyncio.to_thread(self._database.notify, message)
+            await log_errors("telling the other servers", telling)
+
+    async def run(self) -> None:
+        """Listen, and lead if nobody else does, until cancelled."""
+        # An extra.
+        import psycopg
+
+        while True:
+            try:
+                connection = await psycopg.AsyncConnection.connect(
+                    self._address, autocommit=True, **CONNECT_ARGS
+                )
+                async with connection:
+                    await self._take_part(connection)
+            except psycopg.OperationalError as error:
+                _log.warning("The connection to the other servers was lost", why=str(error))
+            finally:
+                self._leads = False
+            await asyncio.sleep(1.0)
+
+    async def _take_part(self, connection: "AsyncConnection") -> None:
+        await connection.execute(f"SET idle_session_timeout = '{SILENT_S}s'")
+        await connection.execute(f"LISTEN {CHANNEL}")
+        # What was said meanwhile is lost.
+        for act in self._hear.values():
+            act()
+        is_told = False
+        while True:
+            if not self._leads:
+                self._leads = await _try_to_lead(connection)
+            if not is_told and await _revision(connection) > LATEST:
+                is_told = True
+                self._on_later_release()
+            async for notification in connection.notifies(timeout=LOOK_S):
+                self._take(notification.payload)
+
+    def _take(self, message: str) -> None:
+        owner, *hints = message.split()
+        if owner == self._owner:
+            return
+        for hint, act in self._hear.items():
+            if hint in hints:
+                act()
+
+
+async def _try_to_lead(connection: "AsyncConnection") -> bool:
+    query = "SELECT pg_try_advisory_lock(%s, hashtext('leader'))"
+    row = await (await connection.execute(query, (LOCK_CLASS,))).fetchone()
+    return row == (True,)
+
+
+async def _revision(connection: "AsyncConnection") -> str:
+    rows = await connection.execute("SELECT version_num FROM alembic_version")
+    row = await rows.fetchone()
+    return "" if row is None else str(row[0])

@@ -1,0 +1,107 @@
+"""What callers and runs read of jobs: each method sees the tables as they are at one moment."""
+
+import math
+import time
+from collections.abc import Callable, Collection
+
+from sqlalchemy import and_, select
+
+from server.db.database import Database
+from server.errors import QueueFull
+from server.jobs.limits import NO_LIMITS, KeyLimits, check_key
+from server.jobs.pause import paused_since
+from server.jobs.statements import (
+    count_ahead,
+    count_queued,
+    held,
+    is_ready,
+    is_served,
+    jobs,
+    read_artifact,
+    read_job,
+    read_jobs,
+    read_lines,
+    read_progress,
+    read_resubmitted,
+)
+from server.models import Job, JobProgress, JobSnapshot, JobStatus, StoredArtifact
+
+
+class JobReads:
+    """The jobs of one database, to be read. See `JobStore`, which writes, too."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        key_limits: KeyLimits = NO_LIMITS,
+        endpoints: Collection[str] | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._key_limits = key_limits
+        self._served = is_served(endpoints)
+        self._now = now
+
+    def now(self) -> float:
+        """The time in Unix seconds, as it stands in the rows."""
+        return self._now()
+
+    def resubmitted(
+        self, key_id: str | None, idempotency_key: str | None, body_sha256: str
+    ) -> Job | None:
+        """The job that was submitted with this idempotency key before."""
+        with self._database.read() as db:
+            return read_resubmitted(db, key_id, idempotency_key, body_sha256, self._now())
+
+    def check_room(self, key_id: str | None, *, queue_limit: int) -> None:
+        """Refuse what `submit` would refuse now, before anything is done for it."""
+        with self._database.read() as db:
+            if count_queued(db) >= queue_limit:
+                raise QueueFull(queue_limit)
+            check_key(db, key_id, self._key_limits, self._now())
+
+    def job(self, job_id: str) -> Job:
+        """Read one job."""
+        with self._database.read() as db:
+            return read_job(db, job_id, self._now())
+
+    def standing(self, job_id: str) -> JobSnapshot:
+        """Read one job, its place in the queue, and the lines of its runs, oldest first."""
+        with self._database.read() as db:
+            job = read_job(db, job_id, self._now())
+            position = count_ahead(db, job, self._served)
+            return JobSnapshot(job=job, position=position, lines=read_lines(db, job_id))
+
+    def progress(self, job_id: str) -> JobProgress | None:
+        """How far the latest run of the job has come."""
+        with self._database.read() as db:
+            return read_progress(db, job_id)
+
+    def unfinished_runs(self, before: float = math.inf) -> list[Job]:
+        """The jobs from `before` whose callers wait on connections, in the order they came in."""
+        unfinished = [JobStatus.IN_QUEUE.value, JobStatus.IN_PROGRESS.value]
+        waiting = and_(jobs.is_run, jobs.status.in_(unfinished), jobs.submitted_at < before)
+        with self._database.read() as db:
+            return read_jobs(db, waiting)
+
+    def can_be_claimed(self, *, besides: Collection[str]) -> bool:
+        """Whether a job waits for a slot and nothing else, but for those named."""
+        waiting = and_(is_ready(self._now(), self._served), jobs.id.not_in(besides))
+        with self._database.read() as db:
+            return db.execute(select(jobs.seq).where(waiting).limit(1)).first() is not None
+
+    def artifact(self, artifact_id: str) -> StoredArtifact | None:
+        """The row of a file, None if there is none, or it was not to be kept for so long."""
+        with self._database.read() as db:
+            return read_artifact(db, artifact_id, self._now())
+
+    def paused_since(self) -> float | None:
+        """When the queue was paused, in Unix seconds; None if it is not."""
+        return paused_since(self._database)
+
+    def cancel_requested(self, job_id: str, attempt: int) -> bool:
+        """Whether this run should stop: its caller asked, or the job is no longer its."""
+        query = select(jobs.cancel_requested).where(held(job_id, attempt))
+        with self._database.read() as db:
+            return db.execute(query).scalar_one_or_none() is not False
