@@ -11,9 +11,9 @@ from rich.console import Console
 
 from server.cli.byte_progress import byte_progress
 from server.cli.errors import CommandFailed, WrongUsage
+from server.cli.open_database import database_url
 from server.cli.options import Data
 from server.cli.printing import counted, size_text
-from server.config.settings import database_url
 
 if TYPE_CHECKING:
     from server.files.backup import Copied, Showing

@@ -5,11 +5,30 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import SecretStr, TypeAdapter, ValidationError
+
 from server.cli.errors import CommandFailed
-from server.config.settings import database_url
+from server.config.errors import SettingsError
+from server.config.setting_types import DatabaseUrl
+from server.config.settings import Settings
+from server.config.settings_file import read_setting
 
 if TYPE_CHECKING:
     from server.db.database import Database
+
+
+def database_url() -> SecretStr | None:
+    """The setting `database`, for a command that needs no other; None where it is not set.
+
+    Raises:
+        SettingsError: it is malformed.
+    """
+    given = read_setting("database", Settings.model_fields)
+    try:
+        return TypeAdapter(DatabaseUrl | None).validate_python(given)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"COSMOS_DATABASE=…: {message}.") from error
 
 
 @contextmanager

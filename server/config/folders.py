@@ -1,11 +1,10 @@
 """The settings that name a folder, for commands that need no other setting."""
 
-import os
 from pathlib import Path
 
 from server.config.errors import PREFIX, SettingsError
 from server.config.settings import Settings
-from server.config.settings_file import read_settings_file
+from server.config.settings_file import read_setting
 from weights.checkpoints import folders_in
 
 
@@ -28,6 +27,5 @@ def weights_folder() -> Path | None:
 
 
 def _folder(name: str) -> Path | None:
-    in_file = read_settings_file(Settings.model_fields)
-    named = os.environ.get(PREFIX + name.upper()) or in_file.get(name)
+    named = read_setting(name, Settings.model_fields)
     return Path(named) if named else None

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -65,8 +65,7 @@ class Settings(BaseSettings):
     data: Path = Field(default=Path("data"), description="folder for the database and the files")
     database: DatabaseUrl | None = Field(
         default=None,
-        description="URL of a PostgreSQL database that several servers share, as "
-        "postgresql+psycopg://user:password@host/name; SQLite in the data folder, if unset",
+        description="URL of a PostgreSQL that servers share, see docs/cluster.md; SQLite, if unset",
     )
     any_filesystem: bool = Field(default=False, description="use a file system not known to work")
     quarantine_unknown: bool = Field(

@@ -39,3 +39,9 @@ def read_settings_file(fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
         for name, value in given.items()
         if value != "" or aliases[name]
     }
+
+
+def read_setting(name: str, fields: Mapping[str, FieldInfo]) -> str | None:
+    """One setting as it is given, for a command that needs no other; None if it is not."""
+    in_file = read_settings_file(fields)
+    return os.environ.get(PREFIX + name.upper()) or in_file.get(name)
