@@ -4,7 +4,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from job_fixtures import Place, new_job
+from job_fixtures import Place, let_leases_lapse, new_job
 from pydantic import SecretStr
 from sqlalchemy import delete, select
 
@@ -67,6 +67,7 @@ def test_all_of_it_is_copied_and_goes_on(
     with closing(Database(postgres_database)) as database:
         assert contents(database) == had
         store = JobStore(database, owner="the next")
+        let_leases_lapse(postgres_database)
         assert store.take_over() == 1
         assert store.submit(new_job("next"), queue_limit=9).seq == 4
         secret = read_or_make_secret(database, tmp_path / "new" / "token.secret", lambda: b"new")

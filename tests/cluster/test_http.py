@@ -35,7 +35,6 @@ async def test_a_request_from_its_submit_to_its_usage(client: httpx.AsyncClient)
         f"/v1/models/requests/by-endpoint?endpoint_id={ENDPOINT}",
         "/v1/models/usage",
         f"/v1/models/analytics?endpoint_id={ENDPOINT}",
-        "/v1/keys",
         "/metrics",
         "/health/ready",
     ]

@@ -34,8 +34,7 @@ def server(folder: Path, url: SecretStr, files: Path | None = None) -> Iterator[
     try:
         yield running
     finally:
-        if running.process.poll() is None:
-            running.end(signal.SIGKILL)
+        running.end(signal.SIGKILL)
 
 
 def submit(at: RunningServer, prompt: str = "", **params: str) -> str:
@@ -63,7 +62,7 @@ def test_a_job_of_a_server_that_is_killed_is_finished_by_another(
 ) -> None:
     files = tmp_path / "one" / "data" / "files"
     with receiving() as receiver, server(tmp_path / "one", postgres_database) as one:
-        job = submit(one, "sleep 1", fal_webhook=receiver.url)
+        job = submit(one, "hang once", fal_webhook=receiver.url)
         until(one, job, "IN_PROGRESS")
         with server(tmp_path / "other", postgres_database, files) as other:
             assert one.end(signal.SIGKILL) == -signal.SIGKILL
