@@ -113,7 +113,7 @@ def check_postgres(url: SecretStr) -> None:
     """
     engine = open_postgres(url)
     try:
-        with engine.connect() as db:
+        with engine.begin() as db:
             check_release(db)
     except OperationalError as error:
         raise Shortage(f"The database of COSMOS_DATABASE cannot be used: {error.orig}.") from error
