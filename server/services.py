@@ -1,6 +1,7 @@
 """The services that routes and loops share, made from the settings."""
 
 import uuid
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ from server.jobs.limits import KeyLimits
 from server.jobs.retention import Retention
 from server.jobs.store import JobStore
 from server.keys import ApiKey
+from server.models import Job
 from server.outbound.fetch import Fetcher
 from server.outbound.moderation import Moderation
 from server.sweeper import Sweeper
@@ -98,20 +100,11 @@ def make_services(
     submissions = Submissions(store, images, limits, signals, settings.queue_limit, judged)
     disk = DiskSpace(settings.data, settings.min_free_disk_mib)
     measured = Metrics(database, pool.slots, disk, now=now)
-    read_secret = partial(read_or_make_secret, database)
-    secret = read_secret(settings.data / TOKEN_SECRET, new_secret, at_least=SECRET_BYTES)
-    keys = KeyCache(KeyStore(database), key)
-    auth = Authenticator(keys, Tokens(secret), needs_key=settings.needs_key)
-    serving = _file_serving(settings, database, files, auth, clock, secret)
-    webhooks = Webhooks(
-        webhooks=WebhookStore(database, owner=owner, now=now),
-        jobs=store,
-        body_of=partial(webhook_body, jobs=store, files=files, links=serving.file_links),
-        fetcher=fetcher,
-        key=SigningKey.in_folder(settings.data, read_secret),
-        leads=peers.leads,
-        signals=signals,
-        tried=measured.webhook_tried,
+    auth = _authenticator(settings, database, key)
+    serving = _file_serving(settings, database, files, auth, clock)
+    body_of = partial(webhook_body, jobs=store, files=files, links=serving.file_links)
+    webhooks = _webhooks(
+        settings, database, store, body_of, fetcher, signals, measured.webhook_tried, peers.leads
     )
     return Services(
         settings=settings,
@@ -138,6 +131,28 @@ def make_services(
         readiness=Readiness(pool, database, drain, disk, loops, moderation, endpoints=endpoints),
         database=database,
         bodies=BodyReader(timeout_s=settings.read_timeout),
+    )
+
+
+def _webhooks(
+    settings: Settings,
+    database: Database,
+    store: JobStore,
+    body_of: Callable[[Job], bytes],
+    fetcher: Fetcher,
+    signals: Signals,
+    tried: Callable[[str], None],
+    leads: Callable[[], bool],
+) -> Webhooks:
+    return Webhooks(
+        webhooks=WebhookStore(database, owner=store.owner, now=store.now),
+        jobs=store,
+        body_of=body_of,
+        fetcher=fetcher,
+        key=SigningKey.in_folder(settings.data, partial(read_or_make_secret, database)),
+        signals=signals,
+        tried=tried,
+        leads=leads,
     )
 
 
@@ -195,18 +210,24 @@ def make_sweeper(
     )
 
 
+def _secret(settings: Settings, database: Database) -> bytes:
+    """What nobody but the servers of a database know; tokens and signed URLs end with it."""
+    path = settings.data / TOKEN_SECRET
+    return read_or_make_secret(database, path, new_secret, at_least=SECRET_BYTES)
+
+
+def _authenticator(settings: Settings, database: Database, key: ApiKey | None) -> Authenticator:
+    tokens = Tokens(_secret(settings, database))
+    return Authenticator(KeyCache(KeyStore(database), key), tokens, needs_key=settings.needs_key)
+
+
 def _file_serving(
-    settings: Settings,
-    database: Database,
-    files: FileStore,
-    auth: Authenticator,
-    clock: Clock,
-    secret: bytes,
+    settings: Settings, database: Database, files: FileStore, auth: Authenticator, clock: Clock
 ) -> _FileServing:
     signer = None
     if settings.files_auth == "signed":
         seconds = settings.files_url_seconds
-        signer = LinkSigner(secret, seconds=seconds, now=clock.now)
+        signer = LinkSigner(_secret(settings, database), seconds=seconds, now=clock.now)
     access = FileAccess(settings.files_auth, signer, now=clock.now)
     return _FileServing(
         public_files=PublicFiles.from_settings(settings, database, access, clock.now),
