@@ -321,9 +321,7 @@ def test_only_settings_read_the_environment() -> None:
         if any(_reads_environment(node) for node in _walk_without_handing_on(module.tree))
     }
     # The last takes the hub's token out of it.
-    assert readers == {
-        f"server.config.{name}" for name in ("settings", "settings_file", "folders", "hub")
-    }
+    assert readers == {f"server.config.{name}" for name in ("settings", "settings_file", "hub")}
 
 
 def test_only_fetch_and_download_make_outbound_requests() -> None:

@@ -41,6 +41,9 @@ TORCH = Torch(
 CERTIFICATE = Certificate(names=("fal.run",), begins=NOW - DAY_S, ends=NOW + 400 * DAY_S)
 
 
+SHARED = "postgresql+psycopg://cosmos:a-password@db.internal/cosmos"
+
+
 def settings(**changes: Any) -> Settings:
     return Settings(weights=Path("checkpoint"), **changes)
 
@@ -253,6 +256,13 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("guardrail", {"guardrail": GuardrailKind.TEXT}, "warning", "reads prompts only"),
     ("guardrail", {"guardrail": GuardrailKind.OFF}, "warning", "for you to judge"),
     ("data folder", {"data_problem": "It belongs to uid 0."}, "problem", "uid 0"),
+    (
+        "database",
+        {"settings": settings(database=SHARED), "database_problem": "It is away."},
+        "problem",
+        "It is away.*docs/cluster.md",
+    ),
+    ("database", {"settings": settings(database=SHARED)}, "ok", "PostgreSQL answers"),
     ("data folder", {"data_user": "Another server uses it."}, "ok", "used by a server"),
     ("disk", {"disk_problem": "5 MiB left."}, "problem", "5 MiB left.*jobs purge"),
     ("ports", {"busy_ports": (8000,)}, "problem", r"Port 8000 of 127\.0\.0\.1.*ss -ltnp"),
