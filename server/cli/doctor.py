@@ -12,7 +12,7 @@ from server.config.settings import Settings
 
 app = typer.Typer()
 
-_NOT_OF_THE_MACHINE = ("quarantine_unknown", "nvidia_sampling", "guardrail_model")
+_NOT_OF_THE_MACHINE = ("quarantine_unknown", "nvidia_sampling", "guardrail_model", "preview")
 """Nothing on a machine can be wrong with them."""
 
 OPTIONS = tuple(

@@ -13,6 +13,8 @@ from fal_platform import differences
 from queue_calls import SUBMIT, cancel, result_of, status_of, submit, until
 from servers import APP, BASE_URL, ENDPOINT, request_of, serving, settings_in
 
+from server.fal.endpoints import EXTEND
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TEXT = f"{APP}/text-to-video"
@@ -51,6 +53,7 @@ async def got(client: httpx.AsyncClient, path: str, shape: Any, **params: Any) -
 async def test_models_are_listed_in_fal_s_shape_and_in_openai_s(client: httpx.AsyncClient) -> None:
     listed = await got(client, "/v1/models", fal.MODELS, expand="openapi-3.0")
     ids = [f"{APP}/{name}" for name in ("image-to-video", "text-to-video", "video-to-video")]
+    ids.append(EXTEND)
     assert [each["endpoint_id"] for each in listed["models"]] == ids
     assert [each["id"] for each in listed["data"]] == ids
     assert listed["object"] == "list"
@@ -72,7 +75,7 @@ async def test_models_are_listed_in_fal_s_shape_and_in_openai_s(client: httpx.As
     [
         ({"q": "TEXT prompt"}, ["text-to-video"]),
         ({"q": "nothing like it"}, []),
-        ({"category": "video-to-video"}, ["video-to-video"]),
+        ({"category": "image-to-video"}, ["image-to-video"]),
         ({"status": "active", "category": "text-to-video"}, ["text-to-video"]),
         ({"status": "deprecated"}, []),
         ({"endpoint_id": f"{ENDPOINT},{TEXT}"}, ["image-to-video", "text-to-video"]),
@@ -98,7 +101,7 @@ async def test_lists_come_in_pages(client: httpx.AsyncClient) -> None:
         assert page["has_more"] == (cursor is not None)
         if cursor is None:
             break
-    assert len(found) == len(set(found)) == 3
+    assert len(found) == len(set(found)) == 4
 
 
 async def test_on_fal_s_own_host_the_paths_are_the_same(client: httpx.AsyncClient) -> None:
@@ -241,9 +244,10 @@ async def test_payloads_are_deleted_and_nothing_else(client: httpx.AsyncClient) 
 
     assert differences(once.json(), fal.DELETED) == []
     assert once.json() == again.json()
-    assert once.json() == {
-        "cdn_delete_results": [{"link": output["video"]["url"], "exception": None}]
-    }
+    video, thumbnail = once.json()["cdn_delete_results"]
+    assert video == {"link": output["video"]["url"], "exception": None}
+    assert thumbnail["link"].endswith("/thumbnail.webp")
+    assert (await client.get(thumbnail["link"])).status_code == 404
     assert (await client.get(output["video"]["url"])).status_code == 404
     assert (await client.get(upload.json()["access_url"])).content == b"an input"
     assert (await client.get(f"/queue/{APP}/requests/{job}")).status_code == 404

@@ -102,7 +102,7 @@ def test_a_url_of_fal_is_an_address_of_this_server(
         f"https://localhost:8000{PROXY}",
         "https://[::1]/x",
         "https://169.254.169.254/latest/meta-data/",
-        "https://api.fal.ai/v1/models",
+        "https://api.fal.example/v1/models",
         f"https://fal.run/{ENDPOINT}, https://fal.run/{ENDPOINT}",
     ],
 )

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from api_keys import add_key, by_key
 from command_line import Commands, call
-from job_fixtures import Place
+from job_fixtures import Place, is_webp
 from queue_calls import result_of, status_of, submit, until
 from servers import serving, settings_in
 
@@ -28,7 +28,8 @@ def listed(run: Commands, *options: str) -> dict[str, Any]:
 
 def videos(folder: Path) -> list[Path]:
     files = (folder / "data" / "files").glob("*/*")
-    return [file for file in files if not file.name.startswith(("image-", "pixels-"))]
+    named = (file for file in files if not file.name.startswith(("image-", "pixels-")))
+    return [file for file in named if not is_webp(file)]
 
 
 async def test_the_list_has_the_latest_first_and_what_became_of_each(

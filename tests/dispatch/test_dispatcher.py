@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from in_process_pool import InProcessPool
+from job_fixtures import is_webp
 from queue_calls import RUN, cancel, result_of, submit, until_prepared
 from servers import request_of, serving, settings_in
 
@@ -161,5 +162,9 @@ async def test_memory_that_does_not_suffice_is_said_in_a_sentence(tmp_path: Path
 
 def videos_in(settings: Settings) -> list[str]:
     """Every file that is no picture."""
-    names = [path.name for path in (settings.data / "files").glob("*/*")]
-    return [name for name in names if not name.startswith(("image-", "pixels-"))]
+    files = (settings.data / "files").glob("*/*")
+    return [
+        file.name
+        for file in files
+        if not file.name.startswith(("image-", "pixels-")) and not is_webp(file)
+    ]

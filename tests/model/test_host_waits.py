@@ -96,6 +96,7 @@ def test_the_sampler_of_diffusers_waits(monkeypatch: pytest.MonkeyPatch) -> None
         def step(self, velocity: Tensor, latents: Tensor) -> Tensor:
             self._scheduler.set_begin_index(0)
             stepped: Tensor = self._scheduler.step(velocity, 0, latents, return_dict=False)[0]
+            self.clean = stepped
             return stepped
 
     monkeypatch.setattr(denoise_module, "UniPC", Theirs)

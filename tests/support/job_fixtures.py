@@ -139,3 +139,8 @@ class Place:
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         return sql(self.where, query)
+
+
+def is_webp(file: Path) -> bool:
+    """Whether it is a thumbnail: no other file of a server is a WebP, where none was sent to it."""
+    return file.read_bytes()[8:12] == b"WEBP"
