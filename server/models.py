@@ -236,20 +236,6 @@ class Estimate:
         return None if self.stage_seconds is None else sum(self.stage_seconds.values())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobSnapshot:
-    """Where a job stands, read at one moment. `position` counts the jobs that go before it.
-
-    An estimate, which a job has that waits, changes with time alone: two snapshots are equal
-    without it.
-    """
-
-    job: Job
-    position: int
-    lines: Sequence[LogLine]
-    estimate: Estimate | None = field(default=None, compare=False)
-
-
 @dataclass(frozen=True, slots=True)
 class JobProgress:
     """How far a run is: the stage it is in, and the denoising steps that it has done, if any."""
@@ -257,6 +243,21 @@ class JobProgress:
     stage: str
     step: int | None = None
     num_steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSnapshot:
+    """Where a job stands, read at one moment. `position` counts the jobs that go before it.
+
+    `progress` is that of its run, while it has one that has told of it. An estimate, which a job
+    has that waits, changes with time alone: two snapshots are equal without it.
+    """
+
+    job: Job
+    position: int
+    lines: Sequence[LogLine]
+    progress: JobProgress | None = None
+    estimate: Estimate | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,11 +96,11 @@ def totals(data: Data, as_json: AsJson = False) -> None:
 def show(job_id: JobId, data: Data, as_json: AsJson = False) -> None:
     """Show a job with its log; as JSON with its input and result, too."""
     with _store_of(job_id, data) as (store, labels):
-        snapshot, progress = store.standing(job_id), store.progress(job_id)
+        snapshot = store.standing(job_id)
     if as_json:
         print_json(_full_view(snapshot, labels))
         return
-    for name, value in _facts(snapshot, progress, labels):
+    for name, value in _facts(snapshot, labels):
         print(f"{name:10} {value}")
     if snapshot.lines:
         print()
@@ -217,9 +217,7 @@ def _row(job: Job, labels: Mapping[str, str]) -> list[str]:
     return [job.id, _state(job), time_text(job.submitted_at), spent, key, problem]
 
 
-def _facts(
-    snapshot: JobSnapshot, progress: JobProgress | None, labels: Mapping[str, str]
-) -> list[tuple[str, str]]:
+def _facts(snapshot: JobSnapshot, labels: Mapping[str, str]) -> list[tuple[str, str]]:
     job = snapshot.job
     facts = [
         ("id", job.id),
@@ -234,8 +232,8 @@ def _facts(
     ]
     if job.status is JobStatus.IN_QUEUE:
         facts.append(("ahead", str(snapshot.position)))
-    if job.status is JobStatus.IN_PROGRESS and progress is not None:
-        facts.append(("stage", _progress_text(progress)))
+    if snapshot.progress is not None:
+        facts.append(("stage", _progress_text(snapshot.progress)))
     if job.error is not None:
         facts.append(("problem", job.error.message))
     if job.result is not None and "made_with" in job.result:

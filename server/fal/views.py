@@ -15,6 +15,7 @@ from server.models import (
     CancelAnswer,
     Estimate,
     Job,
+    JobProgress,
     JobSnapshot,
     JobStatus,
     LogLine,
@@ -42,9 +43,15 @@ class LogLineView(TypedDict):
 
 
 class QueueMetrics(TypedDict):
-    """What was measured of a request, once it is done."""
+    """What was measured of a request, once it is done, and what its video was made with.
+
+    `stage_seconds` has the seconds of each stage, and `made_with` device, backend and versions.
+    """
 
     inference_time: NotRequired[Seconds | None]
+    stage_seconds: NotRequired[dict[str, Seconds]]
+    tier: NotRequired[str | None]
+    made_with: NotRequired[dict[str, str]]
 
 
 class EstimateView(TypedDict):
@@ -66,6 +73,14 @@ class RequestEstimate(EstimateView):
     queue_position: Annotated[int, Field(ge=0)]
 
 
+class ProgressView(TypedDict):
+    """The stage of a request that runs, and the denoising steps that it has done, if any."""
+
+    stage: str
+    step: NotRequired[Annotated[int, Field(ge=0)]]
+    num_steps: NotRequired[Annotated[int, Field(ge=1)]]
+
+
 class QueueStatus(TypedDict):
     """Where a request stands. `logs` and `metrics` are always there: clients fail without them."""
 
@@ -79,6 +94,7 @@ class QueueStatus(TypedDict):
     metrics: QueueMetrics
     queue_position: NotRequired[Annotated[int, Field(ge=0)]]
     estimate: NotRequired[EstimateView]
+    progress: NotRequired[ProgressView]
     error: NotRequired[str]
     error_type: NotRequired[str]
 
@@ -107,8 +123,10 @@ def status_view(standing: JobSnapshot, *, with_logs: bool) -> QueueStatus:
         view["queue_position"] = standing.position
         if standing.estimate is not None:
             view["estimate"] = estimate_view(standing.estimate)
+    if standing.progress is not None:
+        view["progress"] = progress_view(standing.progress)
     if job.done:
-        view["metrics"] = {"inference_time": job.inference_seconds}
+        view["metrics"] = _metrics_view(job)
     if job.error is not None and job.error.error_type is not None:
         view["error"] = job.error.message
         view["error_type"] = job.error.error_type
@@ -124,6 +142,23 @@ def estimate_view(estimate: Estimate) -> EstimateView:
         "wait_seconds": None if wait_s is None else round(wait_s, 1),
         "starts_at": None if estimate.starts_at is None else _time(estimate.starts_at),
     }
+
+
+def progress_view(progress: JobProgress) -> ProgressView:
+    """How far a run is."""
+    view: ProgressView = {"stage": progress.stage}
+    if progress.step is not None and progress.num_steps is not None:
+        view["step"], view["num_steps"] = progress.step, progress.num_steps
+    return view
+
+
+def _metrics_view(job: Job) -> QueueMetrics:
+    view: QueueMetrics = {"inference_time": job.inference_seconds}
+    if job.result is not None:
+        view["stage_seconds"] = job.result["stage_seconds"]
+        view["tier"] = job.result.get("tier")
+        view["made_with"] = job.result.get("made_with", {})
+    return view
 
 
 def output_view(job: Job, video: StoredArtifact, url: str) -> dict[str, Any]:

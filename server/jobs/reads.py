@@ -21,10 +21,10 @@ from server.jobs.statements import (
     read_job,
     read_jobs,
     read_lines,
-    read_progress,
     read_resubmitted,
+    read_run_progress,
 )
-from server.models import Job, JobProgress, JobSnapshot, JobStatus, StoredArtifact
+from server.models import Job, JobSnapshot, JobStatus, StoredArtifact
 
 
 class JobReads:
@@ -67,16 +67,15 @@ class JobReads:
             return read_job(db, job_id, self._now())
 
     def standing(self, job_id: str) -> JobSnapshot:
-        """Read one job, its place in the queue, and the lines of its runs, oldest first."""
+        """Read one job, its place in the queue, its progress, and its lines, oldest first."""
         with self._database.read() as db:
             job = read_job(db, job_id, self._now())
-            position = count_ahead(db, job, self._served)
-            return JobSnapshot(job=job, position=position, lines=read_lines(db, job_id))
-
-    def progress(self, job_id: str) -> JobProgress | None:
-        """How far the latest run of the job has come."""
-        with self._database.read() as db:
-            return read_progress(db, job_id)
+            return JobSnapshot(
+                job=job,
+                position=count_ahead(db, job, self._served),
+                lines=read_lines(db, job_id),
+                progress=read_run_progress(db, job),
+            )
 
     def unfinished_runs(self, before: float = math.inf) -> list[Job]:
         """The jobs from `before` whose callers wait on connections, in the order they came in."""

@@ -327,6 +327,11 @@ def read_progress(db: Connection, job_id: str) -> JobProgress | None:
     return None if row is None else JobProgress(*row)
 
 
+def read_run_progress(db: Connection, job: Job) -> JobProgress | None:
+    """How far the run of a job has come; None unless it runs and has told of it."""
+    return read_progress(db, job.id) if job.status is JobStatus.IN_PROGRESS else None
+
+
 def set_progress(db: Connection, job_id: str, progress: JobProgress) -> None:
     """Note how far the run of a job has come."""
     row, of_job = asdict(progress), tables.progress.c.job_id == job_id

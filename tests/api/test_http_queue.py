@@ -83,8 +83,22 @@ async def test_the_status_follows_the_job(client: httpx.AsyncClient) -> None:
     await until(client, waiting, "COMPLETED")
     answer = await status_of(client, waiting)
     assert answer.status_code == 200
-    assert answer.json()["metrics"]["inference_time"] > 0
+    metrics = answer.json()["metrics"]
+    assert metrics["inference_time"] > 0
+    assert metrics["stage_seconds"].keys() == {"text", "denoise", "decode", "encode"}
+    assert metrics["tier"] == "exact"
+    assert metrics["made_with"]["device"] == "scripted cpu"
     assert "error" not in answer.json()
+    assert "progress" not in answer.json()
+
+
+async def test_the_stage_and_the_step_are_told_while_it_runs(client: httpx.AsyncClient) -> None:
+    job = await submit(client, "wait 1")
+    while "step" not in (body := (await status_of(client, job)).json()).get("progress", {}):
+        await asyncio.sleep(0.02)
+
+    assert body["progress"] == {"stage": "denoise", "step": 1, "num_steps": 2}
+    await cancel(client, job)
 
 
 @pytest.mark.parametrize("switch", ["1", "true", "True"])

@@ -143,7 +143,7 @@ async def test_progress_is_in_the_table_while_the_job_runs(tmp_path: Path) -> No
     settings = settings_in(tmp_path)
     async with watched(settings) as (client, store):
         job = await submit(client, "wait 1")
-        while (progress := store.progress(job)) is None or progress.step is None:
+        while (progress := store.standing(job).progress) is None or progress.step is None:
             await asyncio.sleep(0.02)
 
     assert (progress.stage, progress.num_steps) == ("denoise", 2)

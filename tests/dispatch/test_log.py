@@ -33,7 +33,7 @@ def test_the_steps_that_are_done_stay_done_between_the_chunks_of_a_video(place: 
     def told(event: StageStarted | StepDone | Note | Restarted) -> JobProgress | None:
         log.tell(event)
         log.write_rest()
-        return place.store.progress("a")
+        return place.store.standing("a").progress
 
     assert told(StageStarted(Stage.IMAGE)) == JobProgress(Stage.IMAGE)
     assert told(StepDone(2, 4, 1.0, 2.0)) == JobProgress(Stage.DENOISE, 2, 4)

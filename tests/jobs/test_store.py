@@ -248,7 +248,7 @@ def test_a_run_that_was_given_up_cannot_write(store: JobStore) -> None:
     assert new.attempt == old.attempt + 1
     assert store.job("a") == new
     assert list(store.standing("a").lines) == []
-    assert store.progress("a") is None
+    assert store.standing("a").progress is None
     assert store.artifact(VIDEO.id) is None
     assert store.cancel_requested("a", old.attempt), "the old run is to stop"
     assert not store.cancel_requested("a", new.attempt)
@@ -352,7 +352,7 @@ def test_log_lines_and_progress_are_those_of_the_run(store: JobStore) -> None:
     store.record("a", run.attempt, [], None)
 
     assert list(store.standing("a").lines) == [first, second]
-    assert store.progress("a") == JobProgress("denoise", 2, 35)
+    assert store.standing("a").progress == JobProgress("denoise", 2, 35)
 
 
 def test_an_unknown_id_is_said_to_be_unknown(store: JobStore) -> None:
