@@ -45,8 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "webhooks": {"db", "fal", "files", "jobs", "outbound", *VALUES},
     "sweeper": {"files", "inputs", "jobs", *VALUES},
     "api": {
-        *{"auth", "db", "dispatch", "fal", "files", "inputs", "jobs", "outbound", "webhooks"},
-        *{"openai", "tracing", "workers", *VALUES},
+        *{"auth", "db", "dispatch", "doctor", "fal", "files", "inputs", "jobs", "outbound"},
+        *{"openai", "tracing", "webhooks", "workers", *VALUES},
     },
     "services": {
         *{"api", "auth", "db", "dispatch", "fal", "files", "inputs", "jobs", "outbound"},

@@ -9,7 +9,8 @@ from sqlalchemy import BigInteger, and_, case, cast, func, select
 from server.db import tables
 from server.db.database import Database
 from server.db.rows import JOB_COLUMNS, job_of
-from server.models import CANCELLED, Job, JobError, JobStatus
+from server.jobs.statements import IN_ORDER, read_run_progress
+from server.models import CANCELLED, Job, JobError, JobProgress, JobStatus
 
 _jobs, _artifacts = tables.jobs.c, tables.artifacts.c
 
@@ -117,6 +118,29 @@ def latest(
     with database.read() as db:
         jobs = [job_of(row) for row in db.execute(query.limit(limit))]
         return jobs, db.execute(count).scalar_one()
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A job that waits or runs, and how far its run is."""
+
+    job: Job
+    progress: JobProgress | None
+
+
+def unfinished(database: Database, limit: int) -> list[Unfinished]:
+    """The jobs that run, and then those that wait, in the order in which they are to be claimed."""
+    statuses = [JobStatus.IN_PROGRESS.value, JobStatus.IN_QUEUE.value]
+    query = (
+        select(*JOB_COLUMNS)
+        .where(_jobs.status.in_(statuses))
+        # By their names those that run come first.
+        .order_by(_jobs.status, *IN_ORDER)
+        .limit(limit)
+    )
+    with database.read() as db:
+        jobs = [job_of(row) for row in db.execute(query)]
+        return [Unfinished(job, read_run_progress(db, job)) for job in jobs]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
