@@ -67,5 +67,5 @@ class FileLinks:
         return f"{url}?{self._signer.query(file_id, since=since)}"
 
     def of_video(self, job: Job, video: StoredArtifact) -> str:
-        """The URL under which the job's caller reads its video."""
+        """The URL under which the job's caller reads its video, or the thumbnail of it."""
         return self.url(job.base_url, video.id, video.name, since=job.finished_at)

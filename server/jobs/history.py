@@ -1,5 +1,6 @@
 """The requests that have ended, the latest or the longest first, a page at a time."""
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -51,10 +52,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of the jobs, with the outputs that are still here, and where the next page begins."""
+    """Some of the jobs, with the outputs that are still here, and where the next page begins.
+
+    `videos` and `thumbnails` have them by the job.
+    """
 
     jobs: Sequence[Job]
     videos: Mapping[str, StoredArtifact]
+    thumbnails: Mapping[str, StoredArtifact]
     next: Place | None
 
 
@@ -86,21 +91,23 @@ def requests(
         jobs = [job_of(row) for row in db.execute(found)]
         jobs.sort(key=lambda job: numbers.index(job.seq))
         page = jobs[:limit]
-        videos = _videos_of(db, [job.id for job in page], now)
-    return Page(page, videos, _place_of(page[-1], wanted.sort_by) if len(jobs) > limit else None)
+        made = _made_by(db, [job.id for job in page], now)
+    next_ = _place_of(page[-1], wanted.sort_by) if len(jobs) > limit else None
+    return Page(page, made["video"], made["thumbnail"], next_)
 
 
-def _videos_of(db: Connection, job_ids: Collection[str], now: float) -> dict[str, StoredArtifact]:
-    """The videos of jobs that are still here, by the job."""
+def _made_by(
+    db: Connection, job_ids: Collection[str], now: float
+) -> Mapping[str, Mapping[str, StoredArtifact]]:
+    """What jobs made and is still here: by its kind, and then by the job."""
     kept = or_(_artifacts.expires_at.is_(None), _artifacts.expires_at > now)
     query = select(_artifacts.job_id, *ARTIFACT_COLUMNS)
-    found = {}
+    found: dict[str, dict[str, StoredArtifact]] = defaultdict(dict)
     for row in db.execute(query.where(_artifacts.job_id.in_(job_ids), kept)):
         values = dict(row._mapping)
         job_id = values.pop("job_id")
-        # Not asked for by the statement: SQLite would look at every video.
-        if row.kind == "video":
-            found[job_id] = StoredArtifact(**values)
+        # The kind is not asked for by the statement: SQLite would look at every video.
+        found[row.kind][job_id] = StoredArtifact(**values)
     return found
 
 

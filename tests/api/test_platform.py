@@ -166,7 +166,10 @@ async def test_payloads_are_those_of_the_queue(
     assert given["seed"] == made["json_output"]["seed"]
     assert given["video_output_type"] == "X264 (.mp4)"
     assert given["image_url"] == "data:…"
+    thumbnail = await client.get(made["thumbnail_url"])
+    assert thumbnail.headers["content-type"] == "image/webp"
     failed = await payloads(ended["error"])
+    assert "thumbnail_url" not in failed
     assert failed["json_output"] == (await result_of(client, ended["error"])).json()
     invalid = await payloads(ended["user_error"])
     assert "json_input" not in invalid

@@ -179,6 +179,11 @@ async def test_a_key_is_made_used_listed_and_deleted(
     assert "ci" in aliases
     assert not {"operator", "COSMOS_KEY"} & set(aliases)
     assert new["key_secret"] not in str(keys)
+    with keys_of(settings) as store:
+        store.set_limits(new["key_id"], {"queue_limit": 5})
+    listed_keys = (await client.get("/v1/keys", headers=admin)).json()["keys"]
+    (ci,) = (key for key in listed_keys if key["alias"] == "ci")
+    assert (ci["limits"]["queue_limit"], ci["limits"]["running_limit"]) == (5, None)
 
     path = f"/v1/keys/{new['key_id']}"
     for _ in range(2):

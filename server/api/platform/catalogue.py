@@ -81,13 +81,23 @@ class CostView(TypedDict):
     currency: str
 
 
+class KeyLimits(TypedDict):
+    """What one key may have, where that is not what the settings say for all."""
+
+    queue_limit: int | None
+    running_limit: int | None
+    submits_per_minute: int | None
+    storage_limit_mib: int | None
+
+
 class KeyView(TypedDict):
-    """A key, without its secret."""
+    """A key, without its secret. `limits` are this server's own."""
 
     key_id: str
     alias: str
     scope: Literal["API"]
     created_at: str
+    limits: KeyLimits
 
 
 class KeysView(Paged):
@@ -192,6 +202,12 @@ def key_view(key: ApiKey) -> KeyView:
         "alias": key.name,
         "scope": "API",
         "created_at": time_text(key.created_at),
+        "limits": {
+            "queue_limit": key.queue_limit,
+            "running_limit": key.running_limit,
+            "submits_per_minute": key.submits_per_minute,
+            "storage_limit_mib": key.storage_limit_mib,
+        },
     }
 
 

@@ -16,7 +16,7 @@ from server.models import Job, StoredArtifact
 
 
 class RequestItem(TypedDict):
-    """A request that has ended."""
+    """A request that has ended. `thumbnail_url` is this server's own."""
 
     request_id: str
     endpoint_id: str
@@ -27,6 +27,7 @@ class RequestItem(TypedDict):
     duration: float
     json_input: NotRequired[dict[str, Any]]
     json_output: NotRequired[dict[str, Any]]
+    thumbnail_url: NotRequired[str]
 
 
 class RequestsView(Paged):
@@ -61,6 +62,9 @@ def requests_view(page: Page, links: FileLinks, *, with_payloads: bool) -> Reque
         item = _item(job)
         if with_payloads and job.is_kept:
             _add_payloads(item, job, page.videos.get(job.id), links)
+            thumbnail = page.thumbnails.get(job.id)
+            if thumbnail is not None:
+                item["thumbnail_url"] = links.of_video(job, thumbnail)
         items.append(item)
     return {"items": items, **paged(page.next)}
 
