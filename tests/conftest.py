@@ -14,7 +14,7 @@ from job_fixtures import Clock, Place, Where
 from pydantic import SecretStr
 from servers import serving, settings_in
 
-pytest_plugins = ["client_servers", "client_table", "postgres_server"]
+pytest_plugins = ["browsers", "client_servers", "client_table", "postgres_server"]
 
 
 def pytest_configure() -> None:

@@ -18,6 +18,7 @@ from server.api.routes import (
     mcp,
     metrics,
     models,
+    page,
     queue,
     requests,
     run,
@@ -49,6 +50,7 @@ def api_routes(files_auth: FilesAuth) -> list[BaseRoute]:
     router.include_router(estimate.router)
     router.include_router(files.file_router(files_auth))
     router.include_router(documents.router)
+    router.include_router(page.router)
     return router.routes
 
 

@@ -30,7 +30,8 @@ class Service(StrEnum):
     VIDEOS = "v1/videos"
     """OpenAI's videos API, see `server.openai`."""
     DISCOVERY = "discovery"
-    """Documents about the server; they have paths of their own, and no prefix."""
+    """Documents about the server, and the page for people; they have paths of their own, and no
+    prefix."""
     V1 = "v1"
     """fal's platform API: models, prices, requests, usage, keys. The prefix is fal's own."""
     PROXY = "proxy"
@@ -69,7 +70,7 @@ _PREFIXES = {
     for service in Service
     if service not in (Service.DISCOVERY, Service.PROXY)
 }
-_DOCUMENTS = frozenset({"api", "docs", "llms.txt", "metrics", "models", "openapi.json"})
+_DOCUMENTS = frozenset({"api", "docs", "llms.txt", "metrics", "models", "openapi.json", "page"})
 """The first segments of the paths of documents."""
 
 _PROXY_PATH = ["api", "fal", "proxy"]
@@ -90,11 +91,14 @@ def resolve(host: str, raw_path: str) -> Address | None:
     `host` is the Host header and `raw_path` the path as it was sent, percent-encoding included.
     """
     segments = _segments(raw_path)
-    if not segments:
+    if segments is None:
         return None
+    name = name_of(host)
+    if not segments:
+        # The page for people, whose requests go to several services of one host.
+        return None if name in FAL_HOSTS else Address(Service.DISCOVERY, "/")
     if segments[0] == Service.HEALTH.value:
         return Address(Service.HEALTH, _join(segments[1:]))
-    name = name_of(host)
     if name in FAL_HOSTS:
         return _on_fal_host(FAL_HOSTS[name], segments)
     return _on_own_host(name, segments)
@@ -139,6 +143,11 @@ def url_for(base_url: str, service: Service, path: str) -> str:
         prefix = prefix if service in _HAVE_PREFIX else ""
         base_url = f"{parts.scheme}://{hosts[service]}{port}"
     return f"{base_url}{prefix}{quote(path)}"
+
+
+def path_for(base_url: str, service: Service, path: str) -> str:
+    """The path of `url_for`: what a page of this server asks for, whatever host it came from."""
+    return urlsplit(url_for(base_url, service, path)).path
 
 
 def is_fal_host(base_url: str) -> bool:

@@ -5,6 +5,7 @@ The pool starts them as it starts the real one: `Settings.worker = "workers:Scri
 
 import ctypes
 import hashlib
+import io
 import json
 import os
 import signal
@@ -99,6 +100,7 @@ class ScriptedWorker:
         sleep S     each step takes S seconds (default 0), and looks for a cancel meanwhile
         bytes N     the file has N bytes (default 65536)
         previews N  each of the first N steps has a preview, see `preview_of`
+        playable    the file is a video that a browser can play
         notes N     writes N lines of 2000 characters before its first step
         stderr N    writes N letters to stderr before its first step
 
@@ -135,19 +137,8 @@ class ScriptedWorker:
     """
 
     SETTINGS = frozenset(
-        {
-            "sleep",
-            "bytes",
-            "previews",
-            "notes",
-            "stderr",
-            "small",
-            "liesize",
-            "liehash",
-            "noartifact",
-            "flood",
-        }
-        | {"unjudged", "previews"}
+        {"sleep", "bytes", "notes", "stderr", "small", "liesize", "liehash", "noartifact", "flood"}
+        | {"unjudged", "playable", "previews"}
     )
     FAULTS = frozenset(
         {"refuse", "memory", "offload", "raise", "cuda", "exit", "killed", "segfault", "stopped"}
@@ -306,7 +297,11 @@ def preview_of(step: int) -> bytes:
 
 
 def _send_file(order: WorkOrder, script: Script, send: Send, cancelled: Callable[[], bool]) -> None:
-    data = file_of(order, int(script.number("bytes", BYTES)))
+    sizes = [(p.width, p.height) for pictures in order.media.values() for p in pictures]
+    width, height = sizes[0] if sizes else SIZE
+    data, thumbnail = file_of(order, int(script.number("bytes", BYTES))), THUMBNAIL
+    if "playable" in script:
+        data, thumbnail = _shown(width, height)
     while "flood" in script:
         _check(cancelled)
         send(Chunk(bytes(MAX_CHUNK_BYTES)))
@@ -315,8 +310,6 @@ def _send_file(order: WorkOrder, script: Script, send: Send, cancelled: Callable
         send(Chunk(data[start : start + MAX_CHUNK_BYTES]))
     if "noartifact" in script:
         return
-    sizes = [(p.width, p.height) for pictures in order.media.values() for p in pictures]
-    width, height = sizes[0] if sizes else SIZE
     suffix = order.spec.container.suffix
     described = b"something else" if "liehash" in script else data
     send(
@@ -331,19 +324,30 @@ def _send_file(order: WorkOrder, script: Script, send: Send, cancelled: Callable
             frames=order.spec.num_frames,
         )
     )
-    send(Chunk(THUMBNAIL))
+    send(Chunk(thumbnail))
     send(
         Artifact(
             kind="thumbnail",
             name="thumbnail.webp",
             content_type="image/webp",
-            size=len(THUMBNAIL),
-            sha256=hashlib.sha256(THUMBNAIL).hexdigest(),
+            size=len(thumbnail),
+            sha256=hashlib.sha256(thumbnail).hexdigest(),
             width=48,
             height=32,
             frames=1,
         )
     )
+
+
+def _shown(width: int, height: int) -> tuple[bytes, bytes]:
+    """A video and a thumbnail that a browser shows."""
+    # Not above: other scripts need neither ffmpeg nor Pillow.
+    from clips import clip
+    from PIL import Image
+
+    thumbnail = io.BytesIO()
+    Image.new("RGB", (48, 32), "teal").save(thumbnail, "WEBP")
+    return clip(source=f"testsrc2=s={width}x{height}:r=16:d=3"), thumbnail.getvalue()
 
 
 def _check(cancelled: Callable[[], bool]) -> None:

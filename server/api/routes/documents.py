@@ -6,7 +6,6 @@ None asks for a key: what is described is no secret, and tools read it before th
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -18,7 +17,7 @@ from server.api.openapi.llms import llms_text
 from server.api.openapi.parts import query, text
 from server.api.openapi.queue import queue_document
 from server.errors import BadRequest, UnknownPath
-from server.fal.urls import Service, is_fal_host, url_for
+from server.fal.urls import Service, is_fal_host, path_for
 
 router = APIRouter(prefix=f"/{Service.DISCOVERY.value}", tags=[Service.DISCOVERY])
 
@@ -99,11 +98,11 @@ async def docs(services: ServicesDep, base_url: BaseUrlDep) -> Response:
     if is_fal_host(base_url):
         document = f"{_QUEUE_DOCUMENT}?endpoint_id={services.limits.endpoints[0]}"
     page = get_swagger_ui_html(
-        openapi_url=_path_of(base_url, "") + document,
+        openapi_url=path_for(base_url, Service.DISCOVERY, "") + document,
         title="cosmos-serve",
-        swagger_js_url=_path_of(base_url, f"/docs/{_SCRIPT}"),
-        swagger_css_url=_path_of(base_url, f"/docs/{_STYLE}"),
-        swagger_favicon_url=_path_of(base_url, f"/docs/{_ICON}"),
+        swagger_js_url=path_for(base_url, Service.DISCOVERY, f"/docs/{_SCRIPT}"),
+        swagger_css_url=path_for(base_url, Service.DISCOVERY, f"/docs/{_STYLE}"),
+        swagger_favicon_url=path_for(base_url, Service.DISCOVERY, f"/docs/{_ICON}"),
         # Without this the page asks a validator of Swagger's about a server with a public name.
         swagger_ui_parameters={"validatorUrl": None},
     )
@@ -117,8 +116,3 @@ async def docs_asset(name: str) -> Response:
     if name not in _MEDIA_TYPES:
         raise UnknownPath(f"/docs/{name}")
     return FileResponse(Path(str(_ASSETS / name)), media_type=_MEDIA_TYPES[name])
-
-
-def _path_of(base_url: str, path: str) -> str:
-    """The path under which a document is reached, whatever scheme and host a proxy speaks."""
-    return urlsplit(url_for(base_url, Service.DISCOVERY, path)).path

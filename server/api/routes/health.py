@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 
 from pipeline.guardrail import GuardrailKind
 from pipeline.memory_plan import MemoryPlan
-from server.api.dependencies import ServicesDep
+from server.api.dependencies import Services, ServicesDep
 from server.api.openapi.parts import answer
 from server.api.readiness import Check
 from server.api.routes.admin import QueueState, state_of_queue
@@ -15,6 +15,8 @@ from server.fal.urls import Service
 from server.workers.pool import SlotView
 
 router = APIRouter(prefix="/health", tags=[Service.HEALTH])
+
+READY = "ready"
 
 
 class Liveness(TypedDict):
@@ -101,11 +103,17 @@ async def ready(services: ServicesDep, response: Response) -> ReadinessView:
     how far loading is, whether the queue is paused, and which requests wait for weights that are
     not here.
     """
+    view = await readiness_view(services)
+    response.status_code = 200 if view["status"] == READY else 503
+    return view
+
+
+async def readiness_view(services: Services) -> ReadinessView:
+    """Whether the server is ready, and why it is not."""
     checks = await services.readiness.checks()
     is_ready = all(check.problem is None for check in checks)
-    response.status_code = 200 if is_ready else 503
     return {
-        "status": "ready" if is_ready else "not ready",
+        "status": READY if is_ready else "not ready",
         "checks": [_check_view(check) for check in checks],
         "guardrail": _guardrail_view(services.guardrail),
         "slots": [_slot_view(slot) for slot in services.pool.slots()],

@@ -1,0 +1,53 @@
+// Signing in: a key is exchanged for a cookie. All that the page knows of it is in this file.
+
+import { html, useState } from "../vendor/preact.js";
+import { Refused, ask } from "../api.js";
+import { text } from "../strings.js";
+
+const SESSION = "page/session";
+
+/** Ask for a key, once. */
+export function SignIn({ onDone }) {
+  const [problem, setProblem] = useState("");
+  const [isSending, setSending] = useState(false);
+  const signIn = async (/** @type {SubmitEvent} */ event) => {
+    event.preventDefault();
+    const form = /** @type {HTMLFormElement} */ (event.target);
+    const key = String(new FormData(form).get("key")).trim();
+    setSending(true);
+    try {
+      await ask(SESSION, { json: { key } });
+      onDone();
+    } catch (error) {
+      setProblem(error instanceof Refused && error.status === 401 ? text.signIn.wrong : error.message);
+    } finally {
+      setSending(false);
+    }
+  };
+  return html`
+    <form class="card sign-in" onSubmit=${signIn}>
+      <h1>${text.signIn.title}</h1>
+      <p class="quiet">${text.signIn.lead}</p>
+      <label class="field">
+        <span class="label">${text.signIn.label}</span>
+        <input
+          name="key"
+          type="password"
+          autocomplete="current-password"
+          required
+          aria-describedby="key-hint"
+          aria-invalid=${problem ? "true" : undefined}
+        />
+        <span class="hint" id="key-hint">${text.signIn.hint}</span>
+      </label>
+      ${problem && html`<p class="problem" role="alert">${problem}</p>`}
+      <button class="primary" disabled=${isSending}>${text.signIn.button}</button>
+    </form>
+  `;
+}
+
+/** End the session. */
+export function SignOut({ onDone }) {
+  const signOut = () => ask(SESSION, { method: "DELETE" }).then(onDone, onDone);
+  return html`<button type="button" class="plain" onClick=${signOut}>${text.signOut}</button>`;
+}
