@@ -15,6 +15,7 @@ from server.api.results import Results
 from server.api.status_cache import StatusCache
 from server.auth.authenticator import Authenticator
 from server.auth.key_store import KeyCache, KeyStore
+from server.auth.sessions import SessionCache, SessionStore
 from server.auth.tokens import SECRET_BYTES, TOKEN_SECRET, Tokens, new_secret
 from server.config.settings import Settings
 from server.data_folder import QUARANTINE
@@ -198,10 +199,15 @@ def make_sweeper(
         keep_s=settings.keep_s,
         now=clock.now,
     )
+    sweeps = {
+        "removing what has expired": services.retention.sweep,
+        "removing pictures": services.images.sweep,
+        "removing files whose time is over": services.uploads.sweep,
+        "removing files from the quarantine": unknown.sweep,
+        "removing sessions": SessionStore(services.database).sweep,
+    }
     return Sweeper(
-        services.retention,
-        services.images,
-        services.uploads,
+        sweeps,
         services.files,
         unknown,
         heartbeat,
@@ -217,8 +223,12 @@ def _secret(settings: Settings, database: Database) -> bytes:
 
 
 def _authenticator(settings: Settings, database: Database, key: ApiKey | None) -> Authenticator:
-    tokens = Tokens(_secret(settings, database))
-    return Authenticator(KeyCache(KeyStore(database), key), tokens, needs_key=settings.needs_key)
+    return Authenticator(
+        KeyCache(KeyStore(database), key),
+        Tokens(_secret(settings, database)),
+        SessionCache(SessionStore(database)),
+        needs_key=settings.needs_key,
+    )
 
 
 def _file_serving(

@@ -1,14 +1,11 @@
 """Everything that the server removes by itself, and when."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from server.files.store import FileStore
 from server.files.unknown_files import UnknownFiles
-from server.files.uploads import Uploads
-from server.inputs.image_store import ImageStore
 from server.jobs.clock import Heartbeat
-from server.jobs.retention import Retention
 from server.tasks import every, log_errors, to_writer_thread
 
 SWEEP_EVERY_S = 30.0
@@ -25,9 +22,7 @@ class Sweeper:
 
     def __init__(
         self,
-        retention: Retention,
-        images: ImageStore,
-        uploads: Uploads,
+        sweeps: Mapping[str, Callable[[], None]],
         files: FileStore,
         unknown: UnknownFiles,
         heartbeat: Heartbeat,
@@ -35,12 +30,8 @@ class Sweeper:
         is_shared: bool = False,
         leads: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._sweeps = {
-            "removing what has expired": retention.sweep,
-            "removing pictures": images.sweep,
-            "removing files whose time is over": uploads.sweep,
-            "removing files from the quarantine": unknown.sweep,
-        }
+        """`sweeps` remove one kind each, and block; their names say so in the log."""
+        self._sweeps = sweeps
         self._files = files
         self._unknown = unknown
         self._heartbeat = heartbeat
@@ -65,7 +56,7 @@ class Sweeper:
         await every(SWEEP_EVERY_S, "sweeping", self.sweep)
 
     async def sweep(self) -> None:
-        """Remove the jobs and videos, the images, and the uploads whose time is over.
+        """Remove all whose time is over.
 
         If one kind cannot be removed now, that goes to the log, and the others are removed. While
         the clock is doubted nothing is.

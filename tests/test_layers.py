@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inputs": {"auth", "db", "fal", "files", "jobs", "outbound", *VALUES},
     "dispatch": {"fal", "files", "jobs", "outbound", "tracing", "workers", *VALUES},
     "webhooks": {"db", "fal", "files", "jobs", "outbound", *VALUES},
-    "sweeper": {"files", "inputs", "jobs", *VALUES},
+    "sweeper": {"files", "jobs", *VALUES},
     "api": {
         *{"auth", "db", "dispatch", "doctor", "fal", "files", "inputs", "jobs", "outbound"},
         *{"openai", "tracing", "webhooks", "workers", *VALUES},

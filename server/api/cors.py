@@ -1,7 +1,7 @@
 """Which pages of other origins a browser lets read our answers (CORS).
 
-Origins are named one by one: there is no `*`. Callers show a key in a header, never a cookie, so
-no answer allows credentials.
+Origins are named one by one: there is no `*`. Their pages show a key in a header; the cookie of a
+session is for the server's own page, so no answer allows credentials.
 """
 
 from collections.abc import Set

@@ -110,17 +110,22 @@ _KEY = APIKeyHeader(
 async def caller_of(
     request: Request, services: ServicesDep, _: Annotated[str | None, Security(_KEY)] = None
 ) -> Caller:
-    """The caller, by the request's key or token."""
+    """The caller, by the request's key, token or session."""
+    authorization = request.headers.get("authorization")
     token = request.query_params.get("fal_jwt_token")
-    caller = await services.auth.caller(request.headers.get("authorization"), token)
-    begin_with_key(request, services, caller.key_id)
+    # The browser adds its cookie by itself: what was named for this request goes before it.
+    session = request.state.session if authorization is None and token is None else None
+    caller = await services.auth.caller(authorization, token, session)
+    begin_with_key(request, services, caller.key_id, session)
     return caller
 
 
-def begin_with_key(request: Request, services: Services, key_id: str | None) -> None:
-    """Note whose request this is: it goes on as long as the key is good."""
+def begin_with_key(
+    request: Request, services: Services, key_id: str | None, session: str | None = None
+) -> None:
+    """Note whose request this is: it goes on as long as the key, and the session, is good."""
     request.state.key_id = key_id
-    request.state.may_go_on = partial(services.auth.is_good, key_id)
+    request.state.may_go_on = partial(services.auth.is_good, key_id, session)
 
 
 AnyCallerDep = Annotated[Caller, Depends(caller_of)]

@@ -16,6 +16,7 @@ from server.api.cors import cors_headers, is_preflight, preflight_headers
 from server.api.error_responses import error_response
 from server.api.forwarded import client_of, origin_of_request
 from server.api.proxy import METHODS, TARGET_HEADER, target_of
+from server.api.session_cookie import session_of
 from server.errors import Forbidden, MethodNotAllowed, RequestError, UnknownPath
 from server.fal.invalid_input import truncated
 from server.fal.urls import Address, Service, resolve
@@ -30,7 +31,7 @@ _log = structlog.get_logger("server")
 
 
 class _KeyEnded(Exception):
-    """The key of a request ended while its answer was being sent."""
+    """The key or session of a request ended while its answer was being sent."""
 
 
 async def _always() -> bool:
@@ -41,9 +42,9 @@ class EntryMiddleware:
     """Rewrites each path to `/<service>/<path>`, and marks every answer.
 
     It leaves in `request.state` the `base_url` that every URL in the answer begins with, and the
-    `request_id`: a new one, which a route replaces by the job's. An answer in pieces is cut off
-    once `may_go_on` says no: what finds out who calls replaces that, too. `answered` is told of
-    each answer that begins.
+    `request_id`: a new one, which a route replaces by the job's. `session` is the value of the
+    cookie, where it counts. An answer in pieces is cut off once `may_go_on` says no: what finds out
+    who calls replaces that, too. `answered` is told of each answer that begins.
     """
 
     def __init__(self, app: ASGIApp, rules: AccessRules, answered: Answered) -> None:
@@ -63,6 +64,7 @@ class EntryMiddleware:
         state["request_id"] = str(uuid.uuid4())
         state["cors_headers"] = cors_headers(Headers(scope=scope), self._rules.origins)
         state["may_go_on"] = _always
+        state["session"] = None
         state["service"] = "none"
         state["began"] = time.monotonic()
 
@@ -80,7 +82,10 @@ class EntryMiddleware:
             await self._enter(scope)(scope, receive, send_marked)
         except* _KeyEnded:
             # The answer is not complete, so the connection is closed.
-            _log.info("An answer was cut off: its key has ended", request_id=state["request_id"])
+            _log.info(
+                "An answer was cut off: its key or session has ended",
+                request_id=state["request_id"],
+            )
 
     def _enter(self, scope: Scope) -> ASGIApp:
         """Address the request; what is to answer it."""
@@ -107,6 +112,7 @@ class EntryMiddleware:
             if address.service is Service.MCP:
                 # Its specification wants this of every server, with a key or without.
                 rules.check_origin(arrival, headers)
+            scope["state"]["session"] = session_of(scope, arrival.host, address.service)
             _set_path(scope, address)
         except RequestError as error:
             return error_response(scope["path"], error, scope["state"]["request_id"], error.headers)

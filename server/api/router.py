@@ -22,6 +22,7 @@ from server.api.routes import (
     queue,
     requests,
     run,
+    session,
     storage,
     stream,
     tokens,
@@ -48,6 +49,7 @@ def api_routes(files_auth: FilesAuth) -> list[BaseRoute]:
     for module in (models, requests, usage, keys, videos, mcp):
         router.include_router(module.router)
     router.include_router(estimate.router)
+    router.include_router(session.router)
     router.include_router(files.file_router(files_auth))
     router.include_router(documents.router)
     router.include_router(page.router)

@@ -1,14 +1,17 @@
-"""Who is calling, by the key or token that came with the request, and what they may do."""
+"""Who is calling, by a key, a token or a session, and what they may do."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from server.auth.key_store import KeyCache
+from server.auth.sessions import Session, SessionCache
 from server.auth.tokens import InvalidToken, Tokens, TokenScope, key_id_of
 from server.disk import shortage_of
 from server.errors import Forbidden, Unauthorized
 from server.keys import ApiKey, Credential, Scope, secret_matches
+from server.tasks import to_writer_thread
 
 _NOT_OURS = "The key is not one of this server's."
 
@@ -58,6 +61,13 @@ class Caller:
 ANYBODY = Caller(key_id=None)
 
 
+class SignedIn(NamedTuple):
+    """Somebody who showed a key, and the session that was given for it."""
+
+    key: ApiKey
+    session: Session
+
+
 class Authenticator:
     """Knows the callers of one server. Where it does not need a key, everybody is the same."""
 
@@ -65,38 +75,76 @@ class Authenticator:
         self,
         keys: KeyCache,
         tokens: Tokens,
+        sessions: SessionCache,
         *,
         needs_key: bool,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._keys = keys
         self._tokens = tokens
+        self._sessions = sessions
         self._needs_key = needs_key
         self._now = now
 
-    async def caller(self, authorization: str | None, token: str | None) -> Caller:
-        """The caller, by the Authorization header or else by the token of the query.
+    async def caller(
+        self, authorization: str | None, token: str | None, session: str | None = None
+    ) -> Caller:
+        """The caller, by the session, or else by the Authorization header or the query's token.
 
         Raises:
-            Unauthorized: there is neither, or what there is opens nothing here.
+            Unauthorized: there is none of them, or what there is opens nothing here.
         """
         if not self._needs_key:
             return ANYBODY
+        if session is not None:
+            key, _ = await self._by_session(session)
+            await self._keys.note_use(key)
+            return Caller(key.id, key.scopes)
         if authorization is None:
             return await self._by_token(token)
         scheme, _, given = authorization.partition(" ")
         credential = Credential.parse(given.strip())
         match scheme.lower(), credential:
             case "key" | "bearer", Credential():
-                return await self._by_key(credential)
+                key = await self._by_key(credential)
+                return Caller(key.id, key.scopes)
             case "bearer", None:
                 return await self._by_token(given.strip())
         raise Unauthorized(_NOT_OURS)
 
-    async def is_good(self, key_id: str | None) -> bool:
-        """Whether what was begun with a key may still go on."""
+    async def sign_in(self, text: str) -> tuple[str, SignedIn]:
+        """Exchange a key, `id:secret`, for a session; the value of it, and whose it is.
+
+        Raises:
+            Unauthorized: it is no key of this server, or one that is no longer good.
+        """
+        credential = Credential.parse(text)
+        if credential is None:
+            raise Unauthorized(_NOT_OURS)
+        key = await self._by_key(credential)
+        value, session = await to_writer_thread(self._sessions.store.begin, key)
+        return value, SignedIn(key, session)
+
+    async def signed_in(self, session: str | None) -> SignedIn | None:
+        """Whose a session is; None if it is over, or there is none."""
+        if session is None:
+            return None
+        try:
+            return await self._by_session(session)
+        except Unauthorized:
+            return None
+
+    async def sign_out(self, session: str) -> None:
+        """End a session now."""
+        await to_writer_thread(self._sessions.store.end, session)
+        self._sessions.forget()
+
+    async def is_good(self, key_id: str | None, session: str | None = None) -> bool:
+        """Whether what was begun with a key, or with a session of it, may still go on."""
         try:
             await self.check_key(key_id)
+            if session is not None and self._needs_key:
+                await self._by_session(session)
         except Unauthorized:
             return False
         except Exception as error:
@@ -164,14 +212,22 @@ class Authenticator:
         assert key is not None, "a key vanished after its owner was let in"
         return key
 
-    async def _by_key(self, credential: Credential) -> Caller:
+    async def _by_key(self, credential: Credential) -> ApiKey:
         key = await self._keys.find(credential.key_id)
         # The secret comes first, so that an unknown key takes the time of a known one.
         if not secret_matches(credential.secret, key) or key is None:
             raise Unauthorized(_NOT_OURS)
         self._check_valid(key)
         await self._keys.note_use(key)
-        return Caller(key.id, key.scopes)
+        return key
+
+    async def _by_session(self, value: str) -> SignedIn:
+        session = await self._sessions.find(value)
+        key = None if session is None else await self._keys.find(session.key_id)
+        if session is None or key is None or key.secret_sha256 != session.key_sha256:
+            raise Unauthorized("The session is over: sign in again.")
+        self._check_valid(key)
+        return SignedIn(key, session)
 
     async def _by_token(self, token: str | None) -> Caller:
         if token is None:

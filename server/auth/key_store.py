@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from server.db import tables
 from server.db.database import Database
@@ -105,7 +105,7 @@ class KeyStore:
             db.execute(of_key.values(dict(limits)))
 
     def revoke(self, key_id: str) -> None:
-        """Make a key, and the tokens that it issued, worthless from now on.
+        """Make a key, its sessions and the tokens that it issued, worthless from now on.
 
         Raises:
             UnknownKey: there is none of that id.
@@ -118,6 +118,7 @@ class KeyStore:
             if db.execute(known).one_or_none() is None:
                 raise UnknownKey(f"There is no key {key_id!r}.")
             db.execute(revoke)
+            db.execute(delete(tables.sessions).where(tables.sessions.c.key_id == key_id))
 
     def note_use(self, key_id: str) -> None:
         """Remember that the key was used just now."""

@@ -22,6 +22,7 @@ def copy_database(source: Path, target: Path) -> dict[str, int]:
     """Write the tables of `source`, as they are now, to `target`, which they replace.
 
     Users of `source` can go on writing. Nothing is upgraded: the copy is of the same release.
+    The sessions of browsers are left out, so that none comes back that has ended since.
 
     Returns:
         The ids of the files that the rows name, with their sizes in bytes.
@@ -42,6 +43,7 @@ def copy_database(source: Path, target: Path) -> dict[str, int]:
             original.backup(copy)
             if copy.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise DatabaseDamaged
+            _end_sessions(copy)
             # In one file, which can be read from a folder that is mounted read-only.
             copy.execute("PRAGMA journal_mode=DELETE")
             return dict(copy.execute(_FILES))
@@ -49,3 +51,11 @@ def copy_database(source: Path, target: Path) -> dict[str, int]:
         if sqlite_code(error) in tables.DAMAGED:
             raise DatabaseDamaged from error
         raise
+
+
+def _end_sessions(copy: sqlite3.Connection) -> None:
+    # A database of an earlier release has none.
+    found = copy.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'sessions'")
+    if found.fetchone() is not None:
+        copy.execute("DELETE FROM sessions")
+        copy.commit()

@@ -167,6 +167,19 @@ keys = Table(
     Column("storage_limit_mib", Integer),
 )
 
+# Who has signed in by a browser.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("value_sha256", String(64), primary_key=True),
+    # A key that the settings name has no row, so this is no foreign key.
+    Column("key_id", Text, nullable=False),
+    Column("key_sha256", String(64), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Index("sessions_by_key", "key_id", "created_at"),
+)
+
 webhooks = Table(
     "webhooks",
     metadata,

@@ -11,7 +11,7 @@ from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inse
 from server.db import tables
 
 FIRST = "0001"
-LATEST = "0010"
+LATEST = "0011"
 """The last step in `server/db/migrations/versions`."""
 
 _STEPS = Path(__file__).parent / "migrations"

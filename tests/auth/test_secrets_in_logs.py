@@ -85,6 +85,9 @@ def call(url: str, key: str, data: Path) -> list[str]:
         query = {"fal_jwt_token": token, "logs": "1"}
         run = f"/run/{ENDPOINT}"
         job = client.post(f"/queue/{ENDPOINT}", json=request_of(PROMPT), params=query).json()
+        signed_in = client.post("/page/session", json={"key": key}, headers={"origin": url})
+        session = str(signed_in.cookies["cosmos_session"])
+        assert client.get("/nothing/here").status_code == 404
         files = send_media(client)
         request = f"/queue/{APP}/requests/{job['request_id']}"
         while client.get(f"{request}/status", params=query).json()["status"] != "COMPLETED":
@@ -106,7 +109,7 @@ def call(url: str, key: str, data: Path) -> list[str]:
         with connected(url) as raw:
             raw.sendall(sent.encode())
             assert answer_on(raw).status in (400, 431)
-    return [token, token.split(".")[2], *files]
+    return [token, token.split(".")[2], session, *files]
 
 
 def test_nothing_that_a_caller_sent_is_printed_or_logged(tmp_path: Path) -> None:

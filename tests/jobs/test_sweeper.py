@@ -35,7 +35,9 @@ def sweeper(place: Place, images: ImageStore, uploads: Uploads) -> Sweeper:
     clock = Clock(wall=place.clock, steady=place.clock)
     heartbeat = Heartbeat(place.database, clock)
     unknown = unknown_files(place)
-    return Sweeper(place.retention, images, uploads, place.files, unknown, heartbeat)
+    swept = (place.retention, images, uploads, unknown)
+    sweeps = {type(each).__name__: each.sweep for each in swept}
+    return Sweeper(sweeps, place.files, unknown, heartbeat)
 
 
 def put_image(place: Place, images: ImageStore) -> None:

@@ -139,6 +139,7 @@ OTHER_ROUTES = [
         ("POST", path)
         for path in ("/api/fal/proxy", f"/{ENDPOINT}", "/run/fal-ai/flux/dev", "/mcp")
     ],
+    *[(method, "/page/session") for method in ("GET", "POST", "DELETE")],
     *[("GET", path) for path in ("/", "/*", "/{name}", "/{name}/{name}", "/docs/{name}")],
     *[("GET", f"/{app}/requests/{{request_id}}") for app in (APP, "queue/fal-ai/flux")],
 ]

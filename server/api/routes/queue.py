@@ -5,7 +5,6 @@ After the submit, clients keep only the first two segments of the endpoint's id;
 
 from base64 import b64encode
 from collections.abc import AsyncGenerator
-from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -88,6 +87,7 @@ async def status(found: _FoundDep, logs: _LogsDep = "0") -> Response:
     responses={200: EVENTS},
 )
 async def status_stream(
+    request: Request,
     found: _FoundDep,
     services: ServicesDep,
     logs: _LogsDep = "0",
@@ -102,7 +102,7 @@ async def status_stream(
     if _is_on(previews):
         # fal's clients take every event for a status, so only those who ask are sent others.
         events = sse.merged(events, _preview_events(services, job))
-    events = sse.with_pings(events, may_go_on=partial(services.auth.is_good, job.key_id))
+    events = sse.with_pings(events, may_go_on=request.state.may_go_on)
     return StreamingResponse(events, headers=sse.HEADERS, media_type=sse.MEDIA_TYPE)
 
 

@@ -1,7 +1,6 @@
 """A run whose answer is a stream: what is going on, and at the end the output."""
 
-from collections.abc import AsyncGenerator
-from functools import partial
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -33,7 +32,7 @@ async def stream(request: Request, services: ServicesDep, incoming: IncomingDep)
     job = await begin(services, incoming)
     request.state.request_id = job.id
     return CompletionResponse(
-        _events(services, job),
+        _events(services, job, request.state.may_go_on),
         headers=sse.HEADERS,
         media_type=sse.MEDIA_TYPE,
         delivered=lambda: services.results.fetched(job),
@@ -41,8 +40,9 @@ async def stream(request: Request, services: ServicesDep, incoming: IncomingDep)
     )
 
 
-async def _events(services: Services, job: Job) -> AsyncGenerator[bytes, None]:
-    may_go_on = partial(services.auth.is_good, job.key_id)
+async def _events(
+    services: Services, job: Job, may_go_on: Callable[[], Awaitable[bool]]
+) -> AsyncGenerator[bytes, None]:
     async for event in sse.with_pings(_progress(services, job), may_go_on=may_go_on):
         yield event
     done = await until_done(services, job.id)
