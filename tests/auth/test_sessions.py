@@ -109,6 +109,7 @@ async def test_a_key_is_exchanged_for_a_cookie_of_which_the_table_has_the_hash(
 async def test_a_second_sign_in_of_a_browser_ends_the_first(tmp_path: Path) -> None:
     async with signed_in(tmp_path) as (client, _, key):
         first = dict(client.cookies)
+        assert (await client.get(UNKNOWN_JOB)).status_code == 404, "and it is in the copy"
         await sign_in(client, key)
         assert (await client.get(UNKNOWN_JOB)).status_code == 404
         client.cookies = httpx.Cookies(first)
