@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from api_keys import add_key, by_key, keys_of
 from asgi_calls import app_of, call, scope_of
-from job_fixtures import Clock
+from job_fixtures import Clock, sql
 from queue_calls import SUBMIT, submit, until
 from servers import APP, BASE_URL, ENDPOINT, request_of, serving, settings_in
 
@@ -21,7 +21,10 @@ from server.auth.sessions import SESSION_S, SESSIONS_OF_KEY, Session, SessionCac
 from server.config.settings import Settings
 from server.db.database import Database
 from server.db.snapshot import copy_database
+from server.jobs.clock import Clock as ServerClock
+from server.jobs.clock import Heartbeat
 from server.keys import ApiKey, Credential, Scope
+from server.services import make_sweeper
 
 SESSION = "/page/session"
 UNKNOWN_JOB = f"/queue/{APP}/requests/00000000-0000-4000-8000-000000000000/status"
@@ -432,6 +435,18 @@ async def test_a_session_ends_after_twelve_hours_or_with_its_key(
     store.sweep()
     with database.read() as db:
         assert db.exec_driver_sql("SELECT count(*) FROM sessions").scalar_one() == 0
+
+
+async def test_the_server_removes_those_that_are_over(tmp_path: Path) -> None:
+    async with signed_in(tmp_path) as (client, settings, _):
+        clock, services = ServerClock(), app_of(client).state.services
+        heartbeat = Heartbeat(services.database, clock)
+        sweeper = make_sweeper(settings, services, heartbeat, clock)
+        await sweeper.sweep()
+        assert rows_in(settings) == 1
+        sql(settings.data / "jobs.sqlite3", "UPDATE sessions SET expires_at = 1")
+        await sweeper.sweep()
+        assert rows_in(settings) == 0
 
 
 async def test_a_key_has_so_many_sessions(database: Database, clock: Clock) -> None:
