@@ -35,5 +35,7 @@ def statuses_of(store: JobStore, estimates: Estimates) -> StatusCache:
         return replace(standing, estimate=estimates.of_waiting(standing.job))
 
     statuses = StatusCache(standing_of)
+    # First the estimates, which statuses have.
+    store.on_write(estimates.written)
     store.on_write(statuses.written)
     return statuses

@@ -1,16 +1,19 @@
 """When a request will start, and how long it will take: by what this server has measured.
 
 The statements read what waits, what runs, and what ended since they last did: they do not grow with
-the table. What was never measured is None.
+the table, and are not done for every caller that polls. What was never measured is None.
 """
 
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy import Connection, and_, select
 
 from pipeline.spec import VideoSpec
 from server.db.database import Database
@@ -19,6 +22,7 @@ from server.jobs.pace import Pace, Shape
 from server.jobs.pause import is_paused
 from server.jobs.statements import QUEUED, is_served, jobs
 from server.models import Estimate, Job, JobStatus
+from server.tasks import LOOK_AGAIN_S
 
 _LOOKED_BACK = 50
 """Of the jobs that have ended, so many are looked at at once."""
@@ -33,6 +37,24 @@ _SHAPE = (
     _spec["container"].as_string().label("container"),
     _spec["quality"].as_string().label("quality"),
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Queue:
+    """What runs, with the times of the starts, and what waits, in the order of its places.
+
+    It is that of so many writes, and good until a time of the monotonic clock.
+    """
+
+    running: Sequence[tuple[Shape | None, float]] = ()
+    waiting: Sequence[Shape | None] = ()
+    places: Sequence[tuple[int, float]] = ()
+    is_paused: bool = False
+    writes: int = 0
+    until: float = 0.0
+
+
+_NOTHING_READ = _Queue()
 
 
 class Estimates:
@@ -56,65 +78,95 @@ class Estimates:
         self._num_slots = num_slots
         self._served = is_served(endpoints)
         self._now = now
-        self._learning = threading.Lock()
+        self._reading = threading.Lock()
         self._learned_until = 0.0
+        self._writes = 0
+        self._kept = _NOTHING_READ
+
+    def written(self, log_of: str | None) -> None:
+        """Something was committed, as `JobStore.on_write` tells it; callable from any thread."""
+        if log_of is None:
+            self._writes += 1
 
     def of_request(self, endpoint: str, spec: VideoSpec, priority: int) -> Estimate:
         """What is to be expected of a request that is not submitted yet."""
-        return self._estimate(Shape.of(endpoint, spec), jobs.priority >= priority)
+        return self._estimate(Shape.of(endpoint, spec), (-priority, inf))
 
     def of_waiting(self, job: Job) -> Estimate:
         """What is to be expected of a job that waits."""
         shape = Shape.of(job.endpoint, VideoSpec.from_json(dict(job.input["spec"])))
-        earlier = and_(jobs.priority == job.priority, jobs.seq < job.seq)
-        return self._estimate(shape, or_(jobs.priority > job.priority, earlier))
+        return self._estimate(shape, (-job.priority, job.seq))
 
-    def _estimate(self, shape: Shape, goes_before: ColumnElement[bool]) -> Estimate:
-        is_running = jobs.status == JobStatus.IN_PROGRESS.value
-        ahead = select(*_SHAPE, func.count().label("requests")).group_by(*_SHAPE)
-        with self._database.read() as db:
-            self._learn(db)
-            running = db.execute(select(*_SHAPE, jobs.started_at).where(is_running)).all()
-            waiting = db.execute(ahead.where(and_(QUEUED, self._served, goes_before))).all()
-            paused = db.execute(select(is_paused())).scalar_one()
-        wait_s = None if paused else self._wait_s(running, waiting)
+    def _estimate(self, shape: Shape, place: tuple[int, float]) -> Estimate:
+        queue = self._current()
+        position = bisect_left(queue.places, place)
+        waiting = Counter(queue.waiting[:position])
+        wait_s = None if queue.is_paused else self._wait_s(queue.running, waiting)
         return Estimate(
             stage_seconds=self._pace.stage_seconds(shape),
-            position=sum(row.requests for row in waiting),
+            position=position,
             wait_s=wait_s,
             starts_at=None if wait_s is None else self._now() + wait_s,
         )
 
-    def _wait_s(self, running: Sequence[AnyRow], waiting: Sequence[AnyRow]) -> float | None:
+    def _current(self) -> _Queue:
+        """The queue as it was a second ago at most, with all that this process has committed."""
+        with self._reading:
+            kept = self._kept
+            if kept.writes != self._writes or kept.until <= time.monotonic():
+                kept = self._kept = self._read()
+            return kept
+
+    def _read(self) -> _Queue:
+        writes, until = self._writes, time.monotonic() + LOOK_AGAIN_S
+        ahead = select(jobs.priority, jobs.seq, *_SHAPE).where(and_(QUEUED, self._served))
+        is_running = jobs.status == JobStatus.IN_PROGRESS.value
+        with self._database.read() as db:
+            self._learn(db)
+            running = db.execute(select(*_SHAPE, jobs.started_at).where(is_running)).all()
+            waiting = db.execute(ahead.order_by(jobs.priority.desc(), jobs.seq)).all()
+            paused = db.execute(select(is_paused())).scalar_one()
+        return _Queue(
+            running=[(_shape_of(row), row.started_at) for row in running],
+            waiting=[_shape_of(row) for row in waiting],
+            places=[(-row.priority, row.seq) for row in waiting],
+            is_paused=paused,
+            writes=writes,
+            until=until,
+        )
+
+    def _wait_s(
+        self,
+        running: Sequence[tuple[Shape | None, float]],
+        waiting: Mapping[Shape | None, int],
+    ) -> float | None:
         num_slots = self._num_slots()
         if num_slots == 0:
             return None
-        if len(running) + sum(row.requests for row in waiting) < num_slots:
+        if len(running) + sum(waiting.values()) < num_slots:
             return 0.0
-        busy = [(self._seconds(row), self._now() - row.started_at) for row in running]
-        work = [(self._seconds(row), row.requests) for row in waiting]
+        busy = [(self._seconds(shape), self._now() - since) for shape, since in running]
+        work = [(self._seconds(shape), count) for shape, count in waiting.items()]
         left = [max(0.0, seconds - passed) for seconds, passed in busy if seconds is not None]
         todo = [seconds * count for seconds, count in work if seconds is not None]
         if len(left) < len(busy) or len(todo) < len(work):
             return None
         return wait_of(left + [0.0] * (num_slots - len(left)), sum(todo))
 
-    def _seconds(self, row: AnyRow) -> float | None:
-        shape = _shape_of(row)
+    def _seconds(self, shape: Shape | None) -> float | None:
         return None if shape is None else self._pace.seconds(shape)
 
     def _learn(self, db: Connection) -> None:
         """Take note of the videos that were finished since the last time."""
         query = select(*_SHAPE, jobs.finished_at, jobs.result["stage_seconds"].label("seconds"))
-        with self._learning:
-            # A row from before the clock was set back may lie ahead: it must not hide others.
-            new = and_(jobs.finished_at > self._learned_until, jobs.finished_at <= self._now())
-            latest = query.where(new).order_by(jobs.finished_at.desc()).limit(_LOOKED_BACK)
-            for row in reversed(db.execute(latest).all()):
-                self._learned_until = row.finished_at
-                shape = _shape_of(row)
-                if shape is not None and row.seconds:
-                    self._pace.learn(shape, row.seconds)
+        # A row from before the clock was set back may lie ahead: it must not hide others.
+        new = and_(jobs.finished_at > self._learned_until, jobs.finished_at <= self._now())
+        latest = query.where(new).order_by(jobs.finished_at.desc()).limit(_LOOKED_BACK)
+        for row in reversed(db.execute(latest).all()):
+            self._learned_until = row.finished_at
+            shape = _shape_of(row)
+            if shape is not None and row.seconds:
+                self._pace.learn(shape, row.seconds)
 
 
 def wait_of(left: Sequence[float], work: float) -> float:

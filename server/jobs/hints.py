@@ -35,7 +35,7 @@ def peers_of(
     if url is None:
         return Alone()
     hints = vars(signals)
-    # Whoever is woken has to find what was written.
+    # Those that are woken have to find what was written.
     hear = {_WRITTEN: partial(written, None), **{name: each.wake for name, each in hints.items()}}
     peers = Peers(
         database, url, owner=store.owner, hear=hear, on_later_release=_end_for_later_release

@@ -7,7 +7,7 @@ import pytest
 from job_fixtures import Place
 
 from pipeline.spec import VideoSpec
-from server.jobs import pause
+from server.jobs import estimates, pause
 from server.jobs.estimates import Estimates, wait_of
 from server.jobs.pace import Pace
 
@@ -25,6 +25,7 @@ class Queue(Place):
         self.num_slots = num_slots
         pace = Pace(96, 64, 45)
         self.estimates = Estimates(self.database, pace, lambda: self.num_slots, now=self.clock)
+        self.store.on_write(self.estimates.written)
 
     def add(self, job_id: str, *, endpoint: str = ENDPOINT, **changes: Any) -> None:
         input_ = {"spec": SPEC.to_json(), "media": {}, "sync_mode": False}
@@ -120,3 +121,22 @@ def test_what_ends_later_is_learned_later_also_after_the_clock_was_set_back(
     assert queue.estimates.of_request(ENDPOINT, SPEC, priority=0).stage_seconds is None
     queue.measure()
     assert queue.estimates.of_request(ENDPOINT, SPEC, priority=0).stage_seconds == SECONDS
+
+
+def test_the_tables_are_read_once_for_all_who_ask_until_something_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimates, "LOOK_AGAIN_S", 3600.0)
+    queue = Queue(tmp_path)
+    queue.add("a")
+    queue.add("b")
+    reads, read = [], queue.database.read
+    monkeypatch.setattr(queue.database, "read", lambda: reads.append(1) or read())
+
+    places = [queue.estimates.of_waiting(queue.store.job(each)).position for each in "abab"]
+    assert (places, len(reads)) == ([0, 1, 0, 1], 4 + 1)
+    queue.store.record("a", 0, [], None)
+    queue.estimates.of_request(ENDPOINT, SPEC, priority=0)
+    assert len(reads) == 5
+    queue.add("c")
+    assert queue.estimates.of_request(ENDPOINT, SPEC, priority=0).position == 3

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from server.errors import BadRequest
 
 _LARGEST = 2**53
-"""Numbers from here on are none of ours."""
+"""A cursor counts no further than this."""
 
 Item = TypeVar("Item")
 

@@ -89,7 +89,7 @@ async def delete_payloads(
 
 @router.get(_APP_QUEUE, response_description="How many wait.")
 async def queue_length(services: ServicesDep, _: ReaderDep, owner: str, name: str) -> QueueSizeView:
-    """How many requests of an app wait, whoever sent them."""
+    """How many requests of an app wait, of all keys."""
     endpoints = _endpoints_of(owner, name)
     waiting = await asyncio.to_thread(count_waiting, services.database, endpoints)
     return {"queue_size": waiting}
