@@ -29,7 +29,10 @@ CLIP = f"data:video/mp4;base64,{data_uri(clip()).partition(',')[2]}"
 
 
 async def test_a_video_is_asked_for_followed_and_read(client: httpx.AsyncClient) -> None:
+    # It waits for as long as the queue is paused.
+    await client.post("/admin/queue/pause")
     made = await create(client, seed=7, model=f"{APP}/text-to-video", size=f"{WIDTH}x{HEIGHT}")
+    await client.post("/admin/queue/resume")
 
     assert made == {
         "id": made["id"],

@@ -143,12 +143,16 @@ async def test_a_server_that_ends_leaves_what_came_for_the_next(
     environment.setattr(download, "READ_TIMEOUT_S", 1.0)
     hub.always_fail(BIG, Fault(stall_after=100_000))
     settings = pulling(tmp_path)
+    part = settings.weights / f"{BIG}.part"
     pull = wanted_by(settings)
     pull.prepare()
     async with serving(settings, pull=pull):
         assert await asyncio.to_thread(hub.stalled.wait, 60)
+        # What was sent has arrived, too.
+        while part.stat().st_size < 100_000:
+            await asyncio.sleep(0.01)
 
-    assert (settings.weights / f"{BIG}.part").stat().st_size >= 100_000
+    assert part.stat().st_size >= 100_000
     assert CheckpointPull.wanted_by(settings) is not None
 
 
