@@ -43,6 +43,7 @@ def _run(*arguments: str) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_job_of_the_gpu_benchmark_ends_in_a_file_where_there_is_ffmpeg(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
@@ -52,6 +53,7 @@ def test_a_job_of_the_gpu_benchmark_ends_in_a_file_where_there_is_ffmpeg(tmp_pat
     assert job["file_bytes"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_gpu_benchmark_is_rehearsed_in_its_three_calls(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"

@@ -17,6 +17,7 @@ from pipeline.encode import encode_video
 from pipeline.spec import Container, Quality
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_the_stand_in_goes_on_where_it_was_ended(tmp_path: Path) -> None:
     out = tmp_path / "stand-in.json"
     weights = stand_in(width=160, height=96, weights="moving")

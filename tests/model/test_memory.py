@@ -19,15 +19,10 @@ ENVIRONMENT = {
 SPREAD_MIB = 40
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("width", "height"),
-    [
-        (320, 176),
-        # Here 93 frames of 8 bits alone are 63 MiB.
-        pytest.param(640, 352, marks=pytest.mark.slow),
-    ],
-)
+# In the second, 93 frames of 8 bits alone are 63 MiB.
+@pytest.mark.parametrize(("width", "height"), [(320, 176), (640, 352)])
 def test_decoding_and_encoding_take_the_same_memory_for_any_length(
     tmp_path: Path, width: int, height: int
 ) -> None:

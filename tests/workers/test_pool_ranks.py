@@ -39,6 +39,7 @@ async def dies_after_a_step(watched: Watched, work: WorkOrder, *, hung: bool) ->
     return str(death.value)
 
 
+@pytest.mark.slow
 async def test_two_processes_keep_the_contract_and_one_that_hangs_ends_both() -> None:
     async with running(pool_of("server.workers.gpu:GpuWorker", "cpu+cpu")) as watched:
         await watched.until(SlotUp)
@@ -47,6 +48,13 @@ async def test_two_processes_keep_the_contract_and_one_that_hangs_ends_both() ->
         assert len(worker_process().children()) == 1
         await keeps_the_contract(watched, order(steps=50))
         said = await dies_after_a_step(watched, order(steps=50), hung=True)
+        assert said == "It took too long."
+
+
+async def test_a_process_that_hangs_ends_with_the_worker() -> None:
+    async with running(pool_of("workers:TwoProcesses", "cpu+cpu")) as watched:
+        await watched.until(SlotUp)
+        said = await dies_after_a_step(watched, order("hang 2", steps=50), hung=True)
         assert said == "It took too long."
 
 
