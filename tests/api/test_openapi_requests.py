@@ -1,6 +1,7 @@
 """Requests made up from /openapi.json break nothing, and each is answered as described."""
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import httpx
@@ -36,9 +37,10 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-MANY = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 
 
+@cache
 def operations_at(base_url: str) -> dict[str, Operation]:
     """Everything that a server says it can do, by method and path."""
     routes = api_routes("public")
