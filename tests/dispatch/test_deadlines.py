@@ -304,10 +304,10 @@ async def test_a_worker_that_does_not_finish_loading_is_ended(tmp_path: Path) ->
 
 async def test_a_worker_that_has_loaded_in_time_is_left_alone() -> None:
     options = WorkerOptions(weights="")
-    pool = LocalPool("workers:ScriptedWorker", options, ["cpu"], load_limit_s=1.0)
+    pool = LocalPool("workers:ScriptedWorker", options, ["cpu"], load_limit_s=4.0)
     async with running(pool) as watched:
         await watched.until(SlotUp)
         worker = worker_process()
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(4.0)
         assert worker_process() == worker
         assert worker.status() == psutil.STATUS_SLEEPING

@@ -66,9 +66,14 @@ def noise(num_frames: int = 24) -> Iterator[Frame]:
 
 
 def running_ffmpeg() -> psutil.Process:
-    """The child, once it has become ffmpeg."""
-    (child,) = (p for p in psutil.Process().children() if "rawvideo" in p.cmdline())
-    wait_until(lambda: "-c" not in child.cmdline()[:4])
+    """The child, once it has become ffmpeg: in between its command line may be empty."""
+
+    def found() -> list[psutil.Process]:
+        lines = [(child, child.cmdline()) for child in psutil.Process().children()]
+        return [child for child, line in lines if "rawvideo" in line and "-c" not in line[:4]]
+
+    wait_until(lambda: bool(found()))
+    (child,) = found()
     return child
 
 
