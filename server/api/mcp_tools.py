@@ -40,7 +40,7 @@ from server.fal.views import as_json, output_view
 from server.files.content_types import content_type_of, file_name_of
 from server.files.upload_store import NewUpload
 from server.inputs.submit import Submission
-from server.jobs.reports import latest
+from server.jobs import records
 from server.keys import Scope
 from server.models import Job, JobSnapshot, JobStatus, RequestOptions, StoredArtifact
 
@@ -180,8 +180,16 @@ async def list_jobs(
     """The latest jobs of this key, the last first."""
     services, caller, _ = _Call.of(ctx)
     caller.check_run("GET", "/")
-    jobs, _ = await asyncio.to_thread(latest, services.database, limit, (), caller.key_id)
-    return _answer({"jobs": [_where(job) for job in jobs]})
+    found, _ = await asyncio.to_thread(
+        records.page,
+        services.database,
+        caller.key_id,
+        after=None,
+        limit=limit,
+        newest_first=True,
+        now=services.store.now(),
+    )
+    return _answer({"jobs": [_where(each.job) for each in found]})
 
 
 async def upload_file(

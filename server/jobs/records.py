@@ -58,7 +58,7 @@ def page(
     Raises:
         UnknownJob: the key has no job `after`.
     """
-    of_key = and_(_jobs.key_id.is_not_distinct_from(key_id), is_kept(now))
+    of_key = and_(_jobs.key_id == key_id, is_kept(now))
     query = select(*JOB_COLUMNS).where(of_key)
     query = query.order_by(_jobs.seq.desc() if newest_first else _jobs.seq)
     with database.read() as db:

@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 from api_keys import add_key, by_key
+from job_fixtures import sql
 from mcp_calls import ACCEPT, call, message
+from queue_calls import submit
 from servers import APP, serving, settings_in
 
 from server.config.settings import Settings
@@ -102,6 +105,17 @@ async def test_a_job_does_not_exist_for_another_key(
         assert "Request not found" in await call(client, other, tool, request_id=job)
     assert job not in str(await call(client, other, "list_jobs"))
     assert job in str(await call(client, mine, "list_jobs"))
+
+
+async def test_where_no_key_is_asked_for_the_jobs_of_keys_are_not_listed(tmp_path: Path) -> None:
+    async with serving(settings_in(tmp_path)) as client:
+        mine, of_a_key, over = [await submit(client) for _ in range(3)]
+        database = tmp_path / "data" / "jobs.sqlite3"
+        sql(database, f"UPDATE jobs SET key_id = 'alice' WHERE id = '{of_a_key}'")
+        sql(database, f"UPDATE jobs SET expires_at = 1.0 WHERE id = '{over}'")
+        listed = (await call(client, {}, "list_jobs"))["jobs"]
+
+    assert [job["request_id"] for job in listed] == [mine]
 
 
 async def test_a_key_does_what_its_scopes_allow(
