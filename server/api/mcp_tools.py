@@ -19,6 +19,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, ResourceLink, TextContent, ToolAnnotations
 from pydantic import Field
+from starlette.requests import Request
 
 from server.api.dependencies import Services, has_room
 from server.api.openapi.schemas import input_schema
@@ -76,8 +77,7 @@ class _Call(NamedTuple):
 
     @classmethod
     def of(cls, ctx: Context) -> "_Call":
-        request = ctx.request_context.request
-        assert request is not None, "a tool was called by no request"
+        request = _request_of(ctx)
         state = request.state
         return cls(request.app.state.services, state.caller, state.base_url)
 
@@ -270,6 +270,13 @@ def _refusing_in_words(tool: Callable[P, Awaitable[CallToolResult]]) -> Callable
     return called
 
 
+def _request_of(ctx: Context) -> Request:
+    """The request that calls a tool."""
+    request: Request | None = ctx.request_context.request
+    assert request is not None, "a tool was called by no request"
+    return request
+
+
 def _known(ctx: Context, endpoint_id: str) -> str:
     """The id of an endpoint whose weights are here."""
     known = _Call.of(ctx).services.limits.endpoints
@@ -284,16 +291,18 @@ async def _submit(ctx: Context, endpoint_id: str, input: dict[str, Any]) -> Job:
     if input.get("sync_mode"):
         raise BadRequest("Leave sync_mode out: the answer has the URL of the video, and not it.")
     await has_room(services)
-    return await services.submissions.accept(
-        Submission(
-            endpoint=endpoint_id,
-            # What JSON does not have, such as NaN, is refused where bodies are read.
-            body=json.dumps(input).encode(),
-            base_url=base_url,
-            caller=caller,
-            options=RequestOptions(),
+    with services.traces.submit(endpoint_id, _request_of(ctx).headers) as traceparent:
+        return await services.submissions.accept(
+            Submission(
+                endpoint=endpoint_id,
+                # What JSON does not have, such as NaN, is refused where bodies are read.
+                body=json.dumps(input).encode(),
+                base_url=base_url,
+                caller=caller,
+                options=RequestOptions(),
+                traceparent=traceparent,
+            )
         )
-    )
 
 
 async def _own(ctx: Context, request_id: str) -> JobSnapshot:

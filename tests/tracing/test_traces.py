@@ -2,16 +2,20 @@
 
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from asgi_calls import app_of
+from mcp_calls import call
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 from paths import ROOT
 from queue_calls import SUBMIT, result_of, submit, until
-from servers import ENDPOINT, request_of, serving, settings_in
+from servers import APP, ENDPOINT, request_of, serving, settings_in
+from video_calls import SHORT, VIDEOS, create, until_it_is
 
 from server.config.errors import SettingsError
 from server.tracing.traces import NoTraces, traces_of
@@ -68,6 +72,39 @@ async def test_a_trace_goes_from_the_caller_to_the_worker_s_stages(
     assert run["cosmos.request_id"] == answer.json()["request_id"]
     assert run["cosmos.endpoint"] == ENDPOINT
     assert spans["run"].resource.attributes["service.name"] == "cosmos-serve"
+    assert PROMPT not in str([span.to_json() for span in spans.values()])
+
+
+async def by_videos(client: httpx.AsyncClient) -> None:
+    video = await create(client, PROMPT, headers=HEADERS)
+    await until_it_is(client, video, "completed")
+
+
+async def by_sync(client: httpx.AsyncClient) -> None:
+    body = {"prompt": PROMPT, **SHORT}
+    answer = await client.post(f"{VIDEOS}/sync", json=body, headers=HEADERS)
+    assert answer.status_code == 200, answer.text
+
+
+async def by_mcp(client: httpx.AsyncClient) -> None:
+    arguments = {"endpoint_id": f"{APP}/text-to-video", "input": {"prompt": PROMPT, **SHORT}}
+    assert "video" in await call(client, HEADERS, "run_model", **arguments)
+
+
+@pytest.mark.parametrize("ask", [by_videos, by_sync, by_mcp])
+async def test_a_video_that_is_asked_for_by_another_api_is_traced_as_well(
+    tmp_path: Path,
+    exporter: InMemorySpanExporter,
+    ask: Callable[[httpx.AsyncClient], Awaitable[None]],
+) -> None:
+    async with serving(settings_in(tmp_path)) as client:
+        await ask(client)
+    spans = spans_of(exporter)
+    assert spans.keys() == {"submit", "queue", "run", "text", "denoise", "decode", "encode"}
+    assert {f"{span.context.trace_id:032x}" for span in spans.values() if span.context} == {TRACE}
+    assert f"{parent_of(spans['submit']):016x}" == CALLER
+    assert (spans["submit"].attributes or {})["cosmos.endpoint"] == f"{APP}/text-to-video"
+    assert parent_of(spans["run"]) == id_of(spans["submit"])
     assert PROMPT not in str([span.to_json() for span in spans.values()])
 
 

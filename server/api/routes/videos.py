@@ -238,16 +238,19 @@ async def _order(
         # The body may have taken its time: the key has to be good still.
         await services.auth.check_key(caller.key_id)
         order = await _read(request, services, caller, base_url, body)
-        yield (
-            order,
-            Submission(
-                endpoint=order.endpoint,
-                body=order.body,
-                base_url=base_url,
-                caller=caller,
-                options=options,
-            ),
-        )
+        # Its body names the endpoint: a request that has none is not traced.
+        with services.traces.submit(order.endpoint, request.headers) as traceparent:
+            yield (
+                order,
+                Submission(
+                    endpoint=order.endpoint,
+                    body=order.body,
+                    base_url=base_url,
+                    caller=caller,
+                    options=options,
+                    traceparent=traceparent,
+                ),
+            )
 
 
 async def _read(
