@@ -5,8 +5,17 @@ from pathlib import Path
 from api_keys import add_key, by_key
 from job_fixtures import sql
 from queue_calls import cancel, result_of, status_of, submit, until
-from servers import ENDPOINT, request_of, serving, settings_in
+from servers import (
+    ENDPOINT,
+    MAX_FRAMES,
+    data_uri,
+    picture,
+    request_of,
+    serving,
+    settings_in,
+)
 
+from server.fal.endpoints import EXTEND
 from server.keys import Scope
 
 ESTIMATE = f"/v1/estimate/{ENDPOINT}"
@@ -43,6 +52,29 @@ async def test_the_seconds_and_the_wait_follow_from_what_was_made_here(tmp_path:
             await cancel(client, job)
             await result_of(client, job)
             assert "estimate" not in (await status_of(client, job)).json()
+
+
+async def test_a_long_video_takes_the_steps_and_the_decoding_of_all_its_chunks(
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(tmp_path)
+    body = {"prompt": "a car", "image_url": data_uri(picture()), "num_inference_steps": 2}
+    body |= {"overlap": 1}
+    lengths = {1: MAX_FRAMES, 2: 2 * MAX_FRAMES - 1, 4: 4 * MAX_FRAMES - 3}
+    async with serving(settings) as client:
+        short = body | {"num_frames": MAX_FRAMES}
+        made = (await client.post(f"/queue/{EXTEND}", json=short)).json()["request_id"]
+        await result_of(client, made, app=EXTEND)
+        result = f"json_set(result, '$.stage_seconds', json('{MEASURED}'))"
+        sql(settings.data / "jobs.sqlite3", f"UPDATE jobs SET result = {result}")
+        found = {
+            chunks: await client.post(f"/v1/estimate/{EXTEND}", json=body | {"num_frames": frames})
+            for chunks, frames in lengths.items()
+        }
+
+    for chunks, answer in found.items():
+        seconds = {"denoise": chunks * 40.0, "decode": chunks * 2.0}
+        assert answer.json()["stage_seconds"] == seconds
 
 
 async def test_nothing_is_submitted_and_errors_have_the_shape_of_the_platform_s(

@@ -27,8 +27,17 @@ def test_steps_and_guidance_are_evaluations_of_the_network() -> None:
 def test_a_long_video_is_the_work_of_its_chunks() -> None:
     one, three = work(num_frames=93), work(num_frames=277, overlap=1)
     assert three[Stage.DENOISE] == 3 * one[Stage.DENOISE]
+    assert three[Stage.DECODE] == 3 * one[Stage.DECODE]
     assert three[Stage.IMAGE] == 3 * one[Stage.IMAGE]
+    assert three[Stage.ENCODE] == 277
     assert three[Stage.TEXT] == one[Stage.TEXT]
+
+
+def test_of_the_last_chunk_all_steps_are_made_and_what_is_shown_is_decoded() -> None:
+    one, two = work(num_frames=93), work(num_frames=94, overlap=5)
+    assert two[Stage.DENOISE] == 2 * one[Stage.DENOISE]
+    # 6 frames of the last one: 5 that repeat, and 1 that is new.
+    assert two[Stage.DECODE] == one[Stage.DECODE] + 3
 
 
 def test_the_published_network_is_counted_at_the_frame_size() -> None:
