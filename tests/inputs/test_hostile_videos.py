@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from clips import H264, clip, copied, ffmpeg
+from clips import H264, clip, copied, ffmpeg, without_its_media
 from http_sites import Site, answer, running
 from servers import picture
 
@@ -174,6 +174,20 @@ async def test_ffmpeg_would_have_opened_them(tmp_path: Path) -> None:
     frames = ffmpeg("-i", playlist, *["-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"])
 
     assert len(frames) == 16 * 96 * 64 * 3
+
+
+async def test_a_movie_whose_pictures_are_in_another_file_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other.mov"
+    other.write_bytes(clip("a.mov"))
+    empty = without_its_media(other.read_bytes(), other)
+
+    with pytest.raises(ClipUnreadable):
+        await prepared(empty)
+    # ffmpeg would have found them there, if it had looked.
+    path = tmp_path / "empty.mov"
+    path.write_bytes(empty)
+    looking, shown = ["-enable_drefs", "1", "-use_absolute_path", "1"], ["-f", "rawvideo", "pipe:1"]
+    assert ffmpeg(*looking, "-i", path, *shown) == ffmpeg("-i", other, *shown)
 
 
 @pytest.mark.parametrize(
