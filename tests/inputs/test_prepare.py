@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import struct
+import tracemalloc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
@@ -11,6 +13,8 @@ from typing import IO, Any
 import decoder_processes
 import pytest
 from api_keys import add_key, by_key
+from clips import clip
+from http_sites import Site, running
 from queue_calls import RUN, SUBMIT, cancel, result_of, submit, until
 from servers import (
     APP,
@@ -31,6 +35,7 @@ from server.inputs.media import MEDIA
 from server.inputs.prepare import AT_ONCE, DECODES_AT_ONCE
 from server.jobs.clock import Clock
 
+MIB = 2**20
 LOOPBACK = [ip_network("127.0.0.0/8")]
 
 
@@ -236,6 +241,43 @@ async def test_a_server_without_ffmpeg_blames_no_clip(
 
     assert result.status_code == 500
     assert "This server cannot decode a video" in result.json()["detail"]
+
+
+async def test_a_clip_of_a_url_is_never_whole_in_memory(tmp_path: Path) -> None:
+    """One of 64 MiB, most of which is room that no player looks at."""
+    size = 64 * MIB
+    room = struct.pack(">I4s", size, b"free")
+
+    async def large(writer: asyncio.StreamWriter) -> None:
+        length = len(clip()) + size
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length)
+        writer.write(clip() + room + bytes(MIB - len(room)))
+        for _ in range(63):
+            writer.write(bytes(MIB))
+            await writer.drain()
+
+    async for site in running(Site(answers={"/clip.mp4": large}), None):
+        async with serving(settings_in(tmp_path, fetch_allow_nets=LOOPBACK)) as client:
+            body = {"prompt": "a red car", "video_url": site.url("/clip.mp4")}
+            tracemalloc.start()
+            try:
+                answer = await client.post(f"/run/{APP}/video-to-video", json=body)
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+    assert answer.status_code == 200, answer.text
+    assert peak < 16 * MIB
+
+
+async def test_a_clip_of_more_than_200_mb_is_refused_before_it_comes(tmp_path: Path) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 200000001\r\n\r\n"
+    async for site in running(Site(answers={"/clip.mp4": head}), None):
+        async with serving(settings_in(tmp_path, fetch_allow_nets=LOOPBACK)) as client:
+            body = {"prompt": "a red car", "video_url": site.url("/clip.mp4")}
+            answer = await client.post(f"/run/{APP}/video-to-video", json=body)
+
+    (item,) = answer.json()["detail"]
+    assert (item["type"], item["ctx"]) == ("file_too_large", {"max_size": 200_000_000})
 
 
 async def test_what_is_told_of_a_picture_has_the_time_of_the_tables(
