@@ -18,6 +18,7 @@ from servers import APP, picture
 
 pytestmark = pytest.mark.clients
 
+CLIENT = "mcp 2.3.0"
 Mode = Literal["legacy", "auto"]
 TEXT, IMAGE = f"{APP}/text-to-video", f"{APP}/image-to-video"
 PROMPT = {"prompt": "a red car", "num_inference_steps": 2, "num_frames": 9}
@@ -59,6 +60,7 @@ async def told(client: Client, tool: str, **arguments: Any) -> Any:
     return answer.structured_content
 
 
+@pytest.mark.shows(CLIENT, "submit", "logs", "result", "download")
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 async def test_a_model_is_found_and_makes_a_video(client_server: ClientServer, mode: Mode) -> None:
     lines = []
@@ -87,6 +89,7 @@ async def test_a_model_is_found_and_makes_a_video(client_server: ClientServer, m
     assert "Reading the prompt" in lines
 
 
+@pytest.mark.shows(CLIENT, "submit", "cancel")
 async def test_a_job_is_followed_listed_and_cancelled(client_server: ClientServer) -> None:
     slow = {"endpoint_id": TEXT, "input": PROMPT | {"prompt": "sleep 3600"}}
     async with connected(client_server) as client:
@@ -105,6 +108,19 @@ async def test_a_job_is_followed_listed_and_cancelled(client_server: ClientServe
         assert again["status"] == "ALREADY_COMPLETED"
 
 
+@pytest.mark.shows(CLIENT, "validation error")
+async def test_invalid_input_is_told_by_field(client_server: ClientServer) -> None:
+    wrong = {"endpoint_id": TEXT, "input": PROMPT | {"num_frames": 8}}
+    async with connected(client_server) as client:
+        answer = await client.call_tool("submit_job", wrong)
+
+    assert isinstance(answer, CallToolResult) and answer.is_error
+    text = answer.content[0]
+    assert isinstance(text, TextContent)
+    assert "num_frames: Input should be greater than or equal to 9" in text.text
+
+
+@pytest.mark.shows(CLIENT, "upload")
 @pytest.mark.parametrize("way", ["data", "url"])
 async def test_a_picture_is_uploaded_and_used(client_server: ClientServer, way: str) -> None:
     file = {"file_name": "car.png", "content_type": "image/png"}

@@ -12,6 +12,7 @@ import test_clients_endpoints
 import test_clients_fal_client
 import test_clients_hosts
 import test_clients_javascript
+import test_clients_mcp
 import test_clients_openai
 from paths import DOCS, TESTS
 
@@ -29,6 +30,7 @@ MODULES = (
     test_clients_fal_client,
     test_clients_hosts,
     test_clients_javascript,
+    test_clients_mcp,
     test_clients_openai,
 )
 

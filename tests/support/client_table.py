@@ -21,6 +21,7 @@ CLIENTS = (
     "huggingface_hub 2.4.0",
     "openai 3.57.0",
     "litellm 1.110.2",
+    "mcp 2.3.0",
 )
 CAPABILITIES = (
     "submit",
