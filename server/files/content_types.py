@@ -1,7 +1,8 @@
 """What files say they are, what they are called, and whether a browser may show them.
 
 A file that somebody sent is shown in a browser's window only if both its type and its first bytes
-are those of a picture or a video; HTML and SVG, which run scripts, never are.
+are those of a picture or a video; HTML and SVG, which run scripts, never are. Nor is it served as a
+script: its origin is that of the server's own page.
 """
 
 import mimetypes
@@ -15,6 +16,9 @@ HEAD_BYTES = 32
 """As many first bytes as `is_shown` looks at."""
 
 _CONTENT_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(?:;[\x20-\x7e]*)?", re.ASCII)
+_SCRIPT = re.compile(r"(?:application|text)/(?:x-)?(?:java|ecma|j|live)script[\d.]*", re.ASCII)
+"""The content types of the WHATWG's "JavaScript MIME type"."""
+
 _LONGEST = 200
 _SHOWN = frozenset(
     {"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif"}
@@ -33,6 +37,11 @@ def content_type_of(text: str | None) -> str:
     if len(text) > _LONGEST or not _CONTENT_TYPE.fullmatch(text):
         raise BadRequest(f"{text[:_LONGEST]!r} is not a content type such as image/png.")
     return text
+
+
+def served_type(content_type: str) -> str:
+    """The content type that a file is served with: its own, unless a page could run it."""
+    return "text/plain" if _SCRIPT.fullmatch(essence_of(content_type)) else content_type
 
 
 def essence_of(content_type: str) -> str:

@@ -7,7 +7,7 @@ from servers import picture
 
 from server.errors import BadRequest
 from server.fal.urls import Service, resolve, url_for
-from server.files.content_types import content_type_of, file_name_of, is_shown
+from server.files.content_types import content_type_of, file_name_of, is_shown, served_type
 
 MP4 = b"\0\0\0\x20ftypisom\0\0\x02\0"
 
@@ -17,6 +17,23 @@ MP4 = b"\0\0\0\x20ftypisom\0\0\x02\0"
 )
 def test_a_content_type_stays_as_it_was_given(text: str) -> None:
     assert content_type_of(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("text/javascript", "Text/JavaScript; charset=utf-8", "application/javascript"),
+        *("application/x-javascript", "text/ecmascript", "application/ecmascript"),
+        *("text/javascript1.5", "text/jscript", "text/livescript", "text/x-ecmascript"),
+    ],
+)
+def test_a_script_is_served_as_a_text(text: str) -> None:
+    assert served_type(text) == "text/plain"
+
+
+@pytest.mark.parametrize("text", ["text/plain;charset=utf-8", "application/json", "video/mp4"])
+def test_other_files_are_served_as_what_they_are(text: str) -> None:
+    assert served_type(text) == text
 
 
 @pytest.mark.parametrize("text", [None, ""])

@@ -20,7 +20,7 @@ from server.config.setting_types import FilesAuth
 from server.errors import UnknownFile
 from server.fal.urls import Service
 from server.files.access import ReadPermission
-from server.files.content_types import HEAD_BYTES, is_shown
+from server.files.content_types import HEAD_BYTES, is_shown, served_type
 from server.files.links import END, SIGNATURE
 from server.files.public import PublicFile
 
@@ -140,7 +140,7 @@ def _look_at(path: Path) -> tuple[bytes, os.stat_result]:
 def _headers(file: PublicFile, permit: ReadPermission, now: float) -> dict[str, str]:
     return {
         # As it was given: no charset is made up for a text.
-        "content-type": file.content_type,
+        "content-type": served_type(file.content_type),
         "etag": f'"{file.sha256}"',
         "cache-control": _caching(file, permit, now),
         "x-content-type-options": "nosniff",
