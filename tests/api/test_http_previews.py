@@ -2,17 +2,32 @@
 
 import asyncio
 import base64
+import io
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 from api_keys import add_key, by_key
+from asgi_calls import Connection
+from clips import clip
 from moderation_site import moderations
+from PIL import Image
 from queue_calls import SUBMIT, cancel, result_of, submit, until
-from servers import APP, request_of, serving, settings_in
+from servers import (
+    APP,
+    HEIGHT,
+    WIDTH,
+    data_uri,
+    picture,
+    request_of,
+    serving,
+    settings_in,
+)
 from workers import preview_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -119,24 +134,68 @@ async def test_a_preview_that_nobody_judged_is_not_shown(tmp_path: Path) -> None
     assert (answer.status_code, answer.json()) == (404, NONE)
 
 
-@pytest.mark.parametrize("params", [{"previews": "1"}, {}])
+Events = list[tuple[str, dict[str, Any]]]
+
+
+async def streamed(client: httpx.AsyncClient, job: str, query: str = "") -> Events:
+    """The events of a request that is cancelled once it has a preview; statuses have no name."""
+    url = f"/queue/{APP}/requests/{job}/status/stream{query}"
+    async with Connection(client, url, method="GET") as connection:
+        await preview_in(client, job)
+        while query and "event: preview" not in connection.text:
+            await asyncio.sleep(0.01)
+        await cancel(client, job)
+        while "COMPLETED" not in connection.text:
+            await asyncio.sleep(0.01)
+    *events, end = connection.text.split("\n\n")
+    assert end == ""
+    parts = (re.fullmatch(r"(?:event: (\w+)\n)?data: (.*)", event) for event in events)
+    return [(part[1] or "", json.loads(part[2])) for part in parts if part]
+
+
+@pytest.mark.parametrize("query", ["?previews=1", ""])
 async def test_previews_are_in_the_stream_of_those_who_ask(
-    client: httpx.AsyncClient, params: dict[str, str]
+    client: httpx.AsyncClient, query: str
 ) -> None:
     job = await submit(client, RUNNING)
-    url = f"/queue/{APP}/requests/{job}/status/stream"
-    stream = asyncio.create_task(client.get(url, params=params))
-    await preview_in(client, job)
-    await cancel(client, job)
+    events = await streamed(client, job, query)
 
-    *events, end = (await stream).text.split("\n\n")
-
-    assert end == ""
-    named = [event for event in events if event.startswith("event: ")]
-    statuses = [json.loads(event.removeprefix("data: ")) for event in events if event not in named]
-    assert statuses[-1]["status"] == "COMPLETED"
+    assert [body for name, body in events if name == ""][-1]["status"] == "COMPLETED"
     shown = base64.b64encode(preview_of(1)).decode()
     file = {"url": f"data:image/webp;base64,{shown}", "content_type": "image/webp"}
-    told = [event.removeprefix("event: preview\ndata: ") for event in named]
-    assert [json.loads(each) for each in told] == ([file] if params else [])
+    assert [body for name, body in events if name == "preview"] == ([file] if query else [])
+    assert {name for name, _ in events} == {"", *(("prepared", "preview") if query else ())}
     assert (await result_of(client, job)).status_code == 499
+
+
+HALVES = "color=red:s=96x64:r=16:d=1[a];color=blue:s=96x64:r=16:d=1[b];[a][b]concat"
+RED = data_uri(picture(colour="red"))
+RED_THEN_BLUE = data_uri(clip(source=HALVES))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "field", "colour"),
+    [
+        ("image-to-video", {"image_url": RED}, "image_url", (255, 0, 0)),
+        ("video-to-video", {"video_url": RED_THEN_BLUE}, "video_url", (0, 0, 255)),
+    ],
+)
+async def test_what_a_video_begins_with_is_shown_as_it_was_prepared(
+    client: httpx.AsyncClient,
+    endpoint: str,
+    body: dict[str, str],
+    field: str,
+    colour: tuple[int, int, int],
+) -> None:
+    """Of a clip the last frame."""
+    asked = body | {"prompt": RUNNING, "num_inference_steps": 2}
+    submitted = await client.post(f"/queue/{APP}/{endpoint}", json=asked)
+    events = await streamed(client, submitted.json()["request_id"], "?previews=1")
+
+    (prepared,) = [body for name, body in events if name == "prepared"]
+    assert (prepared["field"], prepared["content_type"]) == (field, "image/webp")
+    head, _, encoded = prepared["url"].partition(",")
+    shown = Image.open(io.BytesIO(base64.b64decode(encoded)))
+    assert (head, shown.format, shown.size) == ("data:image/webp;base64", "WEBP", (WIDTH, HEIGHT))
+    pixel = shown.convert("RGB").getpixel((WIDTH // 2, HEIGHT // 2))
+    assert pixel == pytest.approx(colour, abs=8)

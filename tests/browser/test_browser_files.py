@@ -3,6 +3,10 @@
 import io
 import json
 import re
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
@@ -18,6 +22,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 SVG = b"""<svg xmlns="http://www.w3.org/2000/svg" onload="document.title='hit'"/>"""
 HTML = b"<!doctype html><script>document.title='hit'</script>"
+SCRIPT = b"document.title = 'hit';"
 HOSTILE = "<img src=x onerror=\"document.title='hit'\">.png"
 
 
@@ -42,9 +47,26 @@ def sent_url(page: Page) -> str:
     return match[1]
 
 
+def uploaded(page: Page, name: str, content_type: str, data: bytes) -> str:
+    """The URL of a file that another client has uploaded."""
+    started = httpx.post(
+        f"{page.url}/rest/storage/upload/initiate",
+        json={"file_name": name, "content_type": content_type},
+    ).json()
+    httpx.put(started["upload_url"], content=data, headers={"content-type": content_type})
+    return str(started["file_url"])
+
+
 def shown(page: Page) -> bool:
     """Whether the browser has decoded the picture of the field."""
     return bool(page.run("return document.querySelector('.drop img')?.naturalWidth > 0"))
+
+
+def has_size(page: Page, css: str, width: int, height: int) -> bool:
+    """Whether the browser has decoded a picture of that size there."""
+    size = "const { naturalWidth, naturalHeight } = document.querySelector(arguments[0]) ?? {};"
+    found = page.run(f"{size} return [naturalWidth, naturalHeight];", css)
+    return bool(found == [width, height])
 
 
 @pytest.mark.parametrize("how", ["drop", "paste", "choose"])
@@ -164,6 +186,100 @@ def test_a_name_with_markup_is_a_text(page: Page) -> None:
     assert page.driver.title != "hit" and not page.all("img[src=x]")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["<script src=x onerror=document.title='hit'>.mp4", "javascript:document.title='hit'.mp4"],
+)
+def test_a_clip_that_is_named_like_a_script_is_a_clip(page: Page, name: str) -> None:
+    page.open()
+    page.click("Video to video")
+    page.give("drop", name, "video/mp4", clip())
+    page.reads(name)
+    page.until(lambda: page.run("return document.querySelector('.drop video')?.readyState >= 2"))
+    page.write("prompt", "a red car")
+    page.click("Make a video")
+    page.reads("Done")
+    page.open("/#/history")
+    page.reads("a red car")
+    assert page.driver.title != "hit" and not page.all("script[src=x]")
+
+
+def test_a_url_that_is_a_script_is_a_text(page: Page) -> None:
+    page.allowed = ["the server responded with a status of"]
+    page.open()
+    page.click("Video to video")
+    page.click("JSON")
+    editor = page.one("#json-input")
+    editor.clear()
+    editor.send_keys(
+        json.dumps({"prompt": "a car", "video_url": "javascript:document.title='hit'"})
+    )
+    page.click("Form")
+    page.reads("javascript:document.title='hit'")
+    assert not page.all("[src^=javascript], [href^=javascript]")
+    page.click("Make a video")
+    page.reads("Failed")
+    assert page.driver.title != "hit"
+
+
+@pytest.mark.parametrize(
+    ("name", "content_type"),
+    [("clip.mp4", "video/mp4"), ("clip.js", "video/mp4"), ("clip.mp4.js", "text/javascript")],
+)
+def test_an_upload_is_no_script_of_this_page(page: Page, name: str, content_type: str) -> None:
+    """Its origin is the page's own, whose scripts may run."""
+    page.allowed = ["Failed to load module script", "MIME type"]
+    url = uploaded(page, name, content_type, SCRIPT)
+    page.open()
+
+    loading = """
+      const [url, done] = arguments;
+      import(url).then(() => done("it ran"), () => done("refused"));
+    """
+    assert page.driver.execute_async_script(loading, url) == "refused"
+    assert page.driver.title != "hit"
+    assert page.complaints() == []
+
+
+class _Elsewhere(BaseHTTPRequestHandler):
+    """Another server, which has a picture."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(two_halves())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), _Elsewhere) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/picture"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_picture_that_is_named_by_its_url_is_shown_once_it_is_prepared(
+    page: Page, elsewhere: str
+) -> None:
+    page.allowed = ["the server responded with a status of"]
+    page.open()
+    page.one("input[type=url]").send_keys(elsewhere, Keys.TAB)
+    page.reads("The server fetches it; this page does not open it.")
+    page.write("prompt", "a red car; wait")
+    page.click("Make a video")
+
+    page.reads("As the server has cropped it for 96×64")  # noqa: RUF001 - as it is on the page
+    for place in (".drop .stage img", ".run .stage img"):
+        page.until(partial(has_size, page, place, 96, 64), what=f"nothing is shown in {place}")
+    page.click("Cancel")
+    page.reads("Cancelled")
+
+
 def test_a_url_is_named_and_never_opened(page: Page) -> None:
     """That no other origin is asked is looked at after every test."""
     page.open()
@@ -176,14 +292,10 @@ def test_a_url_is_named_and_never_opened(page: Page) -> None:
 
 
 def test_an_upload_of_html_is_not_a_page_of_this_server(page: Page) -> None:
-    started = httpx.post(
-        f"{page.url}/rest/storage/upload/initiate",
-        json={"file_name": "video.mp4.html", "content_type": "text/html"},
-    ).json()
-    httpx.put(started["upload_url"], content=HTML, headers={"content-type": "text/html"})
+    url = uploaded(page, "video.mp4.html", "text/html", HTML)
     page.open()
 
-    page.run("location.href = arguments[0]", started["file_url"])
+    page.run("location.href = arguments[0]", url)
 
     # It is a download, so the page stays.
     assert page.one("main") and page.driver.title != "hit"

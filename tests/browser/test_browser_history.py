@@ -118,6 +118,9 @@ def test_operators_see_what_runs_and_cancel_it(page: Page) -> None:
     page.open("/#/operator")
     page.reads(ids[0][:8])
     page.reads("step 1 of 1")
+    page.reads(" s a step")
+    for heading in ("Memory plan", "Backend", "Checkpoint", "Priority"):
+        assert heading in page.words
     page.reads("scripted cpu")
     page.reads("d1d1d1d1d1d1")
 

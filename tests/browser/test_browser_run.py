@@ -90,9 +90,7 @@ def test_what_the_server_refuses_is_said_at_its_field(page: Page) -> None:
     page.open()
     page.click("Text to video")
     page.click("JSON")
-    editor = page.one("#json-input")
-    editor.clear()
-    editor.send_keys('{"prompt": "a red car", "num_frames": 7}')
+    page.write_json('{"prompt": "a red car", "num_frames": 7}')
     page.click("Make a video")
     page.reads("Failed")
 
@@ -122,6 +120,7 @@ def test_the_work_and_the_wait_are_told_before_a_request_is_sent(page: Page) -> 
     page.write("prompt", "a blue car")
     page.click("Make a video")
     page.reads("Next in line")
+    page.reads("should start at")
     page.write("prompt", "a third car")
     page.reads("one request ahead")
 
@@ -189,8 +188,7 @@ def test_json_and_form_follow_each_other(page: Page) -> None:
     editor = page.one("#json-input")
     page.until(lambda: '"prompt": "a red car"' in (editor.get_attribute("value") or ""))
 
-    editor.clear()
-    editor.send_keys('{"prompt": "a blue car", "num_frames": 20')
+    page.write_json('{"prompt": "a blue car", "num_frames": 20')
     page.reads("This is not JSON")
     editor.send_keys(', "seed": 5}')
     page.click("Form")

@@ -54,16 +54,18 @@ async def call(app: ASGIApp, scope: Scope, *body: bytes, is_cut: bool = False) -
 
 
 class Connection:
-    """A POST that is waiting for its answer; leaving the block closes the connection."""
+    """A request that is waiting for its answer; leaving the block closes the connection."""
 
     def __init__(
         self,
         client: httpx.AsyncClient,
         path: str,
-        body: Any,
+        body: Any = None,
         headers: Mapping[str, str] | None = None,
+        method: str = "POST",
     ) -> None:
         self._app: ASGIApp = app_of(client)
+        self._method = method
         self._path = path
         self._headers = {"host": "localhost:8000", **(headers or {})}
         # The very bytes that the client would send.
@@ -72,6 +74,11 @@ class Connection:
         self._gone = asyncio.Event()
         self.sent: list[Message] = []
         """What the app has sent so far."""
+
+    @property
+    def text(self) -> str:
+        """The body of the answer, as far as it has come."""
+        return b"".join(message.get("body", b"") for message in self.sent).decode()
 
     async def __aenter__(self) -> "Connection":
         self._task = asyncio.create_task(self._call())
@@ -88,7 +95,7 @@ class Connection:
 
     async def _call(self) -> None:
         headers = [(name.encode(), value.encode()) for name, value in self._headers.items()]
-        scope = scope_of("POST", self._path.encode(), headers)
+        scope = scope_of(self._method, self._path.encode(), headers)
         await self._app(scope, self._receive, self._send)
 
     async def _receive(self) -> Message:

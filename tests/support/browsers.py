@@ -13,6 +13,7 @@ from client_programs import needed_program
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 from servers import RunningServer, start_server, two_checkpoints
@@ -104,6 +105,13 @@ class Page:
         field = self.one(f"#field-{name}")
         field.clear()
         field.send_keys(words)
+
+    def write_json(self, words: str) -> None:
+        """Put this into the editor of JSON, in place of what is there."""
+        editor = self.one("#json-input")
+        # Emptied first, it would be filled again if the page is drawn meanwhile.
+        editor.send_keys(Keys.CONTROL, "a")
+        editor.send_keys(words)
 
     def plays(self, *, within: float = LONGEST_S) -> None:
         """Wait until the video that was made is being played."""

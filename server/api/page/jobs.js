@@ -16,6 +16,7 @@ import { TimeLeft } from "./time_left.js";
  * @property {any} [metrics]
  * @property {any} [output]
  * @property {Refused} [error]
+ * @property {string} [prepared] its picture or clip as the server has prepared it
  * @property {string} [preview]
  * @property {boolean} [offline]
  * @property {boolean} [gone]
@@ -30,6 +31,8 @@ const AGAIN_MS = [500, 1000, 2000, 4000];
 
 /** @type {Map<string, Standing>} */
 const standings = new Map();
+/** @type {Map<string, string>} Pictures of files that were named by a URL, by that URL. */
+const prepared = new Map();
 /** @type {Set<() => void>} */
 const listeners = new Set();
 
@@ -113,6 +116,9 @@ export function standingOf(id) {
   return unknown;
 }
 
+/** A file as the server has prepared it for a run of this tab, by its URL, which is not opened. */
+export const preparedOf = (/** @type {string} */ url) => prepared.get(url);
+
 function update(/** @type {string} */ id, /** @type {Partial<Standing>} */ news) {
   standings.set(id, { ...standingOf(id), ...news });
   changed();
@@ -190,6 +196,7 @@ async function follow(/** @type {Job} */ job, /** @type {AbortSignal} */ signal)
       for await (const { name, data } of events(stream, signal)) {
         tries = 0;
         if (name === "preview") update(job.id, { preview: data.url });
+        else if (name === "prepared") showPrepared(job.id, data);
         else take(job.id, data, (lines = [...lines, ...(data.logs ?? [])]));
       }
       await finish(job, signal);
@@ -212,6 +219,12 @@ async function look(/** @type {Job} */ job, /** @type {AbortSignal} */ signal) {
   } catch (error) {
     if (!signal.aborted) note(job.id, error);
   }
+}
+
+function showPrepared(/** @type {string} */ id, /** @type {{ field: string, url: string }} */ { field, url }) {
+  const source = standingOf(id).input?.[field];
+  if (source) prepared.set(source, url);
+  update(id, { prepared: url });
 }
 
 function take(/** @type {string} */ id, /** @type {any} */ event, /** @type {any[]} */ lines) {

@@ -3,8 +3,10 @@
 After the submit, clients keep only the first two segments of the endpoint's id; both forms work.
 """
 
+from asyncio import to_thread
 from base64 import b64encode
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -26,6 +28,7 @@ from server.api.openapi.parts import (
     problem,
     query,
 )
+from server.api.prepared import prepared_media
 from server.api.status_cache import StatusResponse
 from server.dispatch.previews import CONTENT_TYPE
 from server.errors import NoPreview, StillInProgress, UnknownJob
@@ -61,7 +64,7 @@ _PreviewsDep = Annotated[
     str,
     Query(
         description="1 or true: with events named preview, whose url is a data URI of an animated "
-        "WebP file."
+        "WebP file, and one named prepared, whose url is that of the picture in field."
     ),
 ]
 
@@ -203,10 +206,21 @@ async def _status_events(
 
 
 async def _preview_events(services: Services, job: Job) -> AsyncGenerator[bytes, None]:
+    """What the video begins with, once that is prepared, and then its previews."""
+    async with aclosing(services.statuses.watch(job.id)) as standings:
+        async for standing in standings:
+            if standing.job.input_refs is not None:
+                job = standing.job
+                break
+    for field, data in await to_thread(prepared_media, job, services.store, services.files):
+        yield sse.event(as_json({"field": field, **_webp(data)}), b"prepared")
     async for latest in services.previews.news(job.id):
-        encoded = b64encode(latest.data).decode()
-        file = {"url": f"data:{CONTENT_TYPE};base64,{encoded}", "content_type": CONTENT_TYPE}
-        yield sse.event(as_json(file), b"preview")
+        yield sse.event(as_json(_webp(latest.data)), b"preview")
+
+
+def _webp(data: bytes) -> dict[str, str]:
+    encoded = b64encode(data).decode()
+    return {"url": f"data:{CONTENT_TYPE};base64,{encoded}", "content_type": CONTENT_TYPE}
 
 
 def _is_on(switch: str) -> bool:

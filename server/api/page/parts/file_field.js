@@ -3,6 +3,7 @@
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { isOwnFile, onThisOrigin } from "../api.js";
 import { FilePick } from "../file_pick.js";
+import { preparedOf } from "../jobs.js";
 import { size, text } from "../strings.js";
 import { Crop } from "./crop.js";
 
@@ -118,19 +119,30 @@ function Picked({ pick, medium, video, onPick }) {
   `;
 }
 
-/** A file by its URL: shown if it is this server's. */
+/** A file by its URL: shown if it is this server's, or once the server has prepared it. */
 function Named({ url, medium, video }) {
   const [isUnreadable, setUnreadable] = useState(false);
   const unreadable = () => setUnreadable(true);
   if (isUnreadable || !isOwnFile(url)) {
-    const shown = url.length > 200 ? `${url.slice(0, 200)}…` : url;
-    return html`<p class="url">${shown}</p><p class="hint">${text.file.urlNote}</p>`;
+    const words = url.length > 200 ? `${url.slice(0, 200)}…` : url;
+    const picture = preparedOf(url);
+    return html`
+      ${picture && html`<${Picture} src=${picture} video=${video} />`}
+      <p class="url">${words}</p>
+      <p class="hint">
+        ${picture ? text.file.prepared(video.width, video.height) : text.file.urlNote}
+      </p>
+    `;
   }
   const src = onThisOrigin(url);
   if (medium === "video") return html`<${Clip} src=${src} video=${video} onError=${unreadable} />`;
+  return html`<${Picture} src=${src} video=${video} onError=${unreadable} />`;
+}
+
+function Picture({ src, video, onError }) {
   return html`
     <div class="stage" style=${{ aspectRatio: `${video.width} / ${video.height}` }}>
-      <img src=${src} alt="" onError=${unreadable} />
+      <img src=${src} alt="" onError=${onError} />
     </div>
   `;
 }

@@ -20,15 +20,16 @@ export function RunPanel({ job, server, onReuse }) {
       setProblem(error.message);
     });
   };
+  const shown = standing.preview ?? (isOver(standing) ? undefined : standing.prepared);
   const shape = { aspectRatio: `${server.width} / ${server.height}` };
   return html`
     <div class="card run" data-request=${job.id}>
       ${standing.output
         ? html`<${Result} job=${job} standing=${standing} server=${server} onReuse=${onReuse} />`
         : html`
-            <div class=${`stage ${standing.preview ? "" : "empty"}`} style=${shape}>
-              ${standing.preview
-                ? html`<img src=${standing.preview} alt=${text.run.preview} />`
+            <div class=${`stage ${shown ? "" : "empty"}`} style=${shape}>
+              ${shown
+                ? html`<img src=${shown} alt=${standing.preview ? text.run.preview : text.run.prepared} />`
                 : html`<p class=${`state big ${tone}`} role="status">
                     <span class="dot" aria-hidden="true"></span>${words}
                   </p>`}
