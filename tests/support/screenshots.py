@@ -20,10 +20,11 @@ MINUTES = 10 * 60
 
 
 @contextmanager
-def _serving(folder: Path) -> Iterator[RunningServer]:
+def _serving(folder: Path, **environment: str) -> Iterator[RunningServer]:
     """A server with the stand-in that `make serve` has, and nothing in its data folder."""
     weights = ["--weights", str(STAND_IN)]
-    server = start_server(folder, *weights, program=[COMMAND], COSMOS_WORKER=DEFAULT_WORKER)
+    environment |= {"COSMOS_WORKER": DEFAULT_WORKER}
+    server = start_server(folder, *weights, program=[COMMAND], **environment)
     try:
         yield server
     finally:
@@ -54,13 +55,15 @@ class Album:
 def main(folder: Path) -> None:
     """Make one video, and look at every view before and after."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (
-        TemporaryDirectory() as scratch,
-        _serving(Path(scratch)) as server,
-        chromium(Path(scratch)) as browser,
-        visiting(browser, server.http) as page,
-    ):
-        _take_all(page, Album(folder, page))
+    with TemporaryDirectory() as name, chromium(Path(name)) as browser:
+        scratch = Path(name)
+        with _serving(scratch / "open") as server, visiting(browser, server.http) as page:
+            _take_all(page, Album(folder, page))
+        keyed = _serving(scratch / "keyed", COSMOS_KEY="me:a-secret")
+        with keyed as server, visiting(browser, server.http) as page:
+            page.open()
+            page.until(lambda: page.all(".sign-in"))
+            Album(folder, page).take("sign-in")
 
 
 def _take_all(page: Page, album: Album) -> None:

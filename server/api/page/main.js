@@ -6,7 +6,7 @@ import { text } from "./strings.js";
 import { ServerState } from "./parts/server_state.js";
 import { Playground } from "./views/playground.js";
 import { Run } from "./views/run.js";
-import { SignIn, SignOut } from "./views/sign_in.js";
+import { SignIn, SignOut, isKnown } from "./views/sign_in.js";
 
 /**
  * @typedef {object} Server What this server makes; sizes are in pixels.
@@ -66,7 +66,7 @@ function Nav({ view }) {
   `;
 }
 
-function Header({ view, server, onSignOut }) {
+function Header({ view, canSignOut, onSignOut }) {
   return html`
     <header class="top">
       <a class="brand" href="#/playground">
@@ -76,7 +76,7 @@ function Header({ view, server, onSignOut }) {
       <div class="top-end">
         <${ServerState} />
         <a class="quiet" href="docs">${text.apiDocs}</a>
-        ${server?.needs_key && html`<${SignOut} onDone=${onSignOut} />`}
+        ${canSignOut && html`<${SignOut} onDone=${onSignOut} />`}
       </div>
     </header>
   `;
@@ -87,27 +87,35 @@ function App() {
   /** @type {[Server | null, (server: Server) => void]} */
   const [server, setServer] = useState(null);
   const [problem, setProblem] = useState("");
-  const [isSignedOut, setSignedOut] = useState(false);
+  /** @type {["" | "new" | "ended", (asking: any) => void]} Why a key is asked for, if one is. */
+  const [asking, setAsking] = useState("");
   const load = () => {
     setProblem("");
-    ask("page/server.json").then(setServer, (error) => setProblem(error.message));
+    Promise.all([ask("page/server.json"), isKnown()]).then(
+      ([found, known]) => {
+        setAsking(known ? "" : "new");
+        setServer(found);
+      },
+      (error) => setProblem(error.message),
+    );
   };
   useEffect(load, []);
-  useEffect(() => whenUnauthorized(() => setSignedOut(true)), []);
+  useEffect(() => whenUnauthorized(() => setAsking((before) => before || "ended")), []);
   useEffect(() => {
     const name = text[view];
     document.title = typeof name === "string" ? `${name} · ${text.product}` : text.product;
   }, [view]);
   return html`
     <a class="skip" href="#content" onClick=${skip}>${text.skip}</a>
-    <${Header} view=${view} server=${server} onSignOut=${() => setSignedOut(true)} />
+    <${Header} view=${view} canSignOut=${server?.needs_key && !asking}
+      onSignOut=${() => setAsking("new")} />
     <main id="content" tabindex="-1">
       ${problem &&
       html`<p class="notice bad" role="alert">
         ${problem} <button type="button" onClick=${load}>${text.tryAgain}</button>
       </p>`}
-      ${isSignedOut
-        ? html`<${SignIn} onDone=${() => setSignedOut(false)} />`
+      ${asking
+        ? html`<${SignIn} hasEnded=${asking === "ended"} onDone=${() => setAsking("")} />`
         : server && html`<${View} view=${view} about=${about} server=${server} />`}
     </main>
   `;

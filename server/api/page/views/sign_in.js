@@ -6,8 +6,14 @@ import { text } from "../strings.js";
 
 const SESSION = "page/session";
 
+/** Whether somebody has signed in here, or need not. */
+export async function isKnown() {
+  const { needs_key: needsKey, key } = await ask(SESSION);
+  return !needsKey || key !== null;
+}
+
 /** Ask for a key, once. */
-export function SignIn({ onDone }) {
+export function SignIn({ hasEnded, onDone }) {
   const [problem, setProblem] = useState("");
   const [isSending, setSending] = useState(false);
   const signIn = async (/** @type {SubmitEvent} */ event) => {
@@ -27,6 +33,7 @@ export function SignIn({ onDone }) {
   return html`
     <form class="card sign-in" onSubmit=${signIn}>
       <h1>${text.signIn.title}</h1>
+      ${hasEnded && html`<p class="notice warn" role="status">${text.signIn.ended}</p>`}
       <p class="quiet">${text.signIn.lead}</p>
       <label class="field">
         <span class="label">${text.signIn.label}</span>
