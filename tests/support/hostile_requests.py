@@ -208,7 +208,8 @@ HEADER_VALUES = words("""
     text/html\xff multipart/form-data application/json;charset=utf-16 gzip br gzip,br;q=x identity
     100-continue miracle Wed,21Oct2015 https://evil.example http://localhost POST DELETE https
     for=127.0.0.1;host=evil.example 127.0.0.1 unknown,1.2.3.4 evil.example a/b javascript /../..
-    //evil.example /admin/queue/pause websocket h2c trailers a=b ';DROP
+    //evil.example /admin/queue/pause websocket h2c trailers a=b ';DROP cosmos_session=x
+    cosmos_session=\xff;cosmos_session=%00 cosmos_session="a\\"b";;= __Host-cosmos_session=..
 """)
 LIFECYCLES = (st.dictionaries(FIELDS, JSON, max_size=2) | JSON).map(json.dumps)
 SENT_HEADERS = weighted(
@@ -303,11 +304,17 @@ def known_requests(authorization: str) -> list[HostileRequest]:
     for name in ("x-fal-object-lifecycle", "x-fal-object-lifecycle-preference"):
         headers += [(name, "[" * 50_000), (name, '{"a":' * 20_000)]
     plain: list[Header] = [("host", "localhost"), ("authorization", authorization)]
+    own: list[Header] = [("host", "localhost"), ("origin", "http://localhost")]
+    keys: list[Any] = ["\ud800", "\ud800:b", "a:" + "b" * 4000, "a" * 5000, None, 1, {"a": "b"}]
+    sign_ins = [as_json({"key": key}) for key in keys] + [b"[" * 4000, b'{"key": NaN', b"\xff"]
     requests = [(plain, body) for body in bodies] + [([*plain, each], b"{}") for each in headers]
     return [
-        HostileRequest("POST", target, as_bytes(sent), (body,))
-        for target in (path.encode() + b"?fal_webhook=http://\xa0/" for path in POSTS)
-        for sent, body in requests
+        *[
+            HostileRequest("POST", target, as_bytes(sent), (body,))
+            for target in (path.encode() + b"?fal_webhook=http://\xa0/" for path in POSTS)
+            for sent, body in requests
+        ],
+        *[HostileRequest("POST", b"/page/session", as_bytes(own), (body,)) for body in sign_ins],
     ]
 
 
