@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from client_programs import run_program
 from containers import PROJECT, Container, build, debian, podman, running, volume, wheelhouse
-from paths import SAMPLE
+from paths import ROOT, SAMPLE
 from servers import APP, ENDPOINT
 from stand_ins import stand_in
 
@@ -154,6 +154,14 @@ def test_a_video_is_made_and_a_server_that_was_stopped_goes_on(served: Served) -
     assert int(size) == video["file_size"]
     wait_for(served, job, "COMPLETED")
     assert "video" in json.loads(served.curl(f"/queue/{APP}/requests/{job}"))
+
+
+def test_the_wheel_has_the_files_of_the_page(served: Served) -> None:
+    folder = ROOT / "server" / "api" / "page"
+    for name in ("main.js", "style.css", "views/operator.js", "vendor/preact.js"):
+        options = ["--output", "/dev/null", "--write-out", "%{http_code} %{size_download}"]
+        size = (folder / name).stat().st_size
+        assert served.curl(f"/page/{name}", *options) == f"200 {size}"
 
 
 @pytest.fixture
