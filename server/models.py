@@ -245,6 +245,16 @@ class JobProgress:
     num_steps: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RunUpdate:
+    """What a run has to tell since its last update: lines, and how far it is, if that is new."""
+
+    job_id: str
+    attempt: int
+    lines: Sequence[LogLine]
+    progress: JobProgress | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSnapshot:
     """Where a job stands, read at one moment. `position` counts the jobs that go before it.

@@ -2,12 +2,14 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 
 from server.disk import DiskSpace
 from server.dispatch.deadlines import Deadlines
 from server.dispatch.drain import Drain
+from server.dispatch.log import LogWriter
 from server.dispatch.previews import Previews
 from server.dispatch.run import JobRun
 from server.fal.endpoints import Limits
@@ -37,6 +39,12 @@ _NO_ROOM = "The server's disk is almost full: this request waits until there is 
 _log = structlog.get_logger("server")
 
 
+class _Running(NamedTuple):
+    job: Job
+    stop: asyncio.Event
+    task: asyncio.Task[None]
+
+
 @dataclass(eq=False, kw_only=True)
 class Dispatcher:
     """One loop that claims, and one task for each job that runs."""
@@ -54,15 +62,19 @@ class Dispatcher:
     traces: Traces = field(default_factory=NoTraces)
 
     def __post_init__(self) -> None:
-        self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
+        self._logs = LogWriter(self.store)
+        self._running: dict[str, _Running] = {}
+        """By slot."""
         self._next_is_late_in_s = LOOK_AGAIN_S
 
     async def run(self) -> None:
-        """Claim jobs for free slots until cancelled."""
+        """Claim jobs for free slots, and stop and write down what they do, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            claimable = self.signals.claimable
+            claimable, cancelled = self.signals.claimable, self.signals.cancelled
             tasks.create_task(on(claimable, "claiming jobs", self._fill_slots))
             tasks.create_task(on(claimable, "telling why jobs wait", self._tell_why))
+            tasks.create_task(on(cancelled, "stopping runs", self._stop_runs))
+            tasks.create_task(self._logs.run())
 
     async def end_late(self) -> None:
         """End the jobs that were not started in time, until cancelled."""
@@ -84,15 +96,15 @@ class Dispatcher:
 
     def in_hand(self) -> dict[str, asyncio.Task[None]]:
         """The jobs that run, by their ids."""
-        return {job.id: task for job, task in self._running.values()}
+        return {run.job.id: run.task for run in self._running.values()}
 
     async def close(self) -> None:
         """Stop every run, and put its job back at its old place."""
         running = list(self._running.values())
-        for _, task in running:
-            task.cancel()
-        await asyncio.gather(*(task for _, task in running), return_exceptions=True)
-        for job, _ in running:
+        for run in running:
+            run.task.cancel()
+        await asyncio.gather(*(run.task for run in running), return_exceptions=True)
+        for job, *_ in running:
             # What cannot be given back now is put back at the next start.
             giving = to_writer_thread(self.store.give_back, job.id, job.attempt)
             await log_errors(f"giving back job {job.id}", giving)
@@ -119,8 +131,20 @@ class Dispatcher:
             job = await to_writer_thread(self.store.claim, slot.name)
             if job is None:
                 return
-            task = asyncio.create_task(self._supervise(job, slot.name))
-            self._running[slot.name] = job, task
+            stop = asyncio.Event()
+            task = asyncio.create_task(self._supervise(job, slot.name, stop))
+            self._running[slot.name] = _Running(job, stop, task)
+
+    async def _stop_runs(self) -> None:
+        # Those of now: a job of them may have another run once they are looked up.
+        running = list(self._running.values())
+        if not running:
+            return
+        attempts = {run.job.id: run.job.attempt for run in running}
+        to_stop = await asyncio.to_thread(self.store.runs_to_stop, attempts)
+        for run in running:
+            if run.job.id in to_stop:
+                run.stop.set()
 
     async def _tell_why(self) -> None:
         """Tell the callers of the jobs that wait why, if it is not for other jobs."""
@@ -143,16 +167,16 @@ class Dispatcher:
     def _lacks_verdicts(self) -> bool:
         return self.moderation is not None and self.moderation.problem is not None
 
-    async def _supervise(self, job: Job, slot: str) -> None:
+    async def _supervise(self, job: Job, slot: str, stop: asyncio.Event) -> None:
         try:
             with self.drain.run(slot, job.id):
-                if not await log_errors(f"run of job {job.id}", self._run(job, slot)):
+                if not await log_errors(f"run of job {job.id}", self._run(job, slot, stop)):
                     await log_errors(f"ending job {job.id}", self._fail(job))
         finally:
             del self._running[slot]
             self.signals.claimable.notify()
 
-    async def _run(self, job: Job, slot: str) -> None:
+    async def _run(self, job: Job, slot: str, stop: asyncio.Event) -> None:
         with self.traces.run(job, slot) as heard:
             run = JobRun(
                 job=job,
@@ -164,6 +188,8 @@ class Dispatcher:
                 signals=self.signals,
                 drain=self.drain,
                 deadlines=self.deadlines,
+                logs=self._logs,
+                stop=stop,
                 moderation=self.moderation,
                 previews=self.previews,
                 heard=heard,

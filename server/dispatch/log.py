@@ -1,16 +1,17 @@
-"""What a run tells the person who waits for the video: log lines and progress, written in batches.
+"""What runs tell the people who wait for their videos: log lines and progress, written in batches.
 
-At most two writes a second per job; the lines of the meantime go together.
+At most two writes a second, however many runs there are; the lines of the meantime go together.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 from pipeline.progress import Note, Progress, Restarted, Stage, StageStarted, StepDone
 from server.disk import shortage_of
 from server.jobs.store import JobStore
-from server.models import Job, JobProgress, LogLine
-from server.tasks import to_writer_thread
+from server.models import Job, JobProgress, LogLine, RunUpdate
+from server.tasks import log_errors, to_writer_thread
 from server.workers.progress_text import describe
 
 WRITE_EVERY_S = 0.5
@@ -23,18 +24,17 @@ _ENOUGH = "This run has written as many lines as one may: those that follow are 
 
 
 class JobLog:
-    """The log of one run of one job."""
+    """The log of one run of one job. `has_news` is called when there is something to write."""
 
-    def __init__(self, store: JobStore, job: Job) -> None:
-        self._store = store
+    def __init__(self, job: Job, now: Callable[[], float], has_news: Callable[[], None]) -> None:
         self._job = job
+        self._now = now
+        self._has_news = has_news
         self._lines: list[LogLine] = []
         self._num_lines = 0
         self._last = JobProgress(Stage.TEXT)
         self._progress: JobProgress | None = None
         """What is still to be written of it."""
-        self._news = asyncio.Event()
-        self._writing: asyncio.Task[None] | None = None
 
     def say(self, message: str, level: str = "INFO") -> None:
         """Add a line. A run can write no more than `MAX_LINES`, but for those that are errors."""
@@ -45,8 +45,8 @@ class JobLog:
             message = _ENOUGH
         if len(message) > MAX_LINE_LENGTH:
             message = f"{message[:MAX_LINE_LENGTH]}…"
-        self._lines.append(LogLine(self._store.now(), level, message))
-        self._news.set()
+        self._lines.append(LogLine(self._now(), level, message))
+        self._has_news()
 
     def tell(self, event: Progress) -> None:
         """Put an event of the run into words."""
@@ -63,39 +63,65 @@ class JobLog:
                 return
         self._progress = self._last
 
-    async def keep_writing(self) -> None:
+    def take(self) -> RunUpdate | None:
+        """What is to be written, which the caller does now; None if that is nothing."""
+        if not self._lines and self._progress is None:
+            return None
+        update = RunUpdate(self._job.id, self._job.attempt, self._lines, self._progress)
+        self._lines, self._progress = [], None
+        return update
+
+    def put_back(self, update: RunUpdate) -> None:
+        """What was taken could not be written: it goes with what follows."""
+        self._lines[:0] = update.lines
+        self._progress = self._progress or update.progress
+        self._has_news()
+
+
+class LogWriter:
+    """Writes the logs of all runs of a dispatcher. It is used from the event loop."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._fresh: dict[str, JobLog] = {}
+        """The logs that have something to be written, by the ids of their jobs."""
+        self._has_news = asyncio.Event()
+        self._writing = asyncio.Lock()
+
+    def open(self, job: Job) -> JobLog:
+        """The log of a run."""
+
+        def has_news() -> None:
+            self._fresh[job.id] = log
+            self._has_news.set()
+
+        log = JobLog(job, self._store.now, has_news)
+        return log
+
+    async def run(self) -> None:
         """Write what is new, and again, until cancelled."""
         while True:
-            await self._news.wait()
-            await self.flush()
+            await self._has_news.wait()
+            await log_errors("writing the logs of runs", self._write())
             await asyncio.sleep(WRITE_EVERY_S)
 
-    async def flush(self) -> None:
-        """Write what is new now, after what is being written."""
-        if self._writing is not None:
-            await self._writing
-        lines, progress = self._lines, self._progress
-        self._lines, self._progress = [], None
-        self._news.clear()
-        if lines or progress is not None:
-            self._writing = asyncio.create_task(self._write(lines, progress))
-            # A write that has begun is not cancelled with `keep_writing`: the next flush waits.
-            await asyncio.shield(self._writing)
+    async def rest_of(self, log: JobLog) -> RunUpdate | None:
+        """What is still to be written of a log, once what is being written is."""
+        async with self._writing:
+            return log.take()
 
-    def write_rest(self) -> None:
-        """Write what no flush could write, in this thread, when nothing else writes."""
-        if self._lines or self._progress is not None:
-            job = self._job
-            self._store.record(job.id, job.attempt, self._lines, self._progress)
-            self._lines, self._progress = [], None
-
-    async def _write(self, lines: list[LogLine], progress: JobProgress | None) -> None:
-        job = self._job
-        try:
-            await to_writer_thread(self._store.record, job.id, job.attempt, lines, progress)
-        except Exception as error:
-            if shortage_of(error) is None:
-                raise
-            # A video is not given up for its log: the lines go with those that follow.
-            self._lines[:0] = lines
-            self._progress = self._progress or progress
+    async def _write(self) -> None:
+        async with self._writing:
+            self._has_news.clear()
+            fresh, self._fresh = self._fresh, {}
+            updates = {id_: update for id_, log in fresh.items() if (update := log.take())}
+            if not updates:
+                return
+            try:
+                await to_writer_thread(self._store.record, list(updates.values()))
+            except Exception as error:
+                if shortage_of(error) is None:
+                    raise
+                # A video is not given up for its log: the lines go with those that follow.
+                for id_, update in updates.items():
+                    fresh[id_].put_back(update)

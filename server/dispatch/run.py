@@ -13,7 +13,7 @@ from server.dispatch.artifacts import ArtifactMismatch, is_of_video, keep
 from server.dispatch.deadlines import Deadlines, RunDeadline
 from server.dispatch.drain import Drain
 from server.dispatch.judging import RunJudge
-from server.dispatch.log import JobLog
+from server.dispatch.log import LogWriter
 from server.dispatch.previews import Previews
 from server.errors import DiskFull
 from server.fal.endpoints import Limits
@@ -77,7 +77,10 @@ _Ending = _Published | JobError | _Died | _Stopped
 
 @dataclass(eq=False, kw_only=True)
 class JobRun:
-    """Runs `job`, which is claimed for `slot`, and leaves its row as it should be."""
+    """Runs `job`, which is claimed for `slot`, and leaves its row as it should be.
+
+    The run is to stop when `stop` is set: its caller has asked for that, or another has the job.
+    """
 
     job: Job
     slot: str
@@ -88,12 +91,14 @@ class JobRun:
     signals: Signals
     drain: Drain
     deadlines: Deadlines
+    logs: LogWriter
+    stop: asyncio.Event
     previews: Previews
     moderation: Moderation | None = None
     heard: Callable[[RunEvent], None] = lambda _: None
 
     def __post_init__(self) -> None:
-        self._log = JobLog(self.store, self.job)
+        self._log = self.logs.open(self.job)
         self._spec = VideoSpec.from_json(self.job.input["spec"])
         self._incoming: IncomingFile | None = None
         self._received = 0
@@ -107,9 +112,7 @@ class JobRun:
         """Run the job to its end and commit that."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                writing = tasks.create_task(self._log.keep_writing())
                 ending = await self._ending(tasks)
-                writing.cancel()
         finally:
             self.previews.forget(self.job.id)
             if self._incoming is not None:
@@ -158,7 +161,7 @@ class JobRun:
         try:
             async with self.pool.run(self.slot, order) as events:
                 # Not before the order is sent: a worker knows no cancel of what it has not got.
-                watching.append(tasks.create_task(self._watch_for_cancel()))
+                watching.append(tasks.create_task(self._cancel_when_asked()))
                 async for event in events:
                     self._hear(event, deadline)
                     if isinstance(event, FrameToJudge):
@@ -297,9 +300,10 @@ class JobRun:
                 self._log.say(reason, "ERROR")
         if self.moderation is not None and not isinstance(ending, _Stopped):
             self.moderation.judged(self.job.id)
-        await self._log.flush()
         what = f"the end of job {self.job.id}"
-        await retry_until_written(what, self._log.write_rest)
+        rest = await self.logs.rest_of(self._log)
+        if rest is not None:
+            await retry_until_written(what, lambda: self.store.record([rest]))
         published = await retry_until_written(what, lambda: self._end(ending))
         if not published:
             await self._give_up(self.files.remove, *(kept.id for kept in self._kept.values()))
@@ -327,22 +331,9 @@ class JobRun:
                 self.store.give_back(id_, attempt, keeps_inputs=keeps_inputs, wait_s=wait_s)
         return False
 
-    async def _is_to_stop(self) -> bool:
-        job = self.job
-        try:
-            return await asyncio.to_thread(self.store.cancel_requested, job.id, job.attempt)
-        except Exception as error:
-            if shortage_of(error) is None:
-                raise
-            return False  # it is asked again in a second
-
-    async def _watch_for_cancel(self) -> None:
-        while True:
-            seen = self.signals.cancelled.count
-            if await self._is_to_stop():
-                await self.pool.cancel(self.slot, self.job.id, self.job.attempt)
-                return
-            await self.signals.cancelled.wait(seen)
+    async def _cancel_when_asked(self) -> None:
+        await self.stop.wait()
+        await self.pool.cancel(self.slot, self.job.id, self.job.attempt)
 
 
 def _refused(invalid: InvalidInput) -> JobError:

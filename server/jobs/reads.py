@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from sqlalchemy import and_, select
 
@@ -11,9 +11,9 @@ from server.errors import QueueFull
 from server.jobs.limits import NO_LIMITS, KeyLimits, check_key
 from server.jobs.pause import paused_since
 from server.jobs.statements import (
+    RUNNING,
     count_ahead,
     count_queued,
-    held,
     is_ready,
     is_served,
     jobs,
@@ -99,8 +99,10 @@ class JobReads:
         """When the queue was paused, in Unix seconds; None if it is not."""
         return paused_since(self._database)
 
-    def cancel_requested(self, job_id: str, attempt: int) -> bool:
-        """Whether this run should stop: its caller asked, or the job is no longer its."""
-        query = select(jobs.cancel_requested).where(held(job_id, attempt))
+    def runs_to_stop(self, attempts: Mapping[str, int]) -> set[str]:
+        """The jobs, of these with their attempts, whose runs should stop: their callers asked, or
+        the jobs are no longer theirs."""
+        go_on = and_(jobs.id.in_(attempts), RUNNING, ~jobs.cancel_requested)
         with self._database.read() as db:
-            return db.execute(query).scalar_one_or_none() is not False
+            rows = db.execute(select(jobs.id, jobs.attempt).where(go_on))
+            return set(attempts) - {row.id for row in rows if attempts[row.id] == row.attempt}

@@ -1,7 +1,7 @@
 """What the transactions of the job store are made of: conditions, reads, and steps of a write."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy import (
     Select,
     Update,
     and_,
+    bindparam,
     exists,
     func,
     insert,
@@ -43,6 +44,7 @@ from server.models import (
     JobProgress,
     JobStatus,
     LogLine,
+    RunUpdate,
     StoredArtifact,
 )
 
@@ -197,6 +199,15 @@ def read_held(db: Connection, job_id: str, attempt: int) -> Job | None:
     return None if row is None else job_of(row)
 
 
+def lock_running(db: Connection, job_ids: Collection[str]) -> dict[str, int]:
+    """The attempts of those of the jobs that run, which nobody else changes before the end of the
+    transaction. Locked in their order, so that no two transactions wait for each other."""
+    running = and_(jobs.id.in_(job_ids), RUNNING)
+    query = select(jobs.id, jobs.attempt).where(running).order_by(jobs.seq)
+    rows = db.execute(query.with_for_update(key_share=True))
+    return {row.id: row.attempt for row in rows}
+
+
 def read_artifact(db: Connection, artifact_id: str, now: float) -> StoredArtifact | None:
     artifacts = tables.artifacts.c
     kept = or_(artifacts.expires_at.is_(None), artifacts.expires_at > now)
@@ -306,11 +317,15 @@ def are_kept(db: Connection, artifacts: Collection[StoredArtifact]) -> bool:
     return bool(ids) and db.execute(known).scalar_one() == len(ids)
 
 
-def add_lines(db: Connection, job_id: str, attempt: int, lines: Sequence[LogLine]) -> None:
-    """Add lines to the log of a job."""
-    if lines:
-        of_run = {"job_id": job_id, "attempt": attempt}
-        db.execute(insert(tables.logs), [of_run | asdict(line) for line in lines])
+def add_lines(db: Connection, *updates: RunUpdate) -> None:
+    """Add lines to the logs of jobs."""
+    rows = [
+        {"job_id": each.job_id, "attempt": each.attempt, **asdict(line)}
+        for each in updates
+        for line in each.lines
+    ]
+    if rows:
+        db.execute(insert(tables.logs), rows)
 
 
 def read_lines(db: Connection, job_id: str) -> list[LogLine]:
@@ -332,11 +347,18 @@ def read_run_progress(db: Connection, job: Job) -> JobProgress | None:
     return read_progress(db, job.id) if job.status is JobStatus.IN_PROGRESS else None
 
 
-def set_progress(db: Connection, job_id: str, progress: JobProgress) -> None:
-    """Note how far the run of a job has come."""
-    row, of_job = asdict(progress), tables.progress.c.job_id == job_id
-    if db.execute(update(tables.progress).where(of_job).values(row)).rowcount == 0:
-        db.execute(insert(tables.progress).values(job_id=job_id, **row))
+def set_progress(db: Connection, progress: Mapping[str, JobProgress]) -> None:
+    """Note how far the runs of jobs have come."""
+    columns = tables.progress.c
+    known = set(db.execute(select(columns.job_id).where(columns.job_id.in_(progress))).scalars())
+    rows = {job_id: asdict(each) for job_id, each in progress.items()}
+    # A value that a row is found by cannot be called as its column is.
+    old = [{"of_job": job_id, **row} for job_id, row in rows.items() if job_id in known]
+    new = [{"job_id": job_id, **row} for job_id, row in rows.items() if job_id not in known]
+    if old:
+        db.execute(update(tables.progress).where(columns.job_id == bindparam("of_job")), old)
+    if new:
+        db.execute(insert(tables.progress), new)
 
 
 def _submitted_with(key_id: str | None, idempotency_key: str) -> ColumnElement[bool]:

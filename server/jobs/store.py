@@ -38,6 +38,7 @@ from server.jobs.statements import (
     is_served,
     jobs,
     lines_of_waiting,
+    lock_running,
     note_end,
     put_back,
     read_held,
@@ -53,10 +54,10 @@ from server.models import (
     CancelAnswer,
     Job,
     JobError,
-    JobProgress,
     JobStatus,
     LogLine,
     NewJob,
+    RunUpdate,
     StoredArtifact,
 )
 
@@ -126,7 +127,7 @@ class JobStore(JobReads):
             free_expired_key(db, new.key_id, new.idempotency_key, now)
             self._add_images(db, artifacts, place)
             db.execute(insert(tables.jobs).values(**row_of_job(new, now)))
-            add_lines(db, new.id, 0, [LogLine(now, "INFO", note) for note in notes])
+            add_lines(db, RunUpdate(new.id, 0, [LogLine(now, "INFO", note) for note in notes]))
             job = read_job(db, new.id, now)
             if job.done:
                 note_end(db, job, now, error=job.error)
@@ -179,7 +180,7 @@ class JobStore(JobReads):
             waits = and_(jobs.id == job_id, QUEUED)
             attempt = db.execute(select(jobs.attempt).where(waits)).scalar_one_or_none()
             if attempt is not None:
-                add_lines(db, job_id, attempt, lines)
+                add_lines(db, RunUpdate(job_id, attempt, lines))
                 change(db, waits, input_refs=refs, **FREE)
 
     def refuse_inputs(self, job_id: str, error: JobError) -> None:
@@ -215,6 +216,8 @@ class JobStore(JobReads):
         """Go on having these jobs in hand, as far as nobody has taken them over."""
         mine = and_(jobs.id.in_(job_ids), jobs.claimed_by == self.owner)
         with self._database.write() as db:
+            # In the order in which `record` locks them: else the two could wait for each other.
+            lock_running(db, job_ids)
             change(db, mine, **lease_of(self.owner))
 
     def let_go(self, job_ids: Collection[str]) -> None:
@@ -273,16 +276,15 @@ class JobStore(JobReads):
         with self._write() as db:
             db.execute(insert(tables.logs).from_select(lines.selected_columns.keys(), lines))
 
-    def record(
-        self, job_id: str, attempt: int, lines: Sequence[LogLine], progress: JobProgress | None
-    ) -> None:
-        """Write what a run has to tell, in one transaction."""
-        with self._write(log_of=job_id) as db:
-            if read_held(db, job_id, attempt) is None:
-                return
-            add_lines(db, job_id, attempt, lines)
-            if progress is not None:
-                set_progress(db, job_id, progress)
+    def record(self, updates: Collection[RunUpdate]) -> None:
+        """Write what runs have to tell, in one transaction; at most one update of each job."""
+        job_ids = [update.job_id for update in updates]
+        with self._write(logs_of=job_ids) as db:
+            attempts = lock_running(db, job_ids)
+            held = [each for each in updates if attempts.get(each.job_id) == each.attempt]
+            add_lines(db, *held)
+            news = {each.job_id: each.progress for each in held if each.progress is not None}
+            set_progress(db, news)
 
     def finish(
         self,
@@ -347,11 +349,14 @@ class JobStore(JobReads):
             return not job.cancel_requested
 
     @contextmanager
-    def _write(self, *, log_of: str | None = None) -> Iterator[Connection]:
-        """A transaction that changes one job's log, or any job."""
+    def _write(self, *, logs_of: Collection[str] = ()) -> Iterator[Connection]:
+        """A transaction that changes the logs of these jobs alone, or any job."""
         with self._database.write() as db:
             yield db
-        self._tell(log_of)
+        if not logs_of:
+            self._tell(None)
+        for job_id in logs_of:
+            self._tell(job_id)
 
     def _tell(self, log_of: str | None) -> None:
         for listener in self._listeners:

@@ -12,6 +12,7 @@ from pipeline.spec import VideoSpec
 from server.jobs import estimates, pause
 from server.jobs.estimates import Estimates, wait_of
 from server.jobs.pace import Pace
+from server.models import RunUpdate
 
 ENDPOINT = "fal-ai/cosmos-predict-2.5/image-to-video"
 OTHER = "fal-ai/cosmos-predict-2.5/text-to-video"
@@ -145,7 +146,7 @@ def test_the_tables_are_read_once_for_all_who_ask_until_something_is_written(
 
     places = [queue.estimates.of_waiting(each).position for each in (first, second, first)]
     assert (places, num_reads) == ([0, 1, 0], 1)
-    queue.store.record("a", 0, [], None)
+    queue.store.record([RunUpdate("a", 0, [])])
     queue.estimates.of_request(ENDPOINT, SPEC, priority=0)
     assert num_reads == 1
     queue.add("c")

@@ -19,7 +19,7 @@ from server.errors import UnknownFile, UnknownJob
 from server.files.access import READ_ALL, FileAccess
 from server.files.public import PublicFiles
 from server.jobs.retention import Purge, purge
-from server.models import LogLine
+from server.models import LogLine, RunUpdate
 
 HOOK = "https://example.com/hook"
 
@@ -51,7 +51,7 @@ def sent(place: Place) -> None:
 def test_after_its_days_a_job_goes_with_all_that_hangs_on_it(place: Place) -> None:
     place.submit("a", webhook_url=HOOK)
     run = place.claim()
-    place.store.record("a", run.attempt, [LogLine(1.0, "INFO", "Denoising")], None)
+    place.store.record([RunUpdate("a", run.attempt, [LogLine(1.0, "INFO", "Denoising")])])
     place.finish(run)
     sent(place)
     place.clock.now += 3 * DAY_S - 1

@@ -21,6 +21,7 @@ from server.models import (
     JobProgress,
     JobStatus,
     LogLine,
+    RunUpdate,
 )
 
 PIXELS, VIDEO = artifact("pixels-96x64-abc", "pixels"), artifact("0123")
@@ -227,7 +228,7 @@ def test_a_result_is_never_changed(store: JobStore) -> None:
     assert not store.finish("a", run.attempt, error=FAILURE)
     store.give_back("a", run.attempt)
     store.refuse_inputs("a", INVALID)
-    store.record("a", run.attempt, [LogLine(1.0, "INFO", "late")], None)
+    store.record([RunUpdate("a", run.attempt, [LogLine(1.0, "INFO", "late")])])
     assert store.request_cancel("a") is CancelAnswer.ALREADY_COMPLETED
 
     assert store.job("a") == before
@@ -241,7 +242,8 @@ def test_a_run_that_was_given_up_cannot_write(store: JobStore) -> None:
     new = claim(store)
 
     assert not store.finish("a", old.attempt, result=RESULT, artifacts=[VIDEO])
-    store.record("a", old.attempt, [LogLine(1.0, "INFO", "stale")], JobProgress("denoise", 1, 2))
+    stale = [LogLine(1.0, "INFO", "stale")]
+    store.record([RunUpdate("a", old.attempt, stale, JobProgress("denoise", 1, 2))])
     assert not store.worker_died("a", old.attempt, FAILURE)
     store.give_back("a", old.attempt)
 
@@ -250,8 +252,8 @@ def test_a_run_that_was_given_up_cannot_write(store: JobStore) -> None:
     assert list(store.standing("a").lines) == []
     assert store.standing("a").progress is None
     assert store.artifact(VIDEO.id) is None
-    assert store.cancel_requested("a", old.attempt), "the old run is to stop"
-    assert not store.cancel_requested("a", new.attempt)
+    assert store.runs_to_stop({"a": old.attempt}) == {"a"}, "the old run is to stop"
+    assert store.runs_to_stop({"a": new.attempt}) == set()
 
 
 def test_a_job_that_is_given_back_keeps_its_place(store: JobStore) -> None:
@@ -298,7 +300,7 @@ def test_a_cancel_that_was_committed_wins_over_the_result(store: JobStore) -> No
     run = claim(store)
 
     assert store.request_cancel("a") is CancelAnswer.REQUESTED
-    assert store.cancel_requested("a", run.attempt)
+    assert store.runs_to_stop({"a": run.attempt}) == {"a"}
     assert not store.finish("a", run.attempt, result=RESULT, artifacts=[VIDEO])
 
     assert store.job("a").error == CANCELLED
@@ -347,12 +349,31 @@ def test_log_lines_and_progress_are_those_of_the_run(store: JobStore) -> None:
     submit(store, "a")
     run = claim(store)
     first, second = LogLine(1.0, "INFO", "Reading the prompt"), LogLine(2.0, "INFO", "Denoising")
-    store.record("a", run.attempt, [first], JobProgress("text"))
-    store.record("a", run.attempt, [second], JobProgress("denoise", 2, 35))
-    store.record("a", run.attempt, [], None)
+    store.record([RunUpdate("a", run.attempt, [first], JobProgress("text"))])
+    store.record([RunUpdate("a", run.attempt, [second], JobProgress("denoise", 2, 35))])
+    store.record([RunUpdate("a", run.attempt, [])])
 
     assert list(store.standing("a").lines) == [first, second]
     assert store.standing("a").progress == JobProgress("denoise", 2, 35)
+
+
+def test_runs_are_recorded_together_and_one_that_lost_its_job_is_left_out(
+    store: JobStore,
+) -> None:
+    for job_id in ("a", "b", "c"):
+        submit(store, job_id)
+    runs = {job_id: claim(store).attempt for job_id in ("a", "b", "c")}
+    store.record([RunUpdate("a", runs["a"], [], JobProgress("text"))])
+    store.give_back("c", runs["c"])
+
+    lines = {job_id: [LogLine(1.0, "INFO", job_id)] for job_id in runs}
+    told = [RunUpdate(id_, at, lines[id_], JobProgress("image")) for id_, at in runs.items()]
+    store.record(told)
+
+    standing = {job_id: store.standing(job_id) for job_id in runs}
+    assert {id_: list(each.lines) for id_, each in standing.items()} == {**lines, "c": []}
+    image = JobProgress("image")
+    assert [each.progress for each in standing.values()] == [image, image, None]
 
 
 def test_an_unknown_id_is_said_to_be_unknown(store: JobStore) -> None:

@@ -33,7 +33,7 @@ from server.jobs.limits import KeyLimits
 from server.jobs.pause import pause, resume
 from server.jobs.retention import Purge, Retention, purge
 from server.jobs.store import JobStore
-from server.models import CANCELLED, Job, JobError, JobStatus, LogLine
+from server.models import CANCELLED, Job, JobError, JobStatus, LogLine, RunUpdate
 from server.webhooks.store import WebhookStore
 
 Run = tuple[str, int]
@@ -206,8 +206,9 @@ class StoreMachine(RuleBasedStateMachine):
     def say(self, which: int) -> None:
         run = self.a_run(which)
         job = self.model.held(*run)
-        assert self.store.cancel_requested(*run) is (job is None or job.cancel)
-        self.store.record(*run, [LogLine(1.0, "INFO", "Denoising")], None)
+        to_stop = self.store.runs_to_stop(dict([run]))
+        assert bool(to_stop) is (job is None or job.cancel)
+        self.store.record([RunUpdate(*run, [LogLine(1.0, "INFO", "Denoising")])])
         if job is not None:
             job.lines += 1
 
