@@ -44,7 +44,7 @@ OLD_CLIENTS := $(foreach client,fal-client@0.5.9 fal@1.83.0 huggingface_hub@2.4.
 # LiteLLM's SDK, with all that it brings.
 LITELLM := .cache/clients/litellm@1.110.2/.ready
 
-.PHONY: help setup demo serve test test-clients test-browser screenshots page-vendor test-slow test-floor test-image test-cluster api-page settings-page client-table check format bench bench-load bench-caches bench-growth rehearse-gpu rehearse-tests chaos clean
+.PHONY: help setup demo serve test test-clients test-browser screenshots page-vendor test-slow test-floor test-image test-cluster api-page settings-page client-table check format bench bench-load bench-caches bench-growth bench-cluster rehearse-gpu rehearse-tests chaos clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -135,6 +135,10 @@ bench-caches: $(READY) ## The same, without the caches of statuses and of keys
 
 bench-growth: $(READY) ## What finished jobs cost those that come, up to 200,000 of them
 	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.growth
+
+bench-cluster: $(READY) ## How many slots a dispatcher keeps busy; half an hour, as root on Debian
+	ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || { apt-get update -qq && apt-get install -qqy --no-install-recommends postgresql; }
+	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.cluster --page docs/cluster.md
 
 rehearse-gpu: $(REHEARSAL_READY) ## Rehearse the GPU benchmark in Python 3.12 with torch 2.11; 5 GB
 	rm -f build/rehearsal.json

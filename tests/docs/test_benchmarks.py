@@ -10,8 +10,10 @@ import pytest
 from paths import ROOT
 from stand_ins import stand_in
 
-from benchmarks import gpu
+from benchmarks import cluster, gpu
 from benchmarks.machine import describe
+from benchmarks.simulated_cluster import Meter
+from benchmarks.simulated_pool import Workers
 from benchmarks.timing import Case, Report
 
 SECTIONS = {
@@ -136,3 +138,17 @@ def test_the_stage_benchmark_measures_every_stage(tmp_path: Path) -> None:
     assert all(peak > 0 for peak in run["peak_mib"].values())
     assert run["ffmpeg_peak_mib"] > 0
     assert run["file_bytes"] > 0
+
+
+async def test_the_cluster_benchmark_counts_every_job_where_workers_die_and_nodes_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "AWAY_S", 0.2)
+    site = cluster.Site(tmp_path, tmp_path / "jobs.sqlite3", Meter(None))
+    workers = Workers(slots=64, least_s=0.01, median_s=0.05, deaths=0.5, load_s=0.01)
+
+    found = await cluster.faults(site, workers, seconds=0.8)
+
+    assert found["jobs"] == found["made"] + found["given_up_at_the_second_death"] == 12
+    assert (found["lost"], found["doubled"], found["nodes_left"]) == (0, 0, 2)
+    assert found["runs"] > found["jobs"]

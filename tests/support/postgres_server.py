@@ -49,6 +49,11 @@ class PostgresServer:
         """End it: `immediate` is as by the loss of power."""
         self._run("pg_ctl", "--wait", f"--mode={mode}", "stop")
 
+    @property
+    def pid(self) -> int:
+        """The process whose children work for it, while it runs."""
+        return int((self._data / "postmaster.pid").read_text().split()[0])
+
     def url(self, name: str) -> SecretStr:
         return SecretStr(f"postgresql+psycopg://cosmos:{PASSWORD}@127.0.0.1:{self.port}/{name}")
 
@@ -85,13 +90,14 @@ class PostgresServer:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
-    """A server that runs meanwhile."""
+def running_postgres(within: Path | None = None) -> Iterator[PostgresServer]:
+    """A server that runs meanwhile: in a folder of this one, or in memory where that can be."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
         not_here("PostgreSQL is not installed: `make test-cluster` installs it.")
-    shared = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    folder = Path(tempfile.mkdtemp(prefix="cosmos-postgres-", dir=shared))
+    if within is None and Path("/dev/shm").is_dir():
+        within = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="cosmos-postgres-", dir=within))
     server = PostgresServer(folder, found[-1].parent)
     try:
         server.start()
