@@ -23,6 +23,7 @@ from server.db.database import Database
 from server.dispatch.deadlines import Deadlines, RunLimits
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.drain import Drain
+from server.files.local import LocalFiles
 from server.inputs.decoder import MediaDecoder
 from server.inputs.prepare import InputPreparer
 from server.jobs.clock import Clock, Heartbeat
@@ -30,7 +31,7 @@ from server.jobs.leases import Leases
 from server.keys import ApiKey
 from server.outbound.fetch import Fetcher
 from server.outbound.moderation import Moderation
-from server.services import Served, make_services, make_sweeper, served_by
+from server.services import Served, clean_up, make_services, make_sweeper, served_by
 from server.sweeper import Sweeper
 from server.tasks import TRY_AGAIN_MAX_S, log_errors, to_writer_thread, trouble_of
 from server.workers.local_pool import LocalPool
@@ -114,7 +115,8 @@ async def _running(
     heartbeat = Heartbeat(database, clock)
     sweeper = make_sweeper(settings, services, heartbeat, clock)
     # Take up what the last process on this data folder left.
-    await _tried("removing what the last server left", to_writer_thread(sweeper.clean_up))
+    cleaning_up = to_writer_thread(clean_up, settings, services, clock)
+    await _tried("removing what the last server left", cleaning_up)
     is_taken_up = await _tried("taking up jobs", _take_up(services))
     if served.guardrail.warning is not None:
         _log.warning(served.guardrail.warning)
@@ -180,6 +182,8 @@ async def _in_background(
         is_shared=services.database.is_shared,
     )
     loops |= leases.loops() | services.peers.loops()
+    if not isinstance(services.files, LocalFiles):
+        loops["watching the store of files"] = services.files.watch
     if services.moderation is not None:
         loops["asking the guardrail"] = services.moderation.watch
     for what, loop in loops.items():

@@ -326,6 +326,14 @@ class DiskFull(Shortage):
     message = "{}"
 
 
+class FilesAway(Shortage):
+    """The store of files, which is another machine's, can be used neither to read nor to write."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+
+
 class DatabaseDamaged(InternalError):
     """A part of the database's file cannot be read."""
 

@@ -27,10 +27,12 @@ from server.fal.endpoints import Limits
 from server.fal.prices import Prices
 from server.files.access import FileAccess
 from server.files.links import FileLinks, LinkSigner
+from server.files.local import LocalFiles
+from server.files.opening import open_files
 from server.files.public import PublicFiles
 from server.files.quota import StorageQuota
 from server.files.store import FileStore
-from server.files.unknown_files import UnknownFiles
+from server.files.unknown_files import UnknownFiles, remove_unknown_objects
 from server.files.upload_store import UploadStore
 from server.files.uploads import Uploads
 from server.inputs.disconnects import DisconnectedRuns
@@ -92,7 +94,8 @@ def make_services(
     limits, moderation, endpoints = served.limits, served.moderation, served.limits.endpoints
     key_limits, judged = KeyLimits.from_settings(settings), moderation is not None
     store = JobStore(database, owner=owner, key_limits=key_limits, endpoints=endpoints, now=now)
-    files = FileStore(settings.data / "files")
+    files = open_files(settings.files, settings.data)
+    away = None if isinstance(files, LocalFiles) else files
     estimates = estimates_of(database, pool, limits, now)
     statuses = statuses_of(store, estimates)
     peers = peers_of(database, settings.database, store, signals, statuses.written)
@@ -129,7 +132,9 @@ def make_services(
         metrics=measured,
         disk=disk,
         loops=loops,
-        readiness=Readiness(pool, database, drain, disk, loops, moderation, endpoints=endpoints),
+        readiness=Readiness(
+            pool, database, drain, disk, loops, moderation, away, endpoints=endpoints
+        ),
         database=database,
         bodies=BodyReader(timeout_s=settings.read_timeout),
     )
@@ -191,28 +196,41 @@ def make_sweeper(
     settings: Settings, services: Services, heartbeat: Heartbeat, clock: Clock
 ) -> Sweeper:
     """What removes, of all that these services keep, what is over."""
-    unknown = UnknownFiles(
-        services.database,
-        services.files,
-        FileStore(settings.data / QUARANTINE),
-        insist=settings.quarantine_unknown,
-        keep_s=settings.keep_s,
-        now=clock.now,
-    )
     sweeps = {
         "removing what has expired": services.retention.sweep,
         "removing pictures": services.images.sweep,
         "removing files whose time is over": services.uploads.sweep,
-        "removing files from the quarantine": unknown.sweep,
         "removing sessions": SessionStore(services.database).sweep,
     }
-    return Sweeper(
-        sweeps,
-        services.files,
-        unknown,
-        heartbeat,
-        is_shared=services.database.is_shared,
-        leads=services.peers.leads,
+    if isinstance(services.files, LocalFiles):
+        unknown = _unknown_files(settings, services.database, services.files, clock)
+        sweeps["removing files from the quarantine"] = unknown.sweep
+    return Sweeper(sweeps, heartbeat, leads=services.peers.leads)
+
+
+def clean_up(settings: Settings, services: Services, clock: Clock) -> None:
+    """Clear up what the last server left unfinished, before anything comes in. Blocks.
+
+    Raises:
+        MostFilesUnknown: the database is not the one of these files.
+    """
+    if isinstance(services.files, LocalFiles):
+        unknown = _unknown_files(settings, services.database, services.files, clock)
+        unknown.clean_up(is_shared=services.database.is_shared)
+    else:
+        remove_unknown_objects(services.database, services.files)
+
+
+def _unknown_files(
+    settings: Settings, database: Database, files: LocalFiles, clock: Clock
+) -> UnknownFiles:
+    return UnknownFiles(
+        database,
+        files,
+        LocalFiles(settings.data / QUARANTINE),
+        insist=settings.quarantine_unknown,
+        keep_s=settings.keep_s,
+        now=clock.now,
     )
 
 

@@ -1,17 +1,11 @@
 """Everything that the server removes by itself, and when."""
 
-import time
 from collections.abc import Callable, Mapping
 
-from server.files.store import FileStore
-from server.files.unknown_files import UnknownFiles
 from server.jobs.clock import Heartbeat
 from server.tasks import every, log_errors, to_writer_thread
 
 SWEEP_EVERY_S = 30.0
-
-OLD_S = 86_400.0
-"""A file that nobody has written for so long is not on its way in."""
 
 
 class Sweeper:
@@ -23,33 +17,14 @@ class Sweeper:
     def __init__(
         self,
         sweeps: Mapping[str, Callable[[], None]],
-        files: FileStore,
-        unknown: UnknownFiles,
         heartbeat: Heartbeat,
         *,
-        is_shared: bool = False,
         leads: Callable[[], bool] = lambda: True,
     ) -> None:
         """`sweeps` remove one kind each, and block; their names say so in the log."""
         self._sweeps = sweeps
-        self._files = files
-        self._unknown = unknown
         self._heartbeat = heartbeat
-        self._is_shared = is_shared
         self._leads = leads
-
-    def clean_up(self) -> None:
-        """Clear up what the last server left unfinished, before anything comes in. Blocks.
-
-        Raises:
-            MostFilesUnknown: the database is not the one of these files.
-        """
-        if self._is_shared:
-            # What has no row may be on its way in at another server.
-            self._files.clear_parts(before=time.time() - OLD_S)
-            return
-        self._files.clear_parts()
-        self._unknown.set_aside()
 
     async def run(self) -> None:
         """Sweep from time to time until cancelled."""

@@ -14,7 +14,7 @@ from job_fixtures import Clock, Place, Where
 from pydantic import SecretStr
 from servers import serving, settings_in
 
-pytest_plugins = ["browsers", "client_servers", "client_table", "postgres_server"]
+pytest_plugins = ["browsers", "client_servers", "client_table", "postgres_server", "s3_server"]
 
 
 def pytest_configure() -> None:
@@ -56,9 +56,11 @@ def clock() -> Clock:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.cluster)])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
-    """Where a database is, as `Database` takes it: of either kind."""
+    """Where a database is, as `Database` takes it: of either kind. Beside PostgreSQL files are in
+    S3, see `files_beside`."""
     if request.param == "sqlite":
         return tmp_path / "jobs.sqlite3"
+    request.getfixturevalue("bucket")
     url: SecretStr = request.getfixturevalue("postgres_database")
     return url
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Path, Request, Security
 from fastapi.security import APIKeyHeader
@@ -29,8 +29,8 @@ from server.fal.headers import read_options
 from server.fal.prices import Prices
 from server.files.access import FileAccess
 from server.files.links import FileLinks
+from server.files.local import LocalFiles
 from server.files.public import PublicFiles
-from server.files.store import FileStore
 from server.files.uploads import Uploads
 from server.inputs.disconnects import DisconnectedRuns
 from server.inputs.image_store import ImageStore
@@ -45,6 +45,9 @@ from server.tasks import Loops, Signals
 from server.tracing.traces import Traces
 from server.webhooks.sender import Webhooks
 from server.workers.pool import Pool
+
+if TYPE_CHECKING:
+    from server.files.s3 import S3Files
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 """Room for the largest picture as a data URI."""
@@ -64,7 +67,7 @@ class Services:
     moderation: Moderation | None
     auth: Authenticator
     store: JobStore
-    files: FileStore
+    files: "LocalFiles | S3Files"
     public_files: PublicFiles
     file_links: FileLinks
     file_access: FileAccess

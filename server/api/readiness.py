@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server.db.database import Database
 from server.disk import DiskSpace, shortage_of
 from server.dispatch.drain import Drain
 from server.errors import DatabaseDamaged
+from server.files.store import FileStore
 from server.jobs.pause import paused_since
 from server.jobs.reports import in_progress, waiting_for_others
 from server.outbound.moderation import Moderation
@@ -36,29 +37,21 @@ class Check:
     problem: str | None
 
 
+@dataclass(eq=False)
 class Readiness:
-    """Looks after the needs of one server."""
+    """Looks after the needs of one server; of `files` if they are on another machine."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        database: Database,
-        drain: Drain,
-        disk: DiskSpace,
-        loops: Loops,
-        moderation: Moderation | None = None,
-        *,
-        endpoints: Collection[str],
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._pool = pool
-        self._database = database
-        self._drain = drain
-        self._disk = disk
-        self._loops = loops
-        self._endpoints = endpoints
-        self._moderation = moderation
-        self._now = now
+    pool: Pool
+    database: Database
+    drain: Drain
+    disk: DiskSpace
+    loops: Loops
+    moderation: Moderation | None = None
+    files: FileStore | None = None
+    endpoints: Collection[str] = field(kw_only=True)
+    now: Callable[[], float] = field(default=time.monotonic, kw_only=True)
+
+    def __post_init__(self) -> None:
         self._looking = asyncio.Lock()
         self._looked_at: float | None = None
         self._storage: list[Check] = []
@@ -73,22 +66,23 @@ class Readiness:
     async def checks(self) -> Sequence[Check]:
         """Every need, in a fixed order."""
         async with self._looking:
-            now = self._now()
+            now = self.now()
             if self._looked_at is None or now - self._looked_at >= _LOOK_AGAIN_S:
                 database = Check("database", await self._look_at_database(now))
-                disk = Check("disk", await asyncio.to_thread(self._disk.problem))
+                disk = Check("disk", await asyncio.to_thread(self.disk.problem))
                 self._storage = [database, disk]
                 self._looked_at = now
         return [
             self._worker(),
             self._guardrail(),
             *self._storage,
+            *([] if self.files is None else [Check("files", self.files.problem)]),
             self._tasks(),
             self._draining(),
         ]
 
     def _worker(self) -> Check:
-        slots = self._pool.slots()
+        slots = self.pool.slots()
         if any(slot.can_work for slot in slots):
             return Check("worker", None)
         if any(slot.is_unstable for slot in slots):
@@ -96,13 +90,13 @@ class Readiness:
         return Check("worker", "No worker has loaded the model.")
 
     def _guardrail(self) -> Check:
-        problem = None if self._moderation is None else self._moderation.problem
+        problem = None if self.moderation is None else self.moderation.problem
         return Check("guardrail", problem)
 
     def _tasks(self) -> Check:
         """That the loops run, and that slots, runs and rows agree on which jobs do."""
-        problem = self._loops.problem()
-        now = self._now()
+        problem = self.loops.problem()
+        now = self.now()
         lost = [what for what, since in self._at_odds_since.items() if now - since >= _AT_ODDS_S]
         if problem is None and lost:
             problem = f"The server has lost sight of {', '.join(lost)}: start it again."
@@ -110,15 +104,15 @@ class Readiness:
 
     def _compare(self, now: float) -> None:
         """Note since when a job is in progress without a run, or a slot busy without one."""
-        running = self._drain.running
+        running = self.drain.running
         jobs = self._in_progress - set(running.values())
-        slots = {slot.name for slot in self._pool.slots() if slot.state is SlotState.BUSY}
+        slots = {slot.name for slot in self.pool.slots() if slot.state is SlotState.BUSY}
         at_odds = [f"the job {id_}" for id_ in sorted(jobs)]
         at_odds += [f"the slot {name}" for name in sorted(slots - running.keys())]
         self._at_odds_since = {what: self._at_odds_since.get(what, now) for what in at_odds}
 
     def _draining(self) -> Check:
-        begun = self._drain.has_begun
+        begun = self.drain.has_begun
         return Check("draining", "The server was told to end." if begun else None)
 
     async def _look_at_database(self, now: float) -> str | None:
@@ -142,14 +136,14 @@ class Readiness:
                 raise
             return f"The database cannot be written. {shortage}"
         # A part that is damaged may be one that is seldom read.
-        return str(DatabaseDamaged()) if self._database.is_damaged else None
+        return str(DatabaseDamaged()) if self.database.is_damaged else None
 
     def _use_database(self) -> None:
         self._in_progress = set()
-        self.paused_since = paused_since(self._database)
+        self.paused_since = paused_since(self.database)
         # Where servers share the database, these are the runs of all: their leases end.
-        if not self._database.is_shared:
-            self._in_progress = in_progress(self._database)
-        self.waiting_for_weights = waiting_for_others(self._database, self._endpoints)
-        with self._database.write():
+        if not self.database.is_shared:
+            self._in_progress = in_progress(self.database)
+        self.waiting_for_weights = waiting_for_others(self.database, self.endpoints)
+        with self.database.write():
             pass

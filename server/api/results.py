@@ -8,7 +8,7 @@ import asyncio
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import IO
 
 from fastapi import Response
 from fastapi.responses import StreamingResponse
@@ -34,7 +34,7 @@ class Output:
     status: int
     headers: Mapping[str, str]
     head: bytes
-    video: BinaryIO | None = None
+    video: IO[bytes] | None = None
     video_size: int = 0
     tail: bytes = b""
 
@@ -112,9 +112,9 @@ class Results:
             tail=text[cut:],
         )
 
-    def _open(self, artifact_id: str) -> BinaryIO:
+    def _open(self, artifact_id: str) -> IO[bytes]:
         try:
-            return self._files.path(artifact_id).open("rb")
+            return self._files.open(artifact_id)
         except FileNotFoundError as error:
             # Its time ended just after its row was read.
             raise OutputExpired from error
@@ -170,5 +170,5 @@ def _of_error(error: JobError) -> Output:
     return Output(status=error.http_status, headers=headers, head=as_json(error.body))
 
 
-def _encoded(file: BinaryIO) -> bytes:
+def _encoded(file: IO[bytes]) -> bytes:
     return b64encode(file.read(PIECE_BYTES))

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from server.cli.byte_progress import byte_progress
 from server.cli.errors import CommandFailed, WrongUsage
-from server.cli.open_database import database_url
+from server.cli.open_database import database_url, files_url
 from server.cli.options import Data
 from server.cli.printing import counted, size_text
 
@@ -30,12 +30,14 @@ Backup = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the b
 def backup(folder: Backup, data: Data) -> None:
     """Copy jobs, keys, videos, uploads and secrets into a new or empty folder.
 
-    A server that runs goes on. The backup holds secrets: keep it as you keep the data folder.
+    A server that runs goes on. The backup holds secrets: keep it as you keep the data folder. Of
+    files in S3, by COSMOS_FILES, nothing is copied.
     """
     from server.files.backup import back_up
 
     _check_sqlite()
-    copied = _copied(data, lambda showing: back_up(data, folder, showing))
+    is_here = files_url() is None
+    copied = _copied(data, lambda showing: back_up(data, folder, showing, with_files=is_here))
     print(f"{folder}: a backup of {data}, {_described(copied)}")
 
 
@@ -48,7 +50,8 @@ def restore(folder: Backup, data: Data) -> None:
     from server.files.backup import restore as copy_back
 
     _check_sqlite()
-    copied = _copied(folder, lambda showing: copy_back(folder, data, showing))
+    is_here = files_url() is None
+    copied = _copied(folder, lambda showing: copy_back(folder, data, showing, with_files=is_here))
     print(f"{data}: restored from {folder}, {_described(copied)}")
 
 
@@ -84,7 +87,8 @@ def _check_sqlite() -> None:
     if database_url() is not None:
         raise CommandFailed(
             "COSMOS_DATABASE names a database of PostgreSQL: back it up and restore it with "
-            "pg_dump and pg_restore, and copy the folder `files` of the data folder after the dump."
+            "pg_dump and pg_restore, and copy the files after the dump: the folder `files` of the "
+            "data folder, or the bucket."
         )
 
 
@@ -99,6 +103,8 @@ def _copied(source: Path, copy: "Callable[[Showing], Copied]") -> "Copied":
 
 
 def _described(copied: "Copied") -> str:
+    if (url := files_url()) is not None:
+        return f"without the files, which are in {url}"
     text = f"{counted(copied.files, 'file')}, {size_text(copied.size)}"
     if copied.missing:
         text += f"; {counted(copied.missing, 'file')} that it names were not there any more"

@@ -14,7 +14,7 @@ import typer
 
 from pipeline.progress import Stage
 from server.cli.errors import CommandFailed, WrongUsage
-from server.cli.open_database import key_id_of, labels_of, open_database
+from server.cli.open_database import key_id_of, labels_of, open_database, open_files_of
 from server.cli.options import Data, OfKey
 from server.cli.printing import (
     NOTHING,
@@ -140,7 +140,6 @@ def purge(
 
     Say which: by their ids, or else by --older-than-days, --key or both, and then you are asked.
     """
-    from server.files.store import FileStore
     from server.jobs import retention
 
     job_ids = job_ids or []
@@ -163,7 +162,7 @@ def purge(
                 return
             if jobs:
                 confirm(what, yes=yes)
-        purged = retention.purge(database, FileStore(data / "files"), which)
+        purged = retention.purge(database, open_files_of(data), which)
     kept = [job_id for job_id in job_ids if job_id not in purged]
     if kept:
         raise CommandFailed(

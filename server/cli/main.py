@@ -13,6 +13,7 @@ from server.cli import (
     database,
     doctor,
     estimate,
+    files,
     generate,
     jobs,
     keys,
@@ -44,6 +45,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(queue.app, name="queue")
 app.add_typer(uploads.app, name="uploads")
 app.add_typer(database.app, name="database")
+app.add_typer(files.app, name="files")
 
 
 def main() -> None:

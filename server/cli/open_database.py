@@ -9,12 +9,13 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from server.cli.errors import CommandFailed
 from server.config.errors import SettingsError
-from server.config.setting_types import DatabaseUrl
+from server.config.setting_types import DatabaseUrl, FilesUrl
 from server.config.settings import Settings
 from server.config.settings_file import read_setting
 
 if TYPE_CHECKING:
     from server.db.database import Database
+    from server.files.store import FileStore
 
 
 def database_url() -> SecretStr | None:
@@ -27,8 +28,27 @@ def database_url() -> SecretStr | None:
     try:
         return TypeAdapter(DatabaseUrl | None).validate_python(given)
     except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"COSMOS_DATABASE=…: {message}.") from error
+        raise SettingsError(f"COSMOS_DATABASE=…: {_message_of(error)}.") from error
+
+
+def files_url() -> str | None:
+    """The setting `files`, as `database_url`."""
+    given = read_setting("files", Settings.model_fields)
+    try:
+        return TypeAdapter(FilesUrl | None).validate_python(given)
+    except ValidationError as error:
+        raise SettingsError(f"COSMOS_FILES={given}: {_message_of(error)}.") from error
+
+
+def _message_of(error: ValidationError) -> str:
+    return error.errors()[0]["msg"].removeprefix("Value error, ")
+
+
+def open_files_of(folder: Path) -> "FileStore":
+    """The files that COSMOS_FILES names, or those in the folder."""
+    from server.files.opening import open_files
+
+    return open_files(files_url(), folder)
 
 
 @contextmanager

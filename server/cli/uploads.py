@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.cli.errors import CommandFailed, WrongUsage
-from server.cli.open_database import key_id_of, labels_of, open_database
+from server.cli.open_database import key_id_of, labels_of, open_database, open_files_of
 from server.cli.options import Data, OfKey
 from server.cli.printing import (
     AsJson,
@@ -75,7 +75,6 @@ def purge(
 
     Say which: by their ids, or else by --older-than-days, --key or both, and then you are asked.
     """
-    from server.files.store import FileStore
     from server.files.upload_reports import Uploaded, purge_uploads, uploaded
 
     ids = ids or []
@@ -99,7 +98,7 @@ def purge(
                 return
             if files:
                 confirm(what, yes=yes)
-        purged = purge_uploads(database, FileStore(data / "files"), which)
+        purged = purge_uploads(database, open_files_of(data), which)
     unknown = [each for each in ids if each not in purged]
     if unknown:
         raise CommandFailed(

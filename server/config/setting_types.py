@@ -64,6 +64,13 @@ def _check_database(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_files(value: str) -> str:
+    # Bucket names are so everywhere; a prefix may be any path.
+    if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w!.*'()/-]*)?", value, re.ASCII):
+        raise ValueError("expected s3://bucket or s3://bucket/prefix")
+    return value.rstrip("/")
+
+
 def _read_price(text: str) -> tuple[str, float]:
     endpoint, _, amount = text.partition("=")
     # Plain digits: neither infinity nor a sign.
@@ -93,6 +100,7 @@ Prices = Annotated[tuple[tuple[str, float], ...], NoDecode, _each(_read_price)]
 Url = Annotated[str, AfterValidator(_check_url)]
 Guardrail = Annotated[str, AfterValidator(_check_guardrail)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database)]
+FilesUrl = Annotated[str, AfterValidator(_check_files)]
 Key = Annotated[SecretStr, AfterValidator(_check_key)]
 WorkerPath = Annotated[str, AfterValidator(_current_worker)]
 

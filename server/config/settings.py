@@ -26,6 +26,7 @@ from server.config.setting_types import (
     DEFAULT_WORKER,
     DatabaseUrl,
     FilesAuth,
+    FilesUrl,
     Guardrail,
     HostNames,
     Key,
@@ -66,6 +67,16 @@ class Settings(BaseSettings):
     database: DatabaseUrl | None = Field(
         default=None,
         description="URL of a PostgreSQL that servers share, see docs/cluster.md; SQLite, if unset",
+    )
+    files: FilesUrl | None = Field(
+        default=None,
+        description="bucket of S3 for videos and uploads, as s3://bucket/prefix, see "
+        "docs/cluster.md; the data folder, if unset",
+    )
+    files_serving: Literal["proxy", "redirect"] = Field(
+        default="proxy",
+        description="how files in S3 are read: proxy, through the server; redirect, from the "
+        "bucket by a signed URL",
     )
     any_filesystem: bool = Field(default=False, description="use a file system not known to work")
     quarantine_unknown: bool = Field(
@@ -356,6 +367,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 "COSMOS_FILES_URL_SECONDS is for signed URLs: set COSMOS_FILES_AUTH=signed, or "
                 "leave it unset"
+            )
+        if self.files_serving == "redirect" and self.files is None:
+            raise ValueError(
+                "COSMOS_FILES_SERVING=redirect is for files in S3: let COSMOS_FILES name a bucket, "
+                "or leave it unset"
             )
 
     def _check_auth_off(self) -> None:

@@ -32,7 +32,8 @@ def keep(incoming: IncomingFile, described: Artifact) -> StoredArtifact:
             f"{described.sha256[:12]}…, and sent {incoming.size:,} bytes with the hash "
             f"{incoming.sha256[:12]}…."
         )
-    incoming.keep_as(incoming.id)
+    incoming.content_type = described.content_type
+    incoming.keep()
     return StoredArtifact(
         id=incoming.id,
         kind=described.kind,

@@ -34,6 +34,7 @@ _NO_WEIGHTS = (
     "The weights of this endpoint are not on this server now: this request waits until they are."
 )
 _NO_VERDICTS = "The content checker gives no answers: this request waits for it."
+_NO_FILES = "The server's store of files is away: this request waits until it is back."
 _NO_ROOM = "The server's disk is almost full: this request waits until there is room."
 
 _log = structlog.get_logger("server")
@@ -121,7 +122,9 @@ class Dispatcher:
             self.signals.finished.notify()
 
     async def _fill_slots(self) -> None:
-        if self.disk.problem() is not None or self._lacks_verdicts():
+        if self.disk.problem() is not None or self.files.problem is not None:
+            return
+        if self._lacks_verdicts():
             return
         for slot in self.pool.slots():
             if self.drain.has_begun:
@@ -150,6 +153,8 @@ class Dispatcher:
         """Tell the callers of the jobs that wait why, if it is not for other jobs."""
         if self.disk.problem() is not None:
             await to_writer_thread(self.store.log_to_waiting, _NO_ROOM)
+        if self.files.problem is not None:
+            await to_writer_thread(self.store.log_to_waiting, _NO_FILES)
         await to_writer_thread(self.store.log_to_waiting, _NO_WEIGHTS, unserved=True)
         if self._lacks_verdicts():
             await to_writer_thread(self.store.log_to_waiting, _NO_VERDICTS)

@@ -1,6 +1,8 @@
 """One run of one job on one slot: a work order goes out, and its events become rows and files."""
 
 import asyncio
+import mimetypes
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,7 @@ from server.dispatch.drain import Drain
 from server.dispatch.judging import RunJudge
 from server.dispatch.log import LogWriter
 from server.dispatch.previews import Previews
-from server.errors import DiskFull
+from server.errors import DiskFull, FilesAway
 from server.fal.endpoints import Limits
 from server.fal.invalid_input import InvalidInput, error_item
 from server.fal.views import given_of
@@ -44,6 +46,10 @@ MAX_ARTIFACT_BYTES = MAX_CHUNKS * 1024**3
 RUN_AGAIN_S = 10.0
 """How long a job waits whose run the machine was short of something for; doubled each time."""
 RUN_AGAIN_MAX_S = 600.0
+
+KEEP_S = 60.0
+"""How long a video that was made is kept in hand while the store of files is away."""
+KEEP_AGAIN_S = 1.0
 
 _NO_ROOM = "The video was made, but the server's disk is full, so it could not be kept."
 
@@ -224,7 +230,7 @@ class JobRun:
             case Chunk(data):
                 await in_thread(self._append, data)
             case Artifact():
-                await in_thread(self._keep, event)
+                await self._keep_when_possible(event)
             case Done():
                 return self._done(event)
             case CancelledEvent():
@@ -240,8 +246,21 @@ class JobRun:
                 f"The worker sent more than {MAX_ARTIFACT_BYTES:,} bytes, which no video has."
             )
         if self._incoming is None:
-            self._incoming = self.files.receive()
+            # What comes first is the video; a thumbnail is smaller than what is sent at once.
+            kind = mimetypes.types_map[self._spec.container.suffix]
+            self._incoming = self.files.receive(content_type=kind)
         self._incoming.write(data)
+
+    async def _keep_when_possible(self, described: Artifact) -> None:
+        ends_at = time.monotonic() + KEEP_S
+        while True:
+            try:
+                await in_thread(self._keep, described)
+                return
+            except FilesAway:
+                if time.monotonic() >= ends_at:
+                    raise
+            await asyncio.sleep(KEEP_AGAIN_S)
 
     def _keep(self, described: Artifact) -> None:
         if not is_of_video(described, self.limits):

@@ -26,6 +26,7 @@ CHECKS: Sequence[tuple[str, Callable[[Facts], Finding]]] = (
     ("guardrail", server_checks.guardrail),
     ("data folder", server_checks.data_folder),
     ("database", server_checks.database),
+    ("files", server_checks.files),
     ("disk", machine_checks.disk),
     ("ports", server_checks.ports),
     ("certificate", server_checks.certificate),

@@ -36,8 +36,10 @@ from server.data_folder import (
 from server.db.upgrade import UnknownSchema
 from server.disk import DiskSpace
 from server.doctor.facts import MIB, Certificate, Facts, Gpu, GpuProcess, Torch
-from server.errors import Shortage
+from server.errors import FilesAway, Shortage
 from server.fal.endpoints import Limits
+from server.files.local import LocalFiles
+from server.files.opening import open_files
 from server.outbound.moderation import Moderation
 from server.workers.devices import DeviceError, devices_from
 from server.workers.pulling_pool import CheckpointPull
@@ -185,6 +187,7 @@ def facts_of_server(settings: Settings) -> dict[str, Any]:
         **_pulled(settings),
         **_data_folder(settings),
         **_database(settings),
+        **_files(settings),
         **_certificate(settings),
         **_ports(settings),
         "key_file_mode": _mode(settings.key_file),
@@ -201,6 +204,20 @@ def _database(settings: Settings) -> dict[str, Any]:
         check_postgres(settings.database)
     except (Shortage, UnknownSchema, ModuleNotFoundError) as error:
         return {"database_problem": str(error)}
+    return {}
+
+
+def _files(settings: Settings) -> dict[str, Any]:
+    if settings.files is None:
+        return {}
+    try:
+        files = open_files(settings.files, settings.data)
+        if not isinstance(files, LocalFiles):
+            files.check()
+    except SettingsError as error:
+        return {"files_problem": f"{error}."}
+    except FilesAway as away:
+        return {"files_problem": away.sentence}
     return {}
 
 

@@ -133,6 +133,7 @@ class Facts:
     """Whose the data folder is, and on what."""
 
     database_problem: str | None = None
+    files_problem: str | None = None
     """Why the database of PostgreSQL cannot be used; None also where it is SQLite."""
 
     caches_problem: str | None = None

@@ -70,6 +70,17 @@ def database(facts: Facts) -> Finding:
     return ok("PostgreSQL answers")
 
 
+def files(facts: Facts) -> Finding:
+    """The bucket of S3 takes an object, gives it back and deletes it."""
+    if facts.settings is None:
+        return _UNREAD
+    if facts.settings.files is None:
+        return skipped("in the data folder")
+    if facts.files_problem is not None:
+        return problem(facts.files_problem, "docs/cluster.md says what COSMOS_FILES needs")
+    return ok(f"{facts.settings.files} can be written")
+
+
 def ports(facts: Facts) -> Finding:
     """Nobody else listens where the server would."""
     if facts.settings is None:

@@ -23,7 +23,7 @@ from server.data_folder import (
     private,
 )
 from server.db.snapshot import copy_database
-from server.files.store import FileStore
+from server.files.local import LocalFiles
 from server.part_file import part_of, sync_folder
 
 _KEPT = {*WRITTEN, *SECRETS} - {LOCK_FILE, "compiled"}
@@ -57,10 +57,11 @@ class Copied:
     missing: int
 
 
-def back_up(data: Path, backup: Path, showing: Showing) -> Copied:
+def back_up(data: Path, backup: Path, showing: Showing, *, with_files: bool = True) -> Copied:
     """Copy a data folder, whose server may run, into a new or empty folder.
 
-    A file that the tables name and that is removed before its turn is left out, as by retention.
+    Without `with_files` it is database and secrets alone, where the files are in S3. A file that
+    the tables name and that is removed before its turn is left out, as by retention.
 
     Raises:
         BackupRefused: `data` has no database, or `backup` is not empty.
@@ -78,11 +79,13 @@ def back_up(data: Path, backup: Path, showing: Showing) -> Copied:
     if there and not _is_unfinished(backup):
         raise BackupRefused(f"{backup} is not empty: name a new folder for the backup.")
     with private():
-        return _copy(data, backup, showing)
+        return _copy(data, backup, showing, with_files=with_files)
 
 
-def restore(backup: Path, data: Path, showing: Showing) -> Copied:
+def restore(backup: Path, data: Path, showing: Showing, *, with_files: bool = True) -> Copied:
     """Copy a backup into a data folder that no server uses, and that holds nothing yet.
+
+    `with_files` is as for `back_up`.
 
     Raises:
         BackupRefused: `backup` is not whole, or `data` has something that would be replaced.
@@ -105,7 +108,7 @@ def restore(backup: Path, data: Path, showing: Showing) -> Copied:
                 f"The data folder {data} has {', '.join(there)}, which a restore would replace: "
                 "move it away first, or name a new folder with --data."
             )
-        return _copy(backup, data, showing)
+        return _copy(backup, data, showing, with_files=with_files)
 
 
 def _is_unfinished(folder: Path) -> bool:
@@ -114,13 +117,15 @@ def _is_unfinished(folder: Path) -> bool:
     return part_of(database).is_file() and not database.exists()
 
 
-def _copy(source: Path, target: Path, showing: Showing) -> Copied:
+def _copy(source: Path, target: Path, showing: Showing, *, with_files: bool) -> Copied:
     database = database_in(target)
     # The tables first: each file that they name is there by then, and never changes.
     names = copy_database(database_in(source), part_of(database))
+    if not with_files:
+        names = {}
     with showing(sum(names.values())) as display:
         copied = _copy_files(
-            names, FileStore(source / "files"), FileStore(target / "files"), display
+            names, LocalFiles(source / "files"), LocalFiles(target / "files"), display
         )
     for secret in SECRETS:
         if (source / secret).exists():
@@ -133,7 +138,7 @@ def _copy(source: Path, target: Path, showing: Showing) -> Copied:
 
 
 def _copy_files(
-    names: dict[str, int], files: FileStore, copies: FileStore, display: Display
+    names: dict[str, int], files: LocalFiles, copies: LocalFiles, display: Display
 ) -> Copied:
     count = size = 0
     for file_id, file_size in names.items():

@@ -62,10 +62,15 @@ def file_name_of(text: str | None, content_type: str) -> str:
     return name if len(name) <= _LONGEST else name[: _LONGEST - len(suffix)] + suffix
 
 
+def may_be_shown(content_type: str) -> bool:
+    """Whether a file of this type is one that browsers show, and run nothing of."""
+    return essence_of(content_type) in _SHOWN
+
+
 def is_shown(content_type: str, head: bytes) -> bool:
     """Whether a browser may show the file that begins with `head`, or should only keep it."""
     kind = essence_of(content_type)
-    return kind in _SHOWN and kind.partition("/")[0] == family_of(head)
+    return may_be_shown(content_type) and kind.partition("/")[0] == family_of(head)
 
 
 def family_of(head: bytes) -> str | None:

@@ -28,7 +28,7 @@ def remove_files(database: Database, files: FileStore, ids: Collection[str]) -> 
     """Remove files whose time is over by their rows, and the rows: no more than one batch.
 
     Raises:
-        OSError: the last that could not be removed. Its row stays; the others are gone.
+        OSError, Shortage: the last that could not be removed. Its row stays; others are gone.
     """
     gone, error = files.try_remove(ids)
     with database.write() as db:

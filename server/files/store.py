@@ -1,119 +1,127 @@
-"""Files on the local disk: prepared images, uploads, videos.
+"""What the server needs of a place for its files: prepared images, uploads, videos.
 
-A file appears whole or not at all: it is written under another name, checked, flushed to the disk
-and renamed. Its path is made of its id, never of anything that a caller sent. Rows are not here:
-a file has its name before its row is committed, and a video or an upload goes before its row, so of
-these a crash leaves without a row at most those that were on their way in.
+A file appears whole or not at all, and never changes. Its place is made of its id, never of
+anything that a caller sent. Rows are not here: a file is there before its row is committed, and a
+video or an upload goes before its row, so of these a crash leaves without a row at most those that
+were on their way in.
+
+`server.files.local` keeps files in a folder, `server.files.s3` in a bucket. Their methods block.
 """
 
-import contextlib
-import hashlib
-import math
 import re
 import secrets
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import IO
+from types import TracebackType
+from typing import IO, Protocol, Self
 
-from server.part_file import PartFile, sync_folder
+from server.files.content_types import UNKNOWN
 
 MoveIntoPlace = Callable[[], None]
-"""Gives written files their names. It is called within the transaction that adds their rows."""
+"""Keeps files that are written. It is called within the transaction that adds their rows."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
-class FileStore:
-    """The files in the folder `root`. Every method blocks on the disk."""
+class IncomingFile(Protocol):
+    """A file on its way in, which ends by `keep` or `discard`.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.root.mkdir(parents=True, exist_ok=True)
+    As a context manager it discards at the end of the block what was not kept.
 
-    def clear_parts(self, before: float = math.inf) -> None:
-        """Remove what was being written when the last server on this folder ended.
+    Attributes:
+        content_type: what a store of objects says that it is; to be set before `keep`.
+    """
 
-        Of other servers that write here, what was last written `before` is over.
-        """
-        for part in self.root.glob("*/*.part"):
-            # Another server may give it its name meanwhile.
-            with contextlib.suppress(FileNotFoundError):
-                if self._is_at(part.with_suffix("")) and part.stat().st_mtime < before:
-                    part.unlink()
+    id: str
+    content_type: str
 
-    def path(self, artifact_id: str) -> Path:
-        """Where the file is, or would be. An id that this server did not make is a bug."""
-        assert _ID.fullmatch(artifact_id), f"{artifact_id!r} is not an artefact's id"
-        folder = hashlib.sha256(artifact_id.encode()).hexdigest()[:2]
-        return self.root / folder / artifact_id
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        error: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    @property
+    def size(self) -> int:
+        """The bytes so far."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes so far, in hexadecimal digits."""
+
+    def write(self, data: bytes) -> None:
+        """Add bytes."""
+
+    def flush(self) -> None:
+        """Do what takes its time; `keep` is quick afterwards."""
+
+    def keep(self) -> None:
+        """Let the file be there, under its id."""
+
+    def discard(self) -> None:
+        """Give the file up; after `keep` this does nothing."""
+
+
+class FileStore(Protocol):
+    """The files of one server, or of several that share them.
+
+    What reads a file that is not there raises FileNotFoundError.
+
+    Attributes:
+        problem: why files can be neither read nor written now, as a sentence; None if they can.
+    """
+
+    problem: str | None
 
     def read(self, artifact_id: str) -> bytes:
-        return self.path(artifact_id).read_bytes()
+        """The whole file."""
+
+    def pieces(self, artifact_id: str) -> Iterator[bytes]:
+        """The file from its first byte to its last, some megabytes at a time at most."""
 
     def open(self, artifact_id: str) -> IO[bytes]:
-        """The file, to be read piece by piece."""
-        return self.path(artifact_id).open("rb")
+        """The file, on this machine's disk, at its first byte."""
 
     def ids(self) -> Iterator[str]:
-        """Every file that is there. What is not where this store would put it is no file of it."""
-        return (file.name for file in self.root.glob("*/*") if self._is_at(file))
+        """Every file that is there."""
 
-    def receive(self) -> "IncomingFile":
-        """Begin a file whose bytes come in pieces."""
-        return IncomingFile(self)
+    def receive(self, prefix: str = "", *, content_type: str = UNKNOWN) -> IncomingFile:
+        """Begin a file. Its id is a new one that begins with `prefix`, and nobody can guess it."""
+
+    def receive_as(self, artifact_id: str, *, content_type: str = UNKNOWN) -> IncomingFile:
+        """Begin a file whose id was agreed before.
+
+        Others may bring one of that id at the same time: the transaction in which `keep` is called
+        has to see that only one of them is kept.
+        """
 
     def scratch(self) -> IO[bytes]:
         """A file without a name, which is gone when it is closed, or its process has ended."""
-        return tempfile.TemporaryFile(dir=self.root)
 
     def remove(self, *artifact_ids: str) -> None:
         """Delete the files that are there, which nobody may read any more.
 
         Raises:
-            OSError: the last that could not be deleted. The others are gone.
+            OSError, Shortage: the last error. What could be deleted is gone.
         """
-        _, error = self.try_remove(artifact_ids)
-        if error is not None:
-            raise error
 
-    def try_remove(self, artifact_ids: Iterable[str]) -> tuple[list[str], OSError | None]:
+    def try_remove(self, artifact_ids: Iterable[str]) -> tuple[list[str], Exception | None]:
         """Delete the files that are there; those that are gone now, and the last error, if any."""
-        gone, last = [], None
-        for artifact_id in artifact_ids:
-            try:
-                self.path(artifact_id).unlink(missing_ok=True)
-            except OSError as error:
-                last = error
-            else:
-                gone.append(artifact_id)
-        return gone, last
-
-    def move(self, artifact_id: str, other: "FileStore") -> None:
-        """Give a file to another store, on the same disk."""
-        target = other.path(artifact_id)
-        target.parent.mkdir(exist_ok=True)
-        self.path(artifact_id).replace(target)
-
-    def _is_at(self, file: Path) -> bool:
-        return bool(_ID.fullmatch(file.name)) and self.path(file.name) == file
 
 
-class IncomingFile(PartFile):
-    """A file on its way in. Its `id` is free, and such that nobody can guess it."""
+def new_id(prefix: str = "") -> str:
+    """An id that is free, and such that nobody can guess it."""
+    # 16 random bytes: to know the URL of a file is to have the right to read it.
+    return prefix + secrets.token_hex(16)
 
-    def __init__(self, store: FileStore) -> None:
-        self._store = store
-        # 16 random bytes: to know the URL of a file is to have the right to read it.
-        self.id = secrets.token_hex(16)
-        part = store.path(self.id).with_suffix(".part")
-        part.parent.mkdir(exist_ok=True)
-        super().__init__(part)
 
-    def keep_as(self, artifact_id: str) -> None:
-        """Bring the bytes to the disk and give the file its name."""
-        final = self._store.path(artifact_id)
-        self.flush()
-        final.parent.mkdir(exist_ok=True)
-        self.move_to(final)
-        sync_folder(final.parent.parent)
+def is_id(text: str) -> bool:
+    """Whether a file of this server may have it for its id."""
+    return _ID.fullmatch(text) is not None
+
+
+def check_id(artifact_id: str) -> None:
+    """See that it is an id: one that this server did not make is a bug."""
+    assert is_id(artifact_id), f"{artifact_id!r} is not an artefact's id"

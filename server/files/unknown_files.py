@@ -9,6 +9,8 @@ import os
 import re
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import structlog
 from sqlalchemy import select
@@ -16,7 +18,13 @@ from sqlalchemy import select
 from server.data_folder import DataFolderError
 from server.db import tables
 from server.db.database import Database
-from server.files.store import FileStore
+from server.files.local import LocalFiles
+
+if TYPE_CHECKING:
+    from server.files.s3 import S3Files
+
+OLD_S = 86_400.0
+"""A file that nobody has written for so long is not on its way in."""
 
 QUARANTINE_DAYS = 7
 MAX_UNKNOWN = 10
@@ -43,8 +51,8 @@ class UnknownFiles:
     def __init__(
         self,
         database: Database,
-        files: FileStore,
-        quarantine: FileStore,
+        files: LocalFiles,
+        quarantine: LocalFiles,
         *,
         insist: bool = False,
         keep_s: float | None = None,
@@ -58,6 +66,21 @@ class UnknownFiles:
         self._keep_s = week_s if keep_s is None else min(week_s, keep_s)
         self._now = now
 
+    def clean_up(self, *, is_shared: bool = False) -> None:
+        """Clear up what the last server left unfinished, before anything comes in.
+
+        Where other servers share the folder, what has no row may be on its way in at one of them:
+        it stays.
+
+        Raises:
+            MostFilesUnknown: the database is not the one of these files.
+        """
+        if is_shared:
+            self._files.clear_parts(before=time.time() - OLD_S)
+            return
+        self._files.clear_parts()
+        self.set_aside()
+
     def set_aside(self) -> None:
         """Move the unknown files away, and those that are known again back. Nothing may be on its
         way in meanwhile.
@@ -65,7 +88,7 @@ class UnknownFiles:
         Raises:
             MostFilesUnknown: they are most of all, and nobody insists.
         """
-        known = self._known()
+        known = _known(self._database)
         here = set(self._files.ids())
         back = (known - here).intersection(self._quarantine.ids())
         unknown = here - known
@@ -98,12 +121,6 @@ class UnknownFiles:
             if self._quarantine.path(file_id).stat().st_mtime <= oldest:
                 self._quarantine.remove(file_id)
 
-    def _known(self) -> set[str]:
-        """Every file that a row names."""
-        with self._database.read() as db:
-            files = set(db.execute(select(tables.artifacts.c.id)).scalars())
-            return files.union(db.execute(select(tables.upload_parts.c.file_id)).scalars())
-
     def _check(self, unknown: set[str], known: set[str]) -> None:
         strange, good = (
             sum(1 for file_id in ids if _VIDEO_OR_UPLOAD.fullmatch(file_id))
@@ -116,3 +133,21 @@ class UnknownFiles:
                 f"start with --quarantine-unknown, which moves them to {self._quarantine.root} "
                 f"and removes them there after {QUARANTINE_DAYS} days."
             )
+
+
+def remove_unknown_objects(database: Database, files: "S3Files", *, old_s: float = OLD_S) -> None:
+    """Remove the pictures, pixels and parts of a bucket that no row names, and that are old.
+
+    They were to be removed while the bucket was away, or a crash left them. Videos and uploads
+    that no row names stay: the database may be an older copy, and nothing would bring them back.
+    """
+    old = files.temporary_ids(before=datetime.now(UTC) - timedelta(seconds=old_s))
+    if old:
+        files.remove(*set(old) - _known(database))
+
+
+def _known(database: Database) -> set[str]:
+    """Every file that a row names."""
+    with database.read() as db:
+        files = set(db.execute(select(tables.artifacts.c.id)).scalars())
+        return files.union(db.execute(select(tables.upload_parts.c.file_id)).scalars())

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from server.disk import MIB
 from server.errors import BadRequest, UploadClosed, UploadTooLarge
@@ -67,11 +68,10 @@ class Uploads:
             StorageFull, KeyStorageFull: there is no room for it.
             Unauthorized: its key has ended meanwhile.
         """
-        async with self._received(new.key_id, body, self._max_size) as incoming:
-            file = _described(incoming, incoming.id, new)
-            await to_writer_thread(
-                self._store.add_file, file, new, place=lambda: incoming.keep_as(file.id)
-            )
+        begin = partial(self._files.receive, content_type=new.content_type)
+        async with self._received(new.key_id, body, self._max_size, begin) as incoming:
+            file = _described(incoming, new)
+            await to_writer_thread(self._store.add_file, file, new, place=incoming.keep)
             return file
 
     async def begin(self, new: NewUpload, *, in_parts: bool) -> Upload:
@@ -95,11 +95,10 @@ class Uploads:
             raise BadRequest("This upload comes in parts: put each under its number.")
         if upload.is_closed:
             raise UploadClosed
-        async with self._received(upload.key_id, body, upload.max_size) as incoming:
-            file = _described(incoming, upload.file_id, upload)
-            await to_writer_thread(
-                self._store.finish, upload, file, place=lambda: incoming.keep_as(file.id)
-            )
+        begin = self._beginning_of(upload)
+        async with self._received(upload.key_id, body, upload.max_size, begin) as incoming:
+            file = _described(incoming, upload)
+            await to_writer_thread(self._store.finish, upload, file, place=incoming.keep)
             return file
 
     async def put_part(self, upload: Upload, number: int, body: AsyncIterator[bytes]) -> Part:
@@ -116,10 +115,11 @@ class Uploads:
             raise BadRequest(f"Parts are numbered from 1 to {MAX_PARTS:,}.")
         if upload.is_closed:
             raise UploadClosed
-        async with self._received(upload.key_id, body, upload.max_size) as incoming:
-            part = Part(number, f"part-{incoming.id}", incoming.size, incoming.sha256)
+        begin = partial(self._files.receive, "part-")
+        async with self._received(upload.key_id, body, upload.max_size, begin) as incoming:
+            part = Part(number, incoming.id, incoming.size, incoming.sha256)
             replaced = await to_writer_thread(
-                self._store.add_part, upload, part, place=lambda: incoming.keep_as(part.file_id)
+                self._store.add_part, upload, part, place=incoming.keep
             )
             if replaced is not None:
                 await asyncio.to_thread(self._files.remove, replaced)
@@ -142,29 +142,34 @@ class Uploads:
                 return
             parts = await asyncio.to_thread(self._store.parts, upload.id)
             chosen = _chosen(parts, claims)
-            async with self._incoming() as incoming:
+            async with self._incoming(self._beginning_of(upload)) as incoming:
                 await asyncio.to_thread(self._join, chosen, incoming)
-                file = _described(incoming, upload.file_id, upload)
+                file = _described(incoming, upload)
                 await self._check_key(upload.key_id)
-                gone = await to_writer_thread(
-                    self._store.finish, upload, file, place=lambda: incoming.keep_as(file.id)
-                )
+                gone = await to_writer_thread(self._store.finish, upload, file, place=incoming.keep)
         await asyncio.to_thread(self._files.remove, *gone)
 
     def sweep(self) -> None:
         """Remove files and uploads whose time is over. Blocks."""
         self._store.expire(self._files)
 
+    def _beginning_of(self, upload: Upload) -> Callable[[], IncomingFile]:
+        return partial(self._files.receive_as, upload.file_id, content_type=upload.content_type)
+
     @asynccontextmanager
     async def _received(
-        self, key_id: str | None, body: AsyncIterator[bytes], max_size: int
+        self,
+        key_id: str | None,
+        body: AsyncIterator[bytes],
+        max_size: int,
+        begin: Callable[[], IncomingFile],
     ) -> AsyncIterator[IncomingFile]:
         """A file that has come whole; the block commits it, or it is given up.
 
         What is on its way counts against the limits, and the key must be good to the end.
         """
         with self._quota.reservation(key_id) as room:
-            async with self._incoming() as incoming:
+            async with self._incoming(begin) as incoming:
                 await _write(incoming, body, max_size, room)
                 await asyncio.to_thread(incoming.flush)
                 await self._check_key(key_id)
@@ -172,23 +177,21 @@ class Uploads:
             room.keep()
 
     @asynccontextmanager
-    async def _incoming(self) -> AsyncIterator[IncomingFile]:
+    async def _incoming(self, begin: Callable[[], IncomingFile]) -> AsyncIterator[IncomingFile]:
         """A file to be written, which is given up unless it is kept."""
         stack = ExitStack()
         try:
-            yield await in_thread(lambda: stack.enter_context(self._files.receive()))
+            yield await in_thread(lambda: stack.enter_context(begin()))
         finally:
             await asyncio.to_thread(stack.close)
 
     def _join(self, parts: Sequence[Part], incoming: IncomingFile) -> None:
         for part in parts:
             try:
-                file = self._files.path(part.file_id).open("rb")
+                for piece in self._files.pieces(part.file_id):
+                    incoming.write(piece)
             except FileNotFoundError as error:
                 raise BadRequest(f"Part {part.number} was sent again meanwhile.") from error
-            with file:
-                while piece := file.read(_WRITE_BYTES):
-                    incoming.write(piece)
         incoming.flush()
 
 
@@ -227,9 +230,9 @@ def _chosen(parts: Sequence[Part], claims: Sequence[PartClaim]) -> list[Part]:
     return chosen
 
 
-def _described(incoming: IncomingFile, file_id: str, new: NewUpload) -> StoredArtifact:
+def _described(incoming: IncomingFile, new: NewUpload) -> StoredArtifact:
     return StoredArtifact(
-        id=file_id,
+        id=incoming.id,
         kind="upload",
         name=new.file_name,
         content_type=new.content_type,

@@ -5,8 +5,10 @@ There are two kinds, what callers sent as data URIs and the prepared pixels. The
 made of its content, so several jobs may share one. An image to which no unfinished job refers is
 given ten minutes, and then its row is removed, and its file after it.
 
-Files are placed, and removed, within a write transaction that has the turn of images: no other adds
-or removes the row of the same image meanwhile, so the file of a committed row is there.
+In a folder, files are placed, and removed, within a write transaction that has the turn of images:
+no other adds or removes the row of the same image meanwhile, so the file of a committed row is
+there. In a bucket, where that would have others wait for the network, each has an id of its own
+instead, and is there before its transaction: no other job shares it.
 """
 
 import hashlib
@@ -20,6 +22,7 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 from pipeline.spec import Pixels
 from server.db import tables
 from server.db.database import Database
+from server.files.local import LocalFiles
 from server.files.store import FileStore, IncomingFile
 from server.models import JobStatus, StoredArtifact
 
@@ -61,6 +64,9 @@ class ImageStore:
 
     def _remove_files(self, ids: Collection[str]) -> None:
         """Remove the files of rows that were removed, unless such an image has come again since."""
+        if not isinstance(self._files, LocalFiles):
+            self._files.remove(*ids)
+            return
         known = select(_artifacts.id).where(_artifacts.kind.in_(_KINDS))
         with self._database.write() as db:
             self._database.take_turn(db, "images")
@@ -92,24 +98,28 @@ class IncomingImages(ExitStack):
     def place(self) -> None:
         """Give the files their names, within the transaction that adds their rows, and after that.
 
-        Of several that bring the same image the first places its file. A store of remote objects
-        would do nothing here: it puts them before the row, and removes those without one by age.
+        Of several that bring the same image the first places its file.
         """
         for image_id, data, part in self._images:
             if not self._has(image_id):
-                (part or self._written(data)).keep_as(image_id)
+                (part or self._written(self._files.receive_as(image_id), data)).keep()
 
     def _add(self, artifact: StoredArtifact, data: bytes) -> StoredArtifact:
+        part = None
+        if not isinstance(self._files, LocalFiles):
+            part = self._written(self._files.receive(f"{artifact.kind}-"), data)
+            artifact = replace(artifact, id=part.id)
         # One that is here need not be written; if it is removed until `place`, it is written there.
-        part = None if self._has(artifact.id) else self._written(data)
+        elif not self._has(artifact.id):
+            part = self._written(self._files.receive_as(artifact.id), data)
         self._images.append((artifact.id, data, part))
         return artifact
 
     def _has(self, image_id: str) -> bool:
-        return self._files.path(image_id).exists()
+        return isinstance(self._files, LocalFiles) and self._files.path(image_id).exists()
 
-    def _written(self, data: bytes) -> IncomingFile:
-        part = self.enter_context(self._files.receive())
+    def _written(self, incoming: IncomingFile, data: bytes) -> IncomingFile:
+        part = self.enter_context(incoming)
         part.write(data)
         part.flush()
         return part

@@ -114,6 +114,8 @@ class InputPreparer:
     async def _begin(self) -> None:
         if self.moderation is not None and self.moderation.problem is not None:
             return
+        if self.files.problem is not None:
+            return
         while len(self._in_hand) < AT_ONCE:
             in_hand = list(self._in_hand.values())
             job = await to_writer_thread(self.store.awaiting_inputs, AT_ONCE, in_hand)

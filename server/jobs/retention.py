@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or
 from server.db import tables
 from server.db.database import Database
 from server.db.rows import JOB_COLUMNS, job_of
-from server.errors import BadRequest
+from server.errors import BadRequest, Shortage
 from server.files.removal import OVER, end_files, remove_files
 from server.files.store import FileStore
 from server.jobs.statements import change, read_job
@@ -117,6 +117,8 @@ class Retention:
             remove_files(self._database, self._files, [file_id])
         except OSError as error:
             return DeletedFile(file_id, name, error.strerror)
+        except Shortage as error:
+            return DeletedFile(file_id, name, str(error))
         return DeletedFile(file_id, name)
 
     def sweep(self) -> None:

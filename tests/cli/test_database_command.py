@@ -69,3 +69,18 @@ def test_a_damaged_database_is_named(tmp_path: Path, capsys: pytest.CaptureFixtu
 
     assert (code, err.count("\n")) == (1, 1)
     assert f"{tmp_path}/jobs.sqlite3 cannot be copied. The server's database is damaged" in err
+
+
+async def test_a_backup_beside_a_bucket_says_what_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(settings_in(tmp_path)):
+        pass
+    monkeypatch.setenv("COSMOS_FILES", "s3://videos/cosmos")
+    data, backup, restored = (str(tmp_path / name) for name in ("data", "backup", "restored"))
+
+    for arguments in (("backup", backup, "--data", data), ("restore", backup, "--data", restored)):
+        code, out, err = call(capsys, "database", *arguments)
+        assert code == 0, err
+        assert "without the files, which are in s3://videos/cosmos" in out
+    assert (tmp_path / "restored" / "jobs.sqlite3").is_file()

@@ -16,7 +16,7 @@ from server.disk import DiskSpace
 from server.dispatch.deadlines import Deadlines, RunDeadline, RunLimits, RunningTime
 from server.dispatch.dispatcher import Dispatcher
 from server.fal.endpoints import Limits
-from server.files.store import FileStore
+from server.files.local import LocalFiles
 from server.inputs.image_store import IncomingImages
 from server.jobs.store import JobStore
 from server.tasks import Signals
@@ -248,7 +248,7 @@ async def dispatching(folder: Path, limits: RunLimits) -> AsyncIterator[JobStore
             dispatcher = Dispatcher(
                 pool=watched.pool,
                 store=store,
-                files=FileStore(folder / "files"),
+                files=LocalFiles(folder / "files"),
                 limits=Limits(PICTURE.width, PICTURE.height, 9),
                 signals=Signals(),
                 disk=DiskSpace(folder, 0),
@@ -268,7 +268,7 @@ def submit(store: JobStore, folder: Path, prompt: str) -> str:
     """A job whose picture is here."""
     job = new_job(prompt, input={"spec": order(prompt).spec.to_json(), "media": {"image": {}}})
     store.submit(job, queue_limit=10)
-    with IncomingImages(FileStore(folder / "files")) as images:
+    with IncomingImages(LocalFiles(folder / "files")) as images:
         store.set_inputs(job.id, {"image": images.add_pixels([PICTURE])}, place=images.place)
     return job.id
 

@@ -9,7 +9,7 @@ import pytest
 
 from server.dispatch.artifacts import ArtifactMismatch, is_of_video, keep
 from server.fal.endpoints import Limits
-from server.files.store import FileStore, IncomingFile
+from server.files.local import IncomingLocalFile, LocalFiles
 from server.workers.messages import Artifact
 
 DATA = b"a video, or so"
@@ -29,19 +29,19 @@ def described(data: bytes = DATA, *, size: int | None = None, sha256: str = "") 
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> FileStore:
-    return FileStore(tmp_path / "files")
+def files(tmp_path: Path) -> LocalFiles:
+    return LocalFiles(tmp_path / "files")
 
 
 @pytest.fixture
-def incoming(files: FileStore) -> Iterator[IncomingFile]:
+def incoming(files: LocalFiles) -> Iterator[IncomingLocalFile]:
     with files.receive() as incoming:
         incoming.write(DATA)
         yield incoming
 
 
 def test_a_file_that_is_what_was_described_is_published(
-    files: FileStore, incoming: IncomingFile
+    files: LocalFiles, incoming: IncomingLocalFile
 ) -> None:
     stored = keep(incoming, described())
 
@@ -53,7 +53,7 @@ def test_a_file_that_is_what_was_described_is_published(
     "lie", [described(size=len(DATA) + 1), described(sha256="0" * 64), described(b"another video")]
 )
 def test_a_file_that_is_not_what_was_described_is_not_published(
-    files: FileStore, incoming: IncomingFile, lie: Artifact
+    files: LocalFiles, incoming: IncomingLocalFile, lie: Artifact
 ) -> None:
     with pytest.raises(ArtifactMismatch, match="sent 14 bytes"):
         keep(incoming, lie)

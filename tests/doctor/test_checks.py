@@ -263,6 +263,13 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         "It is away.*docs/cluster.md",
     ),
     ("database", {"settings": settings(database=SHARED)}, "ok", "PostgreSQL answers"),
+    (
+        "files",
+        {"settings": settings(files="s3://videos"), "files_problem": "It is away."},
+        "problem",
+        "It is away.*docs/cluster.md",
+    ),
+    ("files", {"settings": settings(files="s3://videos")}, "ok", "s3://videos can be written"),
     ("data folder", {"data_user": "Another server uses it."}, "ok", "used by a server"),
     ("disk", {"disk_problem": "5 MiB left."}, "problem", "5 MiB left.*jobs purge"),
     ("ports", {"busy_ports": (8000,)}, "problem", r"Port 8000 of 127\.0\.0\.1.*ss -ltnp"),

@@ -27,7 +27,7 @@ from server.auth.authenticator import Authenticator
 from server.db import tables
 from server.disk import shortage_of
 from server.errors import DatabaseDamaged, DiskFull, Shortage
-from server.files.store import FileStore, IncomingFile
+from server.files.local import IncomingLocalFile, LocalFiles
 from server.inputs.decoder import MediaDecoder
 from server.jobs.store import JobStore
 from server.tasks import WRITERS
@@ -128,7 +128,7 @@ def failing(owner: type, name: str, kind: str, patch: pytest.MonkeyPatch, times:
         (JobStore, "awaiting_inputs"),
         (JobStore, "set_inputs"),
         (JobStore, "claim"),
-        (FileStore, "read"),
+        (LocalFiles, "read"),
         (JobStore, "cancel_requested"),
         (JobStore, "record"),
         (JobStore, "finish"),
@@ -152,11 +152,11 @@ async def test_a_run_that_is_short_of_something_is_begun_again_and_says_so(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        failing(FileStore, "receive", "no descriptors", patch, times=0)
+        failing(LocalFiles, "receive", "no descriptors", patch, times=0)
         await client.post("/admin/queue/pause")
         job = await submit(client)
         await until_prepared(client, job)
-        failing(FileStore, "receive", "no descriptors", patch, times=1)
+        failing(LocalFiles, "receive", "no descriptors", patch, times=1)
         await client.post("/admin/queue/resume")
         assert (await result_of(client, job)).status_code == 200
 
@@ -168,9 +168,9 @@ async def test_a_run_that_is_short_of_something_is_begun_again_and_says_so(
 async def test_a_file_that_cannot_be_removed_meanwhile_does_not_end_the_job(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    discard = IncomingFile.discard
+    discard = IncomingLocalFile.discard
 
-    def discard_on_a_disk_that_can_only_be_read(file: IncomingFile) -> None:
+    def discard_on_a_disk_that_can_only_be_read(file: IncomingLocalFile) -> None:
         discard(file)
         raise OSError(errno.EROFS, "Read-only file system")
 
@@ -178,8 +178,8 @@ async def test_a_file_that_cannot_be_removed_meanwhile_does_not_end_the_job(
     job = await submit(client)
     await until_prepared(client, job)
     with monkeypatch.context() as patch:
-        patch.setattr(IncomingFile, "discard", discard_on_a_disk_that_can_only_be_read)
-        failing(IncomingFile, "write", "no descriptors", patch, times=1)
+        patch.setattr(IncomingLocalFile, "discard", discard_on_a_disk_that_can_only_be_read)
+        failing(IncomingLocalFile, "write", "no descriptors", patch, times=1)
         await client.post("/admin/queue/resume")
         assert (await result_of(client, job)).status_code == 200
 

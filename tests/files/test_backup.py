@@ -17,7 +17,7 @@ from server.db.snapshot import copy_database
 from server.errors import DatabaseDamaged
 from server.files import backup
 from server.files.backup import BackupRefused, Copied, back_up, restore
-from server.files.store import FileStore
+from server.files.local import LocalFiles
 
 
 @pytest.fixture
@@ -37,7 +37,16 @@ def jobs_in(folder: Path) -> list[str]:
 
 
 def files_in(folder: Path) -> set[str]:
-    return set(FileStore(folder / "files").ids())
+    return set(LocalFiles(folder / "files").ids())
+
+
+def test_files_in_s3_are_not_looked_for(place: Place, tmp_path: Path) -> None:
+    place.made("a")
+    copied = back_up(tmp_path / "data", tmp_path / "backup", quietly, with_files=False)
+    restored = restore(tmp_path / "backup", tmp_path / "new", quietly, with_files=False)
+
+    assert copied == restored == Copied(files=0, size=0, missing=0)
+    assert (jobs_in(tmp_path / "new"), files_in(tmp_path / "new")) == (["a"], set())
 
 
 def test_files_follow_the_tables_of_one_moment(

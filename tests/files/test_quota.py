@@ -9,8 +9,8 @@ from job_fixtures import Where
 
 from server.db.database import Database
 from server.errors import KeyStorageFull, StorageFull
+from server.files.local import LocalFiles
 from server.files.quota import StorageQuota
-from server.files.store import FileStore
 from server.files.upload_store import NewUpload, UploadStore
 from server.files.uploads import PartClaim, Uploads
 
@@ -24,7 +24,7 @@ class Folder:
     def __init__(self, root: Path, where: Where) -> None:
         self.root = root
         self.database = Database(where)
-        self.files = FileStore(root / "files")
+        self.files = LocalFiles(root / "files")
         self.quota = StorageQuota(self.database, max_bytes=LIMIT, max_key_bytes=KEY_LIMIT)
         self.uploads = Uploads(
             UploadStore(self.database), self.files, self.quota, max_size=KEY_LIMIT

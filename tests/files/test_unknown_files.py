@@ -8,7 +8,7 @@ from job_fixtures import Place
 from servers import serving, settings_in
 from structlog.testing import capture_logs
 
-from server.files.store import FileStore
+from server.files.local import LocalFiles
 from server.files.unknown_files import MAX_UNKNOWN, MostFilesUnknown, UnknownFiles
 
 DAY_S = 86_400.0
@@ -26,7 +26,7 @@ def unknown_files(
 ) -> UnknownFiles:
     return UnknownFiles(
         place.database,
-        place.files,
+        place.folder,
         quarantine(place),
         insist=insist,
         keep_s=keep_s,
@@ -34,18 +34,18 @@ def unknown_files(
     )
 
 
-def quarantine(place: Place) -> FileStore:
-    return FileStore(place.path.with_name("quarantine"))
+def quarantine(place: Place) -> LocalFiles:
+    return LocalFiles(place.path.with_name("quarantine"))
 
 
 def keep_unknown(place: Place, count: int = 1, prefix: str = "") -> set[str]:
     """Files without rows, as a server leaves them that is killed in between."""
     ids = set()
     for _ in range(count):
-        incoming = place.files.receive()
+        incoming = place.files.receive(prefix)
         incoming.write(b"unknown")
-        incoming.keep_as(prefix + incoming.id)
-        ids.add(prefix + incoming.id)
+        incoming.keep()
+        ids.add(incoming.id)
     return ids
 
 
@@ -72,7 +72,7 @@ def test_a_few_unknown_files_and_half_of_many_do_not_stop_a_start(
     for prefix in ("image-", "part-"):
         keep_unknown(place, 20, prefix)
     for number in range(20):
-        part = place.files.path(f"{number:032x}").with_suffix(".part")
+        part = place.folder.path(f"{number:032x}").with_suffix(".part")
         part.parent.mkdir(exist_ok=True)
         part.write_bytes(b"half a video")
 
@@ -90,7 +90,7 @@ def test_most_files_unknown_stop_the_start_until_somebody_insists(place: Place) 
         unknown_files(place).set_aside()
     assert set(place.files.ids()) == unknown | {video.id}
     assert str(refused.value) == (
-        f"The database does not know 11 of the 12 videos and uploads in {place.files.root}, so it "
+        f"The database does not know 11 of the 12 videos and uploads in {place.folder.root}, so it "
         "may be an older copy: put the right one back, or start with --quarantine-unknown, which "
         f"moves them to {quarantine(place).root} and removes them there after 7 days."
     )
@@ -102,10 +102,10 @@ def test_most_files_unknown_stop_the_start_until_somebody_insists(place: Place) 
 
 async def test_a_start_that_is_refused_leaves_its_database_whole(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
-    files = FileStore(settings.data / "files")
+    files = LocalFiles(settings.data / "files")
     for _ in range(MAX_UNKNOWN + 1):
         with files.receive() as incoming:
-            incoming.keep_as(incoming.id)
+            incoming.keep()
 
     with pytest.raises(MostFilesUnknown):
         async with serving(settings):
@@ -121,7 +121,7 @@ async def test_a_start_that_is_refused_leaves_its_database_whole(tmp_path: Path)
 
 def test_what_a_database_knows_again_is_moved_back(place: Place) -> None:
     _, video = place.made("a")
-    place.files.move(video.id, quarantine(place))
+    place.folder.move(video.id, quarantine(place))
 
     unknown_files(place).set_aside()
 
@@ -157,7 +157,7 @@ def test_a_quarantine_that_cannot_be_written_does_not_stop_a_start(
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(FileStore, "move", refuse)
+    monkeypatch.setattr(LocalFiles, "move", refuse)
     unknown_files(place).set_aside()
 
     assert set(place.files.ids()) == unknown

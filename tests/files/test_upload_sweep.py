@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from job_fixtures import Where
+from job_fixtures import Where, files_beside
 from sqlalchemy import insert, select
 
 from server.db import tables
 from server.db.database import Database
 from server.errors import UnknownFile, UnknownUpload, UploadClosed
 from server.files.access import READ_ALL, FileAccess
+from server.files.local import LocalFiles
 from server.files.public import PublicFiles
 from server.files.quota import StorageQuota
-from server.files.store import FileStore
+from server.files.s3 import S3Files
 from server.files.upload_reports import Uploaded, purge_uploads
 from server.files.upload_store import KEPT_AFTERWARDS_S, UPLOAD_LIFETIME_S, NewUpload, UploadStore
 from server.files.uploads import PartClaim, Uploads
@@ -31,13 +32,13 @@ class Disk:
     folder: Path
     where: Where
     now: float = 1_000_000.0
-    files: FileStore = field(init=False)
+    files: LocalFiles | S3Files = field(init=False)
     uploads: Uploads = field(init=False)
     public: PublicFiles = field(init=False)
 
     def __post_init__(self) -> None:
         self.database = Database(self.where)
-        self.files = FileStore(self.folder / "files")
+        self.files = files_beside(self.where, self.folder)
         store = UploadStore(self.database, now=lambda: self.now)
         quota = StorageQuota(self.database, max_bytes=10_000)
         self.uploads = Uploads(store, self.files, quota, max_size=1_000)
@@ -64,7 +65,7 @@ class Disk:
             return False
 
     def is_kept(self, file: StoredArtifact) -> bool:
-        return self.files.path(file.id).exists()
+        return file.id in set(self.files.ids())
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ async def test_a_removal_that_is_cut_short_leaves_no_unknown_file_and_serves_not
         raise KeyboardInterrupt
 
     with monkeypatch.context() as dying:
-        dying.setattr("pathlib.Path.unlink", die)
+        dying.setattr(disk.files, "try_remove", die)
         with pytest.raises(KeyboardInterrupt):
             remove(disk)
     disk.now -= 60
@@ -147,7 +148,7 @@ async def test_an_upload_that_nobody_finishes_ends_with_its_parts(disk: Disk) ->
     with pytest.raises(UploadClosed):
         await disk.uploads.find(upload.id)
     disk.uploads.sweep()
-    assert disk.files.path(part.file_id).exists()
+    assert part.file_id in set(disk.files.ids())
     disk.now += KEPT_AFTERWARDS_S
     disk.uploads.sweep()
     with pytest.raises(UnknownUpload):
@@ -201,7 +202,8 @@ async def test_the_row_of_a_file_that_is_not_there_is_never_committed(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as full:
-        full.setattr("server.part_file.sync_folder", refuse)
+        with disk.files.receive() as incoming:
+            full.setattr(type(incoming), "keep", refuse)
         with pytest.raises(OSError, match="No space left"):
             await disk.uploads.put(upload, body(b"a file"))
 

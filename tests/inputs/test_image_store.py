@@ -17,7 +17,7 @@ from servers import data_uri, picture, request_of, serving, settings_in
 from pipeline.spec import Pixels
 from server.db.database import Database
 from server.errors import QueueFull
-from server.files.store import FileStore
+from server.files.local import LocalFiles
 from server.files.unknown_files import UnknownFiles
 from server.inputs.image_store import UNWANTED_LIFETIME_S, ImageStore
 from server.jobs.store import JobStore
@@ -36,7 +36,7 @@ class Place:
         self.folder = folder
         self.where = where
         self.database = Database(where)
-        self.files = FileStore(folder / "files")
+        self.files = LocalFiles(folder / "files")
         self.store = JobStore(self.database, owner="test", now=lambda: self.now)
         self.images = ImageStore(self.database, self.files, now=lambda: self.now)
 
@@ -85,7 +85,7 @@ class Place:
 
     def start_again(self) -> None:
         """What the next start does."""
-        quarantine = FileStore(self.folder / "quarantine")
+        quarantine = LocalFiles(self.folder / "quarantine")
         UnknownFiles(self.database, self.files, quarantine).set_aside()
 
     def rows(self) -> dict[str, float | None]:

@@ -187,7 +187,7 @@ def test_a_removal_that_is_cut_short_leaves_no_unknown_file_and_serves_nothing(
 
 def test_a_file_that_cannot_be_removed_holds_up_no_other(place: Place) -> None:
     videos = [place.made(str(number))[1] for number in range(3)]
-    stays = place.files.path(videos[0].id)
+    stays = place.folder.path(videos[0].id)
     stays.unlink()
     # A folder cannot be unlinked.
     stays.mkdir()

@@ -27,7 +27,7 @@ from server.db import tables
 from server.db.database import Database
 from server.db.rows import AnyRow
 from server.errors import UnknownJob
-from server.files.store import FileStore
+from server.files.local import LocalFiles
 from server.inputs.image_store import ImageStore
 from server.jobs.limits import KeyLimits
 from server.jobs.pause import pause, resume
@@ -94,7 +94,7 @@ class StoreMachine(RuleBasedStateMachine):
         folder = Path(self.resources.enter_context(TemporaryDirectory(dir=self.empty.parent)))
         self.path = folder / "jobs.sqlite3"
         shutil.copy(self.empty, self.path)
-        self.files = FileStore(folder / "files")
+        self.files = LocalFiles(folder / "files")
         self.open()
         self.resources.callback(lambda: self.database.close())
         for wishes in first:

@@ -7,7 +7,7 @@ import pytest
 from job_fixtures import Place
 from structlog.testing import capture_logs
 
-from server.files.store import FileStore
+from server.files.local import LocalFiles
 from server.files.unknown_files import UnknownFiles
 from server.files.upload_store import NewUpload
 from server.files.uploads import Uploads
@@ -26,8 +26,8 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def unknown_files(place: Place) -> UnknownFiles:
-    quarantine = FileStore(place.files.root.with_name("quarantine"))
-    return UnknownFiles(place.database, place.files, quarantine, now=place.clock)
+    quarantine = LocalFiles(place.folder.root.with_name("quarantine"))
+    return UnknownFiles(place.database, place.folder, quarantine, now=place.clock)
 
 
 def sweeper(place: Place, images: ImageStore, uploads: Uploads) -> Sweeper:
@@ -37,7 +37,7 @@ def sweeper(place: Place, images: ImageStore, uploads: Uploads) -> Sweeper:
     unknown = unknown_files(place)
     swept = (place.retention, images, uploads, unknown)
     sweeps = {type(each).__name__: each.sweep for each in swept}
-    return Sweeper(sweeps, place.files, unknown, heartbeat)
+    return Sweeper(sweeps, heartbeat)
 
 
 def put_image(place: Place, images: ImageStore) -> None:
@@ -86,14 +86,12 @@ async def test_jobs_images_and_uploads_go_and_one_that_cannot_keeps_no_other(
 
 
 async def test_what_the_last_server_left_unfinished_is_cleared_up(place: Place) -> None:
-    images = ImageStore(place.database, place.files, now=place.clock)
-    uploads = place.uploads()
     _, video = place.made("a")
     with place.files.receive() as orphan, place.files.receive() as part:
-        orphan.keep_as(orphan.id)
-        sweeper(place, images, uploads).clean_up()
+        orphan.keep()
+        unknown_files(place).clean_up()
         assert list(place.files.ids()) == [video.id]
-        assert not place.files.path(part.id).with_suffix(".part").exists()
+        assert not place.folder.path(part.id).with_suffix(".part").exists()
 
 
 async def test_nothing_goes_by_a_clock_that_the_last_heartbeat_contradicts(place: Place) -> None:

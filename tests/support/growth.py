@@ -16,7 +16,7 @@ from server.config.settings import DAY_S
 from server.db import tables
 from server.db.database import Database
 from server.db.rows import row_of_job
-from server.files.store import FileStore
+from server.files.local import LocalFiles
 from server.files.upload_store import UploadStore
 from server.inputs.image_store import ImageStore
 from server.jobs.estimates import Estimates
@@ -45,7 +45,7 @@ class FullTables:
     def __init__(self, folder: Path, finished: int) -> None:
         self.now = time.time()
         self.database = Database(folder / "jobs.sqlite3")
-        self.files = files = FileStore(folder / "files")
+        self.files = files = LocalFiles(folder / "files")
         limits = KeyLimits(queued=10**6, running=10**6, submits_per_minute=10**6)
         self.jobs = JobStore(self.database, owner="a server", key_limits=limits)
         self.webhooks = WebhookStore(self.database, owner="a server")

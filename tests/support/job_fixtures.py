@@ -1,5 +1,6 @@
 """Jobs in tables of their own, at a time that the test sets."""
 
+import secrets
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +11,9 @@ from pydantic import SecretStr
 
 from server.db.database import Database
 from server.dispatch.artifacts import keep
+from server.files.local import LocalFiles
 from server.files.quota import StorageQuota
+from server.files.s3 import S3Files
 from server.files.store import FileStore
 from server.files.upload_store import UploadStore
 from server.files.uploads import Uploads
@@ -55,6 +58,13 @@ def sql(where: Where, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         return db.execute(statement, values).fetchall()
 
 
+def files_beside(where: Where, folder: Path) -> LocalFiles | S3Files:
+    """The files of a server whose database is there: in the folder, or in S3 beside PostgreSQL."""
+    if isinstance(where, Path):
+        return LocalFiles(folder / "files")
+    return S3Files.at(f"s3://cosmos/{secrets.token_hex(8)}", scratch=folder)
+
+
 def let_leases_lapse(where: Where) -> None:
     """Be at the end of every lease, as after a minute in which nobody renewed one."""
     for table in ("jobs", "webhooks"):
@@ -82,18 +92,29 @@ class Place:
     """The tables and files of a server, without the server."""
 
     def __init__(
-        self, folder: Path, where: Where | None = None, *, keep_s: float | None = None
+        self,
+        folder: Path,
+        where: Where | None = None,
+        *,
+        keep_s: float | None = None,
+        files: FileStore | None = None,
     ) -> None:
         self.path = folder / "jobs.sqlite3"
         self.where = where or self.path
         self.clock = Clock()
         self.database = Database(self.where)
-        self.files = FileStore(folder / "files")
+        self.files = files or files_beside(self.where, folder)
         self.store = JobStore(self.database, owner="this server", now=self.clock)
         self.was_told = 0
         self.retention = Retention(
             self.database, self.files, gone=self._tell, keep_s=keep_s, now=self.clock
         )
+
+    @property
+    def folder(self) -> LocalFiles:
+        """Its files, which are in a folder."""
+        assert isinstance(self.files, LocalFiles)
+        return self.files
 
     def _tell(self) -> None:
         self.was_told += 1

@@ -30,7 +30,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "currency",
     ),
     "data": (
-        *("config", "data", "database", "any_filesystem", "quarantine_unknown", "keep_days"),
+        *("config", "data", "database", "files", "files_serving", "any_filesystem"),
+        *("quarantine_unknown", "keep_days"),
         *("min_free_disk_mib", "upload_limit_mib", "storage_limit_mib"),
     ),
     "queue": ("queue_limit", "disconnect_grace", "drain_seconds"),

@@ -12,7 +12,16 @@ from typing import Any
 import anyio
 import pytest
 from http_sites import LOOPBACK, NAME, NO_ROOTS, Site, answer, fetcher, redirect, resolving, running
-from job_fixtures import INVALID, Where, artifact, let_leases_lapse, new_job, sql, submit
+from job_fixtures import (
+    INVALID,
+    Where,
+    artifact,
+    files_beside,
+    let_leases_lapse,
+    new_job,
+    sql,
+    submit,
+)
 from receivers import hang, hooks_at, in_turn, until, until_hooked, verifies
 from sqlalchemy import update
 from structlog.testing import capture_logs
@@ -22,7 +31,6 @@ from server.db.database import Database
 from server.disk import TABLES_LOCKED
 from server.errors import Shortage
 from server.files.links import FileLinks
-from server.files.store import FileStore
 from server.jobs.store import JobStore
 from server.models import Job, StoredArtifact
 from server.outbound.fetch import Fetcher
@@ -47,7 +55,7 @@ class Outbox:
 
     def __post_init__(self) -> None:
         self.jobs = JobStore(self.database, owner="a server", now=lambda: self.now)
-        self.files = FileStore(self.folder / "files")
+        self.files = files_beside(self.where, self.folder)
         self.key = SigningKey.in_folder(self.folder)
         self.signals = Signals()
 

@@ -8,23 +8,31 @@ import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, RedirectResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from server.api.dependencies import AnyCallerDep, Services, ServicesDep
+from server.api.object_response import object_response
 from server.api.openapi.parts import BYTES, content, header, problem, query
 from server.config.setting_types import FilesAuth
 from server.errors import UnknownFile
 from server.fal.urls import Service
 from server.files.access import ReadPermission
-from server.files.content_types import HEAD_BYTES, is_shown, served_type
+from server.files.content_types import HEAD_BYTES, is_shown, may_be_shown, served_type
 from server.files.links import END, SIGNATURE
+from server.files.local import LocalFiles
 from server.files.public import PublicFile
 
+if TYPE_CHECKING:
+    from server.files.s3 import S3Files
+
 MAX_CACHE_S = 365 * 24 * 3600
+
+BUCKET_URL_S = 3600
+"""How long a signed URL of the bucket is good at most."""
 
 
 async def _by_caller(services: ServicesDep, caller: AnyCallerDep) -> ReadPermission:
@@ -79,16 +87,17 @@ def file_router(files_auth: FilesAuth) -> APIRouter:
     async def file(
         file_id: str,
         name: str,
+        request: Request,
         services: ServicesDep,
         permit: Annotated[ReadPermission, Depends(permission)],
     ) -> Response:
-        return await file_answer(services, file_id, name, permit)
+        return await file_answer(services, request, file_id, name, permit)
 
     return router
 
 
 async def file_answer(
-    services: Services, file_id: str, name: str | None, permit: ReadPermission
+    services: Services, request: Request, file_id: str, name: str | None, permit: ReadPermission
 ) -> Response:
     """A file, or the part of it that the request's Range names; `name` as for `PublicFiles.find`.
 
@@ -96,6 +105,11 @@ async def file_answer(
         UnknownFile: there is none, or it is not one that may be read.
     """
     found = await asyncio.to_thread(services.public_files.find, file_id, name, permit)
+    headers = _headers(found, permit, services.file_access.now())
+    if not isinstance(services.files, LocalFiles):
+        if services.settings.files_serving == "redirect" and _may_be_redirected(request, found):
+            return await _redirect(services, services.files, found, permit)
+        return await object_response(services.files, request, found, headers)
     path = services.files.path(found.id)
     head, stat = await asyncio.to_thread(_look_at, path)
     return _FileOrError(
@@ -103,8 +117,27 @@ async def file_answer(
         stat_result=stat,
         filename=found.name,
         content_disposition_type="inline" if is_shown(found.content_type, head) else "attachment",
-        headers=_headers(found, permit, services.file_access.now()),
+        headers=headers,
     )
+
+
+def _may_be_redirected(request: Request, file: PublicFile) -> bool:
+    """Whether the bucket may answer, which does not know our headers.
+
+    It may for pictures and videos alone, since all else has to be an attachment; and not for the
+    server's own page, which loads from this server only.
+    """
+    is_own_page = request.headers.get("sec-fetch-site") == "same-origin"
+    return request.method == "GET" and may_be_shown(file.content_type) and not is_own_page
+
+
+async def _redirect(
+    services: Services, files: "S3Files", file: PublicFile, permit: ReadPermission
+) -> Response:
+    seconds = min(BUCKET_URL_S, _seconds_left(file, permit, services.file_access.now()))
+    url = await asyncio.to_thread(files.signed_url, file.id, seconds=max(1, seconds))
+    # Whoever follows it has the file: it is not for a cache that others use.
+    return RedirectResponse(url, headers={"cache-control": "private, no-store"})
 
 
 class _FileOrError(FileResponse):
@@ -155,6 +188,10 @@ def _caching(file: PublicFile, permit: ReadPermission, now: float) -> str:
     if permit.owners is not None:
         # The next to ask for it in this browser may have another key.
         return "private, no-cache"
+    return f"private, max-age={_seconds_left(file, permit, now)}, immutable"
+
+
+def _seconds_left(file: PublicFile, permit: ReadPermission, now: float) -> int:
+    """How long the file may still be read by this URL; a year, if that does not end."""
     ends = [end for end in (file.expires_at, permit.ends_at) if end is not None]
-    cached_s = min([MAX_CACHE_S, *(max(0, int(end - now)) for end in ends)])
-    return f"private, max-age={cached_s}, immutable"
+    return min([MAX_CACHE_S, *(max(0, int(end - now)) for end in ends)])

@@ -133,7 +133,7 @@ async def create_and_wait(
     if done.error is not None:
         status, body = openai_error(done.error.http_status, done.error.body)
         return JSONResponse(body, status)
-    file = await _file(services, caller, done, "video")
+    file = await _file(request, services, caller, done, "video")
     file.headers.update(
         {
             "x-request-id": done.id,
@@ -215,7 +215,7 @@ async def video_content(
 ) -> Response:
     """The file of a video that is completed."""
     wanted = check_as(ContentQuery, dict(request.query_params))
-    return await _file(services, caller, found.job, wanted.variant)
+    return await _file(request, services, caller, found.job, wanted.variant)
 
 
 async def _begin(request: Request, services: Services, caller: Caller, base_url: str) -> Job:
@@ -296,11 +296,13 @@ def _view(services: Services, record: JobRecord) -> VideoView:
     return video_view(record, services.limits, services.settings.keep_s)
 
 
-async def _file(services: Services, caller: Caller, job: Job, variant: str) -> Response:
+async def _file(
+    request: Request, services: Services, caller: Caller, job: Job, variant: str
+) -> Response:
     """A file of a job, for its own caller."""
     if job.result is None:
         raise NoContent(f"This video is {status_of(job)}, so it has no content.")
     if variant not in job.result:
         raise NoContent(f"This video has no {variant}.")
     permit = ReadPermission(owners=frozenset({caller.key_id}))
-    return await file_answer(services, job.result[variant]["artifact"], None, permit)
+    return await file_answer(services, request, job.result[variant]["artifact"], None, permit)

@@ -1,0 +1,59 @@
+"""`cosmos-serve files`: move the files of a data folder to S3."""
+
+from functools import partial
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from server.cli.byte_progress import byte_progress
+from server.cli.errors import CommandFailed, WrongUsage
+from server.cli.open_database import files_url, open_database, open_files_of
+from server.cli.options import Data
+from server.cli.printing import counted, size_text
+
+app = typer.Typer(
+    help="Move the videos and uploads of a data folder to S3.",
+    epilog="\b\nExample:\n"
+    "  COSMOS_FILES=s3://videos/cosmos cosmos-serve files copy --data /srv/cosmos",
+)
+
+
+@app.callback()
+def about() -> None:
+    """Have `copy` be a command of its own."""
+
+
+@app.command()
+def copy(data: Data) -> None:
+    """Copy the files of a data folder, whose server is stopped, to the bucket of COSMOS_FILES.
+
+    Each is read from there again, and compared by its hash. The folder is left as it is. Done
+    twice, it copies what is new. URLs from before are answered by a server with COSMOS_FILES.
+    """
+    from server.data_folder import owned
+    from server.files.copy import copy_files
+    from server.files.local import LocalFiles
+
+    url = files_url()
+    if url is None:
+        raise WrongUsage("COSMOS_FILES is not set: it names the bucket to copy to.")
+    showing = partial(byte_progress, "Copying", console=Console(stderr=True))
+    with owned(data, any_filesystem=True), open_database(data) as database:
+        target = open_files_of(data)
+        found = copy_files(database, LocalFiles(data / "files"), target, showing)
+    print(f"{url}: {counted(found.copied, 'file')} copied, {size_text(found.size)}")
+    if found.there:
+        print(f"{counted(found.there, 'file')} had been copied before")
+    if found.missing:
+        print(f"{counted(len(found.missing), 'file')} that the tables name were not in {data}")
+    if found.damaged:
+        raise CommandFailed(_damage(data, found.damaged))
+    print(f"Start the server with COSMOS_FILES={url}: it goes on from there.")
+
+
+def _damage(data: Path, ids: list[str]) -> str:
+    return (
+        f"{counted(len(ids), 'file')} in {data / 'files'} have other bytes than when they came, "
+        f"and were not copied: {', '.join(ids)}."
+    )
