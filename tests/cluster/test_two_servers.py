@@ -24,17 +24,30 @@ REQUESTS = f"/queue/{APP}/requests"
 
 
 @contextmanager
-def server(folder: Path, url: SecretStr, files: Path | None = None) -> Iterator[RunningServer]:
-    """A server in a process of its own; its files may be in the folder of another."""
-    data = folder / "data"
-    if files is not None:
+def server(
+    folder: Path, url: SecretStr, files: Path | str | None = None
+) -> Iterator[RunningServer]:
+    """A server in a process of its own; its files may be in the folder of another, or in S3."""
+    data, named = folder / "data", {}
+    if isinstance(files, str):
+        named["COSMOS_FILES"] = files
+    elif files is not None and not files.is_relative_to(folder):
         data.mkdir(parents=True)
         (data / "files").symlink_to(files)
-    running = start_server(folder, COSMOS_DATABASE=url.get_secret_value())
+    running = start_server(folder, COSMOS_DATABASE=url.get_secret_value(), **named)
     try:
         yield running
     finally:
         running.end(signal.SIGKILL)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Where two servers have their files: in the folder of the first, or in S3."""
+    if request.param == "folder":
+        return tmp_path / "one" / "data" / "files"
+    bucket: str = request.getfixturevalue("bucket")
+    return bucket
 
 
 def submit(at: RunningServer, prompt: str = "", **params: str) -> str:
@@ -58,10 +71,9 @@ def result(at: RunningServer, job: str) -> httpx.Response:
 
 
 def test_a_job_of_a_server_that_is_killed_is_finished_by_another(
-    tmp_path: Path, postgres_database: SecretStr
+    tmp_path: Path, postgres_database: SecretStr, files: Path | str
 ) -> None:
-    files = tmp_path / "one" / "data" / "files"
-    with receiving() as receiver, server(tmp_path / "one", postgres_database) as one:
+    with receiving() as receiver, server(tmp_path / "one", postgres_database, files) as one:
         job = submit(one, "hang once", fal_webhook=receiver.url)
         until(one, job, "IN_PROGRESS")
         with server(tmp_path / "other", postgres_database, files) as other:
@@ -80,10 +92,9 @@ def test_a_job_of_a_server_that_is_killed_is_finished_by_another(
 
 
 def test_a_job_that_runs_at_one_server_is_seen_and_stopped_at_another(
-    tmp_path: Path, postgres_database: SecretStr
+    tmp_path: Path, postgres_database: SecretStr, files: Path | str
 ) -> None:
-    files = tmp_path / "one" / "data" / "files"
-    with server(tmp_path / "one", postgres_database) as one:
+    with server(tmp_path / "one", postgres_database, files) as one:
         job = submit(one, "wait")
         until(one, job, "IN_PROGRESS")
         with server(tmp_path / "other", postgres_database, files) as other:
@@ -95,11 +106,13 @@ def test_a_job_that_runs_at_one_server_is_seen_and_stopped_at_another(
 
 
 def test_nothing_is_lost_as_postgresql_is_killed_and_started_again(
-    tmp_path: Path, postgres: PostgresServer, postgres_database: SecretStr
+    tmp_path: Path,
+    postgres: PostgresServer,
+    postgres_database: SecretStr,
+    files: Path | str,
 ) -> None:
-    files = tmp_path / "one" / "data" / "files"
     with (
-        server(tmp_path / "one", postgres_database) as one,
+        server(tmp_path / "one", postgres_database, files) as one,
         server(tmp_path / "other", postgres_database, files) as other,
     ):
         jobs = [submit(each, "sleep 0.3") for _ in range(4) for each in (one, other)]
