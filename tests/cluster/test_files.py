@@ -36,7 +36,8 @@ def server(folder: Path, **environment: str) -> Iterator[RunningServer]:
     try:
         yield running
     finally:
-        if running.process.poll() is None:
+        assert running.process.stdout is not None
+        if not running.process.stdout.closed:  # else it was ended
             running.end(signal.SIGKILL)
 
 

@@ -38,7 +38,9 @@ def server(
     try:
         yield running
     finally:
-        running.end(signal.SIGKILL)
+        assert running.process.stdout is not None
+        if not running.process.stdout.closed:  # else it was ended
+            running.end(signal.SIGKILL)
 
 
 @pytest.fixture(params=["folder", "s3"])
