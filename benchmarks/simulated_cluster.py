@@ -22,7 +22,7 @@ from server.db.database import Database
 from server.disk import DiskSpace
 from server.dispatch.dispatcher import Dispatcher
 from server.fal.endpoints import Limits
-from server.files.store import FileStore
+from server.files.local import LocalFiles
 from server.jobs.hints import peers_of
 from server.jobs.leases import Leases
 from server.jobs.limits import NO_LIMITS, KeyLimits
@@ -122,10 +122,10 @@ async def cluster(
     """A dispatcher that is stopped at first: `working` starts it."""
     database = Database(where)
     with contextlib.closing(database):
-        files, signals, pool = FileStore(folder / "files"), Signals(), SimulatedPool(workers)
-        incoming = files.receive()
+        files, signals, pool = LocalFiles(folder / "files"), Signals(), SimulatedPool(workers)
+        incoming = files.receive_as(PICTURE.id)
         incoming.write(bytes(PICTURE.size))
-        incoming.keep_as(PICTURE.id)
+        incoming.keep()
         store = store_of(database, key_limits)
         dispatcher = Dispatcher(
             pool=pool,
