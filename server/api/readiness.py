@@ -14,7 +14,7 @@ from server.jobs.pause import paused_since
 from server.jobs.reports import in_progress, waiting_for_others
 from server.outbound.moderation import Moderation
 from server.tasks import Loops, to_writer_thread
-from server.workers.pool import Pool, SlotState
+from server.workers.pool import Pool, SlotState, SlotView
 
 _LOOK_AGAIN_S = 1.0
 """Callers, who need no key, make the disk work no more often than this."""
@@ -39,9 +39,12 @@ class Check:
 
 @dataclass(eq=False)
 class Readiness:
-    """Looks after the needs of one server; of `files` if they are on another machine."""
+    """Looks after the needs of one server; of `files` if they are on another machine.
 
-    pool: Pool
+    `pool` is None if other servers run its jobs.
+    """
+
+    pool: Pool | None
     database: Database
     drain: Drain
     disk: DiskSpace
@@ -82,12 +85,15 @@ class Readiness:
         ]
 
     def _worker(self) -> Check:
-        slots = self.pool.slots()
-        if any(slot.can_work for slot in slots):
+        slots = self._slots()
+        if self.pool is None or any(slot.can_work for slot in slots):
             return Check("worker", None)
         if any(slot.is_unstable for slot in slots):
             return Check("worker", "Workers keep ending; down_reason says why the last one did.")
         return Check("worker", "No worker has loaded the model.")
+
+    def _slots(self) -> Sequence[SlotView]:
+        return () if self.pool is None else self.pool.slots()
 
     def _guardrail(self) -> Check:
         problem = None if self.moderation is None else self.moderation.problem
@@ -106,7 +112,7 @@ class Readiness:
         """Note since when a job is in progress without a run, or a slot busy without one."""
         running = self.drain.running
         jobs = self._in_progress - set(running.values())
-        slots = {slot.name for slot in self.pool.slots() if slot.state is SlotState.BUSY}
+        slots = {slot.name for slot in self._slots() if slot.state is SlotState.BUSY}
         at_odds = [f"the job {id_}" for id_ in sorted(jobs)]
         at_odds += [f"the slot {name}" for name in sorted(slots - running.keys())]
         self._at_odds_since = {what: self._at_odds_since.get(what, now) for what in at_odds}

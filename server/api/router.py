@@ -30,12 +30,12 @@ from server.api.routes import (
     usage,
     videos,
 )
-from server.config.setting_types import FilesAuth
+from server.config.setting_types import FilesAuth, Role
 
 
 @cache
-def api_routes(files_auth: FilesAuth) -> list[BaseRoute]:
-    """The routes of a server whose files are read so.
+def api_routes(files_auth: FilesAuth, role: Role) -> list[BaseRoute]:
+    """The routes of a server whose files are read so; one that only runs jobs has few.
 
     They are made once for all apps of a process: their models take most of an app's start.
     """
@@ -43,6 +43,10 @@ def api_routes(files_auth: FilesAuth) -> list[BaseRoute]:
         generate_unique_id_function=_operation_id,
         responses={"default": problem("Why it was refused.")},
     )
+    if role == "dispatch":
+        for module in (health, metrics, admin):
+            router.include_router(module.router)
+        return router.routes
     # The path of a run would match that of a stream, too.
     for module in (stream, run, queue, uploads, storage, health, tokens, jwks, metrics, admin):
         router.include_router(module.router)

@@ -17,6 +17,7 @@ from server.cli import (
     generate,
     jobs,
     keys,
+    node,
     queue,
     serve,
     uploads,
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for module in (generate, serve, estimate, certs, doctor):
+for module in (generate, serve, node, estimate, certs, doctor):
     app.add_typer(module.app)
 app.add_typer(weights.app, name="weights")
 app.add_typer(keys.app, name="keys")

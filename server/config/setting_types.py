@@ -3,6 +3,7 @@
 And which variables are settings at all.
 """
 
+import difflib
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
 
+from server.config.errors import PREFIX, SettingsError
 from server.hosts import read_name, read_origin
 from server.keys import Credential
 
@@ -92,6 +94,7 @@ def _current_worker(value: str) -> str:
 Network = IPv4Network | IPv6Network
 FilesAuth = Literal["public", "signed", "key"]
 PreviewChoice = Literal["off", "rgb", "taehv"]
+Role = Literal["all", "api", "dispatch"]
 HostNames = Annotated[tuple[str, ...], NoDecode, _each(read_name)]
 LowerNames = Annotated[tuple[str, ...], NoDecode, _each(str.lower)]
 Origins = Annotated[tuple[str, ...], NoDecode, _each(read_origin)]
@@ -126,3 +129,14 @@ def meant_for_us(environment: Mapping[str, str | None], prefix: str) -> dict[str
         if not _SERVICE_LINK.fullmatch(name)
         if not (name.upper().endswith("_PORT") and _SERVICE_URL.match(value))
     }
+
+
+def refuse_unknown_names(environment: Mapping[str, str], known: set[str]) -> None:
+    """Raise SettingsError for a name that begins as ours do and is none of the known ones."""
+    for name in sorted(environment):
+        # pydantic reads names in any case.
+        upper = name.upper()
+        if not upper.startswith(PREFIX) or upper in known:
+            continue
+        closest = difflib.get_close_matches(upper, known, n=1, cutoff=0.0)[0]
+        raise SettingsError(f"{name} is not a setting. Did you mean {closest}?")

@@ -5,9 +5,7 @@ OTEL_TRACES_EXPORTER are the others. A variable that is empty is one that is not
 is not read.
 """
 
-import difflib
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -35,11 +33,14 @@ from server.config.setting_types import (
     Origins,
     PreviewChoice,
     Prices,
+    Role,
     Url,
     WorkerPath,
     meant_for_us,
+    refuse_unknown_names,
 )
 from server.config.settings_file import read_settings_file
+from server.config.together import check_no_key_limits
 from server.hosts import is_loopback
 
 DAY_S = 86_400.0
@@ -78,6 +79,11 @@ class Settings(BaseSettings):
         description="how files in S3 are read: proxy, through the server; redirect, from the "
         "bucket by a signed URL",
     )
+    role: Role = Field(
+        default="all",
+        description="what this server does of a queue on PostgreSQL: api accepts and answers "
+        "requests, dispatch runs jobs, all does both; see docs/cluster.md",
+    )
     any_filesystem: bool = Field(default=False, description="use a file system not known to work")
     quarantine_unknown: bool = Field(
         default=False,
@@ -98,6 +104,14 @@ class Settings(BaseSettings):
         description="devices to work on: all, cpu, or numbers such as 0,2; 0+1 has two work on "
         "one video; every GPU that CUDA_VISIBLE_DEVICES shows, or the CPU where there is none, if "
         "unset",
+    )
+    pool: Literal["local", "ray"] = Field(
+        default="local",
+        description="where jobs run: local, on this machine; ray, on those of a Ray cluster, see "
+        "docs/cluster.md",
+    )
+    ray_address: str = Field(
+        default="auto", description="head of the Ray cluster; auto, that of this machine's node"
     )
     worker: WorkerPath = Field(default=DEFAULT_WORKER, description="class of the workers")
     guardrail: Guardrail = Field(
@@ -284,7 +298,7 @@ class Settings(BaseSettings):
         """
         fields = cls.model_fields.items()
         known = {PREFIX + name.upper() for name, field in fields if not field.validation_alias}
-        _refuse_unknown_names(meant_for_us(os.environ, PREFIX), known)
+        refuse_unknown_names(meant_for_us(os.environ, PREFIX), known)
         given = {name: value for name, value in overrides.items() if value not in (None, "")}
         try:
             return cls(**given)
@@ -318,6 +332,11 @@ class Settings(BaseSettings):
                 "COSMOS_PULL fetches one checkpoint, and COSMOS_WEIGHTS names several: fetch them "
                 "with `cosmos-serve weights pull`, or name one"
             )
+        if self.role != "all" and self.database is None:
+            raise ValueError(
+                f"COSMOS_ROLE={self.role} leaves the rest to servers on the same database: let "
+                "COSMOS_DATABASE name a PostgreSQL, or leave it unset"
+            )
         if self.key is not None and self.key_file is not None:
             raise ValueError("COSMOS_KEY and COSMOS_KEY_FILE are both set: choose one")
         if self.fetch == "off" and (self.fetch_allow_nets or self.fetch_allow_hosts):
@@ -340,22 +359,9 @@ class Settings(BaseSettings):
                 "callers need a key: set COSMOS_AUTH=on"
             )
         if not self.needs_key:
-            self._check_no_key_limits()
+            check_no_key_limits(self)
         self._check_files_auth()
         return self
-
-    def _check_no_key_limits(self) -> None:
-        for name in (
-            "key_queue_limit",
-            "key_running_limit",
-            "key_submits_per_minute",
-            "key_storage_limit_mib",
-        ):
-            if getattr(self, name) is not None:
-                raise ValueError(
-                    f"{PREFIX}{name.upper()} limits each key, and callers need none here: set "
-                    "COSMOS_AUTH=on, or leave it unset"
-                )
 
     def _check_files_auth(self) -> None:
         if self.files_auth == "key" and not self.needs_key:
@@ -382,16 +388,6 @@ class Settings(BaseSettings):
             )
         if self.key is not None or self.key_file is not None:
             raise ValueError("COSMOS_AUTH=off leaves the key that is set without a use: unset one")
-
-
-def _refuse_unknown_names(environment: Mapping[str, str], known: set[str]) -> None:
-    for name in sorted(environment):
-        # pydantic reads names in any case.
-        upper = name.upper()
-        if not upper.startswith(PREFIX) or upper in known:
-            continue
-        closest = difflib.get_close_matches(upper, known, n=1, cutoff=0.0)[0]
-        raise SettingsError(f"{name} is not a setting. Did you mean {closest}?")
 
 
 def _is_on_loopback(address: str) -> bool:

@@ -1,11 +1,12 @@
 """The servers that share a database: what they tell each other, and which one leads.
 
 Each has a connection of its own for both. A hint may be lost, and then the tables say the same a
-second later. The one that leads has a lock of the database, which ends with its connection.
+second later. The one that leads in something has a lock of the database for it, which ends with its
+connection.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -16,6 +17,12 @@ from server.db.database import Database
 from server.db.postgres import CHANNEL, CONNECT_ARGS, LOCK_CLASS
 from server.db.upgrade import LATEST
 from server.tasks import log_errors
+
+SENDS_AND_SWEEPS = "leader"
+"""The lock of the server that sends webhooks and removes what is over."""
+
+DISPATCHES = "dispatcher"
+"""The lock of the server whose pool is the one of the Ray cluster."""
 
 LOOK_S = 2.0
 """How often a server tries to lead, and looks for a later release."""
@@ -32,7 +39,7 @@ _log = structlog.get_logger("server")
 class Alone:
     """The one server of its database."""
 
-    def leads(self) -> bool:
+    def leads(self, in_what: str = SENDS_AND_SWEEPS) -> bool:  # noqa: ARG002 - as of `Peers`
         """Whether this server does what one alone is to do."""
         return True
 
@@ -46,6 +53,7 @@ class Peers:
 
     `hear` has what to do at each hint of the others, in the order in which they are to be done if
     they come together. `on_later_release` is called when the tables have become those of one.
+    `locks` are what this server would lead in.
     """
 
     def __init__(
@@ -56,6 +64,7 @@ class Peers:
         owner: str,
         hear: Mapping[str, Callable[[], None]],
         on_later_release: Callable[[], None],
+        locks: Collection[str] = (SENDS_AND_SWEEPS,),
     ) -> None:
         self._database = database
         address = make_url(url.get_secret_value()).set(drivername="postgresql")
@@ -65,11 +74,12 @@ class Peers:
         self._on_later_release = on_later_release
         self._untold: set[str] = set()
         self._has_untold = asyncio.Event()
-        self._leads = False
+        self._locks = locks
+        self._held: set[str] = set()
 
-    def leads(self) -> bool:
+    def leads(self, in_what: str = SENDS_AND_SWEEPS) -> bool:
         """Whether this server does what one alone is to do."""
-        return self._leads
+        return in_what in self._held
 
     def tell(self, hint: str) -> None:
         """Give the others a hint soon; those that come meanwhile go with it."""
@@ -94,7 +104,7 @@ class Peers:
             await log_errors("telling the other servers", telling)
 
     async def run(self) -> None:
-        """Listen, and lead if nobody else does, until cancelled."""
+        """Listen, and lead where no other server does, until cancelled."""
         # An extra.
         import psycopg
 
@@ -108,7 +118,7 @@ class Peers:
             except psycopg.OperationalError as error:
                 _log.warning("The connection to the other servers was lost", why=str(error))
             finally:
-                self._leads = False
+                self._held.clear()
             await asyncio.sleep(1.0)
 
     async def _take_part(self, connection: "AsyncConnection") -> None:
@@ -119,8 +129,10 @@ class Peers:
             act()
         is_told = False
         while True:
-            if not self._leads:
-                self._leads = await _try_to_lead(connection)
+            for what in self._locks:
+                if what not in self._held and await _try_to_lead(connection, what):
+                    _log.info("This server leads", in_what=what)
+                    self._held.add(what)
             if not is_told and await _revision(connection) > LATEST:
                 is_told = True
                 self._on_later_release()
@@ -136,9 +148,9 @@ class Peers:
                 act()
 
 
-async def _try_to_lead(connection: "AsyncConnection") -> bool:
-    query = "SELECT pg_try_advisory_lock(%s, hashtext('leader'))"
-    row = await (await connection.execute(query, (LOCK_CLASS,))).fetchone()
+async def _try_to_lead(connection: "AsyncConnection", what: str) -> bool:
+    query = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
+    row = await (await connection.execute(query, (LOCK_CLASS, what))).fetchone()
     return row == (True,)
 
 

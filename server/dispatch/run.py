@@ -156,15 +156,10 @@ class JobRun:
             return self._no_verdict() if passes is None else self._blocked()
         job = self.job
         order = WorkOrder(job_id=job.id, attempt=job.attempt, spec=self._spec, media=media)
-        again = f", try {job.attempt}" if job.attempt > 1 else ""
-        self._log.say(f"Started on {self.slot}{again}")
-        (view,) = (view for view in self.pool.slots() if view.name == self.slot)
-        self._made_with = view.made_with
-        known = ", ".join(f"{name} {value}" for name, value in self._made_with.items())
-        self._log.say(f"Made with {known}")
         deadline = self.deadlines.begin(self.slot, self._spec.num_frames)
         watching = [tasks.create_task(self._enforce(deadline))]
         try:
+            self._begin()
             async with self.pool.run(self.slot, order) as events:
                 # Not before the order is sent: a worker knows no cancel of what it has not got.
                 watching.append(tasks.create_task(self._cancel_when_asked()))
@@ -186,6 +181,17 @@ class JobRun:
             for task in watching:
                 task.cancel()
         raise AssertionError("a pool's run ended without its last event")
+
+    def _begin(self) -> None:
+        """Note what the video is made with; raises SlotUnavailable if the slot has gone."""
+        view = next((view for view in self.pool.slots() if view.name == self.slot), None)
+        if view is None:
+            raise SlotUnavailable(f"The slot {self.slot} is gone.")
+        again = f", try {self.job.attempt}" if self.job.attempt > 1 else ""
+        self._log.say(f"Started on {self.slot}{again}")
+        self._made_with = view.made_with
+        known = ", ".join(f"{name} {value}" for name, value in self._made_with.items())
+        self._log.say(f"Made with {known}")
 
     async def _enforce(self, deadline: RunDeadline) -> None:
         await self.pool.kill(self.slot, await deadline.missed())

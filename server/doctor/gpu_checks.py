@@ -26,12 +26,21 @@ def _asks_for_gpu(facts: Facts) -> bool:
     return not _devices(facts) <= {"", "cpu"}
 
 
+def _works_elsewhere(facts: Facts) -> bool:
+    """Other servers run the jobs, or the nodes of a cluster."""
+    return facts.settings is not None and (
+        facts.settings.role == "api" or facts.settings.pool == "ray"
+    )
+
+
 def _has_gpu(facts: Facts) -> bool:
-    return bool(facts.gpu_files) and not _works_on_cpu(facts)
+    return bool(facts.gpu_files) and not _works_on_cpu(facts) and not _works_elsewhere(facts)
 
 
 def gpu(facts: Facts) -> Finding:
     """A GPU and its driver are here."""
+    if _works_elsewhere(facts):
+        return skipped("not needed: jobs run elsewhere, by COSMOS_ROLE or COSMOS_POOL")
     if _works_on_cpu(facts):
         return skipped("not needed: the devices are set to cpu")
     if facts.gpu_files and facts.devices_problem is not None:

@@ -1,30 +1,24 @@
 """The pool of this machine: one worker per device, or per group of devices."""
 
-import asyncio
-import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 from server.config.settings import Settings
 from server.data_folder import compiled_in, scratch_in
 from server.workers.devices import devices_from, num_members
-from server.workers.local_slot import LocalSlot
 from server.workers.loop import WorkerOptions
-from server.workers.messages import RunEvent, WorkOrder
-from server.workers.pool import CLOSED, KILLED, LOAD_S, SlotChange, SlotView
-from server.workers.streams import Changes
+from server.workers.pool import LOAD_S
+from server.workers.process import worker_process
+from server.workers.slot import Slot
+from server.workers.slot_pool import SlotPool
 from server.workers.supervisor import SlotPlan
-from server.workers.verdicts import Verdict
-
-_REAPING_S = 30.0
-"""How long a killed worker may take to be gone; a driver that hangs can hold one for ever."""
 
 
-class LocalPool:
+class LocalPool(SlotPool):
     """A `Pool` of one worker for each device or group of devices."""
 
     def __init__(
@@ -44,15 +38,18 @@ class LocalPool:
         not loaded after `load_limit_s` is ended. When the pool is closed, workers have
         `ending_grace_s` to end by themselves.
         """
-        self._ending_grace_s = ending_grace_s
-        self._changes = Changes()
-        self._slots = {
-            name: LocalSlot(
+        super().__init__(ending_grace_s=ending_grace_s)
+        self._slots |= {
+            name: Slot(
                 SlotPlan(
                     name=name,
                     device=device,
-                    worker=worker,
-                    options=replace(options, num_ranks=num_members(device)),
+                    start=partial(
+                        worker_process,
+                        worker,
+                        device,
+                        replace(options, num_ranks=num_members(device)),
+                    ),
                     first_backoff_s=first_backoff_s,
                     load_limit_s=load_limit_s,
                 ),
@@ -74,68 +71,26 @@ class LocalPool:
 
         In the folder `data` workers keep what they compile, and the files of their runs.
         """
-        names = {field.name for field in fields(WorkerOptions)}
-        options = WorkerOptions(
-            # The settings of workers are called as their options are.
-            **settings.model_dump(mode="json", include=names),
-            compile_cache=None if data is None else str(compiled_in(data)),
-            scratch=None if data is None else str(scratch_in(data)),
-        )
         return cls(
             settings.worker,
-            options,
+            kept_in(data, options_from(settings)),
             devices_from(settings.devices, settings.cuda_visible_devices)[:max_devices],
             load_limit_s=LOAD_S * settings.patience,
             ending_grace_s=ending_grace_s,
         )
 
-    async def start(self) -> None:
-        """See `Pool.start`."""
-        loop = asyncio.get_running_loop()
-        for slot in self._slots.values():
-            slot.start(loop)
 
-    async def close(self) -> None:
-        """See `Pool.close`."""
-        for slot in self._slots.values():
-            slot.ask_to_end()
-        await asyncio.to_thread(self._join)
-        self._changes.publish(None)
+def options_from(settings: Settings) -> WorkerOptions:
+    """What the settings say of workers, whose options are called as the settings are."""
+    names = {field.name for field in fields(WorkerOptions)}
+    return WorkerOptions(**settings.model_dump(mode="json", include=names))
 
-    def slots(self) -> Sequence[SlotView]:
-        """See `Pool.slots`."""
-        return [slot.look() for slot in self._slots.values()]
 
-    def changes(self) -> AsyncGenerator[SlotChange, None]:
-        """See `Pool.changes`."""
-        return self._changes.read()
-
-    def run(
-        self, slot: str, order: WorkOrder
-    ) -> AbstractAsyncContextManager[AsyncIterator[RunEvent]]:
-        """See `Pool.run`."""
-        return self._slots[slot].run(order)
-
-    async def cancel(self, slot: str, job_id: str, attempt: int) -> None:
-        """See `Pool.cancel`."""
-        self._slots[slot].cancel(job_id, attempt)
-
-    async def answer(self, slot: str, verdict: Verdict) -> None:
-        """See `Pool.answer`."""
-        self._slots[slot].answer(verdict)
-
-    async def kill(self, slot: str, reason: str = KILLED) -> None:
-        """See `Pool.kill`."""
-        self._slots[slot].kill(reason)
-
-    def _join(self) -> None:
-        deadline = time.monotonic() + self._ending_grace_s
-        for slot in self._slots.values():
-            slot.supervisor.join(max(0.0, deadline - time.monotonic()))
-        for slot in self._slots.values():
-            slot.supervisor.kill(CLOSED)
-        for slot in self._slots.values():
-            slot.supervisor.join(_REAPING_S)
+def kept_in(data: Path | None, options: WorkerOptions) -> WorkerOptions:
+    """The options of workers whose files, and what they compile, are kept in a data folder."""
+    if data is None:
+        return options
+    return replace(options, compile_cache=str(compiled_in(data)), scratch=str(scratch_in(data)))
 
 
 def named(devices: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -41,7 +41,7 @@ class SlotView:
     run, too. `memory_shortages` counts how often runs on this slot ran
     out of memory. `down_reason` is the sentence about the last time that the slot went down, and
     stays while a new worker loads. `is_unstable` is true where workers keep ending: see
-    `server.workers.local_slot.CrashCounter`.
+    `server.workers.slot.CrashCounter`.
     """
 
     name: str

@@ -13,12 +13,15 @@ import queue
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.child_process import python_command
+from server.data_folder import RUN_MARKER
 from server.workers.devices import kind_and_indices
 from server.workers.loop import (
     EXIT_CODE,
@@ -49,7 +52,7 @@ _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 """By which the processes of one worker find each other: they are on this machine."""
 
 _SECRETS = {
-    *{"COSMOS_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"},
+    *{"COSMOS_KEY", "COSMOS_DATABASE", "RAY_AUTH_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"},
     *{"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"},
 }
 """What a worker has no use for."""
@@ -59,6 +62,16 @@ _FP_FUSION = "TRITON_DEFAULT_FP_FUSION"
 
 _STDERR = 2
 """Where a worker's stdout goes too: whatever it prints is for the server's log."""
+
+
+@contextmanager
+def worker_process(worker: str, device: str, options: WorkerOptions) -> "Iterator[WorkerProcess]":
+    """Start a worker, with a folder of its own in `scratch` that goes with the block."""
+    with tempfile.TemporaryDirectory(
+        prefix="cosmos-", dir=options.scratch, ignore_cleanup_errors=True
+    ) as own:
+        (Path(own) / RUN_MARKER).touch()
+        yield WorkerProcess(worker, device, dataclasses.replace(options, scratch=own))
 
 
 class WorkerProcess:
@@ -81,7 +94,7 @@ class WorkerProcess:
                 ours.close()
                 raise
         self._pipe = Pipe(ours)
-        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[Request | bytes | None] = queue.SimpleQueue()
         self._is_reaped = False
         self._lock = threading.Lock()
         self._writer = threading.Thread(target=self._write, name=f"to {device}", daemon=True)
@@ -93,8 +106,8 @@ class WorkerProcess:
             self._pipe.close()
             raise
 
-    def post(self, request: Request) -> None:
-        """Send a request, without waiting for the worker to read it."""
+    def post(self, request: Request | bytes) -> None:
+        """Send a request, encoded or not, without waiting for the worker to read it."""
         self._requests.put(request)
 
     def receive(self) -> WorkerEvent | None:
@@ -103,8 +116,12 @@ class WorkerProcess:
         Raises:
             BadMessage: what arrived is not an event.
         """
-        message = self._pipe.receive(MAX_EVENT_BYTES)
+        message = self.receive_message()
         return None if message is None else decode_event(message)
+
+    def receive_message(self) -> bytes | None:
+        """`receive`, without reading what the message says."""
+        return self._pipe.receive(MAX_EVENT_BYTES)
 
     def ask_to_end(self) -> None:
         """Close our side of the pipe: the worker cancels its run and exits."""
@@ -119,8 +136,8 @@ class WorkerProcess:
                 _kill_group(self._process.pid)
             return not self._is_reaped
 
-    def reap(self) -> int:
-        """Wait for the worker to exit, end what it left behind, and return its exit code."""
+    def reap(self) -> str:
+        """Wait for the worker to exit, end what it left behind, and say how it ended."""
         pid, deadline = self._process.pid, time.monotonic() + _EXIT_S
         state = os.WEXITED | os.WNOWAIT | os.WNOHANG
         while os.waitid(os.P_PID, pid, state) is None and time.monotonic() < deadline:
@@ -134,12 +151,13 @@ class WorkerProcess:
         self._requests.put(None)
         self._writer.join()
         self._pipe.close()
-        return code
+        return exit_sentence(code)
 
     def _write(self) -> None:
         while (request := self._requests.get()) is not None:
+            message = request if isinstance(request, bytes) else encode_request(request)
             try:
-                self._pipe.send(encode_request(request))
+                self._pipe.send(message)
             except OSError:
                 return  # the reader meets the same end, and says so
 

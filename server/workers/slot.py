@@ -1,4 +1,4 @@
-"""One slot of the local pool, as the event loop sees it: its state, and the run that it does.
+"""One slot of a pool, as the event loop sees it: its state, and the run that it does.
 
 The slot's thread (`server.workers.supervisor`) keeps a worker alive and reports on it.
 """
@@ -53,8 +53,8 @@ class CrashCounter:
         return len(self._times) == TOO_MANY and self._now() - self._times[0] < WITHIN_S
 
 
-class LocalSlot:
-    """A slot whose worker is a process of this machine. It is used from the event loop."""
+class Slot:
+    """A place for one worker. It is used from the event loop."""
 
     def __init__(self, plan: SlotPlan, publish: Callable[[SlotChange], None]) -> None:
         self._view = SlotView(name=plan.name, device=plan.device, state=SlotState.LOADING)

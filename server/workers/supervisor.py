@@ -6,19 +6,18 @@ message, and for a run whose events are not taken.
 """
 
 import asyncio
-import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
 from pipeline.errors import OutOfMemory
 from pipeline.progress import Restarted
-from server.data_folder import RUN_MARKER
 from server.tasks import backoff_s
-from server.workers.loop import Cancel, WorkerOptions
+from server.workers.loop import Cancel, Request
 from server.workers.messages import (
     BadMessage,
     Failed,
@@ -29,7 +28,6 @@ from server.workers.messages import (
     WorkOrder,
 )
 from server.workers.pool import CLOSED, SlotDown, SlotState, SlotUnavailable
-from server.workers.process import WorkerProcess, exit_sentence
 from server.workers.streams import RunEvents
 from server.workers.verdicts import Verdict
 
@@ -39,14 +37,39 @@ MAX_BACKOFF_S = 60.0
 _log = structlog.get_logger("server")
 
 
+class RunningWorker(Protocol):
+    """A worker that was started, wherever it runs. Any thread may call it; one receives."""
+
+    def post(self, request: Request) -> None:
+        """Send a request, without waiting for the worker to read it."""
+
+    def receive(self) -> WorkerEvent | None:
+        """Wait for the next event; None once no more will come, as when the worker has died.
+
+        Raises:
+            BadMessage: what arrived is not an event.
+        """
+
+    def ask_to_end(self) -> None:
+        """Have the worker cancel its run and exit."""
+
+    def kill(self) -> bool:
+        """Kill the worker and everything that it started; False if it had ended already."""
+
+    def reap(self) -> str:
+        """Wait for the worker to be gone, and say in a sentence how it ended."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotPlan:
-    """What a slot runs: see `LocalPool`."""
+    """What a slot runs, and where; see `LocalPool`.
+
+    `start` starts a worker, for a block within which it ends.
+    """
 
     name: str
     device: str
-    worker: str
-    options: WorkerOptions
+    start: Callable[[], AbstractContextManager[RunningWorker]]
     first_backoff_s: float
     load_limit_s: float
 
@@ -69,7 +92,7 @@ class Supervisor:
 
         self._lock = threading.Lock()
         """Held while other threads use the worker that lives now:"""
-        self._process: WorkerProcess | None = None
+        self._process: RunningWorker | None = None
         self._state = SlotState.DOWN
         self._run: RunEvents | None = None
         self._reason: str | None = None
@@ -132,14 +155,9 @@ class Supervisor:
 
     def _live(self) -> str:
         """Start a worker, hear it to its end, and return how it ended."""
-        plan = self._plan
         try:
-            with tempfile.TemporaryDirectory(
-                prefix="cosmos-", dir=plan.options.scratch, ignore_cleanup_errors=True
-            ) as own:
-                (Path(own) / RUN_MARKER).touch()
-                options = replace(plan.options, scratch=own)
-                return self._attend(WorkerProcess(plan.worker, plan.device, options))
+            with self._plan.start() as process:
+                return self._attend(process)
         except OSError as error:
             return f"The worker could not be started: {error}."
         except Exception as error:
@@ -147,7 +165,7 @@ class Supervisor:
             _log.exception("Unexpected error", during=f"starting the worker of {self._plan.name}")
             return f"The worker could not be started: {error}."
 
-    def _attend(self, process: WorkerProcess) -> str:
+    def _attend(self, process: RunningWorker) -> str:
         with self._lock:
             self._process, self._state, self._reason = process, SlotState.LOADING, None
             if self._closing.is_set():
@@ -161,10 +179,10 @@ class Supervisor:
         except Exception:
             _log.exception("Unexpected error", during=f"following the worker of {self._plan.name}")
             self.kill("The server met an error of its own, so the worker was stopped.")
-        code = process.reap()
+        ended = process.reap()
         with self._lock:
             self._state, self._run = SlotState.DOWN, None
-            return self._reason or exit_sentence(code)
+            return self._reason or ended
 
     def _hear(self, event: WorkerEvent) -> None:
         """Take the worker's next message, which has to be one that its state allows."""

@@ -4,10 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -16,31 +13,10 @@ from job_fixtures import let_leases_lapse, sql
 from postgres_server import PASSWORD, PostgresServer
 from pydantic import SecretStr
 from queue_calls import SUBMIT
-from servers import APP, COMMAND, SCRIPTED, RunningServer, command_line, request_of, start_server
+from servers import COMMAND, SCRIPTED, command_line, request_of
+from shared_queue import REQUESTS, result, server, submit, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
-
-REQUESTS = f"/queue/{APP}/requests"
-
-
-@contextmanager
-def server(
-    folder: Path, url: SecretStr, files: Path | str | None = None
-) -> Iterator[RunningServer]:
-    """A server in a process of its own; its files may be in the folder of another, or in S3."""
-    data, named = folder / "data", {}
-    if isinstance(files, str):
-        named["COSMOS_FILES"] = files
-    elif files is not None and not files.is_relative_to(folder):
-        data.mkdir(parents=True)
-        (data / "files").symlink_to(files)
-    running = start_server(folder, COSMOS_DATABASE=url.get_secret_value(), **named)
-    try:
-        yield running
-    finally:
-        assert running.process.stdout is not None
-        if not running.process.stdout.closed:  # else it was ended
-            running.end(signal.SIGKILL)
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -50,26 +26,6 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
         return tmp_path / "one" / "data" / "files"
     bucket: str = request.getfixturevalue("bucket")
     return bucket
-
-
-def submit(at: RunningServer, prompt: str = "", **params: str) -> str:
-    answer = httpx.post(f"{at.http}{SUBMIT}", json=request_of(prompt), params=params)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["request_id"])
-
-
-def until(at: RunningServer, job: str, status: str) -> dict[str, Any]:
-    """Wait for a status; a database that is away is one that comes back."""
-    while True:
-        answer = httpx.get(f"{at.http}{REQUESTS}/{job}/status?logs=1")
-        if answer.status_code != 503 and answer.json()["status"] == status:
-            return dict(answer.json())
-        time.sleep(0.02)
-
-
-def result(at: RunningServer, job: str) -> httpx.Response:
-    until(at, job, "COMPLETED")
-    return httpx.get(f"{at.http}{REQUESTS}/{job}")
 
 
 def test_a_job_of_a_server_that_is_killed_is_finished_by_another(

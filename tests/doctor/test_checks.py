@@ -91,6 +91,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("GPU", {"devices_problem": "--devices 3 asks for GPU 3."}, "problem", "GPU 3.*nvidia-smi -L"),
     ("GPU", {"settings": settings(devices="cpu"), "gpu_files": ()}, "skipped", "cpu"),
     ("GPU", {"settings": settings(devices="cpu+cpu"), "gpu_files": ()}, "skipped", "cpu"),
+    ("GPU", {"settings": settings(pool="ray"), "gpu_files": ()}, "skipped", "elsewhere"),
     (
         "GPU in a container",
         {"settings": settings(NVIDIA_DRIVER_CAPABILITIES="utility,video")},

@@ -33,6 +33,6 @@ def own(*, needs_key: bool = True, files_auth: FilesAuth = "public") -> dict[str
 
 @cache
 def _own_text(needs_key: bool, files_auth: FilesAuth) -> str:
-    routes = api_routes(files_auth)
+    routes = api_routes(files_auth, "all")
     document = openapi_document(routes, PUBLISHED, needs_key=needs_key)
     return json.dumps(document | {"servers": [{"url": BASE_URL}]})

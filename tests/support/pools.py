@@ -1,5 +1,6 @@
 """Local pools for tests, with scripted workers unless told otherwise."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -47,8 +48,12 @@ class Watched:
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.slot = pool.slots()[0].name
         self.changes = pool.changes()
+
+    @property
+    def slot(self) -> str:
+        """Its first slot."""
+        return self.pool.slots()[0].name
 
     async def until(self, kind: type[Change]) -> Change:
         """Wait for the next change of this kind."""
@@ -78,6 +83,8 @@ async def running(pool: Pool) -> AsyncIterator[Watched]:
     watched = Watched(pool)
     await pool.start()
     try:
+        while not pool.slots():  # a cluster has to be connected to
+            await asyncio.sleep(0.01)
         yield watched
     finally:
         await pool.close()

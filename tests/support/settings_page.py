@@ -19,7 +19,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("weights", "pull", "guardrail", "guardrail_key_file", "guardrail_model", "attention"),
         *("compile", "memory", "nvidia_sampling", "preview"),
     ),
-    "GPUs": ("devices", "cuda_visible_devices", "nvidia_driver_capabilities", "worker", "patience"),
+    "GPUs": (
+        *("devices", "pool", "ray_address", "cuda_visible_devices", "nvidia_driver_capabilities"),
+        *("worker", "patience"),
+    ),
     "address": (
         *("host", "port", "tls_cert", "tls_key", "tls_port", "public_url", "allowed_hosts"),
         *("cors_origins", "forwarded_allow_ips"),
@@ -30,7 +33,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "currency",
     ),
     "data": (
-        *("config", "data", "database", "files", "files_serving", "any_filesystem"),
+        *("config", "data", "database", "role", "files", "files_serving", "any_filesystem"),
         *("quarantine_unknown", "keep_days"),
         *("min_free_disk_mib", "upload_limit_mib", "storage_limit_mib"),
     ),

@@ -38,6 +38,7 @@ from server.workers.messages import (
     encode_event,
 )
 from server.workers.verdicts import Judge, ServerGuardrail
+from weights.checkpoints import digest_of, open_checkpoints
 
 DIGEST = "d1" * 32
 """The checkpoint digest that these workers report."""
@@ -239,6 +240,22 @@ class SlowLoad(ScriptedWorker):
         while (Path(self._options.weights) / "loading").exists():
             time.sleep(0.01)
         return super().load(report)
+
+
+class WithDigest(ScriptedWorker):
+    """Reports the digest of the checkpoint that it is given."""
+
+    def load(self, report: Callable[[Loading], None]) -> Ready:
+        digest = digest_of(open_checkpoints(self._options.weights))
+        return replace(super().load(report), checkpoint_digest=digest)
+
+
+class GpusSeen(ScriptedWorker):
+    """Reports which GPUs it sees, and how many processes are to work with it."""
+
+    def load(self, report: Callable[[Loading], None]) -> Ready:
+        gpus = os.environ["CUDA_VISIBLE_DEVICES"]
+        return replace(super().load(report), device=f"{self._options.num_ranks} on {gpus}")
 
 
 class PlainKernels(ScriptedWorker):

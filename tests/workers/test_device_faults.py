@@ -8,10 +8,10 @@ from pools import Watched, local_pool, order, running
 from queue_calls import RUN
 from servers import request_of, serving, settings_in
 
-from server.workers.local_slot import TOO_MANY, WITHIN_S, CrashCounter
 from server.workers.loop import is_device_fault
 from server.workers.messages import Done
 from server.workers.pool import SlotUp
+from server.workers.slot import TOO_MANY, WITHIN_S, CrashCounter
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from pools import SLOT, Watched, in_process_pool, local_pool, order, running, step, worker_process
+from pools import Watched, in_process_pool, local_pool, order, running, step, worker_process
+from ray_clusters import ray_pool
 from stand_ins import stand_in
 from workers import CONTENT_TYPES, DIGEST, file_of
 
@@ -39,10 +40,12 @@ from server.workers.streams import MAX_WAITING_EVENTS
 
 MakePool = Callable[..., Pool]
 
-each_pool = pytest.mark.parametrize("make", [local_pool, in_process_pool])
+POOLS = [local_pool, in_process_pool, pytest.param(ray_pool, marks=pytest.mark.cluster)]
+
+each_pool = pytest.mark.parametrize("make", POOLS)
 
 
-@pytest.fixture(params=[local_pool, in_process_pool])
+@pytest.fixture(params=POOLS)
 async def pool(request: pytest.FixtureRequest) -> AsyncIterator[Watched]:
     async with running(request.param()) as watched:
         await watched.until(SlotUp)
@@ -143,14 +146,14 @@ async def test_a_slot_tells_of_its_loading_and_then_that_it_is_up(
         with pytest.raises(SlotUnavailable, match="loading"):
             await watched.run(order())
         (tmp_path / "loading").unlink()
-        assert await watched.until(SlotUp) == SlotUp(SLOT, DIGEST)
+        assert await watched.until(SlotUp) == SlotUp(watched.slot, DIGEST)
         (view,) = watched.pool.slots()
         assert (view.state, view.checkpoint_digest) == (SlotState.IDLE, DIGEST)
         assert (view.device, view.device_name) == ("cpu", "scripted cpu")
 
 
 async def test_a_slot_is_busy_until_its_worker_is_idle(pool: Watched) -> None:
-    async with pool.pool.run(SLOT, order()) as events:
+    async with pool.pool.run(pool.slot, order()) as events:
         assert pool.pool.slots()[0].state is SlotState.BUSY
         with pytest.raises(SlotUnavailable, match="busy"):
             await pool.run(order())
@@ -176,7 +179,7 @@ async def test_the_file_depends_on_the_seed(pool: Watched) -> None:
 async def test_two_slots_run_side_by_side(make: MakePool) -> None:
     async with running(make(num_slots=2)) as watched:
         names = [view.name for view in watched.pool.slots()]
-        assert names == ["cpu", "cpu-2"]
+        assert len(set(names)) == 2
         assert {(await watched.until(SlotUp)).slot for _ in names} == set(names)
         first, second = [watched.pool.run(name, order()) for name in names]
         async with first as one, second as other:
@@ -220,14 +223,14 @@ def test_every_container_has_a_suffix_that_the_test_workers_know(container: Cont
 async def test_a_late_cancel_does_not_hit_the_next_run(pool: Watched) -> None:
     await pool.run(order(job_id="first"))
     second = order("sleep 0.01", steps=5, job_id="second")
-    async with pool.pool.run(SLOT, second) as events:
-        await pool.pool.cancel(SLOT, "first", 1)
-        await pool.pool.cancel(SLOT, "second", 2)
+    async with pool.pool.run(pool.slot, second) as events:
+        await pool.pool.cancel(pool.slot, "first", 1)
+        await pool.pool.cancel(pool.slot, "second", 2)
         assert isinstance([event async for event in events][-1], Done)
 
 
 async def test_leaving_a_run_early_cancels_it(pool: Watched) -> None:
-    async with pool.pool.run(SLOT, order("sleep 3600")) as events:
+    async with pool.pool.run(pool.slot, order("sleep 3600")) as events:
         async for event in events:
             if isinstance(event, StageStarted) and event.stage is Stage.DENOISE:
                 break
@@ -239,7 +242,7 @@ async def test_a_flood_of_chunks_waits_in_the_worker_and_not_in_our_memory() -> 
     async with running(local_pool()) as pool:
         await pool.until(SlotUp)
         worker, ours = worker_process(), psutil.Process()
-        async with pool.pool.run(SLOT, order("flood")) as events:
+        async with pool.pool.run(pool.slot, order("flood")) as events:
             await step(events, 2)
             before, spent = ours.memory_info().rss, [-1.0, 0.0]
             while spent[-1] != spent[-2]:  # until the worker waits for us
@@ -256,9 +259,9 @@ async def test_a_flood_of_chunks_waits_in_the_worker_and_not_in_our_memory() -> 
 async def test_closing_the_pool_ends_a_run(make: MakePool, prompt: str) -> None:
     async with AsyncExitStack() as stack:
         async with running(make()) as watched:
-            await watched.until(SlotUp)
-            events = await stack.enter_async_context(watched.pool.run(SLOT, order(prompt)))
+            slot = (await watched.until(SlotUp)).slot
+            events = await stack.enter_async_context(watched.pool.run(slot, order(prompt)))
         with pytest.raises(WorkerDied, match="The server is stopping"):
             [_ async for _ in events]
     changes = [change async for change in watched.changes]
-    assert changes[-1] == SlotDown(SLOT, "The server is stopping.")
+    assert changes[-1] == SlotDown(slot, "The server is stopping.")

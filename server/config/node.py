@@ -1,0 +1,30 @@
+"""What a machine of a Ray cluster is told of itself, and Ray of how it is to be run."""
+
+import os
+from pathlib import Path
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.config.errors import PREFIX
+
+RAY_ENVIRONMENT = {
+    # Whoever reaches Ray's ports without the token would run code.
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Weights that are loaded fill the page cache, for which its memory monitor would kill workers.
+    "RAY_memory_monitor_refresh_ms": "0",
+}
+
+
+class NodeSettings(BaseSettings):
+    """The settings that are the machine's own where workers run; the others are the server's."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
+
+    weights: str | None = None
+    data: Path | None = None
+
+
+def set_ray_environment() -> None:
+    """Have Ray, which is to be imported after this, run in this process as it is to be run."""
+    os.environ.update(RAY_ENVIRONMENT)
