@@ -170,7 +170,7 @@ class RayWorker:
 
 
 def _check_head(address: str) -> None:
-    """See that the head answers: without one, `ray.init` would end this process after a minute.
+    """See that the head answers: without one, `ray.init` waits, and cannot be stopped.
 
     Raises:
         ConnectionError: it does not.

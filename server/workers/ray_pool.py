@@ -5,11 +5,12 @@ has the pool: it holds the GPUs as long as it is connected, and another waits to
 """
 
 import asyncio
+import contextlib
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Self
 
@@ -121,7 +122,7 @@ class RayPool(SlotPool):
                 _take_back_signals()
                 _log.info("Connected to Ray", address=self._address)
             async with asyncio.timeout(SILENT_S):
-                nodes = await asyncio.to_thread(self._cluster.nodes)
+                nodes = await _nodes_of(self._cluster)
         except (TimeoutError, ConnectionError) as error:
             _log.error("The cluster of Ray is not there", why=str(error) or "it does not answer")
             await self._disconnect()
@@ -159,6 +160,20 @@ class RayPool(SlotPool):
         if self._cluster is not None:
             cluster, self._cluster = self._cluster, None
             await in_thread(cluster.close)
+
+
+async def _nodes_of(cluster: RayCluster) -> Sequence[Node]:
+    """The cluster's nodes, by a thread of its own: without a head it waits for ever."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Sequence[Node]] = loop.create_future()
+
+    def ask() -> None:
+        nodes = cluster.nodes()
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(lambda: answer.done() or answer.set_result(nodes))
+
+    threading.Thread(target=ask, name="nodes of Ray", daemon=True).start()
+    return await answer
 
 
 def _take_back_signals() -> None:

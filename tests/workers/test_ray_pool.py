@@ -11,7 +11,6 @@ from ray_clusters import NodesOfRay, nodes_of_ray, pool_on_ray, ray_pool
 from workers import DIGEST
 
 from server.config.errors import SettingsError
-from server.config.node import RAY_ENVIRONMENT
 from server.config.settings import Settings
 from server.workers import ray_cluster
 from server.workers import ray_pool as ray_pool_module
@@ -104,8 +103,7 @@ async def test_a_server_that_leads_no_more_lets_go_of_the_gpus(
 
 
 def test_what_is_missing_without_the_extra_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in RAY_ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ray_cluster, "set_ray_environment", lambda: None)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SettingsError, match=r"pip install 'cosmos-serve\[ray\]'"):
         RayPool.from_settings(Settings(weights=Path("checkpoint"), pool="ray"), lambda: True)

@@ -1,0 +1,68 @@
+"""Servers whose jobs run on a cluster of Ray: what becomes of them as its parts are killed."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from servers import COMMAND, SCRIPTED, settings_in, start_server
+from shared_queue import result, submit, until
+
+from server.workers.ray_cluster import import_ray
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+ON_RAY = {"COSMOS_POOL": "ray", "COSMOS_WORKER": "workers:WithDigest"}
+
+
+@contextmanager
+def node(folder: Path, *options: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`cosmos-serve node`, and in the end nothing of it."""
+    settings = settings_in(folder)
+    folders = [f"--weights={settings.weights}", f"--data={settings.data}"]
+    process = subprocess.Popen(
+        [COMMAND, "node", *folders, "--devices", "cpu", *options],
+        env={**os.environ, **SCRIPTED, **environment},
+    )
+    try:
+        yield process
+    finally:
+        kill_with_all_it_started(process)
+
+
+def kill_with_all_it_started(process: subprocess.Popen[bytes]) -> None:
+    started = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for each in started:
+        if each.is_running():
+            each.kill()
+    process.wait()
+
+
+def test_jobs_outlive_the_head_and_run_on_the_next_one(tmp_path: Path) -> None:
+    with socket.create_server(("", 0)) as probe:
+        port = probe.getsockname()[1]
+    address = f"{import_ray().util.get_node_ip_address()}:{port}"
+    head = ["--head", "--port", str(port), "--name", "head"]
+    environment = {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    settings = ON_RAY | environment | {"COSMOS_RAY_ADDRESS": address}
+    with node(tmp_path / "head", *head, **environment):
+        former = start_server(tmp_path / "server", **settings)
+        try:
+            until(former, job := submit(former, "hang once"), "IN_PROGRESS")
+        except BaseException:
+            former.end(signal.SIGKILL)
+            raise
+    # Ray ends a process that has lost the head.
+    assert former.process.wait(120) == 1
+    with node(tmp_path / "head", *head, **environment):
+        running = start_server(tmp_path / "server", **settings)
+        try:
+            assert result(running, job).status_code == 200
+        finally:
+            running.end(signal.SIGKILL)
