@@ -167,10 +167,14 @@ async def _nodes_of(cluster: RayCluster) -> Sequence[Node]:
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Sequence[Node]] = loop.create_future()
 
+    def take(nodes: Sequence[Node]) -> None:
+        if not answer.done():
+            answer.set_result(nodes)
+
     def ask() -> None:
         nodes = cluster.nodes()
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(lambda: answer.done() or answer.set_result(nodes))
+            loop.call_soon_threadsafe(take, nodes)
 
     threading.Thread(target=ask, name="nodes of Ray", daemon=True).start()
     return await answer

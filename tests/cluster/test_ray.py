@@ -9,16 +9,48 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
-from servers import COMMAND, SCRIPTED, settings_in, start_server
-from shared_queue import result, submit, until
+from pydantic import SecretStr
+from ray_clusters import nodes_of_ray, ray_pool
+from servers import COMMAND, SCRIPTED, RunningServer, settings_in, start_server
+from shared_queue import result, server, submit, until
 
 from server.workers.ray_cluster import import_ray
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 ON_RAY = {"COSMOS_POOL": "ray", "COSMOS_WORKER": "workers:WithDigest"}
+
+
+@pytest.fixture
+def on_ray() -> dict[str, str]:
+    """The settings of a server on the cluster of this run, which has one slot."""
+    ray_pool()
+    return ON_RAY | {"COSMOS_RAY_ADDRESS": nodes_of_ray().address}
+
+
+def slots(of: RunningServer) -> list[str]:
+    return [slot["state"] for slot in httpx.get(f"{of.http}/health/ready").json()["slots"]]
+
+
+def test_a_standby_takes_the_place_of_the_dispatcher_that_is_killed(
+    tmp_path: Path, postgres_database: SecretStr, on_ray: dict[str, str]
+) -> None:
+    files = tmp_path / "api" / "data" / "files"
+    dispatch = on_ray | {"COSMOS_ROLE": "dispatch"}
+    with (
+        server(tmp_path / "api", postgres_database, COSMOS_ROLE="api") as api,
+        server(tmp_path / "leader", postgres_database, files, **dispatch) as leader,
+    ):
+        until(api, hanging := submit(api, "hang once"), "IN_PROGRESS")
+        with server(tmp_path / "standby", postgres_database, files, **dispatch) as standby:
+            assert (len(slots(leader)), slots(standby)) == (1, [])
+            leader.process.kill()
+            # Its worker, which hangs, has ended with it: there is no other slot.
+            assert result(api, hanging).status_code == 200
+            assert len(slots(standby)) == 1
 
 
 @contextmanager
