@@ -11,7 +11,7 @@ WORKDIR /src
 COPY constraints.txt pyproject.toml ./
 RUN python3 -m venv /build \
  && /build/bin/pip install --no-cache-dir -c constraints.txt hatchling
-ARG EXTRAS=""
+ARG EXTRAS="postgres,ray,s3"
 # What the project asks for, so that a change to its code alone leaves the layer of packages as it is.
 RUN python3 -c 'import sys, tomllib; \
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \

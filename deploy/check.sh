@@ -29,10 +29,30 @@ if have helm deploy/helm && have kubernetes-validate deploy/helm; then
     helm template test deploy/helm --set gpus=0,key.value=a:b,hub.existingSecret=hub \
         --set settings.PUBLIC_URL=https://videos.example.com,image.pullSecrets[0]=registry \
         --set data.existingClaim=data,nodeSelector.disk=ssd > "$work/full.yaml"
-    kubernetes-validate --strict --quiet "$work/plain.yaml" "$work/full.yaml"
-    # Its kind is Prometheus' operator's, which Kubernetes itself does not know.
+    shared=database.existingSecret=database,files.bucket=s3://videos/files,files.existingSecret=store
+    helm template test deploy/helm --set replicas=2,$shared > "$work/shared.yaml"
+    helm template test deploy/helm --set replicas=2,ray.enabled=true,ray.workers=2,$shared \
+        --set weights.accessMode=ReadWriteMany,key.existingSecret=key > "$work/ray.yaml"
+    # The kinds of KubeRay, and of Prometheus' operator, are none of Kubernetes' own: of the former
+    # the pods are checked.
+    python3 - "$work/ray.yaml" > "$work/ray-pods.yaml" << 'END'
+import sys, yaml
+for found in yaml.safe_load_all(open(sys.argv[1])):
+    groups = [found]
+    if found["kind"] == "RayCluster":
+        spec = found["spec"]
+        groups = [each["template"] for each in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
+        for number, pod in enumerate(groups):
+            pod |= {"apiVersion": "v1", "kind": "Pod"}
+            pod["metadata"]["name"] = f"pod-{number}"
+    print(yaml.safe_dump_all(groups, explicit_start=True))
+END
+    kubernetes-validate --strict --quiet "$work"/{plain,full,shared,ray-pods}.yaml
     helm template test deploy/helm --set serviceMonitor.enabled=true,serviceMonitor.existingSecret=key \
         > /dev/null
+    if helm template test deploy/helm --set replicas=2 > /dev/null 2>&1; then
+        echo "deploy/helm: two servers without a database"; exit 1
+    fi
     echo "deploy/helm: ok"
 fi
 if have promtool deploy/prometheus; then
