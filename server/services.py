@@ -20,6 +20,7 @@ from server.auth.tokens import SECRET_BYTES, TOKEN_SECRET, Tokens, new_secret
 from server.config.settings import Settings
 from server.data_folder import QUARANTINE
 from server.db.database import Database
+from server.db.peers import DISPATCHES, SENDS_AND_SWEEPS, Alone, Peers
 from server.db.secrets import read_or_make_secret
 from server.disk import MIB, DiskSpace
 from server.dispatch.drain import Drain
@@ -99,7 +100,7 @@ def make_services(
     own_pool = None if settings.role == "api" else pool
     estimates = estimates_of(database, pool, limits, now)
     statuses = statuses_of(store, estimates)
-    peers = peers_of(database, settings, store, signals, statuses.written)
+    peers = _peers(settings, database, store, signals, statuses)
     retention = _retention(settings, database, files, statuses, clock)
     images = ImageStore(database, files, now=now)
     submissions = Submissions(store, images, limits, signals, settings.queue_limit, judged)
@@ -139,6 +140,19 @@ def make_services(
         database=database,
         bodies=BodyReader(timeout_s=settings.read_timeout),
     )
+
+
+def _peers(
+    settings: Settings,
+    database: Database,
+    store: JobStore,
+    signals: Signals,
+    statuses: StatusCache,
+) -> Peers | Alone:
+    # One server has the pool of a cluster.
+    dispatches = settings.pool == "ray" and settings.role != "api"
+    locks = [SENDS_AND_SWEEPS, *([DISPATCHES] if dispatches else [])]
+    return peers_of(database, settings.database, store, signals, statuses.written, locks=locks)
 
 
 def _webhooks(

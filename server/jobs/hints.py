@@ -3,14 +3,14 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 import structlog
+from pydantic import SecretStr
 
-from server.config.settings import Settings
 from server.db.database import Database
-from server.db.peers import DISPATCHES, SENDS_AND_SWEEPS, Alone, Peers
+from server.db.peers import SENDS_AND_SWEEPS, Alone, Peers
 from server.jobs.store import JobStore
 from server.tasks import Signals
 
@@ -22,29 +22,30 @@ _log = structlog.get_logger("server")
 
 def peers_of(
     database: Database,
-    settings: Settings,
+    url: SecretStr | None,
     store: JobStore,
     signals: Signals,
     written: Callable[[str | None], None],
+    *,
+    locks: Collection[str] = (SENDS_AND_SWEEPS,),
 ) -> Peers | Alone:
     """This server among the others: its hints are theirs, and theirs are its own.
 
-    `written` is told when another server has committed something, as by `JobStore.on_write`.
+    `url` is that of the database, None if it is SQLite. `written` is told when another server has
+    committed something, as by `JobStore.on_write`. `locks` are what this server would lead in.
     """
-    if settings.database is None:
+    if url is None:
         return Alone()
-    # One server has the pool of a cluster.
-    dispatches = settings.pool == "ray" and settings.role != "api"
     hints = vars(signals)
     # Those that are woken have to find what was written.
     hear = {_WRITTEN: partial(written, None), **{name: each.wake for name, each in hints.items()}}
     peers = Peers(
         database,
-        settings.database,
+        url,
         owner=store.owner,
         hear=hear,
         on_later_release=_end_for_later_release,
-        locks=[SENDS_AND_SWEEPS, *([DISPATCHES] if dispatches else [])],
+        locks=locks,
     )
     for name, each in hints.items():
         each.on_notify(partial(peers.tell, name))

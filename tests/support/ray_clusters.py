@@ -50,9 +50,10 @@ class NodesOfRay:
         return node
 
     def remove(self, node: Any) -> None:
-        """Kill a node, and all that it runs."""
+        """Kill a node, and all that it runs, and wait until the head knows."""
         self.nodes.remove(node)
         self._cluster.remove_node(node, allow_graceful=False)
+        self._cluster.wait_for_nodes(timeout=120)
 
     def clear(self) -> None:
         """Remove every node."""

@@ -38,7 +38,6 @@ from server.workers.messages import (
     encode_event,
 )
 from server.workers.verdicts import Judge, ServerGuardrail
-from weights.checkpoints import digest_of, open_checkpoints
 
 DIGEST = "d1" * 32
 """The checkpoint digest that these workers report."""
@@ -246,6 +245,9 @@ class WithDigest(ScriptedWorker):
     """Reports the digest of the checkpoint that it is given."""
 
     def load(self, report: Callable[[Loading], None]) -> Ready:
+        # Not above: other scripts start sooner without it.
+        from weights.checkpoints import digest_of, open_checkpoints
+
         digest = digest_of(open_checkpoints(self._options.weights))
         return replace(super().load(report), checkpoint_digest=digest)
 
