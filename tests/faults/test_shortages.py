@@ -16,7 +16,8 @@ import httpx
 import pytest
 import pytest_asyncio
 from http_sites import fetch, fetcher
-from queue_calls import RUN, SUBMIT, result_of, status_of, submit, until_prepared
+from queue_calls import RUN, SUBMIT, cancel, result_of, status_of, submit, until_prepared
+from queue_calls import until as until_status
 from receivers import until
 from servers import BASE_URL, picture, request_of, serving, settings_in
 from sqlalchemy.exc import OperationalError
@@ -129,7 +130,6 @@ def failing(owner: type, name: str, kind: str, patch: pytest.MonkeyPatch, times:
         (JobStore, "set_inputs"),
         (JobStore, "claim"),
         (LocalFiles, "read"),
-        (JobStore, "cancel_requested"),
         (JobStore, "record"),
         (JobStore, "finish"),
     ],
@@ -145,6 +145,21 @@ async def test_an_accepted_job_waits_and_is_tried_again(
 
     assert result.status_code == 200, result.text
     assert calls
+    assert [line for line in logs if line["event"] == "Unexpected error"] == []
+
+
+@pytest.mark.parametrize("kind", ["locked tables", "no descriptors", "no threads", "no memory"])
+async def test_a_cancel_is_heard_though_it_could_not_be_asked_for_at_first(
+    client: httpx.AsyncClient, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await submit(client, "sleep 0.1", num_inference_steps=50)
+    await until_status(client, job, "IN_PROGRESS")
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        calls = failing(JobStore, "runs_to_stop", kind, patch, times=1)
+        await cancel(client, job)
+        result = await result_of(client, job)
+
+    assert (result.status_code, calls) == (499, ["runs_to_stop"] * 2)
     assert [line for line in logs if line["event"] == "Unexpected error"] == []
 
 
