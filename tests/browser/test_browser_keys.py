@@ -39,7 +39,11 @@ class Keyed:
     operator: str
 
     def key(self, label: str, **fields: object) -> str:
-        return add_key(settings_in(self.folder, auth="on"), label, **fields)
+        """A new key, once the server knows it: it looks for keys of others every second."""
+        key = add_key(settings_in(self.folder, auth="on"), label, **fields)
+        while self.answer(key) == 401:
+            time.sleep(0.05)
+        return key
 
     def revoke(self, key: str) -> None:
         with keys_of(settings_in(self.folder, auth="on")) as store:
