@@ -89,7 +89,7 @@ show(*sorted(events[-1].metrics))
     assert positions == sorted(positions, reverse=True)
     assert "Reading the prompt" in messages
     assert keys == ["labels", "level", "message", "source", "timestamp"]
-    assert metrics == ["inference_time"]
+    assert metrics == ["inference_time", "made_with", "stage_seconds", "tier"]
 
 
 def test_run_gives_the_result_itself(client_server: ClientServer) -> None:

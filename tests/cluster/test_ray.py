@@ -91,7 +91,8 @@ def test_jobs_outlive_the_head_and_run_on_the_next_one(tmp_path: Path) -> None:
             former.end(signal.SIGKILL)
             raise
     # Ray ends a process that has lost the head.
-    assert former.process.wait(120) == 1
+    with former.process:
+        assert former.process.wait(120) == 1
     with node(tmp_path / "head", *head, **environment):
         running = start_server(tmp_path / "server", **settings)
         try:
