@@ -7,6 +7,7 @@ import io
 from typing import NamedTuple
 
 from pipeline.spec import Pixels, pictures_in
+from server.errors import FilesAway
 from server.fal.endpoints import ENDPOINTS
 from server.files.store import FileStore
 from server.jobs.store import JobStore
@@ -40,7 +41,8 @@ def _last_of(artifact_id: str, store: JobStore, files: FileStore) -> Pixels | No
         return None
     try:
         return pictures_in(files.read(artifact_id), row.width, row.height)[-1]
-    except FileNotFoundError:
+    except (FileNotFoundError, FilesAway):
+        # The rest of the stream is answered without it.
         return None
 
 

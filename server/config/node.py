@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from server.config.errors import PREFIX
 
 RAY_ENVIRONMENT = {
-    # Whoever reaches Ray's ports without the token would run code.
+    # Without a token, all who reach Ray's ports could run code.
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Weights that are loaded fill the page cache, for which its memory monitor would kill workers.

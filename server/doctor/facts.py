@@ -133,8 +133,10 @@ class Facts:
     """Whose the data folder is, and on what."""
 
     database_problem: str | None = None
-    files_problem: str | None = None
     """Why the database of PostgreSQL cannot be used; None also where it is SQLite."""
+
+    files_problem: str | None = None
+    """Why the bucket of S3 cannot be used; None also where files are in the data folder."""
 
     caches_problem: str | None = None
 

@@ -136,7 +136,7 @@ async def _redirect(
 ) -> Response:
     seconds = min(BUCKET_URL_S, _seconds_left(file, permit, services.file_access.now()))
     url = await asyncio.to_thread(files.signed_url, file.id, seconds=max(1, seconds))
-    # Whoever follows it has the file: it is not for a cache that others use.
+    # All who have it can read the file: it is not for a cache that others use.
     return RedirectResponse(url, headers={"cache-control": "private, no-store"})
 
 
