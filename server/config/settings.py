@@ -40,8 +40,7 @@ from server.config.setting_types import (
     refuse_unknown_names,
 )
 from server.config.settings_file import read_settings_file
-from server.config.together import check_no_key_limits
-from server.hosts import is_loopback
+from server.config.together import check_together, is_on_loopback
 
 DAY_S = 86_400.0
 
@@ -317,78 +316,9 @@ class Settings(BaseSettings):
         if self.auth != "auto":
             return self.auth == "on"
         has_key = self.key is not None or self.key_file is not None
-        return has_key or not _is_on_loopback(self.host)
+        return has_key or not is_on_loopback(self.host)
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        tls = (self.tls_cert, self.tls_key, self.tls_port)
-        if any(part is not None for part in tls) and None in tls:
-            raise ValueError(
-                "HTTPS needs all of COSMOS_TLS_CERT, COSMOS_TLS_KEY and COSMOS_TLS_PORT, "
-                "or none of them"
-            )
-        if self.pull and "," in str(self.weights):
-            raise ValueError(
-                "COSMOS_PULL fetches one checkpoint, and COSMOS_WEIGHTS names several: fetch them "
-                "with `cosmos-serve weights pull`, or name one"
-            )
-        if self.role != "all" and self.database is None:
-            raise ValueError(
-                f"COSMOS_ROLE={self.role} leaves the rest to servers on the same database: let "
-                "COSMOS_DATABASE name a PostgreSQL, or leave it unset"
-            )
-        if self.key is not None and self.key_file is not None:
-            raise ValueError("COSMOS_KEY and COSMOS_KEY_FILE are both set: choose one")
-        if self.fetch == "off" and (self.fetch_allow_nets or self.fetch_allow_hosts):
-            raise ValueError(
-                "COSMOS_FETCH=off leaves COSMOS_FETCH_ALLOW_NETS and COSMOS_FETCH_ALLOW_HOSTS "
-                "without a use: unset them"
-            )
-        if self.guardrail in ("required", "text", "off") and (
-            self.guardrail_key_file is not None or self.guardrail_model is not None
-        ):
-            raise ValueError(
-                "COSMOS_GUARDRAIL_KEY_FILE and COSMOS_GUARDRAIL_MODEL are for a guardrail's URL: "
-                "let COSMOS_GUARDRAIL name one, or unset them"
-            )
-        if self.auth == "off":
-            self._check_auth_off()
-        if self.forwarded_allow_ips and not self.needs_key:
-            raise ValueError(
-                "COSMOS_FORWARDED_ALLOW_IPS names a proxy, which lets other machines in, so "
-                "callers need a key: set COSMOS_AUTH=on"
-            )
-        if not self.needs_key:
-            check_no_key_limits(self)
-        self._check_files_auth()
+        check_together(self)
         return self
-
-    def _check_files_auth(self) -> None:
-        if self.files_auth == "key" and not self.needs_key:
-            raise ValueError(
-                "COSMOS_FILES_AUTH=key gives a file to the key that it belongs to, and callers "
-                "need none here: set COSMOS_AUTH=on, or leave it unset"
-            )
-        if self.files_auth != "signed" and "files_url_seconds" in self.model_fields_set:
-            raise ValueError(
-                "COSMOS_FILES_URL_SECONDS is for signed URLs: set COSMOS_FILES_AUTH=signed, or "
-                "leave it unset"
-            )
-        if self.files_serving == "redirect" and self.files is None:
-            raise ValueError(
-                "COSMOS_FILES_SERVING=redirect is for files in S3: let COSMOS_FILES name a bucket, "
-                "or leave it unset"
-            )
-
-    def _check_auth_off(self) -> None:
-        if not _is_on_loopback(self.host):
-            raise ValueError(
-                f"COSMOS_AUTH=off would let everybody in who can reach {self.host}: listen on "
-                "127.0.0.1, or leave COSMOS_AUTH unset and give callers a key"
-            )
-        if self.key is not None or self.key_file is not None:
-            raise ValueError("COSMOS_AUTH=off leaves the key that is set without a use: unset one")
-
-
-def _is_on_loopback(address: str) -> bool:
-    return is_loopback(f"[{address}]" if ":" in address else address)

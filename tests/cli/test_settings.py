@@ -241,6 +241,7 @@ def test_callers_need_a_key_unless_they_are_on_this_machine(
         ({"key": "me:s3cret", "key_file": "key"}, "are both set: choose one"),
         ({"pull": "true", "weights": "base,distilled"}, "COSMOS_PULL fetches one checkpoint"),
         ({"role": "api"}, "COSMOS_ROLE=api leaves the rest to servers on the same database"),
+        ({"ray_address": "10.0.0.1:6379"}, "COSMOS_RAY_ADDRESS is for the pool of a Ray cluster"),
         ({"fetch": "off", "fetch_allow_nets": "10.0.0.0/8"}, "COSMOS_FETCH=off leaves"),
         ({"fetch": "off", "fetch_allow_hosts": "hooks.internal"}, "without a use: unset them"),
         ({"files_auth": "key"}, "callers need none here: set COSMOS_AUTH=on"),
