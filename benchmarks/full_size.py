@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers import transformer_cosmos
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from pipeline.network.transformer import CosmosTransformer, TransformerConfig
@@ -35,9 +35,8 @@ class Scale:
     matrix: int
     ceiling_s: float
     """How long each ceiling is measured."""
-    text_width: int
-    text_layers: int
-    text_matrices: int
+    text: dict[str, Any]
+    """The text model's sizes, by their names in its configuration."""
     vae: dict[str, Any]
 
     @property
@@ -71,6 +70,11 @@ def _config(
     )
 
 
+def _rope(sections: list[int]) -> dict[str, Any]:
+    """Of a head, in frequencies: `sections` add up to half of its dimensions."""
+    return {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
+
+
 FULL = Scale(
     # 28 layers of the text model, 3584 wide, side by side are what the projection reads.
     config=_config(16, 128, layers=28, rank=256, text=1024, features=28 * 3584),
@@ -81,9 +85,15 @@ FULL = Scale(
     runs=3,
     matrix=8192,
     ceiling_s=3.0,
-    text_width=3584,
-    text_layers=28,
-    text_matrices=20,
+    text={
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152_064,
+        "rope_parameters": _rope([16, 24, 24]),
+    },
     vae={},
 )
 TINY = Scale(
@@ -95,9 +105,15 @@ TINY = Scale(
     runs=1,
     matrix=256,
     ceiling_s=0.01,
-    text_width=32,
-    text_layers=3,
-    text_matrices=1,
+    text={
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 512,
+        "rope_parameters": _rope([2, 1, 1]),
+    },
     vae={"base_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1},
 )
 
@@ -120,29 +136,6 @@ def random_transformer(
     return network.requires_grad_(False).eval()
 
 
-class RandomTextModel(nn.Module):
-    """As many bytes as the text model has, in layers of square matrices of its width."""
-
-    def __init__(self, scale: Scale, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__()
-        width = scale.text_width
-
-        def layer() -> nn.Sequential:
-            matrices = (
-                nn.Linear(width, width, bias=False, device=device, dtype=dtype)
-                for _ in range(scale.text_matrices)
-            )
-            return nn.Sequential(*matrices)
-
-        self.layers = nn.ModuleList(layer() for _ in range(scale.text_layers))
-        self.requires_grad_(False).eval()
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        for layer in self.layers:
-            tokens = layer(tokens)
-        return tokens
-
-
 def published_weights(network: CosmosTransformer) -> dict[str, Tensor]:
     """The network's weights under the published names."""
     weights: dict[str, Tensor] = {}
@@ -158,7 +151,7 @@ def diffusers_transformer(scale: Scale, network: CosmosTransformer, dtype: torch
     config = scale.config
     with torch.device("meta"):
         model = transformer_cosmos.CosmosTransformer3DModel(
-            **{name: getattr(config, name) for name in _SHARED_SETTINGS},
+            **{name: getattr(config, name) for name in SHARED_SETTINGS},
             concat_padding_mask=True,
             extra_pos_embed_type=None,
             use_crossattn_projection=True,
@@ -169,7 +162,7 @@ def diffusers_transformer(scale: Scale, network: CosmosTransformer, dtype: torch
     return model.requires_grad_(False).eval()
 
 
-_SHARED_SETTINGS = (
+SHARED_SETTINGS = (
     "in_channels",
     "out_channels",
     "num_attention_heads",

@@ -29,8 +29,17 @@ from benchmarks.clocks import clocks, watched_clocks
 from benchmarks.end_to_end import end_to_end
 from benchmarks.full_size import FULL, TINY, Scale, StepInputs
 from benchmarks.machine import describe
-from benchmarks.memory import PlanBenchmark
-from benchmarks.timing import Case, Report, Section, peak, reset_peak, synchronize, timed
+from benchmarks.memory import memory_plans
+from benchmarks.timing import (
+    Case,
+    Report,
+    Section,
+    by_kernel,
+    peak,
+    reset_peak,
+    synchronize,
+    timed,
+)
 from pipeline.denoise import denoise
 from pipeline.encode import encode_video
 from pipeline.guardrail import Frame
@@ -50,7 +59,7 @@ PARTS = {
         *("machine", "kernels", "precision", "ceilings", "attention", "job"),
         *("ceilings after the job", "memory", "ratios"),
     ),
-    2: ("machine", "ceilings", "attention", "step", "diffusers", "ratios"),
+    2: ("machine", "ceilings", "attention", "step", "diffusers", "compiled", "ratios"),
     3: ("machine", "end to end", "vae"),
 }
 """The sections of each call: by prediction 400, 300 and 250 seconds on an H200."""
@@ -97,6 +106,7 @@ class GpuBenchmark:
             "memory": self.memory,
             "step": self.step,
             "diffusers": self.diffusers,
+            "compiled": self.compiled,
             "end to end": self.end_to_end,
             "vae": self.vae,
             "ratios": self.ratios,
@@ -140,6 +150,7 @@ class GpuBenchmark:
     def step(self) -> Iterable[Case]:
         """One guided step of this network: shared part and two branches."""
         yield self._kernels.name, self._timed_step(self._network())
+        yield "by kernel", by_kernel(self._one_step(self._network()), self.device)
         if self._kernels.name == "fused":
             allow_fused(False)
             try:
@@ -149,11 +160,13 @@ class GpuBenchmark:
             yield "plain", plain
         narrow = self._timed_step(self._network(residual_dtype=torch.bfloat16))
         yield "bfloat16 residual", narrow
-        compiled = self._network()
-        compiled.compile_blocks(self.compiler)
-        yield "compiled", self._timed_step(compiled)
 
     def _timed_step(self, network: CosmosTransformer) -> dict[str, Any]:
+        reset_peak(self.device)
+        step = self._one_step(network)
+        return {**timed(step, self.device, runs=self.scale.runs), **peak(self.device)}
+
+    def _one_step(self, network: CosmosTransformer) -> Callable[[], None]:
         inputs = StepInputs.random(self.scale.latent_frames, self.scale.latent_size, self.device)
         rotary = network.rotary_tables(*inputs.latents.shape[2:])
         texts = [network.text_keys_values(self._text(seed)) for seed in (1, 2)]
@@ -163,26 +176,35 @@ class GpuBenchmark:
             for text in texts:
                 network.forward_branch(shared, text)
 
-        reset_peak(self.device)
-        return {**timed(one_step, self.device, runs=self.scale.runs), **peak(self.device)}
+        return one_step
 
     def diffusers(self) -> Iterable[Case]:
-        """One guided step of diffusers: two whole evaluations, eager and compiled by block."""
+        """One guided step of diffusers: two whole evaluations."""
+        reset_peak(self.device)
+        eager = timed(self._diffusers_step(), self.device, runs=self.scale.runs)
+        yield "eager", {**eager, **peak(self.device)}
+
+    def compiled(self) -> Iterable[Case]:
+        """The same steps, every block compiled: diffusers' and ours."""
+        step = self._diffusers_step(compiler=self.compiler)
+        yield "diffusers", timed(step, self.device, runs=self.scale.runs)
+        network = self._network()
+        network.compile_blocks(self.compiler)
+        yield self._kernels.name, self._timed_step(network)
+
+    def _diffusers_step(self, compiler: str | None = None) -> Callable[[], None]:
         model = full_size.diffusers_transformer(self.scale, self._network(), self.dtype)
         inputs = StepInputs.random(self.scale.latent_frames, self.scale.latent_size, self.device)
         features = self.scale.config.crossattn_proj_in_channels
         text = torch.randn(1, MAX_TOKENS, features, device=self.device, dtype=self.dtype)
+        for block in model.transformer_blocks if compiler else ():
+            block.compile(fullgraph=True, backend=compiler)
 
         def one_step() -> None:
             for _ in range(2):
                 full_size.diffusers_forward(model, inputs, text)
 
-        reset_peak(self.device)
-        eager = timed(one_step, self.device, runs=self.scale.runs)
-        yield "eager", {**eager, **peak(self.device)}
-        for block in model.transformer_blocks:
-            block.compile(fullgraph=True, backend=self.compiler)
-        yield "compiled", timed(one_step, self.device, runs=self.scale.runs)
+        return one_step
 
     def vae(self) -> Iterable[Case]:
         """Encoding one frame and decoding all, ours and diffusers'."""
@@ -200,6 +222,7 @@ class GpuBenchmark:
         yield "decode, streamed", measure(lambda: list(decode(vae, latents)))
         lay_channels_last(vae)
         yield "decode, channels last", measure(lambda: list(decode(vae, latents)))
+        yield "by kernel", by_kernel(lambda: list(decode(vae, latents)), self.device)
         vae = full_size.random_vae(self.scale, self.device, self.dtype)
         yield "decode, diffusers", measure(lambda: vae.decode(latents.to(vae.dtype)))
         yield "encode, diffusers", measure(lambda: vae.encode(video))
@@ -266,9 +289,8 @@ class GpuBenchmark:
         return {"sink": "x264", "frames": video.num_frames, "file_bytes": size}
 
     def memory(self) -> Iterable[Case]:
-        """The whole model resident and offloaded, over a few steps."""
-        attend = self._choice().attend
-        return PlanBenchmark(self.scale, self.device, self.dtype, attend).measure().items()
+        """The whole model from its files, by every plan."""
+        return memory_plans(self.scale, self.device)
 
     def ratios(self) -> Iterable[Case]:
         """Ours against diffusers, against the floor, and against the ceilings."""

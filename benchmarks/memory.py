@@ -1,125 +1,111 @@
-"""Every memory plan: seconds and peak memory of each stage, and that the frames are the same.
+"""Every memory plan from the files on: seconds and peak memory of each stage, the same frames.
 
-What waiting in host memory costs does not depend on the number of steps, so a few are enough. The
-model begins resident and ends streamed, as a worker's does that runs out of memory. The text model
-is stood in for by as many bytes of square matrices: what is measured of it is the way to the
-device.
+A checkpoint of the scale's sizes is written to a temporary folder, and each plan loads it as a
+worker does and makes a video of one step: what waiting in host memory costs does not depend on the
+number of steps.
 """
 
 import hashlib
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from benchmarks import full_size
+from benchmarks.full_checkpoint import write_checkpoint
 from benchmarks.full_size import Scale
-from benchmarks.timing import peak, reset_peak, synchronize
-from pipeline.denoise import denoise
-from pipeline.memory import HOST, Placement
-from pipeline.memory_plan import MemoryPlan
-from pipeline.network.attention import Attend
-from pipeline.progress import Stage
+from benchmarks.timing import Case, peak, reset_peak, synchronize
+from pipeline.encode import EncodedVideo
+from pipeline.generate import VideoPipeline
+from pipeline.guardrail import Frame
+from pipeline.load import load_pipeline
+from pipeline.memory_plan import MemoryChoice
+from pipeline.progress import Progress, StageStarted, Watcher
 from pipeline.spec import Pixels, VideoSpec
-from pipeline.text import MAX_TOKENS
-from pipeline.vae import decode, encode, lay_channels_last, to_video
+from pipeline.thumbnail import Thumbnail
+from weights.store import WeightStore
 
-_STEPS = 2
+_PLANS: tuple[MemoryChoice, ...] = ("resident", "offload", "stream")
 
 
-class PlanBenchmark:
-    """One model of random weights, run by either plan."""
-
-    def __init__(
-        self, scale: Scale, device: torch.device, dtype: torch.dtype, attend: Attend
-    ) -> None:
-        self.scale = scale
-        self.device = device
-        self.text = full_size.RandomTextModel(scale, device, dtype)
-        self.network = full_size.random_transformer(scale, device, dtype)
-        self.network.attend = attend
-        self.vae = full_size.random_vae(scale, device, dtype)
-        lay_channels_last(self.vae)
-        self.placement = self._placement(MemoryPlan.RESIDENT)
-        self._stages: dict[str, dict[str, float]] = {}
-
-    def measure(self) -> dict[str, Any]:
-        """Resident, once to warm up and once more; then the text model waits; then all do."""
-        self._video()
-        resident, resident_frames = self._video()
-        self.text.to(HOST)
-        self.placement = self._placement(MemoryPlan.OFFLOAD)
-        offload, offload_frames = self._video()
-        synchronize(self.device)
+def memory_plans(scale: Scale, device: torch.device) -> Iterator[Case]:
+    """Loading, and a video by every plan; the first video of all warms up."""
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode(False):
+        root = Path(folder, "checkpoint")
         started = time.perf_counter()
-        self.placement.fall()
-        falling_s = time.perf_counter() - started
-        stream, stream_frames = self._video()
-        return {
-            "steps": _STEPS,
-            MemoryPlan.RESIDENT.value: resident,
-            MemoryPlan.OFFLOAD.value: offload,
-            MemoryPlan.STREAM.value: stream,
-            "falling_s": falling_s,
-            "pinned": self.placement.warning is None,
-            "same frames": resident_frames == offload_frames == stream_frames,
-        }
+        write_checkpoint(root, scale, device)
+        yield "write_s", time.perf_counter() - started
+        store = WeightStore(root)
+        made = set()
+        for plan in _PLANS:
+            reset_peak(device)
+            started = time.perf_counter()
+            pipeline = load_pipeline(store, str(device), memory=plan)
+            synchronize(device)
+            loading = {"seconds": time.perf_counter() - started, **peak(device)}
+            if not made:
+                yield "first video", _video(pipeline, scale, device)[0]
+            stages, digest = _video(pipeline, scale, device)
+            yield plan, {"load": loading, **stages, "attention": pipeline.attention.name}
+            made.add(digest)
+            del pipeline
+        yield "same frames", len(made) == 1
 
-    def _placement(self, plan: MemoryPlan) -> Placement:
-        others = (self.network, self.vae)
-        return Placement(self.device, self.text, others, plan, may_fall=True)
 
-    def _video(self) -> tuple[dict[str, dict[str, float]], str]:
-        """The stages, in the pipeline's order and places, and a hash of all frames."""
-        self._stages = {}
-        prompts = self._prompts()
-        with self._stage(Stage.IMAGE), self.placement.on_device(self.vae):
-            given = encode(self.vae, to_video([self._picture()]))
-        spec = VideoSpec(
-            prompt="", seed=0, num_frames=self.scale.num_frames, num_inference_steps=_STEPS
+def _video(
+    pipeline: VideoPipeline, scale: Scale, device: torch.device
+) -> tuple[dict[str, dict[str, float]], str]:
+    """The stages of one video whose prompt was not seen before, and a hash of its frames."""
+    stages = _Stages(device)
+    digest = hashlib.sha256()
+
+    def take(frames: Iterable[Frame], *, out: Path, **_: object) -> EncodedVideo:
+        """Count and hash the frames: there may be no ffmpeg."""
+        count = 0
+        for count, frame in enumerate(frames, 1):
+            digest.update(frame.tobytes())
+        return EncodedVideo(
+            path=out,
+            content_type="",
+            num_frames=count,
+            width=scale.width,
+            height=scale.height,
+            thumbnail=Thumbnail(b"", 0, 0),
         )
-        with self._stage(Stage.DENOISE), self.placement.on_device(self.network):
-            latents = denoise(
-                self.network, full_size.SCHEDULER, given, *prompts, spec, lambda *_: None
-            )
-        digest = hashlib.sha256()
-        with self._stage(Stage.DECODE), self.placement.on_device(self.vae):
-            for frame in decode(self.vae, latents):
-                digest.update(frame.tobytes())
-        return self._stages, digest.hexdigest()
 
-    @torch.inference_mode()
-    def _prompts(self) -> tuple[Tensor, Tensor]:
-        """Two prompts: through the text model, and random features of it through the projection."""
-        width, features = self.scale.text_width, self.scale.config.crossattn_proj_in_channels
-        generator = torch.Generator(self.device).manual_seed(1)
-        modules = (self.text, self.network.crossattn_proj)
-        prompts = []
-        with self._stage(Stage.TEXT), self.placement.on_device(*modules):
-            for _ in range(2):
-                tokens, hidden = (
-                    torch.randn(MAX_TOKENS, size, device=self.device, generator=generator)
-                    for size in (width, features)
-                )
-                self.text(tokens.to(self.network.dtype))
-                prompts.append(self.network.project_text(hidden))
-        return prompts[0], prompts[1]
+    rgb = np.random.default_rng(3).integers(0, 256, scale.width * scale.height * 3, dtype=np.uint8)
+    spec = VideoSpec(
+        prompt="A calm sea.", seed=0, num_frames=scale.num_frames, num_inference_steps=1
+    )
+    pipeline.text.forget()
+    with patch("pipeline.generate.encode_video", take):
+        pixels = Pixels(scale.width, scale.height, rgb.tobytes())
+        pipeline.generate(spec, [pixels], Path("unwritten"), Watcher(stages.tell, lambda: False))
+    stages.end()
+    return stages.measured, digest.hexdigest()
 
-    def _picture(self) -> Pixels:
-        width, height = self.scale.width, self.scale.height
-        generator = torch.Generator().manual_seed(3)
-        rgb = torch.randint(0, 256, (width * height * 3,), dtype=torch.uint8, generator=generator)
-        return Pixels(width, height, rgb.numpy().tobytes())
 
-    @contextmanager
-    def _stage(self, stage: Stage) -> Iterator[None]:
-        reset_peak(self.device)
-        synchronize(self.device)
-        started = time.perf_counter()
-        yield
-        synchronize(self.device)
-        seconds = time.perf_counter() - started
-        self._stages[stage.value] = {"seconds": seconds, **peak(self.device)}
+class _Stages:
+    """Seconds and peak memory from the start of each stage to that of the next."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.measured: dict[str, dict[str, Any]] = {}
+        self._device = device
+        self._stage: str | None = None
+        self._started = 0.0
+
+    def tell(self, progress: Progress) -> None:
+        if isinstance(progress, StageStarted):
+            self.end()
+            reset_peak(self._device)
+            self._stage, self._started = progress.stage.value, time.perf_counter()
+
+    def end(self) -> None:
+        if self._stage is not None:
+            synchronize(self._device)
+            seconds = time.perf_counter() - self._started
+            self.measured[self._stage] = {"seconds": seconds, **peak(self._device)}

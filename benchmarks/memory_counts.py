@@ -36,14 +36,6 @@ from pipeline.vae_decoder import FrameDecoder
 
 META = torch.device("meta")
 BF16 = torch.bfloat16
-TEXT: dict[str, Any] = {
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "vocab_size": 152_064,
-}
 CONFIG = FULL.config
 _KERNELS = "pipeline.network.kernels"
 
@@ -51,7 +43,7 @@ _KERNELS = "pipeline.network.kernels"
 def text_model() -> Qwen2_5_VLTextModel:
     """The published one, without numbers."""
     with META:
-        model = Qwen2_5_VLTextModel(Qwen2_5_VLTextConfig(**TEXT))
+        model = Qwen2_5_VLTextModel(Qwen2_5_VLTextConfig(**FULL.text))
     for parameter in model.parameters():
         parameter.data = parameter.data.to(BF16)
     model.requires_grad_(False)

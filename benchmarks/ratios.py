@@ -25,10 +25,13 @@ def ratios(report: Report, scale: Scale) -> dict[str, Any]:
     """What can be said from the sections that ran."""
     result: dict[str, Any] = {}
     step = report.get("step", "fused", "median_s") or report.get("step", "plain", "median_s")
-    for name in ("eager", "compiled"):
-        theirs = report.get("diffusers", name, "median_s")
-        if step and theirs:
-            result[f"step / diffusers {name}"] = step / theirs
+    theirs = {
+        "diffusers": report.get("diffusers", "eager", "median_s"),
+        "diffusers compiled": report.get("compiled", "diffusers", "median_s"),
+    }
+    for name, seconds in theirs.items():
+        if step and seconds:
+            result[f"step / {name}"] = step / seconds
     square = report.get("ceilings", f"square {scale.matrix}", "tflops")
     operations = step_operations(scale)
     if step and square:

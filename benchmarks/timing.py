@@ -9,6 +9,11 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
+
+_NUM_KERNELS = 16
+_NAME_LENGTH = 120
+"""Names of templates are longer than a line is good for."""
 
 
 def synchronize(device: torch.device) -> None:
@@ -46,6 +51,22 @@ def timed_warm(work: Callable[[], Any], device: torch.device, *, seconds: float)
         times.append(time.perf_counter() - started)
     later = times[len(times) // 2 :]
     return {"median_s": median(later), "least_s": min(later), "most_s": max(later), "n": len(later)}
+
+
+def by_kernel(work: Callable[[], Any], device: torch.device) -> dict[str, Any]:
+    """The kernels that take most of `work` on a GPU, each with its number and seconds in all."""
+    if device.type != "cuda":
+        return {}
+    work()
+    synchronize(device)
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        work()
+        synchronize(device)
+    kernels = sorted(profiled.key_averages(), key=lambda k: -k.self_device_time_total)
+    return {
+        kernel.key[:_NAME_LENGTH]: {"n": kernel.count, "s": kernel.self_device_time_total * 1e-6}
+        for kernel in kernels[:_NUM_KERNELS]
+    }
 
 
 def reset_peak(device: torch.device) -> None:

@@ -96,6 +96,8 @@ def load_pipelines(
     target = torch.device(device)
     dtype = dtype or default_dtype(target)
     check_cudnn(target, dtype)
+    # torch's default rounds float32 in convolutions, and in nothing else, to the 10 bits of TF32.
+    torch.backends.cudnn.allow_tf32 = False
 
     def assemble(placing: Placing) -> dict[Sampler, VideoPipeline]:
         loaders = make_loaders(stores, target, dtype, report, placing.plan, swaps=placing.swaps)

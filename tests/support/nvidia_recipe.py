@@ -58,7 +58,7 @@ class Recipe:
         """One block: [1, T, N, D] of `dtype`, [1, T] and [512, text_embed_dim] -> [1, T, N, D]."""
         name = f"transformer_blocks.{index}"
         time, offset = self._time(times)
-        angles, text = self._angles(*grid), text.to(self.dtype)[None]
+        angles, text = self._angles(*grid).to(hidden.device), text.to(self.dtype)[None]
         for part in ("1", "2", "3"):
             modulation = self._modulation(f"{name}.norm{part}", time, offset, parts=3)
             shift, scale, gate = (m.to(self.dtype) for m in modulation)
@@ -110,7 +110,7 @@ class Recipe:
 
     def _sinusoid(self, times: Tensor) -> Tensor:
         half = self.config.width // 2
-        steps = torch.arange(half, dtype=self.wide)
+        steps = torch.arange(half, dtype=self.wide, device=times.device)
         angles = times.to(self.wide)[..., None] * torch.exp(-math.log(10_000) * steps / half)
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
