@@ -1,4 +1,4 @@
-"""A checkpoint of a scale's sizes with random numbers, as files: what a worker reads at its start."""
+"""A checkpoint of a scale's sizes with random numbers: the files that a worker reads."""
 
 import json
 from collections.abc import Iterable, Mapping

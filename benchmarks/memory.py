@@ -65,13 +65,14 @@ def _video(
 
     def take(frames: Iterable[Frame], *, out: Path, **_: object) -> EncodedVideo:
         """Count and hash the frames: there may be no ffmpeg."""
-        count = 0
-        for count, frame in enumerate(frames, 1):
+        num_frames = 0
+        for frame in frames:
             digest.update(frame.tobytes())
+            num_frames += 1
         return EncodedVideo(
             path=out,
             content_type="",
-            num_frames=count,
+            num_frames=num_frames,
             width=scale.width,
             height=scale.height,
             thumbnail=Thumbnail(b"", 0, 0),

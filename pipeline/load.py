@@ -50,9 +50,10 @@ Report = Callable[[str, float], None]
 _COMPONENTS = ("text_encoder", "transformer", "vae")
 
 
-def default_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on a GPU; float32 on a CPU, where bfloat16 is slower and saves nothing."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+def default_dtype(device: torch.device, store: WeightStore) -> torch.dtype:
+    """The checkpoint's on a GPU; float32 on a CPU, where bfloat16 is slower and saves nothing."""
+    dtype: torch.dtype = getattr(torch, store.profile.dtype)
+    return dtype if device.type == "cuda" else torch.float32
 
 
 def load_pipeline(store: WeightStore, device: str, **choices: Any) -> VideoPipeline:
@@ -94,7 +95,7 @@ def load_pipelines(
     """
     judges = chosen_judges(stores, guardrail)
     target = torch.device(device)
-    dtype = dtype or default_dtype(target)
+    dtype = dtype or default_dtype(target, stores[0])
     check_cudnn(target, dtype)
     # torch's default rounds float32 in convolutions, and in nothing else, to the 10 bits of TF32.
     torch.backends.cudnn.allow_tf32 = False

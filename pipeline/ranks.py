@@ -108,10 +108,11 @@ def main(
         torch.cuda.set_device(rank)
     target = torch.device(device)
     try:
+        store = WeightStore(Path(weights))
         loader = Loader(
-            WeightStore(Path(weights)),
+            store,
             target,
-            default_dtype(target),
+            default_dtype(target, store),
             lambda _text, _fraction: None,
             MemoryPlan.RESIDENT,
         )

@@ -14,6 +14,7 @@ PROFILE_FILE = "cosmos_serve.json"
 
 Guardrail = Literal["required", "none"]
 Sampler = Literal["unipc", "trigflow"]
+Dtype = Literal["bfloat16", "float32"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class CheckpointProfile:
     max_frames: the longest video.
     guardrail: whether its licence asks for one.
     sampler: `trigflow` for the distilled checkpoint.
+    dtype: in which a GPU computes the large products. A CPU takes float32.
     """
 
     width: int = 1280
@@ -31,6 +33,7 @@ class CheckpointProfile:
     max_frames: int = 93
     guardrail: Guardrail = "required"
     sampler: Sampler = "unipc"
+    dtype: Dtype = "bfloat16"
     licence: str = "NVIDIA Open Model License"
 
 
@@ -65,6 +68,8 @@ def _check(path: Path, key: str, value: Any) -> None:
             fits, want = value in get_args(Guardrail), '"required" or "none"'
         case "sampler":
             fits, want = value in get_args(Sampler), '"unipc" or "trigflow"'
+        case "dtype":
+            fits, want = value in get_args(Dtype), '"bfloat16" or "float32"'
         case _:
             fits, want = isinstance(value, str), "a string"
     if not fits:

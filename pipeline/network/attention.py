@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from warnings import catch_warnings
 
 import torch
 from torch import Tensor
@@ -141,7 +142,8 @@ def choose_attention(
     if not usable:
         raise AttentionUnavailable("No attention backend runs here: " + "; ".join(map(str, trials)))
     best = _preferred(usable)
-    return Choice(best.name, BACKENDS[best.name], trials, tuple(_warnings(device, trials)))
+    warnings = tuple(_warnings(device, dtype, trials))
+    return Choice(best.name, BACKENDS[best.name], trials, warnings)
 
 
 def _preferred(usable: Sequence[Trial]) -> Trial:
@@ -174,7 +176,9 @@ def _try(name: str, inputs: tuple[Tensor, Tensor, Tensor]) -> Trial:
     try:
         if name == "fa3":
             load_fa3(inputs[0].device)
-        error = _error(attend(*inputs), inputs)
+        with catch_warnings(action="ignore"):
+            # In several warnings torch says why none of its kernels will do.
+            error = _error(attend(*inputs), inputs)
         seconds = min(_timed(attend, inputs) for _ in range(_NUM_RUNS))
     except (RuntimeError, ImportError, OSError, AttentionUnavailable) as fault:
         if is_device_full(fault):
@@ -205,12 +209,13 @@ def _error(mixed: Tensor, inputs: tuple[Tensor, Tensor, Tensor]) -> float:
     return float((mixed[:, rows].float() - exact).norm() / exact.norm())
 
 
-def _warnings(device: torch.device, trials: Sequence[Trial]) -> list[str]:
+def _warnings(device: torch.device, dtype: torch.dtype, trials: Sequence[Trial]) -> list[str]:
     """What costs speed without an error: cuDNN not there, or shadowed by another installation."""
     warnings = []
     cudnn = next((trial for trial in trials if trial.name == "cudnn"), None)
-    is_recent = torch.cuda.get_device_capability(device) >= (9, 0)
-    if cudnn is not None and cudnn.refusal is not None and is_recent:
+    # It is the faster one there, and has no kernels for float32.
+    is_wanted = torch.cuda.get_device_capability(device) >= (9, 0) and dtype != torch.float32
+    if cudnn is not None and cudnn.refusal is not None and is_wanted:
         warnings.append(f"cuDNN's attention is not used: {cudnn.refusal}.")
     built, found = cudnn_versions()
     if built != found:

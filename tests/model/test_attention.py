@@ -101,11 +101,14 @@ def test_a_shadowed_cudnn_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "cudnn_versions", lambda: (91900, 90100))
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
     refused = Trial("cudnn", refusal="does not run here (no kernel)")
-    warnings = attention._warnings(torch.device("cuda"), [refused])
+    cuda = torch.device("cuda")
+    warnings = attention._warnings(cuda, torch.bfloat16, [refused])
     assert "cuDNN's attention is not used" in warnings[0]
     assert "built with cuDNN 91900 and found 90100" in warnings[1]
     monkeypatch.setattr(attention, "cudnn_versions", lambda: (91900, 91900))
-    assert attention._warnings(torch.device("cuda"), [Trial("cudnn", 0.1, 1e-3)]) == []
+    assert attention._warnings(cuda, torch.bfloat16, [Trial("cudnn", 0.1, 1e-3)]) == []
+    # It has no kernel for float32, and nobody can do anything about that.
+    assert attention._warnings(cuda, torch.float32, [refused]) == []
 
 
 @pytest.mark.parametrize(

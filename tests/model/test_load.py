@@ -12,7 +12,7 @@ from stand_ins import stand_in
 from torch import Tensor
 
 from pipeline.guardrail import GuardrailMissing
-from pipeline.load import load_pipeline
+from pipeline.load import default_dtype, load_pipeline
 from pipeline.network.kernels.proof import KernelChoice
 from pipeline.network.transformer import CosmosTransformer
 from weights.errors import CheckpointError
@@ -57,6 +57,21 @@ def test_islands_stay_in_float32_and_the_rest_is_bfloat16() -> None:
     assert {"attn1.to_qkv.weight", "attn2.to_v.weight", "ff.net.2.weight"} <= narrow
     assert {p.dtype for p in network.parameters()} == {torch.float32, torch.bfloat16}
     assert network.proj_out.weight.dtype == network.time_embed.norm.weight.dtype == torch.float32
+
+
+def test_a_gpu_computes_in_the_dtype_of_the_checkpoint_and_a_cpu_in_float32(copy: Path) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert default_dtype(gpu, WeightStore(copy)) == torch.bfloat16
+    profile = copy / "cosmos_serve.json"
+    profile.write_text(json.dumps(json.loads(profile.read_text()) | {"dtype": "float32"}))
+    assert default_dtype(gpu, WeightStore(copy)) == torch.float32
+    assert default_dtype(cpu, WeightStore(copy)) == torch.float32
+
+
+def test_a_gpu_does_not_round_float32_convolutions() -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    load_pipeline(WeightStore(stand_in()), "cpu")
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_no_tensor_stays_on_meta_and_rotary_buffers_are_computed() -> None:

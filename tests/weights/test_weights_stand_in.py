@@ -219,11 +219,14 @@ def test_half_precision_holds_all_numbers_of_the_moving_one(build: Build) -> Non
 
 
 @pytest.mark.parametrize(
-    ("weights", "most_bytes", "licence"),
-    [("moving", 11_000_000, "Numbers"), ("lively", 15_000_000, "Random")],
+    ("weights", "most_bytes", "licence", "dtype"),
+    [
+        ("moving", 11_000_000, "Numbers", "float32"),
+        ("lively", 15_000_000, "Random", "bfloat16"),
+    ],
 )
 def test_a_stand_in_is_small_and_readable_like_any_file(
-    tmp_path: Path, weights: Weights, most_bytes: int, licence: str
+    tmp_path: Path, weights: Weights, most_bytes: int, licence: str, dtype: str
 ) -> None:
     root = tmp_path / "new" / "stand_in"
     write_stand_in(root, weights=weights)
@@ -233,7 +236,7 @@ def test_a_stand_in_is_small_and_readable_like_any_file(
     assert len({file.stat().st_mode for file in files}) == 1
     profile = WeightStore(root).profile
     assert (profile.width, profile.height, profile.max_frames) == (320, 176, 93)
-    assert profile.guardrail == "none"
+    assert (profile.guardrail, profile.dtype) == ("none", dtype)
     assert profile.licence.startswith(licence)
 
 

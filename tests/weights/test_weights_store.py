@@ -229,6 +229,7 @@ def test_a_profile_is_read_and_keys_left_out_keep_their_defaults(root: Path) -> 
         ({"guardrail": "off"}, 'guardrail is \'off\'; "required" or "none"'),
         ({"guardrail": []}, 'guardrail is []; "required" or "none"'),
         ({"sampler": "euler"}, 'sampler is \'euler\'; "unipc" or "trigflow"'),
+        ({"dtype": "float16"}, 'dtype is \'float16\'; "bfloat16" or "float32"'),
         ({"licence": None}, "licence is None; a string"),
     ],
 )
