@@ -50,7 +50,7 @@ from pipeline.network.kernels.proof import choose_kernels
 from pipeline.network.transformer import CosmosTransformer
 from pipeline.spec import Container, Pixels, Quality, VideoSpec
 from pipeline.text import MAX_TOKENS
-from pipeline.vae import decode, encode, lay_channels_last, to_video
+from pipeline.vae import decode, encode, to_video
 
 Result = TypeVar("Result")
 
@@ -220,8 +220,6 @@ class GpuBenchmark:
 
         yield "encode, one frame", measure(lambda: encode(vae, to_video([pixels])))
         yield "decode, streamed", measure(lambda: list(decode(vae, latents)))
-        lay_channels_last(vae)
-        yield "decode, channels last", measure(lambda: list(decode(vae, latents)))
         yield "by kernel", by_kernel(lambda: list(decode(vae, latents)), self.device)
         vae = full_size.random_vae(self.scale, self.device, self.dtype)
         yield "decode, diffusers", measure(lambda: vae.decode(latents.to(vae.dtype)))
@@ -231,7 +229,6 @@ class GpuBenchmark:
         """A whole video but for the prompt: every step, then decoding into the sink."""
         network = self._network()
         vae = full_size.random_vae(self.scale, self.device, self.dtype)
-        lay_channels_last(vae)
         pixels = Pixels(self.scale.width, self.scale.height, bytes(self._pixel_bytes()))
         spec = VideoSpec(
             prompt="",

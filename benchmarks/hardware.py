@@ -1,10 +1,10 @@
-"""The README's table of GPUs: which memory plan each follows, and the seconds that are predicted.
+"""The README's table of GPUs: which memory plan each follows, and a video's seconds.
 
     python -m benchmarks.hardware [--page README.md]
 
-Nothing is measured. The plan follows from `benchmarks/results/memory-counts.json`, as `auto` would
-choose it. The seconds are the operations of the default video at the share of a card's data sheet
-that docs/performance.md predicts for an H200.
+An H200 was measured: `benchmarks/results/gpu-h200.json`. The others are predicted: the plan follows
+from `benchmarks/results/memory-counts.json`, as `auto` would choose it, and the seconds are the
+operations of the default video at the share of a card's data sheet that the H200 reached.
 """
 
 import argparse
@@ -12,13 +12,14 @@ import json
 import re
 from pathlib import Path
 
-from benchmarks.full_size import FULL
-from benchmarks.ratios import step_operations
+_RESULTS = Path(__file__).with_name("results")
+COUNTS = _RESULTS / "memory-counts.json"
+MEASURED = _RESULTS / "gpu-h200.json"
 
-COUNTS = Path(__file__).with_name("results") / "memory-counts.json"
+H200 = "H200, 141 GB"
 
 CARDS = {
-    "H200, 141 GB": (141, 989),
+    H200: (141, 989),
     "H100, 80 GB": (80, 989),
     "A100, 80 GB": (80, 312),
     "L40S, 48 GB": (48, 362),
@@ -28,10 +29,6 @@ CARDS = {
     "RTX 4070, 12 GB": (12, 58.3),
 }
 """Memory, and dense bfloat16 products summed in float32 in TFLOP/s, by NVIDIA's data sheets."""
-
-H200_LOOP_S = 209.0
-H200_REST_S = 5.0
-"""The 35 steps, and what comes before and after them; predicted by docs/performance.md."""
 
 SPARE_GIB = 1.0
 BESIDE_THE_MODEL_GIB = 4
@@ -50,10 +47,10 @@ def table() -> str:
     host = f"{weights + BESIDE_THE_MODEL_GIB:.0f} GiB"
     rows = [
         f"| {name} | `{_plan(gib, counts['peak by plan, GiB'])}` | {host} | {CHECKPOINT_GIB} GiB "
-        f"| {_seconds(tflops):,.0f} s |"
+        f"| {_seconds(name, tflops)} |"
         for name, (gib, tflops) in CARDS.items()
     ]
-    head = "| GPU | memory plan | host memory | disk for the weights | default video, predicted |"
+    head = "| GPU | memory plan | host memory | disk for the weights | default video |"
     return "\n".join([head, "|---|---|--:|--:|--:|", *rows]) + "\n"
 
 
@@ -61,12 +58,14 @@ def _plan(gib: float, peaks: dict[str, float]) -> str:
     return next(plan for plan, peak in peaks.items() if peak + SPARE_GIB <= gib)
 
 
-def _seconds(tflops: float) -> float:
-    """Two digits: it is no more than a proportion."""
-    operations = FULL.steps * sum(step_operations(FULL).values())
-    share = operations / H200_LOOP_S / (CARDS["H200, 141 GB"][1] * 1e12)
-    seconds = operations / (share * tflops * 1e12) + H200_REST_S
-    return round(seconds, -1) if seconds < 1000 else round(seconds, -2)
+def _seconds(name: str, tflops: float) -> str:
+    """As measured; of the other cards two digits, for it is no more than a proportion."""
+    job = json.loads(MEASURED.read_text())["job"]
+    if name == H200:
+        return f"{job['all_s']:.0f} s, measured"
+    rest_s = job["all_s"] - job["denoise_s"]
+    seconds = job["denoise_s"] * CARDS[H200][1] / tflops + rest_s
+    return f"{round(seconds, -1 if seconds < 1000 else -2):,.0f} s"
 
 
 def page_text(page: str) -> str:

@@ -38,7 +38,6 @@ from pipeline.spec import Sampler, latent_frames
 from pipeline.text import MAX_TOKENS, TextEncoder, Tokenizer
 from pipeline.timing import Estimator
 from pipeline.unipc import UniPC
-from pipeline.vae import lay_channels_last
 from pipeline.vae_decoder import decoder_channels
 from pipeline.work import StepCost, frame_tokens
 from weights.header import TensorInfo
@@ -324,9 +323,7 @@ class Loader:
         with init_empty_weights(include_buffers=False):
             module: AutoencoderKLWan = AutoencoderKLWan.from_config(self.store.config("vae"))
         self._fill(module, "vae")
-        if self.device.type == "cuda":
-            lay_channels_last(module)
-        elif self.device.type == "cpu":
+        if self.device.type == "cpu":
             convolve_by_onednn(module)
         return module
 

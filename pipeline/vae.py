@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.guardrail import Frame
 from pipeline.spec import Pixels
@@ -88,18 +88,6 @@ def to_frames(video: Tensor) -> Iterator[Frame]:
     """[1, 3, frames, height, width] in -1..1 -> frames of [height, width, 3] uint8, rounded."""
     levels = ((video[0].float() + 1) * 127.5).round().to(torch.uint8)
     yield from levels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
-
-
-def lay_channels_last(vae: AutoencoderKLWan) -> None:
-    """Lay the kernels of all convolutions out with the channels last.
-
-    cuDNN wants them so on a GPU, and otherwise turns them at every call.
-    """
-    for module in vae.modules():
-        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
-            is_3d = isinstance(module, nn.Conv3d)
-            memory_format = torch.channels_last_3d if is_3d else torch.channels_last
-            module.weight.data = module.weight.data.contiguous(memory_format=memory_format)
 
 
 def _statistics(vae: AutoencoderKLWan, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -66,7 +66,7 @@ def test_the_readme_is_short_and_says_first_what_was_not_run() -> None:
     lines = README.splitlines()
     assert len(lines) <= 120
     head = " ".join(lines[:5])
-    assert "real weights have not been run here" in head and "GPU is unmeasured" in head
+    assert "real weights have not been run here" in head and "by random ones" in head
 
 
 def test_the_page_on_operating_has_the_times_of_the_last_run_that_was_kept() -> None:

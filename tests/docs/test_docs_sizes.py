@@ -100,3 +100,31 @@ def test_the_readme_has_the_table_of_gpus_as_it_is_predicted() -> None:
     readme = (ROOT / "README.md").read_text()
     assert hardware.table() in readme
     assert hardware.page_text(readme) == readme
+
+
+def test_the_page_has_what_an_h200_measured() -> None:
+    results = ROOT / "benchmarks" / "results"
+    whole, steps = (
+        json.loads((results / name).read_text())
+        for name in ("gpu-h200.json", "gpu-h200-steps.json")
+    )
+    job, memory = whole["job"], steps["memory"]
+    performance = " ".join((ROOT / "docs" / "performance.md").read_text().split())
+    assert f"this video takes {job['all_s']:.1f} s" in performance
+    assert f"the 35 steps {job['denoise_s']:.1f}, decoding {job['decode_s']:.1f}" in performance
+    for name, figures in (
+        ("ours", steps["step"]["fused"]),
+        ("ours, with a bfloat16 stream", steps["step"]["bfloat16 residual"]),
+        ("ours, without the fused kernels", steps["step"]["plain"]),
+        ("diffusers, compiled by block", steps["compiled"]["diffusers"]),
+        ("diffusers", steps["diffusers"]["eager"]),
+    ):
+        assert f"| {name} | {figures['median_s']:.2f} s |" in performance
+        assert figures["most_s"] / figures["least_s"] < 1.002
+    plans = [memory[plan] for plan in ("resident", "offload", "stream")]
+    rows = {"text, a new prompt": "text", "one step": "denoise", "decode": "decode"}
+    for name, stage in rows.items():
+        figures = [plan[stage] for plan in plans]
+        cells = " | ".join(f"{each['seconds']:.2f} s | {each['peak_gib']:.2f}" for each in figures)
+        assert f"| {name} | {cells} |" in performance
+    assert memory["same frames"] is True
