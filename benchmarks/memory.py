@@ -40,7 +40,7 @@ def memory_plans(scale: Scale, device: torch.device) -> Iterator[Case]:
         write_checkpoint(root, scale, device)
         yield "write_s", time.perf_counter() - started
         store = WeightStore(root)
-        made = set()
+        made: set[str] = set()
         for plan in _PLANS:
             reset_peak(device)
             started = time.perf_counter()
