@@ -2,7 +2,7 @@
 
 A file that somebody sent is shown in a browser's window only if both its type and its first bytes
 are those of a picture or a video; HTML and SVG, which run scripts, never are. Nor is it served as a
-script: its origin is that of the server's own page.
+script or a stylesheet: its origin is that of the server's own page.
 """
 
 import mimetypes
@@ -16,8 +16,9 @@ HEAD_BYTES = 32
 """As many first bytes as `is_shown` looks at."""
 
 _CONTENT_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(?:;[\x20-\x7e]*)?", re.ASCII)
-_SCRIPT = re.compile(r"(?:application|text)/(?:x-)?(?:java|ecma|j|live)script[\d.]*", re.ASCII)
+_SCRIPT = r"(?:application|text)/(?:x-)?(?:java|ecma|j|live)script[\d.]*"
 """The content types of the WHATWG's "JavaScript MIME type"."""
+_USED_BY_PAGES = re.compile(rf"{_SCRIPT}|text/css", re.ASCII)
 
 _LONGEST = 200
 _SHOWN = frozenset(
@@ -40,8 +41,8 @@ def content_type_of(text: str | None) -> str:
 
 
 def served_type(content_type: str) -> str:
-    """The content type that a file is served with: its own, unless a page could run it."""
-    return "text/plain" if _SCRIPT.fullmatch(essence_of(content_type)) else content_type
+    """The content type that a file is served with: its own, unless a page could use it."""
+    return "text/plain" if _USED_BY_PAGES.fullmatch(essence_of(content_type)) else content_type
 
 
 def essence_of(content_type: str) -> str:

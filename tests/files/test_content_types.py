@@ -25,9 +25,10 @@ def test_a_content_type_stays_as_it_was_given(text: str) -> None:
         *("text/javascript", "Text/JavaScript; charset=utf-8", "application/javascript"),
         *("application/x-javascript", "text/ecmascript", "application/ecmascript"),
         *("text/javascript1.5", "text/jscript", "text/livescript", "text/x-ecmascript"),
+        *("text/css", "text/css; charset=utf-8"),
     ],
 )
-def test_a_script_is_served_as_a_text(text: str) -> None:
+def test_a_script_or_a_stylesheet_is_served_as_a_text(text: str) -> None:
     assert served_type(text) == "text/plain"
 
 
