@@ -63,7 +63,6 @@ ENV HOME=/data \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     NVIDIA_REQUIRE_CUDA="cuda>=${CUDA}" \
     NVIDIA_VISIBLE_DEVICES=all \
-    TORCHINDUCTOR_CACHE_DIR=/data/cache/inductor \
     TRITON_CACHE_DIR=/data/cache/triton
 VOLUME ["/weights", "/data"]
 EXPOSE 8000

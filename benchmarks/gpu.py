@@ -59,7 +59,7 @@ PARTS = {
         *("machine", "kernels", "precision", "ceilings", "attention", "job"),
         *("ceilings after the job", "memory", "ratios"),
     ),
-    2: ("machine", "ceilings", "attention", "step", "diffusers", "compiled", "ratios"),
+    2: ("machine", "ceilings", "attention", "step", "diffusers", "ratios"),
     3: ("machine", "end to end", "vae"),
 }
 """The sections of each call: by prediction 400, 300 and 250 seconds on an H200."""
@@ -74,8 +74,6 @@ class GpuBenchmark:
         self.device = device
         self.report = report
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        # On a CPU only the tracing is rehearsed: compiling there takes minutes.
-        self.compiler = "inductor" if device.type == "cuda" else "eager"
         self._attention: Choice | None = None
         config = scale.config
         # As a worker does: where Triton cannot compile, the other sections are of the plain forms.
@@ -106,7 +104,6 @@ class GpuBenchmark:
             "memory": self.memory,
             "step": self.step,
             "diffusers": self.diffusers,
-            "compiled": self.compiled,
             "end to end": self.end_to_end,
             "vae": self.vae,
             "ratios": self.ratios,
@@ -179,32 +176,24 @@ class GpuBenchmark:
         return one_step
 
     def diffusers(self) -> Iterable[Case]:
-        """One guided step of diffusers: two whole evaluations."""
-        reset_peak(self.device)
-        eager = timed(self._diffusers_step(), self.device, runs=self.scale.runs)
-        yield "eager", {**eager, **peak(self.device)}
-
-    def compiled(self) -> Iterable[Case]:
-        """The same steps, every block compiled: diffusers' and ours."""
-        step = self._diffusers_step(compiler=self.compiler)
-        yield "diffusers", timed(step, self.device, runs=self.scale.runs)
-        network = self._network()
-        network.compile_blocks(self.compiler)
-        yield self._kernels.name, self._timed_step(network)
-
-    def _diffusers_step(self, compiler: str | None = None) -> Callable[[], None]:
+        """One guided step of diffusers: two whole evaluations, eager and compiled by block."""
         model = full_size.diffusers_transformer(self.scale, self._network(), self.dtype)
         inputs = StepInputs.random(self.scale.latent_frames, self.scale.latent_size, self.device)
         features = self.scale.config.crossattn_proj_in_channels
         text = torch.randn(1, MAX_TOKENS, features, device=self.device, dtype=self.dtype)
-        for block in model.transformer_blocks if compiler else ():
-            block.compile(fullgraph=True, backend=compiler)
 
         def one_step() -> None:
             for _ in range(2):
                 full_size.diffusers_forward(model, inputs, text)
 
-        return one_step
+        reset_peak(self.device)
+        eager = timed(one_step, self.device, runs=self.scale.runs)
+        yield "eager", {**eager, **peak(self.device)}
+        # On a CPU only the tracing is rehearsed: compiling there takes minutes.
+        backend = "inductor" if self.device.type == "cuda" else "eager"
+        for block in model.transformer_blocks:
+            block.compile(fullgraph=True, backend=backend)
+        yield "compiled", timed(one_step, self.device, runs=self.scale.runs)
 
     def vae(self) -> Iterable[Case]:
         """Encoding one frame and decoding all, ours and diffusers'."""

@@ -27,7 +27,7 @@ def ratios(report: Report, scale: Scale) -> dict[str, Any]:
     step = report.get("step", "fused", "median_s") or report.get("step", "plain", "median_s")
     theirs = {
         "diffusers": report.get("diffusers", "eager", "median_s"),
-        "diffusers compiled": report.get("compiled", "diffusers", "median_s"),
+        "diffusers compiled": report.get("diffusers", "compiled", "median_s"),
     }
     for name, seconds in theirs.items():
         if step and seconds:

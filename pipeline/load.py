@@ -7,7 +7,7 @@ computed as the module is built.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,7 +68,6 @@ def load_pipelines(
     guardrail: str | Guardrail = "required",
     dtype: torch.dtype | None = None,
     attention: str = "auto",
-    compiled: bool = False,
     memory: MemoryChoice = "auto",
     report: Report = lambda _text, _fraction: None,
 ) -> dict[Sampler, VideoPipeline]:
@@ -80,7 +79,6 @@ def load_pipelines(
         guardrail: `required`, `text` or `off`, as in `GuardrailKind`, or the caller's own.
         dtype: of the large matrix products; by default that of `default_dtype`.
         attention: the backend, or `auto` for the fastest here: see `choose_attention`.
-        compiled: torch compiles the blocks at the first video, where the fused kernels work.
         memory: where the modules wait; with `auto` by what the device has free.
 
     Raises:
@@ -101,7 +99,7 @@ def load_pipelines(
 
     def assemble(placing: Placing) -> dict[Sampler, VideoPipeline]:
         loaders = make_loaders(stores, target, dtype, report, placing.plan, swaps=placing.swaps)
-        return _assemble(loaders, judges, attention, compiled, placing, may_fall=memory == "auto")
+        return _assemble(loaders, judges, attention, placing, may_fall=memory == "auto")
 
     def load(placing: Placing) -> dict[Sampler, VideoPipeline]:
         return run_or_free(lambda: assemble(placing), target, placing.plan)
@@ -125,13 +123,12 @@ def _assemble(
     loaders: Sequence["Loader"],
     judges: Guardrail | GuardrailKind,
     attention: str,
-    compiled: bool,
     placing: Placing,
     *,
     may_fall: bool,
 ) -> dict[Sampler, VideoPipeline]:
     first = loaders[0]
-    networks = [_network(loader, attention, compiled) for loader in loaders]
+    networks = [_network(loader, attention) for loader in loaders]
     transformers = [network.transformer for network in networks]
     tokenizer, language_model, vae = first.tokenizer(), first.language_model(), first.vae()
     text_judge = None
@@ -182,19 +179,13 @@ class _Network:
     kernels: KernelChoice
 
 
-def _network(loader: "Loader", attention: str, compiled: bool) -> _Network:
+def _network(loader: "Loader", attention: str) -> _Network:
     """The transformer of one checkpoint, with the kernels and the backend that it runs by."""
     store = loader.store
     if Sampler(store.profile.sampler) is Sampler.UNIPC:
         # Refuses another sampler now, not in the first job.
         UniPC(store.config("scheduler"), num_steps=1)
     transformer, kernels, choice = load_transformer(loader, attention)
-    if compiled and kernels.problem is not None:
-        # torch compiles by Triton, too: what is wrong would be met by the first video.
-        kernels = replace(kernels, problem=f"{kernels.problem} Nor are the blocks compiled.")
-    elif compiled:
-        kernels = replace(kernels, name=f"{kernels.name} and compiled")
-        transformer.compile_blocks()
     return _Network(transformer, choice, kernels)
 
 

@@ -30,7 +30,7 @@ class CannotShare(PipelineError):
     code = "cannot_share"
 
 
-def check_ranks(store: WeightStore, num_ranks: int, *, compiled: bool) -> None:
+def check_ranks(store: WeightStore, num_ranks: int) -> None:
     """See that so many ranks can share the videos of a checkpoint.
 
     Raises:
@@ -41,9 +41,7 @@ def check_ranks(store: WeightStore, num_ranks: int, *, compiled: bool) -> None:
     from pipeline.network.transformer import TransformerConfig
 
     problem: str | None
-    if compiled:
-        problem = "compiled blocks are for one device; leave out --compile"
-    elif num_ranks % 2:
+    if num_ranks % 2:
         problem = "one half works on the prompt, the other half on the negative prompt"
     else:
         config = TransformerConfig.from_json(store.config("transformer"))

@@ -34,9 +34,6 @@ from pipeline.network.layers import (
 if TYPE_CHECKING:
     from pipeline.network.parallel import Group, Team
 
-Compiler = Callable[[torch.fx.GraphModule, list[Tensor]], Callable[..., Any]]
-"""What torch.compile hands a traced graph to."""
-
 Evaluate = Callable[[Tensor, Tensor, Tensor], list[Tensor]]
 """Latents, which of their frames are given, and times, as `CosmosTransformer.forward_shared` takes
 them -> the velocity for each prompt of one request, as `forward_branch` returns it."""
@@ -190,15 +187,6 @@ class CosmosTransformer(nn.Module):
         if "to_qkv" in name:
             return tuple(name.replace("to_qkv", part) for part in ("to_q", "to_k", "to_v"))
         return (name,)
-
-    def compile_blocks(self, backend: str | Compiler = "inductor") -> None:
-        """Let torch compile the blocks: one compilation for all between the first and the last.
-
-        The last one has its own, because it makes the final layer's input. The first is left as it
-        is: it runs in two parts, one of them for both guidance branches.
-        """
-        for block in self._blocks[1:]:
-            block.compile(fullgraph=True, backend=backend)
 
     # -- once per request -------------------------------------------------------------------
 

@@ -15,7 +15,6 @@ WORKER_SETTINGS = (
     "devices",
     *("guardrail", "guardrail_key_file", "guardrail_model"),
     "attention",
-    "compile",
     "memory",
     "nvidia_sampling",
 )
@@ -98,7 +97,7 @@ def _parameter(name: str) -> inspect.Parameter:
         kind, metavar = str, "PATH"
     default = "" if field.is_required() else str(field.default or "")
     option = typer.Option(
-        # Without its name, Typer adds --no-compile.
+        # Without its name, Typer adds --no-pull.
         *([f"--{name.replace('_', '-')}"] if kind is bool else []),
         metavar=metavar,
         help=help_of(name),

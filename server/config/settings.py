@@ -129,9 +129,6 @@ class Settings(BaseSettings):
         default="auto",
         description="attention backend: fa3, cudnn, native or flash; auto prefers them in order",
     )
-    compile: bool = Field(
-        default=False, description="let torch compile the model: a slow first video, faster later"
-    )
     patience: float = Field(
         default=1.0,
         gt=0,

@@ -22,7 +22,8 @@ STOPPED_S = 3 * LOOK_AGAIN_S
 class RunLimits:
     """Seconds that the parts of a run may take.
 
-    The first step includes all that comes before it: text, picture, and whatever is compiled.
+    The first step includes all that comes before it: text, picture, and the kernels and plans that
+    a first video makes.
     Later steps may take `slowest_times` the slowest one seen, and no less than `step_s`; or than
     `unsure_step_s`, until `sure_after` of them have been seen. Everything may take `patience` times
     as long as the other limits say.

@@ -218,8 +218,6 @@ def compiler(facts: Facts) -> Finding:
     if not _has_gpu(facts):
         return skipped("needed for a GPU alone")
     lost = "kernels that save time are not used"
-    if facts.settings is not None and facts.settings.compile:
-        lost += ", and --compile is not followed"
     if facts.torch is not None and not facts.torch.has_triton:
         return warning(f"Triton is not installed: {lost}.", "`pip install triton`")
     missing = [

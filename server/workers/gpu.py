@@ -85,7 +85,6 @@ class GpuWorker:
                 self._device,
                 guardrail=ServerGuardrail() if self._asks_server else self._options.guardrail,
                 attention=self._options.attention,
-                compiled=self._options.compile,
                 memory=self._options.memory,
                 report=lambda text, fraction: report(Loading(text, fraction)),
             )
@@ -151,7 +150,7 @@ class GpuWorker:
                 "named."
             )
         if num_ranks > 1:
-            check_ranks(stores[0], num_ranks, compiled=self._options.compile)
+            check_ranks(stores[0], num_ranks)
 
     def run(
         self, order: WorkOrder, send: Send, cancelled: Callable[[], bool], judge: Judge

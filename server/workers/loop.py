@@ -57,8 +57,8 @@ class WorkerOptions:
 
     `weights` is the checkpoint's folder, or those of several, comma-separated. `guardrail` is
     `required`, `text`, `off` or, where the server asks an endpoint, its URL. `attention` is a
-    backend or `auto`. `compile` is whether torch compiles the model, and `compile_cache` the folder
-    where it keeps what it made for the next start. `memory` is where the model waits.
+    backend or `auto`. `compile_cache` is the folder where Triton keeps its kernels for the next
+    start. `memory` is where the model waits.
     `nvidia_sampling` is whether noise and times are those of NVIDIA's program. `num_ranks` is how
     many processes, each on a device of its own, work on one video together: the worker starts the
     others.
@@ -71,7 +71,6 @@ class WorkerOptions:
     weights: str
     guardrail: str = "required"
     attention: str = "auto"
-    compile: bool = False
     compile_cache: str | None = None
     memory: MemoryChoice = "auto"
     nvidia_sampling: bool = False

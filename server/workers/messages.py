@@ -53,9 +53,8 @@ class Ready:
     """A worker has loaded its model and can take work.
 
     `attention` is the backend that it chose, `memory` the plan by which its model was placed.
-    `kernels` is `fused` or `plain`, with `and compiled` if torch compiles the model's blocks, and
-    `kernels_problem` says why they are plain on a GPU. `versions` are those of the libraries that
-    a video's last bits depend on, by name.
+    `kernels` is `fused` or `plain`, and `kernels_problem` says why they are plain on a GPU.
+    `versions` are those of the libraries that a video's last bits depend on, by name.
     """
 
     checkpoint_digest: str

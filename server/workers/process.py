@@ -216,7 +216,6 @@ def worker_environment(
         waiting = environment.get(_WAIT_POLICY, "PASSIVE")
         extra = {**_CPU_ENVIRONMENT, _WAIT_POLICY: waiting}
     if compile_cache is not None:
-        extra["TORCHINDUCTOR_CACHE_DIR"] = compile_cache
         extra["TRITON_CACHE_DIR"] = str(Path(compile_cache) / "triton")
     return {**kept, **extra}
 

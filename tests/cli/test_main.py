@@ -51,7 +51,7 @@ def test_the_help_of_a_setting_is_its_description() -> None:
         if option.name in Settings.model_fields
         if path in (" serve", " generate") or option.name == "data"
     }
-    assert {(" serve", "port"), (" generate", "compile"), (" jobs list", "data")} <= said.keys()
+    assert {(" serve", "port"), (" generate", "attention"), (" jobs list", "data")} <= said.keys()
     for (path, name), text in said.items():
         description = Settings.model_fields[name].description
         assert description is not None

@@ -267,13 +267,13 @@ def file(environment: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_settings_are_read_from_a_file(file: Path, environment: pytest.MonkeyPatch) -> None:
     file.write_text(
         'port = 9000\nhost = "::1"\ndata = "/srv/data"\nfetch_allow_nets = ["10.1.0.0/16"]\n'
-        'allowed_hosts = "a.example, b.example"\ncuda_visible_devices = "1"\ncompile = true\n'
+        'allowed_hosts = "a.example, b.example"\ncuda_visible_devices = "1"\npull = true\n'
     )
     environment.setenv("COSMOS_HOST", "127.0.0.1")
 
     settings = Settings.load()
 
-    assert (settings.port, settings.compile, settings.cuda_visible_devices) == (9000, True, "1")
+    assert (settings.port, settings.pull, settings.cuda_visible_devices) == (9000, True, "1")
     assert settings.fetch_allow_nets == (ip_network("10.1.0.0/16"),)
     assert settings.allowed_hosts == ("a.example", "b.example")
     assert settings.host == "127.0.0.1", "the environment wins"

@@ -18,7 +18,7 @@ from benchmarks.timing import Case, Report
 
 SECTIONS = {
     *("machine", "kernels", "precision", "ceilings", "attention", "job", "ceilings after the job"),
-    *("memory", "step", "diffusers", "compiled", "end to end", "vae", "ratios"),
+    *("memory", "step", "diffusers", "end to end", "vae", "ratios"),
 }
 NOT_THERE = (
     *("fastapi", "starlette", "uvicorn", "imageio_ffmpeg", "structlog", "sqlalchemy", "typer"),

@@ -192,12 +192,6 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         r"a C compiler and Python\.h are missing",
     ),
     ("compiler", gpus(H100, has_triton=False), "warning", "Triton is not installed"),
-    (
-        "compiler",
-        {"compiler": None, "settings": settings(compile=True)},
-        "warning",
-        "--compile is not followed",
-    ),
     ("caches", {"caches_problem": "data/compiled belongs to uid 0."}, "warning", "uid 0.*remove"),
     (
         "host memory",
@@ -387,7 +381,6 @@ OF_OPTIONS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "guardrail": ("off", {}, {}),
     "guardrail_key_file": (Path("no-key"), {"guardrail": "http://127.0.0.1:9/"}, {}),
     "attention": ("fa4", {}, {}),
-    "compile": (True, {"devices": ""}, {"compiler": None}),
     "memory": ("resident", {}, gpus(RTX)),
 }
 

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from pipeline.guardrail import GuardrailMissing
 from pipeline.load import default_dtype, load_pipeline
-from pipeline.network.kernels.proof import KernelChoice
-from pipeline.network.transformer import CosmosTransformer
 from weights.errors import CheckpointError
 from weights.stand_in.checkpoint import Layout
 from weights.store import WeightStore
@@ -140,30 +138,6 @@ def test_the_vision_tower_and_the_head_may_be_missing(copy: Path, expected: Tens
     assert len(kept) < len(load_file(file))
     save_file(kept, file, metadata={"format": "pt"})
     assert torch.equal(load_pipeline(WeightStore(copy), "cpu").text.encode(PROMPT), expected)
-
-
-@pytest.mark.parametrize(
-    ("kernels", "num_compiled", "expected"),
-    [
-        (KernelChoice("fused"), 1, KernelChoice("fused and compiled")),
-        (
-            KernelChoice("plain", "There is no compiler."),
-            0,
-            KernelChoice("plain", "There is no compiler. Nor are the blocks compiled."),
-        ),
-    ],
-)
-def test_blocks_are_not_compiled_where_the_kernels_cannot_be(
-    monkeypatch: pytest.MonkeyPatch,
-    kernels: KernelChoice,
-    num_compiled: int,
-    expected: KernelChoice,
-) -> None:
-    compiled: list[CosmosTransformer] = []
-    monkeypatch.setattr(CosmosTransformer, "compile_blocks", lambda self: compiled.append(self))
-    monkeypatch.setattr("pipeline.load.choose_kernels", lambda *_, **__: kernels)
-    pipeline = load_pipeline(WeightStore(stand_in()), "cpu", compiled=True)
-    assert (len(compiled), pipeline.kernels) == (num_compiled, expected)
 
 
 def test_a_checkpoint_that_requires_a_guardrail_is_refused_by_name(copy: Path) -> None:

@@ -1,6 +1,5 @@
 """A model that waits in host memory: the same video, with each module lent for its stage only."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -172,31 +171,6 @@ def test_what_is_lent_keeps_its_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     with two_memories(pipeline, monkeypatch), pipeline.placement.on_device(pipeline.vae):
         assert [tensor.stride() for tensor in tensors_of(pipeline.vae)] == strides
     assert [tensor.stride() for tensor in tensors_of(pipeline.vae)] == strides
-
-
-def test_compiled_blocks_are_not_compiled_again_when_they_are_lent_again(
-    pixels: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compilations = 0
-
-    def counting(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., Any]:
-        nonlocal compilations
-        compilations += 1
-        forward: Callable[..., Any] = graph.forward
-        return forward
-
-    torch.compiler.reset()
-    pipeline = load("stream")
-    pipeline.transformer.compile_blocks(counting)
-    # The watching mode would keep torch from compiling, so here copies are made without it.
-    monkeypatch.setattr("pipeline.memory.copied", lambda tensor, _device: tensor.clone())
-    counts = []
-    for _ in range(2):
-        pipeline.generate(SPEC, [pixels], tmp_path / "out.mp4", Listener().watcher)
-        counts.append(compilations)
-    torch.compiler.reset()
-    assert counts[0] > 0
-    assert counts[1] == counts[0]
 
 
 # Loading.

@@ -68,18 +68,17 @@ def test_a_rank_that_runs_out_of_memory_ends_and_rank_0_knows(
 
 
 @pytest.mark.parametrize(
-    ("num_ranks", "width", "compiled", "reason"),
+    ("num_ranks", "width", "reason"),
     [
-        (3, 96, False, "3 devices cannot work on one video: one half works on the prompt"),
-        (8, 96, False, "8 devices cannot work on one video: 4 devices cannot share 2 attention"),
-        (4, 80, False, "2 devices cannot share 15 tokens of a frame evenly"),
-        (2, 96, True, "compiled blocks are for one device"),
+        (3, 96, "3 devices cannot work on one video: one half works on the prompt"),
+        (8, 96, "8 devices cannot work on one video: 4 devices cannot share 2 attention"),
+        (4, 80, "2 devices cannot share 15 tokens of a frame evenly"),
     ],
 )
 def test_devices_that_cannot_share_a_video_are_refused_before_the_model_is_loaded(
-    num_ranks: int, width: int, compiled: bool, reason: str
+    num_ranks: int, width: int, reason: str
 ) -> None:
     height = 48 if width == 80 else 64
     store = WeightStore(stand_in(width=width, height=height))
     with pytest.raises(CannotShare, match=reason):
-        check_ranks(store, num_ranks, compiled=compiled)
+        check_ranks(store, num_ranks)

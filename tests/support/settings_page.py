@@ -17,7 +17,7 @@ PAGE, README = DOCS / "settings.md", ROOT / "README.md"
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "model": (
         *("weights", "pull", "guardrail", "guardrail_key_file", "guardrail_model", "attention"),
-        *("compile", "memory", "nvidia_sampling", "preview"),
+        *("memory", "nvidia_sampling", "preview"),
     ),
     "GPUs": (
         *("devices", "pool", "ray_address", "cuda_visible_devices", "nvidia_driver_capabilities"),
