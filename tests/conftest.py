@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -22,7 +23,12 @@ def pytest_configure() -> None:
 
     Of processes that test side by side each has one core for its sums: threads that wait for each
     other's turns make torch many times slower.
+
+    Bytecode is kept, also where the environment says otherwise: each process that tests would
+    compile all tests, and each of the many programs that they start all of the server.
     """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     shared = Path("/dev/shm")
