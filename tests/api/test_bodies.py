@@ -14,7 +14,15 @@ import pytest
 from fastapi import Request
 from queue_calls import RUN, SUBMIT
 from raw_http import connected
-from servers import data_uri, picture, request_of, serving, settings_in, start_server
+from servers import (
+    COMMAND,
+    data_uri,
+    picture,
+    request_of,
+    serving,
+    settings_in,
+    start_server,
+)
 from starlette.types import Message
 
 from server.api.bodies import LARGE_BYTES, MIN_BYTES_PER_S, BodyReader
@@ -271,7 +279,7 @@ async def test_requests_without_pictures_have_small_bodies(
 def test_runs_that_wait_do_not_hold_their_bodies(tmp_path: Path) -> None:
     size, count = 3 * MIB, 20
     # Large blocks go back to the system at once, so that it can be seen.
-    server = start_server(tmp_path, MALLOC_MMAP_THRESHOLD_=str(MIB))
+    server = start_server(tmp_path, program=[COMMAND], MALLOC_MMAP_THRESHOLD_=str(MIB))
     process = psutil.Process(server.process.pid)
     before = process.memory_info().rss
     image_url = data_uri(picture() + bytes(size))

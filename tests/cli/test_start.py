@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 from client_servers import KEY, ClientServer
-from servers import ENDPOINT, ignoring, request_of, start_server
+from servers import COMMAND, ENDPOINT, ignoring, request_of, start_server
 
 AUTHORIZED = {"authorization": f"Key {KEY}"}
 SEVERAL_S = 20.0
@@ -23,7 +23,7 @@ def wait_for(status_url: str, status: str) -> None:
 
 
 def test_a_caller_who_goes_away_cancels_the_run(tmp_path: Path) -> None:
-    server = start_server(tmp_path, COSMOS_DISCONNECT_GRACE="0.2")
+    server = start_server(tmp_path, program=[COMMAND], COSMOS_DISCONNECT_GRACE="0.2")
     try:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(
@@ -45,7 +45,7 @@ def test_the_server_does_not_say_what_it_runs_on(client_server: ClientServer) ->
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_server_and_its_workers(tmp_path: Path, number: signal.Signals) -> None:
-    server = start_server(tmp_path)
+    server = start_server(tmp_path, program=[COMMAND])
     busy = httpx.post(f"{server.http}/queue/{ENDPOINT}", json=request_of("sleep 3600")).json()
     wait_for(busy["status_url"], "IN_PROGRESS")
     workers = psutil.Process(server.process.pid).children(recursive=True)
@@ -64,12 +64,12 @@ def test_a_server_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
 
 
 def test_a_killed_server_loses_no_job(tmp_path: Path) -> None:
-    first = start_server(tmp_path)
+    first = start_server(tmp_path, program=[COMMAND])
     job = httpx.post(f"{first.http}/queue/{ENDPOINT}", json=request_of("sleep 0.5", seed=11)).json()
     wait_for(job["status_url"], "IN_PROGRESS")
     first.end(signal.SIGKILL)
 
-    second = start_server(tmp_path)
+    second = start_server(tmp_path, program=[COMMAND])
     # The job's own URLs name the port of the server that is gone.
     request = job["response_url"].replace(first.http, second.http)
     wait_for(f"{request}/status", "COMPLETED")

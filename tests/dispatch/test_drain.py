@@ -11,7 +11,6 @@ import httpx
 import psutil
 import pytest
 from servers import (
-    COMMAND,
     ENDPOINT,
     RunningServer,
     data_uri,
@@ -33,7 +32,7 @@ FOR_EVER = {"COSMOS_DRAIN_SECONDS": "3600"}
 
 @contextmanager
 def started(
-    folder: Path, program: Sequence[str | Path] = (COMMAND,), **environment: str
+    folder: Path, program: Sequence[str | Path] | None = None, **environment: str
 ) -> Iterator[tuple[RunningServer, httpx.Client]]:
     server = start_server(folder, program=program, **environment)
     try:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import httpx
 import psutil
 from client_record import Findings, Ledger, by_job, raise_if_asked_to_try_again
-from fork_server import Failpoint, ForkedServer, ForkServer
+from fork_server import Failpoint, ForkedProcess, fork_server
 from job_fixtures import Where, let_leases_lapse, sql
 from pydantic import SecretStr
 from servers import COMMAND, SCRIPTED, command_line, launch
@@ -82,8 +82,7 @@ class CrashSite:
         self._options = options
         self._environment = environment
         self._port = _free_port()
-        self._fork_server = ForkServer()
-        self.process: subprocess.Popen[str] | ForkedServer | None = None
+        self.process: subprocess.Popen[str] | ForkedProcess | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -92,7 +91,6 @@ class CrashSite:
         """Leave no server behind, whatever became of the test."""
         if self.process is not None:
             self.end(signal.SIGKILL)
-        self._fork_server.__exit__()
 
     @property
     def url(self) -> str:
@@ -122,9 +120,9 @@ class CrashSite:
         if failpoint is None:
             self.process = launch(self.folder, *options, program=program, **self._environment)
         else:
-            environment = {**SCRIPTED, **self._environment}
+            environment = {**os.environ, **SCRIPTED, **self._environment}
             arguments = command_line(self.folder, *options)
-            self.process = self._fork_server.start(failpoint, arguments, environment)
+            self.process = fork_server().start(arguments, environment, failpoint)
         while self.is_alive() and not self._listens():
             time.sleep(0.01)
         assert self.is_alive() or failpoint is not None, "the server did not start"
@@ -142,7 +140,7 @@ class CrashSite:
     def wait(self, timeout_s: float = 60.0) -> int:
         assert self.process is not None
         code = self.process.wait(timeout_s)
-        if isinstance(self.process, subprocess.Popen) and self.process.stdout is not None:
+        if self.process.stdout is not None:
             self.process.stdout.close()
         return code
 
