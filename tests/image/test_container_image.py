@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 from client_programs import run_program
-from containers import PROJECT, Container, build, debian, podman, running, volume, wheelhouse
+from containers import (
+    Container,
+    build,
+    debian,
+    image_extras,
+    podman,
+    requirements_of,
+    running,
+    volume,
+    wheelhouse,
+)
 from paths import ROOT, SAMPLE
 from servers import APP, ENDPOINT
 from stand_ins import stand_in
@@ -54,7 +64,7 @@ def submit(**changes):
 @pytest.fixture(scope="module")
 def image() -> str:
     """On Debian 12, for whose Python there is a build of torch without CUDA."""
-    build(IMAGE, debian("bookworm"), wheelhouse([*PROJECT["dependencies"], "hatchling"]))
+    build(IMAGE, debian("bookworm"), wheelhouse([*requirements_of(*image_extras()), "hatchling"]))
     return IMAGE
 
 

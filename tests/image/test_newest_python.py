@@ -4,7 +4,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from containers import NEEDED_BY_TORCH, PROJECT, debian, podman, wheelhouse
+from containers import (
+    NEEDED_BY_TORCH,
+    PROJECT,
+    debian,
+    podman,
+    requirements_of,
+    wheelhouse,
+)
 from paths import ROOT
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
@@ -19,9 +26,8 @@ UV = ROOT / ".venv-tools" / "bin" / "uv"
 
 
 def test_the_torch_free_tests_pass(tmp_path: Path) -> None:
-    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
     left_out = (*NEEDED_BY_TORCH, *NOT_FOR_TESTS)
-    requirements = [each for each in wanted if not each.startswith(left_out)]
+    requirements = [each for each in requirements_of("dev") if not each.startswith(left_out)]
     wheels = wheelhouse([*requirements, "hatchling", "editables"], PYTHON)
     listed = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT)
     archive = tmp_path / "source.tar"

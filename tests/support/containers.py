@@ -5,6 +5,7 @@ What is downloaded for them is kept under `.cache/image`, and the images by podm
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -55,6 +56,23 @@ def debian(release: str, *packages: str) -> str:
     podman("import", "--quiet", "--change", 'CMD ["bash"]', archive, name)
     archive.unlink()
     return name
+
+
+def requirements_of(*extras: str) -> list[str]:
+    """What the project needs with these extras; one that names other extras stands for theirs."""
+    wanted = list(PROJECT["dependencies"])
+    for extra in extras:
+        for each in PROJECT["optional-dependencies"][extra]:
+            named = re.fullmatch(rf"{PROJECT['name']}\[(.+)\]", each)
+            wanted += [each] if named is None else requirements_of(*named[1].split(","))
+    return list(dict.fromkeys(wanted))
+
+
+def image_extras() -> list[str]:
+    """Those that an image has unless its builder says otherwise."""
+    named = re.search(r'^ARG EXTRAS="(.+)"$', (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert named is not None
+    return named[1].split(",")
 
 
 def wheelhouse(requirements: Sequence[str], python: str | None = None) -> Path:
