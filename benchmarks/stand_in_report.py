@@ -65,6 +65,9 @@ def _sentences(report: dict[str, Any], parts: dict[str, list[dict[str, Any]]]) -
                 f"- {name}: the mean changes by {light:.1f} levels at most, the standard deviation "
                 f"by {contrast:.1f}."
             )
+    wrong = [name for name, case in report["cases"].items() if case.get("off_px", 0) > NEAR_PX]
+    if wrong:
+        lines.append(f"- Not right: {'; '.join(wrong)}.")
     versions = report["versions"]
     lines.append(
         f"- Commit `{report['commit']}`, {machine['cpu']}, torch {versions['torch']}; "
