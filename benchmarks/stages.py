@@ -166,7 +166,7 @@ def main(
         device,
         guardrail="off" if guardrail == "off" else "required",
         # Not `auto`: a plan that changes within a run would be measured as neither.
-        memory="offload" if memory is MemoryPlan.OFFLOAD else "resident",
+        memory=memory.value,
     )
     meter.begin("prepare")
     pixels = prepare(image.read_bytes(), store.profile.width, store.profile.height)

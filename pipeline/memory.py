@@ -67,20 +67,15 @@ class Placement:
         self.reason = reason
         self._text_model = text_model
         self._others = (*others, *lent_with_text)
-        self._offloaded = {text_model, *lent_with_text}
+        self._lent_with_text = tuple(lent_with_text)
         self._plan = plan
         self._may_fall = may_fall
         self._stream: LayerStream | None = None
         self._turns = _Turns(taking_turns, device) if taking_turns else None
         self.warning: str | None = None
-        if plan is MemoryPlan.STREAM:
+        if plan is not MemoryPlan.RESIDENT:
             self._make_stream()
-        elif self._turns is not None and device.type == "cuda":
-            refusal = pin([t for module in taking_turns for t in _tensors(module)])
-            self.warning = refusal and (
-                f"{refusal} A transformer is copied from memory that is not pinned, which takes "
-                "longer where one video's is not the last one's."
-            )
+        self._pin(taking_turns)
 
     @property
     def plan(self) -> MemoryPlan:
@@ -100,7 +95,7 @@ class Placement:
                 if module is self._text_model and self._stream is not None:
                     stage.enter_context(self._streamed(self._stream))
                 elif self._plan is MemoryPlan.STREAM or (
-                    module in self._offloaded and self._plan is MemoryPlan.OFFLOAD
+                    module in self._lent_with_text and self._plan is MemoryPlan.OFFLOAD
                 ):
                     stage.enter_context(_copied_to_device(module, self.device))
                 elif self._turns is not None:
@@ -115,17 +110,23 @@ class Placement:
             self._turns = None
         for module in (self._text_model, *self._others):
             module.to(HOST)
-        self._make_stream()
+        if self._stream is None:
+            self._make_stream()
 
     def _make_stream(self) -> None:
         layers = list(self._text_model.get_submodule("layers").children())
-        if self.device.type == "cuda":
-            refusal = pin([t for layer in layers for t in _tensors(layer)])
-            self.warning = refusal and (
-                f"{refusal} The text model is copied from memory that is not pinned, which takes "
-                "seconds longer a new prompt."
-            )
+        self._pin(layers)
         self._stream = LayerStream(layers, self.device)
+
+    def _pin(self, modules: Sequence[nn.Module]) -> None:
+        """Have modules wait in pinned memory; where that cannot be, say so in `warning`."""
+        if modules and self.device.type == "cuda":
+            refusal = pin([tensor for module in modules for tensor in _tensors(module)])
+            if refusal is not None:
+                self.warning = (
+                    f"{refusal} So weights are copied to the GPU from memory that is not pinned, "
+                    "which takes longer."
+                )
 
     @contextmanager
     def _streamed(self, stream: LayerStream) -> Iterator[None]:

@@ -22,7 +22,7 @@ from weights.store import WeightStore
 SPARE = 2**30
 """Left free: workspaces of cuDNN and cuBLAS, and what the allocator cannot use."""
 
-_DECODE_PLANES, _ENCODE_PLANES = 34, 35
+_DECODE_PLANES, _ENCODE_PLANES = 34, 34.7
 """Decoding, and encoding a clip: planes of the output's size with the VAE's base channels."""
 
 
@@ -52,6 +52,7 @@ class MemoryNeed:
         of_vae = max(self.encode_stage, self.decode_stage)
         stages = max(self.denoise_stage, of_vae)
         stay, text_stage = self.transformer + self.vae, self.text_stage
+        streamed = 2 * self.text_layer
         if swaps:
             # The projection may be another transformer's than the one that is there.
             text_stage += self.text_projection
@@ -61,11 +62,11 @@ class MemoryNeed:
             case MemoryPlan.RESIDENT:
                 return self.text_judge + self.text_model + stay + max(text_stage, stages)
             case MemoryPlan.OFFLOAD:
-                return stay + max(self.text_judge, self.text_model + text_stage, stages)
+                return stay + max(self.text_judge, streamed + text_stage, stages)
             case MemoryPlan.STREAM:
                 return max(
                     self.text_judge,
-                    2 * self.text_layer + self.text_projection + self.text_stage,
+                    streamed + self.text_projection + self.text_stage,
                     self.transformer + self.denoise_stage,
                     self.vae + of_vae,
                 )
@@ -188,7 +189,7 @@ def denoise_bytes(
 
 def encode_bytes(base_dim: int, width: int, height: int, size: int) -> int:
     """Encoding the five frames of a clip: the first, and then four at once."""
-    return _ENCODE_PLANES * base_dim * width * height * size
+    return int(_ENCODE_PLANES * base_dim * width * height * size)
 
 
 def decode_bytes(base_dim: int, width: int, height: int, size: int) -> int:

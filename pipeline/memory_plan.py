@@ -15,11 +15,10 @@ class MemoryPlan(StrEnum):
     RESIDENT = "resident"
     """All modules stay on the device."""
     OFFLOAD = "offload"
-    """The text model, and the guardrail's, wait in host memory and are on the device for their
-    stages; the others stay."""
+    """The text model and the guardrail's wait in host memory. Two layers of the text model at a
+    time, or the guardrail's model, are on the device for their stage; the others stay there."""
     STREAM = "stream"
-    """All wait in host memory, and each is on the device for its stage only; of the text model
-    two layers at a time."""
+    """As `OFFLOAD`, and the others, too, wait in host memory but for their stage."""
 
 
 MemoryChoice = Literal["auto", "resident", "offload", "stream"]

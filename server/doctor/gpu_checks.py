@@ -206,8 +206,8 @@ def pinned_memory(facts: Facts) -> Finding:
     if facts.torch.pinning_problem is None:
         return ok("host memory can be pinned")
     return warning(
-        f"Host memory cannot be pinned ({facts.torch.pinning_problem}): with the memory plan "
-        "stream, the text model is copied more slowly.",
+        f"Host memory cannot be pinned ({facts.torch.pinning_problem}): with the memory "
+        "plans offload and stream, the text model is copied more slowly.",
         "`ulimit -l unlimited`, `docker run --ulimit memlock=-1`, or systemd's "
         "LimitMEMLOCK=infinity",
     )

@@ -153,7 +153,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         "pinned memory",
         gpus(H100, pinning_problem="CUDA error: out of memory"),
         "warning",
-        r"out of memory.*ulimit -l unlimited.*memlock=-1.*LimitMEMLOCK",
+        r"out of memory.*offload and stream.*ulimit -l unlimited.*memlock=-1.*LimitMEMLOCK",
     ),
     ("attention", gpus(H100, has_fa3=False), "warning", r"cosmos-serve\[fa3\]"),
     ("attention", gpus(B200), "ok", "not used"),

@@ -1,6 +1,6 @@
 """What a video takes of a GPU, counted tensor by tensor at full size, and what is made of it."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -26,6 +26,20 @@ def counted() -> MemoryNeed:
     return memory_counts.counted_need(FRAMES)
 
 
+@pytest.fixture(scope="module")
+def computed(counted: MemoryNeed) -> MemoryNeed:
+    """The same by the formulas that a start goes by."""
+    return replace(
+        counted,
+        text_stage=memory_need.text_bytes(CONFIG.crossattn_proj_in_channels, 2),
+        denoise_stage=memory_need.denoise_bytes(
+            CONFIG, FULL.latent_frames, FULL.width, FULL.height, torch.bfloat16
+        ),
+        encode_stage=memory_need.encode_bytes(96, FULL.width, FULL.height, 2),
+        decode_stage=memory_need.decode_bytes(96, FULL.width, FULL.height, 2),
+    )
+
+
 def test_a_resident_model_stays_below_its_bounds(counted: MemoryNeed) -> None:
     weights = counted.text_model + counted.transformer + counted.vae
     assert weights == pytest.approx(17.6 * GIB, rel=0.005)
@@ -47,34 +61,27 @@ def test_each_saving_is_seen_by_the_count(
 
 @pytest.mark.parametrize(
     ("card_gib", "plan", "limit_gib"),
-    [(32, "resident", 24), (24, "offload", 19), (16, "stream", 10), (12, "stream", 10)],
+    [(32, "resident", 24), (24, "offload", 11), (12, "offload", 11), (10, "stream", 8)],
 )
 def test_every_card_has_a_plan_that_fits(
-    counted: MemoryNeed, card_gib: int, plan: str, limit_gib: int
+    counted: MemoryNeed, computed: MemoryNeed, card_gib: int, plan: str, limit_gib: int
 ) -> None:
     # A card is sold by a little more than its driver hands out.
     free = int(card_gib * 0.98 * GIB) - CUDA_ITSELF
-    chosen = counted.choose(free)
+    chosen = computed.choose(free)
     assert chosen == plan
     assert counted.under(chosen) <= limit_gib * GIB
-    assert counted.under(chosen) + SPARE <= free
+    assert computed.under(chosen) + SPARE <= free
 
 
 def test_too_little_for_any_plan_is_the_last_plan(counted: MemoryNeed) -> None:
     assert counted.choose(GIB) is MemoryPlan.STREAM
 
 
-def test_what_is_chosen_by_is_what_was_counted(counted: MemoryNeed) -> None:
-    """The formulas that a start goes by: no less than the count, and no more than 6 % above."""
-    formulas = {
-        "text_stage": memory_need.text_bytes(CONFIG.crossattn_proj_in_channels, 2),
-        "denoise_stage": memory_need.denoise_bytes(
-            CONFIG, FULL.latent_frames, FULL.width, FULL.height, torch.bfloat16
-        ),
-        "encode_stage": memory_need.encode_bytes(96, FULL.width, FULL.height, 2),
-        "decode_stage": memory_need.decode_bytes(96, FULL.width, FULL.height, 2),
-    }
-    ratios = {name: formula / asdict(counted)[name] for name, formula in formulas.items()}
+def test_what_is_chosen_by_is_what_was_counted(counted: MemoryNeed, computed: MemoryNeed) -> None:
+    """The formulas give no less than the count, and no more than 6 % above."""
+    sizes = asdict(counted)
+    ratios = {name: size / sizes[name] for name, size in asdict(computed).items() if sizes[name]}
     assert {name: r for name, r in ratios.items() if not 1.0 <= r <= 1.06} == {}
 
 

@@ -78,14 +78,12 @@ def test_each_module_is_on_the_device_for_its_stage_only(
     with two_memories(pipeline, monkeypatch) as memories:
         pipeline.generate(SPEC, [pixels], tmp_path / "out.mp4", Listener(tell).watcher)
 
-    text_model = modules["language model"]
-    if plan == "offload":
-        vae, transformer, text = 0, 0, size_of(text_model)
-    else:
+    text_model, vae, transformer = modules["language model"], 0, 0
+    layers, embedding = map(text_model.get_submodule, ("layers", "embed_tokens"))
+    text = size_of(text_model) - size_of(layers, embedding)
+    text += 2 * size_of(layers.get_submodule("0"))
+    if plan == "stream":
         vae, transformer = size_of(modules["vae"]), size_of(modules["transformer"])
-        layers, embedding = map(text_model.get_submodule, ("layers", "embed_tokens"))
-        text = size_of(text_model) - size_of(layers, embedding)
-        text += 2 * size_of(layers.get_submodule("0"))
         text += size_of(pipeline.transformer.crossattn_proj)
     assert lent == {
         "start of text": {0},

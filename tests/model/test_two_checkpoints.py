@@ -135,14 +135,45 @@ def test_a_turn_that_fails_leaves_nothing_on_the_device(monkeypatch: pytest.Monk
         assert modules[0].weight.data_ptr() != before
 
 
+@pytest.mark.parametrize("refusal", [None, "Only 1.0 GiB of host memory are free."])
+def test_what_waits_for_a_gpu_is_pinned_once(
+    monkeypatch: pytest.MonkeyPatch, refusal: str | None
+) -> None:
+    pinned: list[torch.Tensor] = []
+
+    def pin(tensors: list[torch.Tensor]) -> str | None:
+        pinned.extend(tensors)
+        return refusal
+
+    monkeypatch.setattr("pipeline.memory.pin", pin)
+    layer, *transformers = (nn.Linear(2, 2) for _ in range(3))
+    placement = Placement(
+        torch.device("cuda"),
+        nn.ModuleDict({"layers": nn.ModuleList([layer])}),
+        transformers,
+        MemoryPlan.OFFLOAD,
+        may_fall=True,
+        taking_turns=transformers,
+    )
+    placement.fall()
+    waiting = [tensor for each in (layer, *transformers) for tensor in each.parameters()]
+    assert list(map(id, pinned)) == list(map(id, waiting))
+    assert placement.warning == (
+        refusal
+        and f"{refusal} So weights are copied to the GPU from memory that is not pinned, which "
+        "takes longer."
+    )
+
+
 @pytest.mark.parametrize(
     ("card_gib", "plan", "swaps"),
     [
         (80, "resident", False),
         (32, "resident", False),
         (27, "resident", True),
-        (24, "offload", True),
-        (12, "stream", False),
+        (24, "offload", False),
+        (12, "offload", True),
+        (10, "stream", False),
     ],
 )
 def test_what_shares_a_card_is_chosen_by_its_memory(

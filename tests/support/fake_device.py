@@ -58,12 +58,11 @@ class TwoMemories(TorchDispatchMode):
         self._pipeline = pipeline
         modules = modules_of(pipeline)
         self._weights = _addresses(*modules.values())
-        text_model = _addresses(modules["language model"])
         # Prompts are looked up where the embedding waits.
         embedding = _addresses(modules["language model"].get_submodule("embed_tokens"))
         self._waiting = {
             MemoryPlan.RESIDENT: set[int](),
-            MemoryPlan.OFFLOAD: text_model,
+            MemoryPlan.OFFLOAD: _addresses(modules["language model"]) - embedding,
             MemoryPlan.STREAM: self._weights - embedding,
         }
         self._copied_to_device: list[tuple[Any, int]] = []
