@@ -16,6 +16,7 @@ from pipeline.errors import Cancelled, OutOfMemory
 from pipeline.generate import VideoPipeline
 from pipeline.load import load_pipeline
 from pipeline.memory import MemoryShortage, RanOutOfMemory, run_or_free
+from pipeline.memory_need import Placing
 from pipeline.memory_plan import MemoryChoice, MemoryPlan
 from pipeline.progress import Progress, Restarted, Stage, StageStarted, StepDone
 from pipeline.spec import Pixels
@@ -107,8 +108,17 @@ def test_a_shortage_of_memory_offloads_the_model_and_runs_again(
     assert stages == [*STAGES, Stage.ENCODE]
 
 
-def test_what_worked_is_remembered(pixels: Pixels, expected: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("plan", [MemoryPlan.RESIDENT, MemoryPlan.OFFLOAD])
+def test_what_worked_is_remembered(
+    pixels: Pixels,
+    expected: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plan: MemoryPlan,
+) -> None:
+    monkeypatch.setattr("pipeline.load.choose_placing", lambda *_, **__: Placing(plan, ""))
     pipeline, out = load(), tmp_path / "out.mp4"
+    assert pipeline.placement.plan is plan
     RunsOut(1).within(pipeline, Stage.IMAGE)
     num_restarts = []
     for _ in range(2):
