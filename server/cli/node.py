@@ -53,7 +53,9 @@ def node(
     from weights.checkpoints import open_checkpoints
 
     open_checkpoints(str(settings.weights))
-    where = ["--head", f"--port={port}"] if head else [f"--address={address}"]
+    # Ray refuses the option about its dashboard where there is no head.
+    begun = ["--head", f"--port={port}", "--include-dashboard=false"]
+    where = begun if head else [f"--address={address}"]
     command = start_command(settings, where, ip=ip, name=name)
     with owned(settings.data, any_filesystem=settings.any_filesystem):
         ray = subprocess.Popen(command, env=node_environment(settings))

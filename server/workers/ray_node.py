@@ -38,7 +38,7 @@ def start_command(
         )
     return [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--block"),
-        *("--disable-usage-stats", "--include-dashboard=false"),
+        "--disable-usage-stats",
         f"--num-gpus={sum(gpus)}",
         f"--resources={json.dumps({SLOT: len(devices)} if devices else {})}",
         f"--object-store-memory={OBJECT_STORE_BYTES}",

@@ -1,20 +1,16 @@
 """Servers whose jobs run on a cluster of Ray: what becomes of them as its parts are killed."""
 
-import os
 import secrets
 import signal
 import socket
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from pydantic import SecretStr
 from ray_clusters import nodes_of_ray, ray_pool
-from servers import COMMAND, SCRIPTED, RunningServer, settings_in, start_server
+from ray_nodes import RayNode
+from servers import RunningServer, start_server
 from shared_queue import result, server, submit, until
 
 from server.workers.ray_cluster import import_ray
@@ -53,29 +49,6 @@ def test_a_standby_takes_the_place_of_the_dispatcher_that_is_killed(
             assert len(slots(standby)) == 1
 
 
-@contextmanager
-def node(folder: Path, *options: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`cosmos-serve node`, and in the end nothing of it."""
-    settings = settings_in(folder)
-    folders = [f"--weights={settings.weights}", f"--data={settings.data}"]
-    process = subprocess.Popen(
-        [COMMAND, "node", *folders, "--devices", "cpu", *options],
-        env={**os.environ, **SCRIPTED, **environment},
-    )
-    try:
-        yield process
-    finally:
-        kill_with_all_it_started(process)
-
-
-def kill_with_all_it_started(process: subprocess.Popen[bytes]) -> None:
-    started = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for each in started:
-        if each.is_running():
-            each.kill()
-    process.wait()
-
-
 def test_jobs_outlive_the_head_and_run_on_the_next_one(tmp_path: Path) -> None:
     with socket.create_server(("", 0)) as probe:
         port = probe.getsockname()[1]
@@ -83,7 +56,7 @@ def test_jobs_outlive_the_head_and_run_on_the_next_one(tmp_path: Path) -> None:
     head = ["--head", "--port", str(port), "--name", "head"]
     environment = {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
     settings = ON_RAY | environment | {"COSMOS_RAY_ADDRESS": address}
-    with node(tmp_path / "head", *head, **environment):
+    with RayNode(tmp_path / "head", *head, **environment):
         former = start_server(tmp_path / "server", **settings)
         try:
             until(former, job := submit(former, "hang once"), "IN_PROGRESS")
@@ -93,7 +66,12 @@ def test_jobs_outlive_the_head_and_run_on_the_next_one(tmp_path: Path) -> None:
     # Ray ends a process that has lost the head.
     with former.process:
         assert former.process.wait(120) == 1
-    with node(tmp_path / "head", *head, **environment):
+    # The next one has no slot of its own.
+    joins = [f"--address={address}", "--name=node"]
+    with (
+        RayNode(tmp_path / "head", *head, devices="", **environment),
+        RayNode(tmp_path / "node", *joins, **environment),
+    ):
         running = start_server(tmp_path / "server", **settings)
         try:
             assert result(running, job).status_code == 200
