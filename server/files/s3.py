@@ -131,9 +131,10 @@ class S3Files:
     def ids(self) -> Iterator[str]:
         return (artifact_id for artifact_id, _ in self._listed())
 
-    def temporary_ids(self, before: datetime) -> list[str]:
-        """Pictures, pixels and parts that were last written before that time."""
-        return [artifact_id for artifact_id, at in self._listed(_TEMPORARY) if at < before]
+    def ids_before(self, before: datetime, *, temporary: bool = False) -> list[str]:
+        """What was last written before that time, or only the pictures, pixels and parts of it."""
+        listed = self._listed(_TEMPORARY if temporary else None)
+        return [artifact_id for artifact_id, at in listed if at < before]
 
     def receive(self, prefix: str = "", *, content_type: str = UNKNOWN) -> IncomingObject:
         return self._incoming(new_id(prefix), content_type, is_new=True)

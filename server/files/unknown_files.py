@@ -8,7 +8,7 @@ time, the next start moves them back. Where most files are unknown, the start is
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -141,9 +141,26 @@ def remove_unknown_objects(database: Database, files: "S3Files", *, old_s: float
     They were to be removed while the bucket was away, or a crash left them. Videos and uploads
     that no row names stay: the database may be an older copy, and nothing would bring them back.
     """
-    old = files.temporary_ids(before=datetime.now(UTC) - timedelta(seconds=old_s))
-    if old:
-        files.remove(*set(old) - _known(database))
+    files.remove(*_without_row(database, files.ids_before(_ago(old_s), temporary=True)))
+
+
+def unknown_objects(database: Database, files: "S3Files", *, old_s: float = OLD_S) -> list[str]:
+    """The videos and uploads of a bucket that no row names, and that are old.
+
+    What else may be there has a name that this server does not give.
+    """
+    old = files.ids_before(_ago(old_s))
+    return _without_row(database, [each for each in old if _VIDEO_OR_UPLOAD.fullmatch(each)])
+
+
+def _ago(seconds: float) -> datetime:
+    return datetime.now(UTC) - timedelta(seconds=seconds)
+
+
+def _without_row(database: Database, ids: Sequence[str]) -> list[str]:
+    """Those of them that no row names; a row that is committed meanwhile is of something newer."""
+    known = _known(database) if ids else set()
+    return [each for each in ids if each not in known]
 
 
 def _known(database: Database) -> set[str]:

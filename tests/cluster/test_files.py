@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from servers import APP, COMMAND, RunningServer, picture, request_of, start_serv
 from upload_calls import UPLOAD
 
 from server.errors import FilesAway
+from server.files import unknown_files
 from server.files.s3 import S3Files
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
@@ -186,6 +188,15 @@ def test_a_server_s_files_are_moved_and_old_urls_answer(
     assert f"{bucket}: 6 files copied" in copied[1]
     assert "0 files copied" in again[1]
     assert "6 files had been copied before" in again[1]
+    a_day_later = partial(unknown_files.unknown_objects, old_s=-60.0)
+    monkeypatch.setattr(unknown_files, "unknown_objects", a_day_later)
+    S3Files.at(bucket, scratch=tmp_path).put("f" * 32, b"x", "text/plain", is_new=True)
+    for options, said in (
+        ("--dry-run", "f" * 32),
+        ("--yes", "Removed 1."),
+        ("--yes", "Removed 0."),
+    ):
+        assert said in call(capsys, "files", "prune", "--data", str(data), options)[1]
     shutil.rmtree(data / "files")
     with server(tmp_path, COSMOS_FILES=bucket) as one:
         for url, sha256 in zip(urls, hashes, strict=True):

@@ -105,9 +105,17 @@ def test_wherever_a_stop_time_is_set_it_is_the_one_that_is_counted_with(
 
 
 @pytest.mark.parametrize("target", ["demo", "serve", "check", "test", "bench"])
-def test_the_make_targets_that_the_readme_names_are_there(target: str) -> None:
+def test_the_readme_names_the_make_targets(target: str) -> None:
     assert f"make {target}" in README
-    assert f"\n{target}:" in (ROOT / "Makefile").read_text()
+
+
+def test_the_make_targets_that_the_pages_name_are_there() -> None:
+    made = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.+)", made, re.MULTILINE)
+    assert phony is not None
+    pages = [README, *(page.read_text() for page in DOCS.glob("*.md"))]
+    named = {name for page in pages for name in re.findall(r"`make ([a-z-]+)", page)}
+    assert named.union(phony[1].split()) <= set(re.findall(r"^([a-z-]+):", made, re.MULTILINE))
 
 
 def test_the_page_on_the_api_has_the_fields_as_they_are() -> None:

@@ -4,9 +4,9 @@ import json
 import re
 
 import pytest
-from paths import DOCS, ROOT, TESTS
+from paths import DOCS, TESTS
 
-from benchmarks.chaos_report import PAGE, page_text
+from benchmarks.chaos_report import ONE_SERVER, PAGE, Kind, page_text
 
 TEST_FILES = {path.name: path for path in TESTS.rglob("test_*.py")}
 ROW = re.compile(r"^\| (.+) \| (.*`test_\w+\.py::.+) \|$", re.MULTILINE)
@@ -28,8 +28,11 @@ def test_every_promise_names_tests_that_are_there(promise: str, held_by: str) ->
         assert f"def {test}(" in TEST_FILES[file].read_text(), f"{file} has no {test}"
 
 
-def test_the_page_has_the_table_of_the_last_run_that_was_kept() -> None:
-    report = json.loads((ROOT / "benchmarks" / "results" / "chaos.json").read_text())
+@pytest.mark.parametrize("kind", [ONE_SERVER], ids=lambda kind: kind.name)
+def test_the_page_has_the_table_of_the_last_run_that_was_kept(kind: Kind) -> None:
+    report = json.loads(kind.result.read_text())
 
-    assert page_text(report) in PAGE.read_text()
+    found = kind.on_the_page.search(PAGE.read_text())
+    assert found is not None
+    assert found[0] == page_text(report, kind)
     assert not any(part["problems"] for part in report["parts"].values())

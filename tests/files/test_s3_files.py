@@ -21,7 +21,7 @@ from server.files.copy import copy_files
 from server.files.local import LocalFiles
 from server.files.opening import open_files
 from server.files.s3 import S3Files
-from server.files.unknown_files import remove_unknown_objects
+from server.files.unknown_files import remove_unknown_objects, unknown_objects
 from server.files.upload_store import NewUpload
 
 AWAY = "The store of the server's files is away."
@@ -180,6 +180,19 @@ async def test_old_temporary_objects_without_a_row_go_and_nothing_else(tmp_path:
 
     remove_unknown_objects(place.database, files, old_s=-3600)
     assert set(files.ids()) == known | {unknown[""].id}
+    place.database.close()
+
+
+def test_the_unknown_objects_are_old_and_of_this_server(tmp_path: Path) -> None:
+    files = objects_in_memory(tmp_path)
+    place = Place(tmp_path, files=files)
+    place.made("a")
+    with files.receive() as incoming:
+        incoming.keep()
+    files.put("README", b"of somebody else", "text/plain", is_new=True)
+
+    assert unknown_objects(place.database, files, old_s=3600) == []
+    assert unknown_objects(place.database, files, old_s=-3600) == [incoming.id]
     place.database.close()
 
 

@@ -3,13 +3,14 @@
 import http.server
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +21,10 @@ from fork_server import Failpoint, ForkedProcess, fork_server
 from job_fixtures import Where, let_leases_lapse, sql
 from pydantic import SecretStr
 from servers import COMMAND, SCRIPTED, command_line, launch
+
+from server.db.database import Database
+from server.files.s3 import S3Files
+from server.files.unknown_files import remove_unknown_objects, unknown_objects
 
 
 class Receiver(http.server.ThreadingHTTPServer):
@@ -69,7 +74,7 @@ def receiving(refusals: int = 0) -> Iterator[Receiver]:
 class CrashSite:
     """One data folder, and the server that has it now, if any.
 
-    Its database is in the folder, or the one that the environment names.
+    Its database and its files are in the folder, or where the environment says.
     """
 
     def __init__(self, folder: Path, *options: str, **environment: str) -> None:
@@ -79,10 +84,13 @@ class CrashSite:
         url = environment.get("COSMOS_DATABASE")
         self.where: Where = self.database if url is None else SecretStr(url)
         self.ledger = Ledger()
+        self._has_peers = False
         self._options = options
         self._environment = environment
         self._port = _free_port()
         self.process: subprocess.Popen[str] | ForkedProcess | None = None
+        self.was_ended = False
+        """Whether the last one was sent a signal to end."""
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +99,12 @@ class CrashSite:
         """Leave no server behind, whatever became of the test."""
         if self.process is not None:
             self.end(signal.SIGKILL)
+
+    def join(self, ledger: Ledger) -> None:
+        """Be one of the servers that share a database and files, and whose clients have this
+        record; leases lapse by themselves then."""
+        self.ledger = ledger
+        self._has_peers = True
 
     @property
     def url(self) -> str:
@@ -103,8 +117,7 @@ class CrashSite:
 
     def client(self) -> httpx.Client:
         """A client that raises `AskedToTryAgain` for such an answer."""
-        hooks = {"response": [raise_if_asked_to_try_again]}
-        return httpx.Client(base_url=self.url, timeout=30, event_hooks=hooks)
+        return client_of(self)
 
     def start(
         self, failpoint: Failpoint | None = None, program: Sequence[str | Path] = (COMMAND,)
@@ -113,9 +126,10 @@ class CrashSite:
 
         Without a failpoint, `program` is that of `launch`.
         """
+        self.was_ended = False
         options = ["--port", str(self._port), *self._options]
-        if self.is_shared:
-            # Others may use the database: what a server had in hand is taken over after a while.
+        if self.is_shared and not self._has_peers:
+            # Others might use the database: what a server had in hand is taken over after a while.
             let_leases_lapse(self.where)
         if failpoint is None:
             self.process = launch(self.folder, *options, program=program, **self._environment)
@@ -134,6 +148,7 @@ class CrashSite:
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send the server a signal, and wait for its end; the exit code."""
         assert self.process is not None
+        self.was_ended = True
         self.process.send_signal(number)
         return self.wait()
 
@@ -176,8 +191,12 @@ class CrashSite:
 
     def orphans(self) -> list[str]:
         """Files without a row and rows without a file, when the server has ended; and processes
-        that it left behind."""
-        files = {file.name: file for file in (self.data / "files").glob("*/*")}
+        that it left behind.
+
+        A bucket is cleared first of what a start, and `cosmos-serve files prune`, remove after a
+        day.
+        """
+        files = self._files()
         known = {row[0] for row in self.rows("SELECT id FROM artifacts")}
         known |= {row[0] for row in self.rows("SELECT file_id FROM upload_parts")}
         scratch = self.data / "scratch"
@@ -189,19 +208,60 @@ class CrashSite:
             *(f"the process {pid} was left behind" for pid in processes_of(self.folder)),
         ]
 
+    def _files(self) -> set[str]:
+        bucket = self._environment.get("COSMOS_FILES")
+        if bucket is None:
+            return {file.name for file in (self.data / "files").glob("*/*")}
+        files = S3Files.at(bucket, scratch=self.folder)
+        with closing(Database(self.where)) as database:
+            remove_unknown_objects(database, files, old_s=-3600.0)
+            files.remove(*unknown_objects(database, files, old_s=-3600.0))
+        return set(files.ids())
+
     def table_faults(self) -> list[str]:
         """What is wrong with the tables themselves."""
         twice = "SELECT {0}, count(*) FROM {1} WHERE {2} GROUP BY {0} HAVING count(*) > 1"
         keys = self.rows(twice.format("idempotency_key", "jobs", "idempotency_key IS NOT NULL"))
         videos = self.rows(twice.format("job_id", "artifacts", "kind = 'video'"))
         running = self.rows("SELECT id FROM jobs WHERE status != 'COMPLETED'")
+        held = self.rows(
+            "SELECT id FROM jobs WHERE claimed_by IS NOT NULL UNION ALL "
+            "SELECT job_id FROM webhooks WHERE claimed_by IS NOT NULL"
+        )
         integrity = [] if self.is_shared else self.rows("PRAGMA integrity_check")
         return [
             *(f"{count} jobs have the key {key}" for key, count in keys),
             *(f"the job {job_id} has {count} videos" for job_id, count in videos),
             *(f"the job {job_id} is not done" for (job_id,) in running),
+            *(f"the job {job_id}, or its webhook, is still in hand" for (job_id,) in held),
             *(text for (text,) in integrity if text != "ok"),
         ]
+
+
+class _Proxy(httpx.HTTPTransport):
+    """Sends each request to one of the servers that listen, as a proxy in front of them does."""
+
+    def __init__(self, sites: Sequence[CrashSite]) -> None:
+        super().__init__()
+        self._sites = sites
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        *others, last = random.sample(self._sites, len(self._sites))
+        for site in others:
+            with suppress(httpx.ConnectError):
+                return self._send(request, site)
+        return self._send(request, last)
+
+    def _send(self, request: httpx.Request, site: CrashSite) -> httpx.Response:
+        request.url = request.url.copy_with(port=httpx.URL(site.url).port)
+        return super().handle_request(request)
+
+
+def client_of(*sites: CrashSite) -> httpx.Client:
+    """A client of servers behind a proxy. It raises `AskedToTryAgain` for such an answer."""
+    hooks = {"response": [raise_if_asked_to_try_again]}
+    transport = _Proxy(sites)
+    return httpx.Client(base_url=sites[0].url, timeout=30, event_hooks=hooks, transport=transport)
 
 
 def workers_of(folder: Path) -> list[psutil.Process]:

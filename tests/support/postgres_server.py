@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from client_programs import not_here
 from pydantic import SecretStr
@@ -48,6 +49,14 @@ class PostgresServer:
     def stop(self, mode: str = "immediate") -> None:
         """End it: `immediate` is as by the loss of power."""
         self._run("pg_ctl", "--wait", f"--mode={mode}", "stop")
+
+    def kill(self) -> None:
+        """End it as the kernel does that is short of memory; its children notice, and end."""
+        server = psutil.Process(self.pid)
+        children = server.children()
+        server.kill()
+        _, alive = psutil.wait_procs([server, *children], timeout=30)
+        assert not alive, alive
 
     @property
     def pid(self) -> int:

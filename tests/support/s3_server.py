@@ -3,6 +3,7 @@
 import json
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -108,9 +109,13 @@ class S3Server:
         obstore.put(store, "first", b"")
 
     def stop(self) -> None:
+        self.signal(signal.SIGKILL)
         assert self._process is not None
-        self._process.kill()
         self._process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def _answers(self) -> bool:
         """Whether it asks for credentials, as it does once it knows them."""
@@ -123,9 +128,9 @@ class S3Server:
         return False
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[S3Server]:
-    """The server of this run; each test has a prefix of its own."""
+@contextmanager
+def running_s3() -> Iterator[S3Server]:
+    """A server that runs meanwhile, in memory where that can be."""
     program = Path(sys.executable).with_name("weed")
     if not program.exists():
         not_here("SeaweedFS is not installed: `make test-cluster` installs it.")
@@ -139,6 +144,13 @@ def s3_server() -> Iterator[S3Server]:
     finally:
         server.stop()
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """The server of this run; each test has a prefix of its own."""
+    with running_s3() as server:
+        yield server
 
 
 @pytest.fixture
