@@ -27,13 +27,13 @@ from unittest.mock import patch
 import typer
 from client_record import Ledger
 from crash_site import CrashSite, receiving
-from failpoints import POINTS
+from failpoints import POINTS_WITH_BUCKET
 from postgres_server import PostgresServer, running_postgres
 from ray_nodes import RayNode
 from s3_server import S3Server, running_s3
 
 from benchmarks.chaos_report import CLUSTER, print_table, write_page
-from benchmarks.chaos_run import SERVER, Chaos, run, save
+from benchmarks.chaos_run import Chaos, run, save
 from benchmarks.machine import SERVER_PACKAGES, describe
 from server.workers.ray_cluster import import_ray
 
@@ -129,7 +129,7 @@ def _break(make: Callable[[Path, SiteIn], Parts], kills: int, seed: int) -> dict
             "COSMOS_DATABASE": url.get_secret_value(),
             "COSMOS_FILES": "s3://cosmos/chaos",
             "COSMOS_DRAIN_SECONDS": "1",
-            **SERVER,
+            "COSMOS_QUEUE_LIMIT": "1000",
         }
         ledger = Ledger()
 
@@ -153,7 +153,8 @@ def _break(make: Callable[[Path, SiteIn], Parts], kills: int, seed: int) -> dict
 def _at_random(chaos: Chaos, *, cluster: Cluster, kills: int) -> None:
     """One fault after the other, drawn at random; what ended is started before each."""
     kinds = _kinds(chaos, cluster)
-    while sum(chaos.faults.values()) < kills:
+    while (count := sum(chaos.faults.values())) < kills:
+        print(f"{count} of {kills}", file=sys.stderr)
         _start_what_ended(chaos, cluster)
         time.sleep(chaos.random.uniform(0.5, 4.0))
         chaos.random.choice(kinds)()
@@ -171,7 +172,7 @@ def _start_what_ended(chaos: Chaos, cluster: Cluster) -> None:
         if site.wait() == -signal.SIGKILL and not site.was_ended:
             chaos.faults["server killed at a failpoint"] += 1
         if not cluster.nodes and chaos.random.random() < 0.5:
-            site.start((chaos.random.choice(POINTS), chaos.random.randint(1, 5)))
+            site.start((chaos.random.choice(POINTS_WITH_BUCKET), chaos.random.randint(1, 5)))
         else:
             site.start()
 

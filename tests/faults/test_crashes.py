@@ -12,14 +12,17 @@ import httpx
 import pytest
 from client_record import REQUESTS, Wish
 from crash_site import CrashSite, Receiver, receiving
-from failpoints import POINTS, around
+from failpoints import PART_SENT, POINTS, POINTS_WITH_BUCKET, around, around_request
 from job_fixtures import Where
+from servers import ENDPOINT, request_of
 
 GIVING_BACK = around("give back")
 DYING = around("death")
 RECOVERING = around("recover")
-ONCE = (*GIVING_BACK, *RECOVERING)
+ONCE = (*GIVING_BACK, *RECOVERING, *around_request("list"))
 """A process passes these but once."""
+DELETING = around_request("delete")
+_PROMPTS = {**dict.fromkeys(DYING, "killed 1 once"), PART_SENT: "bytes 12000000"}
 TIMES = 60
 """How often the client does all that it does before a point must have been passed."""
 
@@ -51,8 +54,10 @@ class Round:
         ledger = self.site.ledger
         told = ledger.submit(client, self._wish("sleep 0.01", webhook=self._receiver.url))
         stopped = ledger.submit(client, self._wish("sleep 0.02"))
-        ledger.submit(client, self._wish("killed 1 once" if point in DYING else ""))
+        ledger.submit(client, self._wish(_PROMPTS.get(point, "")))
         ledger.cancel(client, stopped)
+        if point in DELETING:
+            self._make_and_delete(client)
         ledger.submit(client, self._wish(uploaded=True))
         if point in GIVING_BACK:
             ledger.submit(client, self._wish("sleep 1.5"))
@@ -63,6 +68,12 @@ class Round:
             for record in ledger.unfinished():
                 ledger.look(client, record)
         ledger.cancel(client, told)
+
+    def _make_and_delete(self, client: httpx.Client) -> None:
+        job = client.post(f"/queue/{ENDPOINT}", json=request_of("")).json()["request_id"]
+        while client.get(f"{REQUESTS}/{job}/status").json()["status"] != "COMPLETED":
+            pass
+        assert client.delete(f"/v1/models/requests/{job}/payloads").status_code == 200
 
     def _leave_a_job_running(self) -> None:
         """Elsewhere a start puts jobs back; here it looks whether there are any first."""
@@ -87,13 +98,16 @@ class Round:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("passing", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_nothing_is_lost_wherever_the_server_is_killed(
-    tmp_path: Path, where: Where, passing: int
+    tmp_path: Path, where: Where, passing: int, request: pytest.FixtureRequest
 ) -> None:
-    # A file belongs in the data folder.
-    named = {} if isinstance(where, Path) else {"COSMOS_DATABASE": where.get_secret_value()}
+    points, named = POINTS, {}
+    if not isinstance(where, Path):  # its place is in the data folder
+        bucket = request.getfixturevalue("bucket")
+        points = POINTS_WITH_BUCKET
+        named = {"COSMOS_DATABASE": where.get_secret_value(), "COSMOS_FILES": bucket}
     with receiving() as receiver, CrashSite(tmp_path, **named) as site:
         crashes = Round(site, receiver)
-        for point in POINTS:
+        for point in points:
             crashes.kill_at(point, passing)
         site.start()
         with site.client() as client:
@@ -105,4 +119,4 @@ def test_nothing_is_lost_wherever_the_server_is_killed(
     assert findings.given_up == []
     assert site.table_faults() == []
     assert site.orphans() == []
-    assert findings.acknowledged > 2 * len(POINTS)
+    assert findings.acknowledged > 2 * len(points)

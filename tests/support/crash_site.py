@@ -25,6 +25,7 @@ from servers import COMMAND, SCRIPTED, command_line, launch
 from server.db.database import Database
 from server.files.s3 import S3Files
 from server.files.unknown_files import remove_unknown_objects, unknown_objects
+from server.jobs.retention import Retention
 
 
 class Receiver(http.server.ThreadingHTTPServer):
@@ -193,8 +194,8 @@ class CrashSite:
         """Files without a row and rows without a file, when the server has ended; and processes
         that it left behind.
 
-        A bucket is cleared first of what a start, and `cosmos-serve files prune`, remove after a
-        day.
+        A bucket is cleared first as by a sweep, and as by a start and `cosmos-serve files prune` a
+        day later.
         """
         files = self._files()
         known = {row[0] for row in self.rows("SELECT id FROM artifacts")}
@@ -214,6 +215,7 @@ class CrashSite:
             return {file.name for file in (self.data / "files").glob("*/*")}
         files = S3Files.at(bucket, scratch=self.folder)
         with closing(Database(self.where)) as database:
+            Retention(database, files, gone=lambda: None).sweep()
             remove_unknown_objects(database, files, old_s=-3600.0)
             files.remove(*unknown_objects(database, files, old_s=-3600.0))
         return set(files.ids())

@@ -1,7 +1,8 @@
 """The moments at which a server that is killed could lose something, each with a name.
 
-The server knows nothing of them. `arm` wraps, in this process, the three things that every such
-moment passes: a transaction of a store, the naming of a file, and the sending of a webhook.
+The server knows nothing of them. `arm` wraps, in this process, what every such moment passes:
+a transaction of a store, the naming of a file or a request to the bucket, and the sending of a
+webhook.
 """
 
 import os
@@ -13,6 +14,7 @@ from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
+import obstore
 from sqlalchemy import Connection
 
 from server.db.database import Database
@@ -46,6 +48,16 @@ FILE_WRITTEN = "file written"
 """A file is whole and on the disk, and does not have its name yet."""
 FILE_NAMED = "file named"
 """It has its name, and no row that is committed knows it yet."""
+REQUESTS: Mapping[str, tuple[str, ...]] = {
+    "put": ("put",),
+    "get": ("get", "get_range"),
+    "delete": ("delete",),
+    "list": ("list",),
+}
+"""The requests to a bucket, and the functions of obstore that make them."""
+
+PART_SENT = "object put in part"
+"""A part of a large object is on its way, and the rest is not."""
 WEBHOOK_SENT = "webhook sent"
 """The receiver has answered, and no row knows it yet."""
 
@@ -59,17 +71,29 @@ def around(transaction: str) -> tuple[str, str]:
     return f"{transaction}, uncommitted", f"{transaction}, committed"
 
 
-POINTS = (
+def around_request(request: str) -> tuple[str, str]:
+    """The moments before it is sent, and after its answer."""
+    assert request in REQUESTS
+    return f"object {request}, unsent", f"object {request}, answered"
+
+
+_ANYWHERE = (
     *(point for transaction in TRANSACTIONS for point in around(transaction)),
-    FILE_WRITTEN,
-    FILE_NAMED,
     WEBHOOK_SENT,
 )
+POINTS = (*_ANYWHERE, FILE_WRITTEN, FILE_NAMED)
+"""Those of a server whose files are in its folder."""
+POINTS_WITH_BUCKET = (
+    *_ANYWHERE,
+    *(point for request in REQUESTS for point in around_request(request)),
+    PART_SENT,
+)
+"""Those of a server whose files are in S3."""
 
 
 def arm(point: str, action: Callable[[], object]) -> None:
     """Have `action` called, in whatever thread it is, whenever this process passes the point."""
-    assert point in POINTS, f"there is no failpoint {point!r}"
+    assert point in {*POINTS, *POINTS_WITH_BUCKET}, f"there is no failpoint {point!r}"
     write, replace, post = Database.write, os.replace, Fetcher.post
 
     def pass_point(passed: str) -> None:
@@ -99,9 +123,39 @@ def arm(point: str, action: Callable[[], object]) -> None:
         pass_point(WEBHOOK_SENT)
         return status
 
+    _wrap_requests(pass_point)
     patch.object(Database, "write", write_and_pass).start()
     patch.object(os, "replace", replace_and_pass).start()
     patch.object(Fetcher, "post", post_and_pass).start()
+
+
+def _wrap_requests(pass_point: Callable[[str], None]) -> None:
+    for request, names in REQUESTS.items():
+        for name in names:
+            asked = _wrapped(request, getattr(obstore, name), pass_point)
+            patch.object(obstore, name, asked).start()
+
+
+def _wrapped(
+    request: str, ask: Callable[..., Any], pass_point: Callable[[str], None]
+) -> Callable[..., Any]:
+    unsent, answered = around_request(request)
+
+    def parts_of(pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            yield piece
+            pass_point(PART_SENT)
+
+    def ask_and_pass(store: Any, what: Any = None, *data: Any, **named: Any) -> Any:
+        if "check-" in str(what):  # whether the bucket can be used
+            return ask(store, what, *data, **named)
+        pass_point(unsent)
+        pieces = [each if isinstance(each, bytes) else parts_of(each) for each in data]
+        answer = ask(store, what, *pieces, **named)
+        pass_point(answered)
+        return answer
+
+    return ask_and_pass
 
 
 def _caller() -> str | None:

@@ -68,6 +68,8 @@ class S3Server:
             *(str(program), "server", f"-dir={folder / 'data'}", "-filer", "-s3"),
             *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={config}"),
             *("-volume.max=20", "-master.volumeSizeLimitMB=256", "-master.telemetry=false"),
+            # Else they are the same at every server of this machine.
+            *("-s3.port.iceberg=0", "-s3.port.lance=0"),
             *(f"-{name}={port}" for name, port in self._ports.items()),
         ]
         self._process: subprocess.Popen[bytes] | None = None
