@@ -55,10 +55,10 @@ def main(
 ) -> None:
     """Break them, print a table, and fail if anything was lost."""
     parts: dict[str, dict[str, Any]] = {}
-    report = {**describe(PACKAGES), "seed": seed, "parts": parts}
+    report = {**describe(PACKAGES), "parts": parts}
     for name, make, count in (("servers", two_servers, kills), ("ray", with_ray, ray_kills)):
         if count:
-            parts[name] = {**_break(make, count, seed), "kills": count}
+            parts[name] = {**_break(make, count, seed), "kills": count, "seed": seed}
             save(report, out)
     print_table(report, CLUSTER)
     if page is not None:

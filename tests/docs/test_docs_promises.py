@@ -6,7 +6,7 @@ import re
 import pytest
 from paths import DOCS, TESTS
 
-from benchmarks.chaos_report import ONE_SERVER, PAGE, Kind, page_text
+from benchmarks.chaos_report import CLUSTER, ONE_SERVER, PAGE, Kind, page_text
 
 TEST_FILES = {path.name: path for path in TESTS.rglob("test_*.py")}
 ROW = re.compile(r"^\| (.+) \| (.*`test_\w+\.py::.+) \|$", re.MULTILINE)
@@ -28,7 +28,7 @@ def test_every_promise_names_tests_that_are_there(promise: str, held_by: str) ->
         assert f"def {test}(" in TEST_FILES[file].read_text(), f"{file} has no {test}"
 
 
-@pytest.mark.parametrize("kind", [ONE_SERVER], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [ONE_SERVER, CLUSTER], ids=lambda kind: kind.name)
 def test_the_page_has_the_table_of_the_last_run_that_was_kept(kind: Kind) -> None:
     report = json.loads(kind.result.read_text())
 

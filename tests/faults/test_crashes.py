@@ -95,7 +95,7 @@ class Round:
         return Wish(key=f"wish {number}", prompt=prompt, number=number, **fields)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("passing", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_nothing_is_lost_wherever_the_server_is_killed(
     tmp_path: Path, where: Where, passing: int, request: pytest.FixtureRequest
