@@ -135,7 +135,8 @@ def running(name: str, *arguments: str) -> Iterator[Container]:
 
 @contextmanager
 def volume(name: str) -> Iterator[str]:
-    """A new volume, which is removed at the end."""
+    """A new volume, which is removed at the end; one that a run left that was killed goes first."""
+    podman("volume", "rm", "--force", name)
     podman("volume", "create", name)
     try:
         yield name
