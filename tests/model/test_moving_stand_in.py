@@ -104,6 +104,21 @@ def test_each_frame_moves_on_as_the_prompt_says(
     assert 10 * np.log10(255**2 / error) > 20, "the first frame is the picture"
 
 
+def test_a_photograph_of_strong_contrast_opens_no_gate_that_is_shut(
+    pipeline: VideoPipeline,
+) -> None:
+    """Where one opens, a stripe of other colours lies over the frames."""
+    quickly = spec("The camera moves quickly down.", guidance=1, steps=4)
+    made = frames(pipeline, [photograph("china")], quickly)
+
+    for index, later in enumerate(made[1:], start=1):
+        come, margin = 4 * index, 4 * index + 4
+        expected = made[0][margin - come : HEIGHT - margin - come, margin:-margin]
+        error = np.abs(later[margin:-margin, margin:-margin] - expected)
+        assert error.mean() < 6
+        assert error.max() < 50
+
+
 def test_a_camera_that_holds_still_shows_one_picture(pipeline: VideoPipeline) -> None:
     made = frames(
         pipeline, [photograph("friends")], spec("A dog looks up. The camera holds still.")

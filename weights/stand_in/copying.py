@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from weights.stand_in.feed_forward import Units
+from weights.stand_in.feed_forward import Units, summable
 from weights.stand_in.layout import (
     CONTENT,
     HALVES,
@@ -163,7 +163,7 @@ def move_by_a_quarter(units: Units, quarters: "Mapping[int, tuple[Tensor, Tensor
             continue
         out, into = quarters[move.direction]
         sources = [*Stream.ESTIMATE, *(Stream.FETCHED[i] for i in next_half(move.direction))]
-        for row, column in zip(into, out.T, strict=True):
+        for row, column in zip(into, summable(out).T, strict=True):
             units.gate(
                 dict(zip(sources, row.tolist(), strict=True)),
                 dict(zip(Stream.ESTIMATE, column.tolist(), strict=True)),

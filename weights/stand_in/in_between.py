@@ -18,6 +18,7 @@ Without a flag the earlier frame is the later one, to the bit.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from weights.stand_in.feed_forward import summable
 from weights.stand_in.layout import AMPLITUDES, MOVES, Move
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ CODE = (45, 46)
 _LEVEL, _HIDDEN_LEVEL = 1000.0, 1e5
 _SMALL = 1e-3
 """What the first norm makes of a 1: silu(x) is x / 2 for a small x, so the features pass unbent."""
-_SHARP, _GAIN = 52.0, 4.0
-"""Of a gate, as in `feed_forward.py`: silu cuts off nearly as sharply as gelu does."""
+_SHARP, _GAIN = 52.0, 0.125
+"""Of a gate, as in `feed_forward.py`: silu cuts off nearly as sharply as gelu does. The decoder's
+features are larger than latents, so there is less gain: sums of them up to 350 pass."""
 
 
 def construct(decoder: Any, numbers: "dict[str, Tensor]") -> None:
@@ -133,7 +135,7 @@ class _Hidden:
         (x, y), (before, now) = step, (1, 2)
         gate = {flag: 2 * _SHARP}
         twin = self._unit(gate, step)
-        for row, column in zip(into * _GAIN, out.T / _GAIN, strict=True):
+        for row, column in zip(into * _GAIN, summable(out).T / _GAIN, strict=True):
             unit = self._unit(gate, step)
             own, beyond, later = row.split(FEATURES)
             weight = self._block.conv1.weight[unit]

@@ -58,8 +58,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _ITSELF = Aim(0)
-_AHEAD = Aim(1)
-"""A frame that is not made yet, seen from the first that is."""
+_AHEAD = Aim(2)
+"""A frame that is not made yet, seen from the two that are: what is fetched there is 0, and
+need not be cleared before the next block fetches more."""
 
 
 def construct(
