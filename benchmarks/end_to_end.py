@@ -7,24 +7,22 @@ other section, and because the frames of a CPU are known to be right.
 import hashlib
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from benchmarks.timing import Case, peak, reset_peak
-from pipeline.encode import EncodedVideo
+from benchmarks.without_ffmpeg import frames_go_to
 from pipeline.generate import VideoPipeline
 from pipeline.guardrail import Frame
 from pipeline.load import load_pipeline
 from pipeline.memory_plan import MemoryChoice
 from pipeline.progress import Progress, StepDone, Watcher
 from pipeline.spec import Pixels, VideoSpec
-from pipeline.thumbnail import Thumbnail
 from weights.stand_in.checkpoint import write_stand_in
 from weights.store import WeightStore
 
@@ -78,20 +76,8 @@ def _video(
 def _frames(pipeline: VideoPipeline, watcher: Watcher) -> Frames:
     """The frames of one video, which are not encoded: there may be no ffmpeg."""
     taken: list[Frame] = []
-
-    def take(frames: Iterable[Frame], *, out: Path, **_: object) -> EncodedVideo:
-        taken.extend(frame.copy() for frame in frames)
-        return EncodedVideo(
-            path=out,
-            content_type="",
-            num_frames=len(taken),
-            width=_WIDTH,
-            height=_HEIGHT,
-            thumbnail=Thumbnail(b"", 0, 0),
-        )
-
     picture = np.random.default_rng(0).integers(0, 256, (_HEIGHT, _WIDTH, 3), dtype=np.uint8)
-    with patch("pipeline.generate.encode_video", take):
+    with frames_go_to(lambda frame: taken.append(frame.copy()), _WIDTH, _HEIGHT):
         pixels = Pixels(_WIDTH, _HEIGHT, picture.tobytes())
         pipeline.generate(_SPEC, [pixels], Path("unwritten"), watcher)
     return np.stack(taken)

@@ -8,10 +8,9 @@ number of steps.
 import hashlib
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -19,14 +18,12 @@ import torch
 from benchmarks.full_checkpoint import write_checkpoint
 from benchmarks.full_size import Scale
 from benchmarks.timing import Case, peak, reset_peak, synchronize
-from pipeline.encode import EncodedVideo
+from benchmarks.without_ffmpeg import frames_go_to
 from pipeline.generate import VideoPipeline
-from pipeline.guardrail import Frame
 from pipeline.load import load_pipeline
 from pipeline.memory_plan import MemoryChoice
 from pipeline.progress import Progress, StageStarted, Watcher
 from pipeline.spec import Pixels, VideoSpec
-from pipeline.thumbnail import Thumbnail
 from weights.store import WeightStore
 
 _PLANS: tuple[MemoryChoice, ...] = ("resident", "offload", "stream")
@@ -63,27 +60,12 @@ def _video(
     stages = _Stages(device)
     digest = hashlib.sha256()
 
-    def take(frames: Iterable[Frame], *, out: Path, **_: object) -> EncodedVideo:
-        """Count and hash the frames: there may be no ffmpeg."""
-        num_frames = 0
-        for frame in frames:
-            digest.update(frame.tobytes())
-            num_frames += 1
-        return EncodedVideo(
-            path=out,
-            content_type="",
-            num_frames=num_frames,
-            width=scale.width,
-            height=scale.height,
-            thumbnail=Thumbnail(b"", 0, 0),
-        )
-
     rgb = np.random.default_rng(3).integers(0, 256, scale.width * scale.height * 3, dtype=np.uint8)
     spec = VideoSpec(
         prompt="A calm sea.", seed=0, num_frames=scale.num_frames, num_inference_steps=1
     )
     pipeline.text.forget()
-    with patch("pipeline.generate.encode_video", take):
+    with frames_go_to(lambda f: digest.update(f.tobytes()), scale.width, scale.height):
         pixels = Pixels(scale.width, scale.height, rgb.tobytes())
         pipeline.generate(spec, [pixels], Path("unwritten"), Watcher(stages.tell, lambda: False))
     stages.end()
