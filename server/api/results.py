@@ -5,8 +5,9 @@ piece at a time, so that memory never holds the video.
 """
 
 import asyncio
+import contextlib
 from base64 import b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import IO
 
@@ -120,12 +121,34 @@ class Results:
             raise OutputExpired from error
 
 
-class CompletionResponse(StreamingResponse):
-    """A streamed response; calls `delivered` if it was sent to its end, else `on_disconnect`."""
+class ClosingResponse(StreamingResponse):
+    """A streamed response that closes what makes its body, also where it was cut off.
+
+    Starlette leaves that to the garbage collector, which closes generators within each other in
+    any order: the outer one then fails, as the inner one is being closed.
+    """
 
     def __init__(
         self,
-        content: AsyncIterator[bytes],
+        content: AsyncGenerator[bytes, None],
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        media_type: str | None = None,
+    ) -> None:
+        super().__init__(content, status, headers, media_type)
+        self._content = content
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with contextlib.aclosing(self._content):
+            await super().__call__(scope, receive, send)
+
+
+class CompletionResponse(ClosingResponse):
+    """A response that calls `delivered` if it was sent to its end, else `on_disconnect`."""
+
+    def __init__(
+        self,
+        content: AsyncGenerator[bytes, None],
         status: int = 200,
         headers: Mapping[str, str] | None = None,
         media_type: str | None = None,
@@ -147,10 +170,13 @@ class CompletionResponse(StreamingResponse):
         if self._is_complete:
             await self._delivered()
 
-    async def _to_the_end(self, content: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    async def _to_the_end(
+        self, content: AsyncGenerator[bytes, None]
+    ) -> AsyncGenerator[bytes, None]:
         # It is asked for the next piece when the one before was sent.
-        async for piece in content:
-            yield piece
+        async with contextlib.aclosing(content):
+            async for piece in content:
+                yield piece
         self._is_complete = True
 
 

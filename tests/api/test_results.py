@@ -5,7 +5,7 @@ import base64
 import json
 import time
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from queue_calls import RUN, result_of, submit, until
 from servers import APP, request_of, serving, settings_in
 from starlette.types import Message
 
-from server.api.results import PIECE_BYTES, CompletionResponse, Output
+from server.api.results import PIECE_BYTES, ClosingResponse, CompletionResponse, Output
 from server.config.settings import Settings
 
 
@@ -122,7 +122,7 @@ class Ends:
 async def test_a_delivery_knows_whether_it_arrived(spec_version: str, is_whole: bool) -> None:
     ends, gone = Ends(), asyncio.Event()
 
-    async def content() -> AsyncIterator[bytes]:
+    async def content() -> AsyncGenerator[bytes, None]:
         yield b"first"
         if not is_whole:
             gone.set()
@@ -147,3 +147,31 @@ async def test_a_delivery_knows_whether_it_arrived(spec_version: str, is_whole: 
         assert spec_version == "2.4", "the older way is to cancel what sends"
 
     assert ends.said == (["delivered"] if is_whole else ["cut off"])
+
+
+@pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
+async def test_what_makes_the_body_is_closed_as_the_answer_ends(spec_version: str) -> None:
+    """An answer is cut off while it is sent, and nothing is left to the garbage collector."""
+    ended = []
+
+    async def content() -> AsyncGenerator[bytes, None]:
+        try:
+            yield b"first"
+            yield b"second"
+        finally:
+            ended.append(True)
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        if message.get("body"):
+            raise OSError("the connection is closed")
+
+    made = content()
+    scope = {"type": "http", "asgi": {"spec_version": spec_version}}
+    with pytest.raises(Exception):  # noqa: B017 - in a group for the older way
+        await ClosingResponse(made)(scope, receive, send)
+
+    assert ended == [True]

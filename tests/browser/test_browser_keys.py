@@ -26,6 +26,8 @@ WRONG = "The server does not know this key."
 ENDED = "The key has ended, or was revoked. Sign in again."
 TEXT = f"{APP}/text-to-video"
 REFUSED = "the server responded with a status of"
+CUT_OFF = "net::ERR_INCOMPLETE_CHUNKED_ENCODING"
+"""What a browser says of a stream whose key has ended, if it is not leaving that stream by then."""
 UNKNOWN_JOB = f"queue/{APP}/requests/00000000-0000-4000-8000-000000000000/status"
 """A key that is good is told that there is no such request."""
 
@@ -133,7 +135,7 @@ def test_a_wrong_key_is_told_so(page: Page, keyed: Keyed) -> None:
 
 
 def test_a_key_that_is_revoked_is_asked_for_again(page: Page, keyed: Keyed) -> None:
-    page.allowed = [REFUSED]
+    page.allowed = [REFUSED, CUT_OFF]
     key = keyed.key("borrowed")
     page.open()
     sign_in(page, key)

@@ -29,6 +29,7 @@ from server.api.openapi.parts import (
     query,
 )
 from server.api.prepared import prepared_media
+from server.api.results import ClosingResponse
 from server.api.status_cache import StatusResponse
 from server.dispatch.previews import CONTENT_TYPE
 from server.errors import NoPreview, StillInProgress, UnknownJob
@@ -106,7 +107,7 @@ async def status_stream(
         # fal's clients take every event for a status, so only those who ask are sent others.
         events = sse.merged(events, _preview_events(services, job))
     events = sse.with_pings(events, may_go_on=request.state.may_go_on)
-    return StreamingResponse(events, headers=sse.HEADERS, media_type=sse.MEDIA_TYPE)
+    return ClosingResponse(events, headers=sse.HEADERS, media_type=sse.MEDIA_TYPE)
 
 
 @router.get(

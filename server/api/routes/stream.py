@@ -1,5 +1,6 @@
 """A run whose answer is a stream: what is going on, and at the end the output."""
 
+import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from fastapi import APIRouter, Request, Response
@@ -43,8 +44,10 @@ async def stream(request: Request, services: ServicesDep, incoming: IncomingDep)
 async def _events(
     services: Services, job: Job, may_go_on: Callable[[], Awaitable[bool]]
 ) -> AsyncGenerator[bytes, None]:
-    async for event in sse.with_pings(_progress(services, job), may_go_on=may_go_on):
-        yield event
+    progress = sse.with_pings(_progress(services, job), may_go_on=may_go_on)
+    async with contextlib.aclosing(progress):
+        async for event in progress:
+            yield event
     done = await until_done(services, job.id)
     if done is None:
         services.runs.disconnect(job)
