@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import OperationalError
 
+from server.db import tables
 from server.db.upgrade import check_release, prepare
 from server.errors import Shortage
 
@@ -96,7 +97,7 @@ class Postgres:
         """PostgreSQL looks after its own files."""
 
     def close(self) -> None:
-        self._engine.dispose()
+        tables.close(self._engine)
 
     def _begin_upgrade(self, db: Connection) -> None:
         db.execute(text("SET LOCAL statement_timeout = 0"))

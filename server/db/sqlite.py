@@ -69,7 +69,7 @@ class Sqlite:
             raise DatabaseDamaged
 
     def close(self) -> None:
-        self._engine.dispose()
+        tables.close(self._engine)
 
     def _prepare(self, reserve: Path) -> None:
         """Open the tables, also where the disk is full: what is here can be read then.

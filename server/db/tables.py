@@ -28,6 +28,7 @@ from sqlalchemy import (
     create_engine,
     event,
 )
+from sqlalchemy.pool import ConnectionPoolEntry
 
 BUSY_TIMEOUT_MS = 5000
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -288,6 +289,16 @@ def open_database(path: Path) -> Engine:
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def close(engine: Engine) -> None:
+    """Close the connections: at once those that are idle, the others as they are given back."""
+
+    def close_returned(_connection: Any, record: ConnectionPoolEntry) -> None:
+        record.invalidate()
+
+    event.listen(engine, "checkin", close_returned)
+    engine.dispose()
 
 
 def _set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:
