@@ -6,7 +6,7 @@ A page that a browser got from elsewhere can be made to call this machine under 
 
 import re
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -69,7 +69,12 @@ def is_loopback(name: str) -> bool:
     """Whether the name leads to the caller's own machine, wherever it is looked up."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
-    return is_address(name) and ip_address(name.strip("[]")).is_loopback
+    if not is_address(name):
+        return False
+    address = ip_address(name.strip("[]"))
+    # 127.0.0.1 within an IPv6 address is loopback to some versions of Python only.
+    is_mapped = isinstance(address, IPv6Address) and address.ipv4_mapped is not None
+    return address.is_loopback and not is_mapped
 
 
 def is_address(name: str) -> bool:

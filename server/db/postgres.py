@@ -65,13 +65,8 @@ class Postgres:
         self._reading = self._engine.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
-        try:
+        with tables.closed_on_error(self._engine), _shortage_if_away():
             prepare(self._engine, self._begin_upgrade)
-        except OperationalError as error:
-            self.close()
-            raise Shortage(
-                f"The database of COSMOS_DATABASE cannot be used: {error.orig}."
-            ) from error
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -114,12 +109,18 @@ def check_postgres(url: SecretStr) -> None:
     """
     engine = open_postgres(url)
     try:
-        with engine.begin() as db:
+        with _shortage_if_away(), engine.begin() as db:
             check_release(db)
-    except OperationalError as error:
-        raise Shortage(f"The database of COSMOS_DATABASE cannot be used: {error.orig}.") from error
     finally:
         engine.dispose()
+
+
+@contextmanager
+def _shortage_if_away() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise Shortage(f"The database of COSMOS_DATABASE cannot be used: {error.orig}.") from error
 
 
 def advisory_lock(what: str) -> tuple[int, ColumnElement[int]]:

@@ -30,7 +30,7 @@ class Sqlite:
         self._writing = threading.Lock()
         self._found_locked_at = 0.0
         self.is_damaged = False
-        with self._damage_noted():
+        with tables.closed_on_error(self._engine), self._damage_noted():
             self._prepare(path.with_name(f"{path.name}-reserve"))
 
     @contextmanager

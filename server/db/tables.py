@@ -4,6 +4,8 @@ Media never enters a table: rows name artefacts, which are files.
 """
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +291,16 @@ def open_database(path: Path) -> Engine:
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+@contextmanager
+def closed_on_error(engine: Engine) -> Iterator[None]:
+    """Close what was opened for somebody who then cannot have it."""
+    try:
+        yield
+    except BaseException:
+        close(engine)
+        raise
 
 
 def close(engine: Engine) -> None:

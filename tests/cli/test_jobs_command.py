@@ -1,6 +1,7 @@
 """`cosmos-serve jobs`, beside a server that runs and after it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ from server.models import JobError
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Commands:
     return Commands(capsys, str(tmp_path / "data"))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """The tables of a server that is stopped."""
+    place = Place(tmp_path / "data")
+    yield place
+    place.database.close()
 
 
 def listed(run: Commands, *options: str) -> dict[str, Any]:
@@ -117,10 +126,8 @@ async def test_a_job_that_is_purged_leaves_the_picture_that_another_shares(
         assert (await result_of(client, await submit(client))).status_code == 200
 
 
-def test_a_job_whose_webhook_is_still_to_be_sent_is_not_purged(
-    tmp_path: Path, run: Commands
-) -> None:
-    Place(tmp_path / "data").made("told-later", webhook_url="https://example.com/hook")
+def test_a_job_whose_webhook_is_still_to_be_sent_is_not_purged(place: Place, run: Commands) -> None:
+    place.made("told-later", webhook_url="https://example.com/hook")
     assert run("jobs", "purge", "--older-than-days", "0") == "Removed 0.\n"
     assert list(listed(run)) == ["told-later"]
 
@@ -157,8 +164,9 @@ async def test_jobs_are_shown_and_removed_by_the_labels_of_their_keys(
         assert len(videos(tmp_path)) == 1
 
 
-def test_jobs_and_videos_are_counted_for_each_key(tmp_path: Path, run: Commands) -> None:
-    place = Place(tmp_path / "data")
+def test_jobs_and_videos_are_counted_for_each_key(
+    place: Place, tmp_path: Path, run: Commands
+) -> None:
     settings = settings_in(tmp_path)
     key_id = add_key(settings, "laptop").partition(":")[0]
     for number in range(2):
@@ -186,9 +194,8 @@ def test_jobs_and_videos_are_counted_for_each_key(tmp_path: Path, run: Commands)
 
 
 def test_a_list_that_is_cut_says_so_beside_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = Place(tmp_path / "data")
     for number in range(3):
         place.submit(str(number))
     data = ("--data", str(tmp_path / "data"))
@@ -199,9 +206,9 @@ def test_a_list_that_is_cut_says_so_beside_it(
 
 @pytest.mark.parametrize("answer", [True, False])
 def test_a_purge_of_many_asks_first(
-    tmp_path: Path, run: Commands, monkeypatch: pytest.MonkeyPatch, answer: bool
+    place: Place, run: Commands, monkeypatch: pytest.MonkeyPatch, answer: bool
 ) -> None:
-    Place(tmp_path / "data").made("old")
+    place.made("old")
     asked: list[str] = []
 
     def ask(question: str, **_: Any) -> bool:

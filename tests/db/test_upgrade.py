@@ -6,6 +6,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import psutil
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -107,6 +108,7 @@ def test_a_step_that_fails_changes_nothing(path: Path) -> None:
         db.execute("CREATE TABLE switches (something TEXT)")
     with pytest.raises(OperationalError, match="already exists"):
         Database(path)
+    assert str(path) not in [file.path for file in psutil.Process().open_files()]
     with closing(sqlite3.connect(path)) as db:
         names = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
         assert "alembic_version" not in names

@@ -1,5 +1,6 @@
 """When a request will start: the work in front, on the slots that there are."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ SECONDS = {"denoise": 50.0, "decode": 10.0}
 class Queue(Place):
     """The tables of a server of some slots, where videos of `SPEC` take a minute."""
 
-    def __init__(self, folder: Path, *, num_slots: int = 1) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.num_slots = num_slots
+        self.num_slots = 1
         pace = Pace(96, 64, 45)
         self.estimates = Estimates(self.database, pace, lambda: self.num_slots, now=self.clock)
         self.store.on_write(self.estimates.written)
@@ -45,6 +46,13 @@ class Queue(Place):
         return self.estimates.of_request(ENDPOINT, SPEC, priority).wait_s
 
 
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[Queue]:
+    queue = Queue(tmp_path)
+    yield queue
+    queue.database.close()
+
+
 def test_work_goes_to_the_slots_that_are_free_first() -> None:
     assert wait_of([0.0, 60.0], 0.0) == 0.0
     assert wait_of([30.0], 60.0) == 90.0
@@ -53,9 +61,8 @@ def test_work_goes_to_the_slots_that_are_free_first() -> None:
 
 
 def test_before_anything_was_measured_nothing_is_said_but_that_a_slot_is_free(
-    tmp_path: Path,
+    queue: Queue,
 ) -> None:
-    queue = Queue(tmp_path)
     found = queue.estimates.of_request(ENDPOINT, SPEC, priority=0)
     assert (found.stage_seconds, found.seconds) == (None, None)
     assert (found.position, found.wait_s, found.starts_at) == (0, 0.0, queue.clock.now)
@@ -64,8 +71,7 @@ def test_before_anything_was_measured_nothing_is_said_but_that_a_slot_is_free(
     assert (found.position, found.wait_s, found.starts_at) == (1, None, None)
 
 
-def test_the_wait_is_what_runs_and_what_waits_in_front(tmp_path: Path) -> None:
-    queue = Queue(tmp_path)
+def test_the_wait_is_what_runs_and_what_waits_in_front(queue: Queue) -> None:
     queue.measure()
     for job_id in "abc":
         queue.add(job_id)
@@ -84,8 +90,7 @@ def test_the_wait_is_what_runs_and_what_waits_in_front(tmp_path: Path) -> None:
     assert queue.wait_s() == 120.0
 
 
-def test_what_goes_first_counts_and_what_goes_later_does_not(tmp_path: Path) -> None:
-    queue = Queue(tmp_path)
+def test_what_goes_first_counts_and_what_goes_later_does_not(queue: Queue) -> None:
     queue.measure()
     queue.add("first", priority=1)
     queue.add("second")
@@ -95,8 +100,7 @@ def test_what_goes_first_counts_and_what_goes_later_does_not(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("state", ["paused", "no slot", "of another kind in front"])
-def test_a_wait_that_cannot_be_known_is_none(tmp_path: Path, state: str) -> None:
-    queue = Queue(tmp_path)
+def test_a_wait_that_cannot_be_known_is_none(queue: Queue, state: str) -> None:
     queue.measure()
     queue.add("a", endpoint=OTHER if state == "of another kind in front" else ENDPOINT)
     if state == "paused":
@@ -108,16 +112,14 @@ def test_a_wait_that_cannot_be_known_is_none(tmp_path: Path, state: str) -> None
     assert found.stage_seconds == SECONDS
 
 
-def test_a_job_whose_input_was_not_to_be_kept_teaches_nothing(tmp_path: Path) -> None:
-    queue = Queue(tmp_path)
+def test_a_job_whose_input_was_not_to_be_kept_teaches_nothing(queue: Queue) -> None:
     queue.measure(store_io=False)
     assert queue.estimates.of_request(ENDPOINT, SPEC, priority=0).stage_seconds is None
 
 
 def test_what_ends_later_is_learned_later_also_after_the_clock_was_set_back(
-    tmp_path: Path,
+    queue: Queue,
 ) -> None:
-    queue = Queue(tmp_path)
     queue.clock.now += 3600
     queue.measure(OTHER)
     queue.clock.now -= 3600
@@ -127,10 +129,9 @@ def test_what_ends_later_is_learned_later_also_after_the_clock_was_set_back(
 
 
 def test_the_tables_are_read_once_for_all_who_ask_until_something_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(estimates, "LOOK_AGAIN_S", 3600.0)
-    queue = Queue(tmp_path)
     queue.add("a")
     queue.add("b")
     num_reads, read = 0, queue.database.read
