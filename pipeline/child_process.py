@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,34 @@ parent, sys.path[:], module, values = json.loads(sys.argv[1])
 from pipeline.child_process import boot
 boot(parent, module, values)
 """
+
+
+class _Held(threading.local):
+    """How often this thread holds the stop signals back, and what it had blocked before."""
+
+    depth = 0
+    before: set[int | signal.Signals] = set()  # noqa: RUF012 - replaced, never changed
+
+
+_held = _Held()
+
+
+@contextmanager
+def stop_signals_held() -> Iterator[None]:
+    """Start children with the stop signals blocked: they would end Python while it starts.
+
+    Another thread of this process takes them meanwhile, or this one at the end. Coroutines of one
+    thread may overlap.
+    """
+    if _held.depth == 0:
+        _held.before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    _held.depth += 1
+    try:
+        yield
+    finally:
+        _held.depth -= 1
+        if _held.depth == 0:
+            signal.pthread_sigmask(signal.SIG_SETMASK, _held.before)
 
 
 def python_command(module: str, values: Mapping[str, Any], *options: str) -> list[str]:

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import structlog
 
-from pipeline.child_process import STOP_SIGNALS, WITHOUT_SITE, python_command
+from pipeline.child_process import WITHOUT_SITE, python_command, stop_signals_held
 from pipeline.errors import (
     ClipTooShort,
     ClipUnreadable,
@@ -50,9 +50,6 @@ _ERRORS = {
     for error in (FileTooLarge, ImageTooLarge, ImageUnreadable, ClipTooShort, ClipUnreadable)
 }
 """The errors that a process may name: what the `prepare` of a picture and of a clip raise."""
-
-_FROM_OUTSIDE = (signal.SIGKILL, *STOP_SIGNALS)
-"""What others end a process with; the stop signals only while it is not blocking them yet."""
 
 _log = structlog.get_logger("server")
 
@@ -155,15 +152,16 @@ class MediaDecoder:
             environment["IMAGEIO_FFMPEG_EXE"] = await asyncio.to_thread(find_ffmpeg)
         file.seek(0)
         values = {**values, "memory_bytes": limits.memory_bytes, "cpu_s": limits.cpu_s}
-        # The loop's thread is the one that starts it, and the one that it dies with.
-        return await asyncio.create_subprocess_exec(
-            *python_command(self._program, values, *WITHOUT_SITE),
-            env=environment,
-            stdin=file,
-            stdout=asyncio.subprocess.PIPE,
-            # A Ctrl-C is for the server, and not for what it started.
-            start_new_session=True,
-        )
+        with stop_signals_held():
+            # The loop's thread is the one that starts it, and the one that it dies with.
+            return await asyncio.create_subprocess_exec(
+                *python_command(self._program, values, *WITHOUT_SITE),
+                env=environment,
+                stdin=file,
+                stdout=asyncio.subprocess.PIPE,
+                # A Ctrl-C is for the server, and not for what it started.
+                start_new_session=True,
+            )
 
 
 async def _output_of(process: asyncio.subprocess.Process, most: int) -> bytes:
@@ -201,7 +199,7 @@ def _error_of(code: int, output: bytes, medium: Medium, field: str, most: int) -
         return _refusal(output, field) or _crashed(medium, field)
     if code == UNUSABLE:
         return _unusable(medium, output[:MAX_TOLD_LENGTH].decode(errors="replace"))
-    if -code in _FROM_OUTSIDE and len(output) <= most:
+    if code == -signal.SIGKILL and len(output) <= most:
         # Neither by us, for there was no more than it may write, nor by its own limits.
         _log.warning("A file's process was killed")
         return DecoderKilled(medium)

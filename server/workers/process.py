@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.child_process import python_command
+from pipeline.child_process import python_command, stop_signals_held
 from server.data_folder import RUN_MARKER
 from server.workers.devices import kind_and_indices
 from server.workers.loop import (
@@ -190,14 +190,15 @@ def _spawn(
         "device": kind,
         "options": dataclasses.asdict(options),
     }
-    return subprocess.Popen(
-        python_command("server.workers.loop", values),
-        env=environment if options.num_ranks == 1 else {**_LOOPBACK, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=_STDERR,
-        pass_fds=[pipe.fileno()],
-        start_new_session=True,
-    )
+    with stop_signals_held():
+        return subprocess.Popen(
+            python_command("server.workers.loop", values),
+            env=environment if options.num_ranks == 1 else {**_LOOPBACK, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=_STDERR,
+            pass_fds=[pipe.fileno()],
+            start_new_session=True,
+        )
 
 
 def worker_environment(

@@ -34,7 +34,8 @@ async def test_what_runs_comes_first_and_then_what_waits_in_its_order(
     shown = (await client.get("/admin/jobs")).json()["jobs"][0]
     assert (shown["slot"], shown["key_id"], shown["priority"]) == ("cpu", None, 0)
 
-    for job in (running, first, second):
+    # What waits goes first: it would begin, and be done in a moment.
+    for job in (second, first, running):
         assert (await client.put(f"/admin/jobs/{job}/cancel")).status_code == 202
         await until(client, job, "COMPLETED")
     assert await jobs(client) == []

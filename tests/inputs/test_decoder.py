@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -114,10 +115,27 @@ async def test_a_process_that_misbehaves_is_the_callers_error(fault: str) -> Non
     assert "decoding it failed" in str(refused)
 
 
-@pytest.mark.parametrize("fault", ["killed", "SIGTERM", "SIGINT", "SIGHUP"])
-async def test_a_process_that_is_ended_from_outside_is_not_the_callers_error(fault: str) -> None:
+async def test_a_process_that_is_killed_from_outside_is_not_the_callers_error() -> None:
     with pytest.raises(DecoderKilled, match="out of memory"):
-        await prepared(MediaDecoder(program=MISBEHAVING), f"{fault}\n".encode())
+        await prepared(MediaDecoder(program=MISBEHAVING), b"killed\n")
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+async def test_a_signal_to_stop_does_not_end_a_process_that_starts(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """As systemd sends it to all processes of a service: the server stops, the picture is good."""
+    start = asyncio.create_subprocess_exec
+
+    async def signalled(*command: str, **options: Any) -> asyncio.subprocess.Process:
+        process = await start(*command, **options)
+        process.send_signal(number)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", signalled)
+    several = [prepared(MediaDecoder(), picture()) for _ in range(3)]
+    assert await asyncio.gather(*several) == 3 * [(prepare(picture(), 96, 64),)]
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(STOP_SIGNALS)
 
 
 async def test_a_process_that_cannot_be_started_is_not_the_callers_error(

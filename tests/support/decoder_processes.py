@@ -10,11 +10,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.child_process import STOP_SIGNALS
 from server.inputs.decoder_process import REFUSED, confine
 
 
@@ -37,13 +35,6 @@ def _refuse(text: bytes) -> None:
 def _flood() -> None:
     while True:
         os.write(1, bytes(65536))
-
-
-def _end_by(number: signal.Signals) -> None:
-    """End as by a signal that came before stop signals were blocked."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
 
 
 def _spin() -> None:
@@ -74,8 +65,7 @@ _FAULTS: dict[str, Callable[[], object]] = {
     "exit": lambda: os._exit(1),
     "nothing": lambda: os._exit(0),
     "flood": _flood,
-    "killed": lambda: _end_by(signal.SIGKILL),
-    **{number.name: partial(_end_by, number) for number in STOP_SIGNALS},
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "spin": _spin,
     "hoard": _hoard,
     "tell": _tell_environment,
