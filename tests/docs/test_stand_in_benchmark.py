@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from paths import ROOT
 from PIL import Image
+from PIL.ImageFilter import GaussianBlur
 from stand_ins import stand_in
 
 from benchmarks.contact_sheet import sheet
@@ -44,6 +45,17 @@ def test_the_shift_of_a_picture_is_found(photograph: str, moved: tuple[int, int]
     x, y = moved
     before, after = whole[32:128, 32:192], whole[32 - y : 128 - y, 32 - x : 192 - x]
     assert shift(before, after) == moved
+
+
+@pytest.mark.parametrize("photograph", ["life", "china", "friends"])
+def test_the_shift_of_a_soft_picture_is_found_though_its_cells_show(photograph: str) -> None:
+    """Halfway between two cells a picture is soft, and what is faint in it has not moved."""
+    with Image.open(ROOT / "benchmarks" / "photographs" / f"{photograph}.png") as image:
+        whole = grey(np.asarray(image.convert("RGB")))
+        soft = grey(np.asarray(image.convert("RGB").filter(GaussianBlur(1.5))))
+    before, after = whole[32:128, 32:192], soft[28:124, 32:192]
+    faint = 0.1 * (whole - soft)[32:128, 32:192]
+    assert shift(before, after + faint) == (0, 4)
 
 
 def test_a_contact_sheet_has_the_first_the_middle_and_the_last_frame(tmp_path: Path) -> None:
