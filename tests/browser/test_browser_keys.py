@@ -194,7 +194,7 @@ def test_operators_see_what_each_key_costs(page: Page, keyed: Keyed) -> None:
         assert made.status_code == 200
     page.open()
     sign_in(page, keyed.operator)
-    page.open("/#/operator")
+    page.one("nav a[href='#/operator']").click()
     page.until(lambda: any("$0.50" in row.text for row in rows_of(page, "spender")))
 
 
@@ -203,6 +203,7 @@ def test_who_is_no_operator_is_told_so(page: Page, keyed: Keyed) -> None:
     page.open()
     sign_in(page, keyed.key("caller"))
     page.one(".playground")
+    assert [link.text for link in page.all("nav a")] == ["Playground", "History"]
     page.open("/#/operator")
     page.reads("This key may not operate the server: that takes the scope admin.")
     assert not page.all("table")

@@ -6,7 +6,7 @@ import { text } from "./strings.js";
 import { ServerState } from "./parts/server_state.js";
 import { Playground } from "./views/playground.js";
 import { Run } from "./views/run.js";
-import { SignIn, SignOut, isKnown } from "./views/sign_in.js";
+import { SignIn, SignOut, askSession, isKnown, mayOperate } from "./views/sign_in.js";
 
 /**
  * @typedef {object} Server What this server makes; sizes are in pixels.
@@ -57,22 +57,21 @@ function View({ view, about, server }) {
   return html`<p>${text.notFound}</p>`;
 }
 
-function Nav({ view }) {
+function Nav({ view, isOperator }) {
+  const views = ["playground", "history", ...(isOperator ? ["operator"] : [])];
   const link = (name) => html`
     <a href=${`#/${name}`} aria-current=${view === name ? "page" : undefined}>${text[name]}</a>
   `;
-  return html`
-    <nav aria-label=${text.nav}>${["playground", "history", "operator"].map(link)}</nav>
-  `;
+  return html`<nav aria-label=${text.nav}>${views.map(link)}</nav>`;
 }
 
-function Header({ view, canSignOut, onSignOut }) {
+function Header({ view, isOperator, canSignOut, onSignOut }) {
   return html`
     <header class="top">
       <a class="brand" href="#/playground">
         <img src="page/icon.svg" alt="" width="24" height="24" />${text.product}
       </a>
-      <${Nav} view=${view} />
+      <${Nav} view=${view} isOperator=${isOperator} />
       <div class="top-end">
         <${ServerState} />
         <a class="quiet" href="docs">${text.apiDocs}</a>
@@ -89,11 +88,16 @@ function App() {
   const [problem, setProblem] = useState("");
   /** @type {["" | "new" | "ended", (asking: any) => void]} Why a key is asked for, if one is. */
   const [asking, setAsking] = useState("");
+  const [isOperator, setIsOperator] = useState(false);
+  const enter = (/** @type {import("./views/sign_in.js").Session} */ session) => {
+    setAsking(isKnown(session) ? "" : "new");
+    setIsOperator(mayOperate(session));
+  };
   const load = () => {
     setProblem("");
-    Promise.all([ask("page/server.json"), isKnown()]).then(
-      ([found, known]) => {
-        setAsking(known ? "" : "new");
+    Promise.all([ask("page/server.json"), askSession()]).then(
+      ([found, session]) => {
+        enter(session);
         setServer(found);
       },
       (error) => setProblem(error.message),
@@ -107,7 +111,7 @@ function App() {
   }, [view]);
   return html`
     <a class="skip" href="#content" onClick=${skip}>${text.skip}</a>
-    <${Header} view=${view} canSignOut=${server?.needs_key && !asking}
+    <${Header} view=${view} isOperator=${isOperator && !asking} canSignOut=${server?.needs_key && !asking}
       onSignOut=${() => setAsking("new")} />
     <main id="content" tabindex="-1">
       ${problem &&
@@ -115,7 +119,7 @@ function App() {
         ${problem} <button type="button" onClick=${load}>${text.tryAgain}</button>
       </p>`}
       ${asking
-        ? html`<${SignIn} hasEnded=${asking === "ended"} onDone=${() => setAsking("")} />`
+        ? html`<${SignIn} hasEnded=${asking === "ended"} onDone=${enter} />`
         : server && html`<${View} view=${view} about=${about} server=${server} />`}
     </main>
   `;

@@ -6,11 +6,21 @@ import { text } from "../strings.js";
 
 const SESSION = "page/session";
 
+/**
+ * @typedef {object} Session Who has signed in here, if anybody has.
+ * @property {boolean} needs_key
+ * @property {{ scopes: string[] } | null} key
+ */
+
+/** @returns {Promise<Session>} */
+export const askSession = () => ask(SESSION);
+
 /** Whether somebody has signed in here, or need not. */
-export async function isKnown() {
-  const { needs_key: needsKey, key } = await ask(SESSION);
-  return !needsKey || key !== null;
-}
+export const isKnown = (/** @type {Session} */ { needs_key, key }) => !needs_key || key !== null;
+
+/** Whether the operator's view would be answered. */
+export const mayOperate = (/** @type {Session} */ { needs_key, key }) =>
+  !needs_key || (key?.scopes.includes("admin") ?? false);
 
 /** Ask for a key, once. */
 export function SignIn({ hasEnded, onDone }) {
@@ -22,8 +32,7 @@ export function SignIn({ hasEnded, onDone }) {
     const key = String(new FormData(form).get("key")).trim();
     setSending(true);
     try {
-      await ask(SESSION, { json: { key } });
-      onDone();
+      onDone(await ask(SESSION, { json: { key } }));
     } catch (error) {
       setProblem(error instanceof Refused && error.status === 401 ? text.signIn.wrong : error.message);
     } finally {
