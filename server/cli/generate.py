@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.image_kind import ACCEPTED
 from pipeline.spec import (
     DEFAULT_NEGATIVE_PROMPT,
     FPS,
@@ -65,7 +66,7 @@ Image = Annotated[
     typer.Argument(
         default_factory=list,
         metavar="[IMAGE]",
-        help="The first frame: a JPEG, PNG, WebP, GIF or AVIF file, scaled and cropped to fit. "
+        help=f"The first frame: a {ACCEPTED} file, scaled and cropped to fit. "
         "Without it, and without --video, the video is made of the prompt alone.",
         exists=True,
         dir_okay=False,
