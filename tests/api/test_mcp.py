@@ -94,6 +94,14 @@ async def test_a_page_of_another_origin_is_refused_also_with_a_key(
     assert (await client.get("/queue/x/requests/y", headers=mine | origin)).status_code == 404
 
 
+async def test_what_is_no_message_is_refused_in_plain_text(
+    client: httpx.AsyncClient, mine: Key
+) -> None:
+    refused = await client.post("/mcp", content=b"{}", headers=mine)
+    assert (refused.status_code, refused.text) == (400, "Invalid Content-Type header")
+    assert refused.headers["content-type"] == "text/plain; charset=utf-8"
+
+
 async def test_a_job_does_not_exist_for_another_key(
     client: httpx.AsyncClient, keys: dict[str, Key]
 ) -> None:

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
+from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
 from server.api.dependencies import AnyCallerDep, JsonDep
@@ -18,6 +19,8 @@ from server.fal.urls import Service
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
+
+PLAIN_TEXT = "text/plain; charset=utf-8"
 
 router = APIRouter(prefix=f"/{Service.MCP.value}", include_in_schema=False)
 
@@ -57,6 +60,12 @@ class _AnswerOfSdk(Response):
                 return {"type": "http.request", "body": unread.pop(), "more_body": False}
             return await receive()
 
+        async def send_typed(message: Message) -> None:
+            # The SDK's refusals do not say what they are, and a browser would guess.
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).setdefault("content-type", PLAIN_TEXT)
+            await send(message)
+
         # A manager of sessions runs once. This one does for one request, and nothing outlives it.
         self._server.streamable_http_app(
             stateless_http=True,
@@ -65,4 +74,4 @@ class _AnswerOfSdk(Response):
         )
         manager = self._server.session_manager
         async with manager.run():
-            await manager.handle_request(scope, receive_again, send)
+            await manager.handle_request(scope, receive_again, send_typed)
