@@ -33,9 +33,13 @@ if have helm deploy/helm && have kubernetes-validate deploy/helm; then
     helm template test deploy/helm --set replicas=2,$shared > "$work/shared.yaml"
     helm template test deploy/helm --set replicas=2,ray.enabled=true,ray.workers=2,$shared \
         --set weights.accessMode=ReadWriteMany,key.existingSecret=key > "$work/ray.yaml"
+    helm template test deploy/helm --set replicas=2,ray.enabled=true,ray.workers=2,$shared \
+        --set ray.maxWorkers=8,ray.slotsOfWorker=2,ray.gpusOfWorker=4 \
+        --set weights.accessMode=ReadWriteMany > "$work/scaled.yaml"
     # The kinds of KubeRay, and of Prometheus' operator, are none of Kubernetes' own: of the former
     # the pods are checked.
-    python3 - "$work/ray.yaml" > "$work/ray-pods.yaml" << 'END'
+    cat "$work"/{ray,scaled}.yaml > "$work/both.yaml"
+    python3 - "$work/both.yaml" > "$work/ray-pods.yaml" << 'END'
 import sys, yaml
 for found in yaml.safe_load_all(open(sys.argv[1])):
     groups = [found]
@@ -46,6 +50,18 @@ for found in yaml.safe_load_all(open(sys.argv[1])):
             pod |= {"apiVersion": "v1", "kind": "Pod"}
             pod["metadata"]["name"] = f"pod-{number}"
     print(yaml.safe_dump_all(groups, explicit_start=True))
+END
+    # What KubeRay's autoscaler, which is Ray's, takes a worker to be.
+    .venv/bin/python - "$work/scaled.yaml" << 'END'
+import sys, yaml
+from ray.autoscaler._private.kuberay import autoscaling_config
+for found in yaml.safe_load_all(open(sys.argv[1])):
+    if found["kind"] == "RayCluster":
+        found["metadata"]["namespace"] = "test"
+        read = autoscaling_config._derive_autoscaling_config_from_ray_cr(found)
+        worker = read["available_node_types"]["gpu"]
+        assert (worker["min_workers"], worker["max_workers"]) == (2, 8), worker
+        assert (worker["resources"]["cosmos_slot"], worker["resources"]["GPU"]) == (2, 4), worker
 END
     kubernetes-validate --strict --quiet "$work"/{plain,full,shared,ray-pods}.yaml
     helm template test deploy/helm --set serviceMonitor.enabled=true,serviceMonitor.existingSecret=key \

@@ -57,7 +57,9 @@ def create_app(
     key = configured_key(settings)
     served = served_by(settings, pull)
     runs = pool or _pool_of(
-        settings, leads=lambda: app.state.services.peers.leads(in_what=DISPATCHES)
+        settings,
+        leads=lambda: app.state.services.peers.leads(in_what=DISPATCHES),
+        waiting=lambda: app.state.services.store.count_ready(),
     )
     if pull is not None:
         runs = PullingPool(runs, pull)
@@ -80,12 +82,15 @@ def create_app(
     return app
 
 
-def _pool_of(settings: Settings, leads: Callable[[], bool]) -> Pool:
-    """Where this server's jobs run; `leads` says whether it may have the pool of a cluster."""
+def _pool_of(settings: Settings, leads: Callable[[], bool], waiting: Callable[[], int]) -> Pool:
+    """Where this server's jobs run.
+
+    `leads` says whether it may have the pool of a cluster, and `waiting` how many jobs could run.
+    """
     if settings.role == "api":
         return SlotPool()
     if settings.pool == "ray":
-        return RayPool.from_settings(settings, leads)
+        return RayPool.from_settings(settings, leads, waiting)
     return LocalPool.from_settings(settings, data=settings.data)
 
 

@@ -112,6 +112,20 @@ class Settings(BaseSettings):
     ray_address: str = Field(
         default="auto", description="head of the Ray cluster; auto, that of this machine's node"
     )
+    ray_max_slots: int | None = Field(
+        default=None,
+        ge=1,
+        description="workers that a Ray cluster has at most, where their number follows the jobs "
+        "that wait, see docs/cluster.md; one for each slot of its nodes, if unset",
+    )
+    ray_min_slots: int = Field(
+        default=1, ge=0, description="workers that it then has at least, with their models loaded"
+    )
+    ray_idle_seconds: float = Field(
+        default=600.0,
+        gt=0,
+        description="seconds after which a worker that has no job is ended then",
+    )
     worker: WorkerPath = Field(default=DEFAULT_WORKER, description="class of the workers")
     guardrail: Guardrail = Field(
         default="required",

@@ -69,6 +69,29 @@ def _check_cluster(settings: "Settings") -> None:
             "COSMOS_RAY_ADDRESS is for the pool of a Ray cluster: set COSMOS_POOL=ray, or leave it "
             "unset"
         )
+    _check_scaling(settings)
+
+
+def _check_scaling(settings: "Settings") -> None:
+    most = settings.ray_max_slots
+    if most is None:
+        for name in ("ray_min_slots", "ray_idle_seconds"):
+            if name in settings.model_fields_set:
+                raise ValueError(
+                    f"{PREFIX}{name.upper()} is for workers whose number follows the queue: set "
+                    "COSMOS_RAY_MAX_SLOTS, or leave it unset"
+                )
+        return
+    if settings.pool != "ray":
+        raise ValueError(
+            "COSMOS_RAY_MAX_SLOTS is for the pool of a Ray cluster: set COSMOS_POOL=ray, or leave "
+            "it unset"
+        )
+    if settings.ray_min_slots > most:
+        raise ValueError(
+            f"COSMOS_RAY_MIN_SLOTS={settings.ray_min_slots} is more than COSMOS_RAY_MAX_SLOTS="
+            f"{most}: no number of workers is both"
+        )
 
 
 def _check_files(settings: "Settings") -> None:

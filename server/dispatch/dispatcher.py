@@ -26,7 +26,7 @@ from server.tasks import (
     to_writer_thread,
 )
 from server.tracing.traces import NoTraces, Traces
-from server.workers.pool import Pool, SlotDown, SlotState, SlotUp
+from server.workers.pool import Pool, SlotDown, SlotGone, SlotState, SlotUp
 from server.workers.progress_text import describe_loading
 
 _PAUSED = "The queue is paused by the operator: this request waits until it is resumed."
@@ -90,6 +90,9 @@ class Dispatcher:
             match change:
                 case SlotDown(slot, reason):
                     _log.error("A worker is down", slot=slot, reason=reason)
+                    self.deadlines.forget(slot)
+                case SlotGone(slot):
+                    _log.info("A worker that had no job is ended", slot=slot)
                     self.deadlines.forget(slot)
                 case SlotUp(slot):
                     _log.info("A worker is ready", slot=slot)

@@ -4,11 +4,11 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping
 
-from sqlalchemy import and_, select
+from sqlalchemy import and_, func, select
 
 from server.db.database import Database
 from server.errors import QueueFull
-from server.jobs.limits import NO_LIMITS, KeyLimits, check_key
+from server.jobs.limits import NO_LIMITS, KeyLimits, check_key, may_run_another
 from server.jobs.pause import paused_since
 from server.jobs.statements import (
     RUNNING,
@@ -89,6 +89,13 @@ class JobReads:
         waiting = and_(is_ready(self._now(), self._served), jobs.id.not_in(besides))
         with self._database.read() as db:
             return db.execute(select(jobs.seq).where(waiting).limit(1)).first() is not None
+
+    def count_ready(self) -> int:
+        """How many jobs wait for a slot and nothing else: those that would be claimed now."""
+        ready = is_ready(self._now(), self._served)
+        ready = and_(ready, may_run_another(self._key_limits.running))
+        with self._database.read() as db:
+            return db.execute(select(func.count()).where(ready)).scalar_one()
 
     def artifact(self, artifact_id: str) -> StoredArtifact | None:
         """The row of a file, None if there is none, or it was not to be kept for so long."""

@@ -107,7 +107,14 @@ class SlotDown:
     reason: str
 
 
-SlotChange = SlotLoading | SlotUp | SlotIdle | SlotDown
+@dataclass(frozen=True, slots=True)
+class SlotGone:
+    """The slot, which did nothing, is no more. One of its name may come again."""
+
+    slot: str
+
+
+SlotChange = SlotLoading | SlotUp | SlotIdle | SlotDown | SlotGone
 
 
 class WorkerDied(Exception):

@@ -78,6 +78,15 @@ class RayCluster:
             if node["Alive"] and node["Resources"].get(SLOT, 0) >= 1
         ]
 
+    def ask_for(self, num_slots: int) -> None:
+        """Have Ray's autoscaler, if there is one, bring as many nodes as have so many slots.
+
+        That holds until the next call, also where this process has ended; 0 asks for nothing.
+        """
+        from ray.autoscaler.sdk import request_resources
+
+        request_resources(bundles=[{SLOT: 1}] * num_slots)
+
     @contextmanager
     def worker(
         self, node: Node, worker: str, options: WorkerOptions, digest: str

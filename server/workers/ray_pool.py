@@ -10,9 +10,9 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Self
+from typing import Self, TypeVar
 
 import structlog
 
@@ -21,8 +21,9 @@ from server.config.settings import Settings
 from server.tasks import in_thread, log_errors
 from server.workers.local_pool import options_from
 from server.workers.loop import WorkerOptions
-from server.workers.pool import LOAD_S
+from server.workers.pool import LOAD_S, SlotChange, SlotGone, SlotState
 from server.workers.ray_cluster import Node, RayCluster, import_ray
+from server.workers.ray_scaling import Scaling
 from server.workers.slot import Slot
 from server.workers.slot_pool import SlotPool
 from server.workers.supervisor import SlotPlan
@@ -36,6 +37,8 @@ SILENT_S = 15.0
 
 LEAD_S = 30.0
 """How long the pool is kept by a server that leads no more, in case it soon leads again."""
+
+Answer = TypeVar("Answer")
 
 _log = structlog.get_logger("server")
 
@@ -51,43 +54,62 @@ class RayPool(SlotPool):
         digest: Callable[[], str],
         address: str = "auto",
         leads: Callable[[], bool] = lambda: True,
+        scaling: Scaling | None = None,
         first_backoff_s: float = 1.0,
         load_limit_s: float = LOAD_S,
-        ending_grace_s: float = 5.0,
     ) -> None:
         """Prepare to connect to the cluster at `address`, once this server `leads`.
 
-        `digest` reads the digest that every node's checkpoint must have. The others are as of
-        `LocalPool`.
+        `digest` reads the digest that every node's checkpoint must have. Without `scaling` every
+        slot has a worker. The others are as of `LocalPool`.
         """
-        super().__init__(ending_grace_s=ending_grace_s)
+        super().__init__()
         self._worker = worker
         self._options = options
         self._digest_of = digest
         self._address = address
         self._leads = leads
+        self._scaling = scaling
         self._first_backoff_s = first_backoff_s
         self._load_limit_s = load_limit_s
         self._cluster: RayCluster | None = None
+        self._names: dict[str, str] = {}
+        """What nodes are called, by their ids."""
         self._nodes: dict[str, Node] = {}
+        """Those of the slots that have a worker."""
+        self._free_since: dict[str, float] = {}
+        self._ending: dict[str, Slot] = {}
+        """The slots whose workers are being ended for want of jobs."""
+        self._asked_for: int | None = None
         self._digest = ""
         self._led_at = -LEAD_S
         self._following: asyncio.Task[None] | None = None
 
     @classmethod
-    def from_settings(cls, settings: Settings, leads: Callable[[], bool]) -> Self:
-        """The pool of the cluster that the settings name.
+    def from_settings(
+        cls, settings: Settings, leads: Callable[[], bool], waiting: Callable[[], int]
+    ) -> Self:
+        """The pool of the cluster that the settings name; `waiting` is as of `Scaling`.
 
         Raises:
             SettingsError: Ray is not installed.
         """
         import_ray()
+        scaling = None
+        if settings.ray_max_slots is not None:
+            scaling = Scaling(
+                waiting=waiting,
+                min_slots=settings.ray_min_slots,
+                max_slots=settings.ray_max_slots,
+                idle_s=settings.ray_idle_seconds,
+            )
         return cls(
             settings.worker,
             options_from(settings),
             digest=lambda: digest_of(open_checkpoints(str(settings.weights))),
             address=settings.ray_address,
             leads=leads,
+            scaling=scaling,
             load_limit_s=LOAD_S * settings.patience,
         )
 
@@ -121,26 +143,100 @@ class RayPool(SlotPool):
                 self._cluster = await in_thread(RayCluster, self._address)
                 _take_back_signals()
                 _log.info("Connected to Ray", address=self._address)
-            async with asyncio.timeout(SILENT_S):
-                nodes = await _nodes_of(self._cluster)
+            places = self._places(await _answer_of(self._cluster.nodes))
+            await self._let_go_of_gone(places)
+            wanted = await self._wanted(self._cluster, len(places))
         except (TimeoutError, ConnectionError) as error:
             _log.error("The cluster of Ray is not there", why=str(error) or "it does not answer")
             await self._disconnect()
             return
-        await self._have_slots_on(self._cluster, nodes)
+        self._start_workers(self._cluster, places, wanted)
+        if self._scaling is not None:
+            await self._end_idle(len(self._slots) - wanted, self._scaling.idle_s)
 
-    async def _have_slots_on(self, cluster: RayCluster, nodes: Collection[Node]) -> None:
-        wanted = _slots_of(nodes)
+    def _places(self, nodes: Collection[Node]) -> Mapping[str, Node]:
+        """The slots that nodes have room for, by their names: the node's, and a number.
+
+        Of nodes that are called the same, which keep what they were called, one has the name.
+        """
+        ids = {node.id for node in nodes}
+        self._names = {id_: name for id_, name in self._names.items() if id_ in ids}
+        for node in nodes:
+            if node.id not in self._names:
+                is_taken = node.name in self._names.values()
+                self._names[node.id] = node.id if is_taken else node.name
+        return {
+            f"{self._names[node.id]}/{number}": node
+            for node in nodes
+            for number in range(node.num_slots)
+        }
+
+    async def _let_go_of_gone(self, places: Mapping[str, Node]) -> None:
         # One that is back under its name is another node.
-        gone = [name for name, node in self._nodes.items() if wanted.get(name) != node]
+        gone = [name for name, node in self._nodes.items() if places.get(name) != node]
         await self._end([self._slots[name] for name in gone])
         for name in gone:
             _log.warning("A slot is gone with its node", slot=name)
-            del self._slots[name], self._nodes[name]
-        for name, node in wanted.items():
-            if name not in self._nodes:
-                self._nodes[name], self._slots[name] = node, self._slot(cluster, name, node)
-                self._slots[name].start(asyncio.get_running_loop())
+            self._forget(name)
+
+    async def _wanted(self, cluster: RayCluster, num_places: int) -> int:
+        """How many slots are to have a worker. Where that is more than there are, ask for nodes.
+
+        They are asked for until they are there, and not longer: workers hold the nodes that they
+        are on, and what is asked for could hold others, on which there is none.
+        """
+        if self._scaling is None:
+            return num_places
+        wanted = self._scaling.wanted(self.slots(), await in_thread(self._scaling.waiting))
+        asked_for = wanted if wanted > num_places else 0
+        if asked_for != self._asked_for:
+            await _answer_of(partial(cluster.ask_for, asked_for))
+            self._asked_for = asked_for
+            if asked_for:
+                _log.info("Ray is asked for more nodes", slots=asked_for, there=num_places)
+        return wanted
+
+    def _start_workers(self, cluster: RayCluster, places: Mapping[str, Node], wanted: int) -> None:
+        """Have a worker in so many of the places, first where others of the node have one."""
+        workers = Counter(node.id for node in self._nodes.values())
+        empty = [name for name in places if name not in self._nodes]
+        empty.sort(key=lambda name: -workers[places[name].id])
+        for name in empty[: max(0, wanted - len(self._slots))]:
+            self._nodes[name] = places[name]
+            self._slots[name] = self._slot(cluster, name, places[name])
+            self._slots[name].start(asyncio.get_running_loop())
+
+    async def _end_idle(self, at_most: int, idle_s: float) -> None:
+        """End so many of the workers that had no job for long: a node without any can be removed.
+
+        Their slots leave the pool first, so that none is given an order at this moment.
+        """
+        now = time.monotonic()
+        free = [view.name for view in self.slots() if view.state is not SlotState.BUSY]
+        self._free_since = {name: self._free_since.get(name, now) for name in free}
+        idle = [name for name in free if now - self._free_since[name] >= idle_s]
+        # First of nodes with few workers.
+        for name in sorted(idle, key=self._workers_beside)[: max(0, at_most)]:
+            self._ending[name] = self._slots.pop(name)
+        await self._end(self._ending.values())
+        for name in self._ending:
+            self._forget(name)
+            self._changes.publish(SlotGone(name))
+        self._ending.clear()
+
+    def _workers_beside(self, name: str) -> int:
+        """How many workers the node of this slot has."""
+        return sum(node == self._nodes[name] for node in self._nodes.values())
+
+    def _forget(self, name: str) -> None:
+        self._slots.pop(name, None)
+        del self._nodes[name]
+        self._free_since.pop(name, None)
+
+    def _tell(self, change: SlotChange) -> None:
+        """Publish a change, but that a slot is down whose worker is ended for it has no job."""
+        if change.slot in self._slots:
+            self._changes.publish(change)
 
     def _slot(self, cluster: RayCluster, name: str, node: Node) -> Slot:
         plan = SlotPlan(
@@ -150,34 +246,52 @@ class RayPool(SlotPool):
             first_backoff_s=self._first_backoff_s,
             load_limit_s=self._load_limit_s,
         )
-        return Slot(plan, self._changes.publish)
+        return Slot(plan, self._tell)
 
     async def _disconnect(self) -> None:
         """Let go of the cluster, and with it of every slot."""
-        await self._end(self._slots.values())
+        await self._end([*self._slots.values(), *self._ending.values()])
         self._slots.clear()
+        self._ending.clear()
+        self._names.clear()
         self._nodes.clear()
+        self._free_since.clear()
+        self._asked_for = None
         if self._cluster is not None:
             cluster, self._cluster = self._cluster, None
             await in_thread(cluster.close)
 
 
-async def _nodes_of(cluster: RayCluster) -> Sequence[Node]:
-    """The cluster's nodes, by a thread of its own: without a head it waits for ever."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Sequence[Node]] = loop.create_future()
+async def _answer_of(question: Callable[[], Answer]) -> Answer:
+    """What Ray answers, by a thread of its own: without a head it waits for ever.
 
-    def take(nodes: Sequence[Node]) -> None:
-        if not answer.done():
-            answer.set_result(nodes)
+    Raises:
+        TimeoutError: it is silent for too long.
+        ConnectionError: it cannot answer.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Answer] = loop.create_future()
+
+    def take(given: Answer | ConnectionError) -> None:
+        if answer.done():
+            return
+        if isinstance(given, ConnectionError):
+            answer.set_exception(given)
+        else:
+            answer.set_result(given)
 
     def ask() -> None:
-        nodes = cluster.nodes()
+        given: Answer | ConnectionError
+        try:
+            given = question()
+        except Exception as error:
+            given = ConnectionError(f"{type(error).__name__}: {error}")
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(take, nodes)
+            loop.call_soon_threadsafe(take, given)
 
-    threading.Thread(target=ask, name="nodes of Ray", daemon=True).start()
-    return await answer
+    threading.Thread(target=ask, name="question to Ray", daemon=True).start()
+    async with asyncio.timeout(SILENT_S):
+        return await answer
 
 
 def _take_back_signals() -> None:
@@ -185,13 +299,3 @@ def _take_back_signals() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in STOP_SIGNALS:
             signal.signal(number, signal.getsignal(number))
-
-
-def _slots_of(nodes: Collection[Node]) -> Mapping[str, Node]:
-    """The slots by their names: the node's, and a number."""
-    counts = Counter(node.name for node in nodes)
-    return {
-        f"{node.name if counts[node.name] == 1 else node.id}/{number}": node
-        for node in nodes
-        for number in range(node.num_slots)
-    }

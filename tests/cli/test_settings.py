@@ -242,6 +242,12 @@ def test_callers_need_a_key_unless_they_are_on_this_machine(
         ({"pull": "true", "weights": "base,distilled"}, "COSMOS_PULL fetches one checkpoint"),
         ({"role": "api"}, "COSMOS_ROLE=api leaves the rest to servers on the same database"),
         ({"ray_address": "10.0.0.1:6379"}, "COSMOS_RAY_ADDRESS is for the pool of a Ray cluster"),
+        ({"ray_max_slots": "4"}, "COSMOS_RAY_MAX_SLOTS is for the pool of a Ray cluster"),
+        ({"pool": "ray", "ray_min_slots": "2"}, "COSMOS_RAY_MIN_SLOTS is for workers whose number"),
+        (
+            {"pool": "ray", "ray_max_slots": "1", "ray_min_slots": "2"},
+            "COSMOS_RAY_MIN_SLOTS=2 is more than COSMOS_RAY_MAX_SLOTS=1",
+        ),
         ({"fetch": "off", "fetch_allow_nets": "10.0.0.0/8"}, "COSMOS_FETCH=off leaves"),
         ({"fetch": "off", "fetch_allow_hosts": "hooks.internal"}, "without a use: unset them"),
         ({"files_auth": "key"}, "callers need none here: set COSMOS_AUTH=on"),

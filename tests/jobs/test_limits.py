@@ -24,6 +24,7 @@ from server.disk import MIB
 from server.errors import KeyQueueFull, KeyStorageFull, QueueFull, RequestError, TooManySubmits
 from server.files.quota import StorageQuota
 from server.jobs.limits import MINUTE_S, KeyLimits
+from server.jobs.pause import pause
 from server.jobs.reports import queue_size
 from server.jobs.store import JobStore
 from server.keys import ApiKey, Credential
@@ -169,6 +170,17 @@ def test_a_key_s_own_limit_on_what_runs_needs_none_of_every_key(opened: Open, wh
 
     claimed = [store.claim(str(slot)) for slot in range(4)]
     assert [job and job.id for job in claimed] == ["a", "c", "d", None]
+
+
+def test_the_jobs_that_would_be_claimed_now_are_counted(opened: Open, where: Where) -> None:
+    store = opened(running=1)
+    for job, key in (("a", MINE), ("b", MINE), ("c", YOURS)):
+        submit(store, job, key)
+    assert store.claim("0") is not None
+    assert store.count_ready() == 1, "a key has as many as may run"
+    with closing(Database(where)) as database:
+        pause(database)
+    assert store.count_ready() == 0
 
 
 def test_a_key_s_own_limit_on_uploads(where: Where) -> None:

@@ -16,14 +16,19 @@ from server.workers.loop import WorkerOptions
 from server.workers.ray_cluster import SLOT, import_ray
 from server.workers.ray_node import OBJECT_STORE_BYTES
 from server.workers.ray_pool import RayPool
+from server.workers.ray_scaling import Scaling
+
+
+def have_token() -> None:
+    """Make the token of this run's clusters, which Ray reads once."""
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 class NodesOfRay:
     """A head that has no slots, and nodes that have."""
 
     def __init__(self) -> None:
-        # Read once by Ray, when it is imported.
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        have_token()
         # What is no longer read of a file that is still open is Ray's.
         warnings.filterwarnings("ignore", category=ResourceWarning)
         import_ray()
@@ -83,17 +88,21 @@ def pool_on_ray(
     *,
     digest: str = DIGEST,
     leads: Callable[[], bool] = lambda: True,
+    scaling: Scaling | None = None,
+    address: str | None = None,
 ) -> RayPool:
-    """A pool of the nodes that the cluster has."""
-    return RayPool(
+    """A pool of the nodes that a cluster has, this run's or that at an address."""
+    pool = RayPool(
         worker,
         WorkerOptions(weights=str(weights)),
         digest=lambda: digest,
-        address=nodes_of_ray().address,
+        address=address or nodes_of_ray().address,
         leads=leads,
+        scaling=scaling,
         first_backoff_s=0.01,
-        ending_grace_s=0.5,
     )
+    pool._ending_grace_s = 0.5
+    return pool
 
 
 def ray_pool(

@@ -37,9 +37,14 @@ class RayNode:
     def kill(self) -> None:
         """Kill it with all that it started, as by the loss of power."""
         assert self._process is not None
-        if self.is_alive():
-            this = psutil.Process(self._process.pid)
-            for each in [this, *this.children(recursive=True)]:
-                if each.is_running():
-                    each.send_signal(signal.SIGKILL)
-        self._process.wait()
+        kill_all_of(self._process)
+
+
+def kill_all_of(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program with all that it started."""
+    if process.poll() is None:
+        this = psutil.Process(process.pid)
+        for each in [this, *this.children(recursive=True)]:
+            if each.is_running():
+                each.send_signal(signal.SIGKILL)
+    process.wait()

@@ -20,8 +20,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("memory", "nvidia_sampling", "preview"),
     ),
     "GPUs": (
-        *("devices", "pool", "ray_address", "cuda_visible_devices", "nvidia_driver_capabilities"),
-        *("worker", "patience"),
+        *("devices", "pool", "ray_address", "ray_max_slots", "ray_min_slots", "ray_idle_seconds"),
+        *("cuda_visible_devices", "nvidia_driver_capabilities", "worker", "patience"),
     ),
     "address": (
         *("host", "port", "tls_cert", "tls_key", "tls_port", "public_url", "allowed_hosts"),

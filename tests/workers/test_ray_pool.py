@@ -106,7 +106,9 @@ def test_what_is_missing_without_the_extra_is_said(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ray_cluster, "set_ray_environment", lambda: None)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SettingsError, match=r"pip install 'cosmos-serve\[ray\]'"):
-        RayPool.from_settings(Settings(weights=Path("checkpoint"), pool="ray"), lambda: True)
+        RayPool.from_settings(
+            Settings(weights=Path("checkpoint"), pool="ray"), lambda: True, lambda: 0
+        )
 
 
 @pytest.mark.parametrize(
