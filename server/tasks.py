@@ -135,13 +135,17 @@ async def on(signal: "Signal", what: str, work: Callable[[], Awaitable[object]])
 async def in_thread(work: Callable[..., Result], *args: Any) -> Result:
     """`asyncio.to_thread`, but a cancel waits until the thread is done.
 
-    What the thread opens or writes is then there for the caller's `finally` to give up.
+    What the thread opens or writes is then there for the caller's `finally` to give up. Nobody
+    waits for its error any more, so that goes to the log.
     """
     thread = asyncio.ensure_future(asyncio.to_thread(work, *args))
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
         await asyncio.wait([thread])
+        error = None if thread.cancelled() else thread.exception()
+        if error is not None:
+            _log.info("Work that was cancelled has failed", why=f"{type(error).__name__}: {error}")
         raise
 
 

@@ -1,6 +1,7 @@
 """The server's own loops: none ends silently."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -123,3 +124,28 @@ async def test_a_cancel_waits_until_the_thread_is_done() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert opened == ["file"]
+
+
+async def test_the_error_of_work_that_was_cancelled_is_one_line() -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    unheard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+
+    def fail_slowly() -> None:
+        begun.set()
+        assert may_end.wait(10)
+        raise ConnectionError("the head does not answer")
+
+    task = asyncio.create_task(in_thread(fail_slowly))
+    await asyncio.to_thread(begun.wait, 10)
+    task.cancel()
+    await asyncio.sleep(0)
+    may_end.set()
+    with capture_logs() as logs:
+        await asyncio.wait([task])
+    assert task.cancelled()
+    del task
+    gc.collect()
+
+    assert unheard == []
+    assert [line["why"] for line in logs] == ["ConnectionError: the head does not answer"]
