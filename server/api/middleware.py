@@ -30,8 +30,8 @@ Answered = Callable[[str, int, float], None]
 _log = structlog.get_logger("server")
 
 
-class _KeyEnded(Exception):
-    """The key or session of a request ended while its answer was being sent."""
+class CutOff(Exception):
+    """An answer that has begun is not completed; the message is the end of a sentence on why."""
 
 
 async def _always() -> bool:
@@ -44,7 +44,8 @@ class EntryMiddleware:
     It leaves in `request.state` the `base_url` that every URL in the answer begins with, and the
     `request_id`: a new one, which a route replaces by the job's. `session` is the value of the
     cookie, where it counts. An answer in pieces is cut off once `may_go_on` says no: what finds out
-    who calls replaces that, too. `answered` is told of each answer that begins.
+    who calls replaces that, too. What makes the pieces cuts it off by `CutOff`. `answered` is told
+    of each answer that begins.
     """
 
     def __init__(self, app: ASGIApp, rules: AccessRules, answered: Answered) -> None:
@@ -75,17 +76,15 @@ class EntryMiddleware:
                 )
                 MutableHeaders(scope=message).update(response_headers(state))
             elif message.get("more_body") and not await state["may_go_on"]():
-                raise _KeyEnded
+                raise CutOff("its key or session has ended")
             await send(message)
 
         try:
             await self._enter(scope)(scope, receive, send_marked)
-        except* _KeyEnded:
+        except* CutOff as cut_off:
             # The answer is not complete, so the connection is closed.
-            _log.info(
-                "An answer was cut off: its key or session has ended",
-                request_id=state["request_id"],
-            )
+            why = str(_first_of(cut_off))
+            _log.info("An answer was cut off", why=why, request_id=state["request_id"])
 
     def _enter(self, scope: Scope) -> ASGIApp:
         """Address the request; what is to answer it."""
@@ -129,6 +128,13 @@ class EntryMiddleware:
         _set_path(scope, target.address)
         scope["query_string"] = target.query.encode()
         return self._app
+
+
+def _first_of(group: BaseExceptionGroup[CutOff]) -> BaseException:
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
 
 
 def response_headers(state: Mapping[str, Any]) -> dict[str, str]:

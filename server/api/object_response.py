@@ -12,7 +12,8 @@ from urllib.parse import quote
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from server.errors import UnknownFile
+from server.api.middleware import CutOff
+from server.errors import FilesAway, UnknownFile
 from server.files.content_types import HEAD_BYTES, is_shown
 from server.files.public import PublicFile
 
@@ -28,6 +29,8 @@ async def object_response(
     files: "S3Files", request: Request, file: PublicFile, headers: Mapping[str, str]
 ) -> Response:
     """The file, or the part that the request's Range names. Of several parts it is the whole.
+
+    Where the bucket goes away while it is sent, the answer is cut off.
 
     Raises:
         UnknownFile: there is none.
@@ -68,7 +71,15 @@ async def _pieces(
     yield first
     while start < end:
         piece_end = min(start + _PIECE_BYTES, end)
-        yield await files.read_range(file_id, start, piece_end)
+        try:
+            piece = await files.read_range(file_id, start, piece_end)
+        except FilesAway as error:
+            raise CutOff(
+                f"of the file {file_id} no more could be read. {error.sentence}"
+            ) from error
+        except FileNotFoundError as error:
+            raise CutOff(f"the file {file_id} was removed meanwhile") from error
+        yield piece
         start = piece_end
 
 

@@ -42,12 +42,18 @@ def configure_log(form: LogFormat = "text") -> None:
     # Libraries warn on stderr by themselves, else.
     logging.captureWarnings(form == "json")
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     for name in _OURS:
         logging.getLogger(name).setLevel(logging.INFO)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether we do not say it ourselves, and why, as of an answer that was cut off."""
+    return record.msg != "ASGI callable returned without completing response."
 
 
 def _as_text() -> list[structlog.typing.Processor]:

@@ -1,6 +1,7 @@
 """A server whose files are in a bucket, and what becomes of its callers while that is away."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 from unittest.mock import patch
@@ -8,12 +9,14 @@ from unittest.mock import patch
 import httpx
 import pytest
 import pytest_asyncio
-from asgi_calls import app_of
+from asgi_calls import Connection, app_of
 from queue_calls import RUN, result_of, status_of, submit, until_prepared
 from s3_server import serving_objects
 from servers import picture, request_of
+from structlog.testing import capture_logs
 from upload_calls import INITIATE_MULTIPART, UPLOAD, complete, initiate, put, upload
 
+from server.disk import MIB
 from server.errors import FilesAway
 from server.files.s3 import S3Files
 
@@ -221,3 +224,32 @@ async def test_what_has_to_be_an_attachment_is_not_redirected(
     answer = await redirecting.get(await upload(redirecting, b"<script>", content_type))
     assert (answer.status_code, answer.content) == (200, b"<script>")
     assert answer.headers["content-disposition"].startswith("attachment")
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (FilesAway(AWAY), f"of the file {{}} no more could be read. {AWAY}"),
+        (FileNotFoundError(), "the file {} was removed meanwhile"),
+    ],
+)
+async def test_a_file_that_cannot_be_read_to_its_end_is_cut_off(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
+) -> None:
+    files = files_of(client)
+    url = httpx.URL(await upload(client, os.urandom(3 * MIB)))
+    read_range = files.read_range
+
+    async def read_the_first(artifact_id: str, start: int, end: int) -> bytes:
+        if start >= MIB:
+            raise error
+        return await read_range(artifact_id, start, end)
+
+    monkeypatch.setattr(files, "read_range", read_the_first)
+    with capture_logs() as logs:
+        async with Connection(client, url.path, method="GET") as connection:
+            await connection.returned()
+
+    assert [line["why"] for line in logs] == [why.format(url.path.split("/")[2])]
+    assert sum(len(message.get("body", b"")) for message in connection.sent) == MIB
+    assert connection.sent[-1]["more_body"]

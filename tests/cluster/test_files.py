@@ -19,9 +19,10 @@ from crash_site import receiving
 from pydantic import SecretStr
 from queue_calls import SUBMIT
 from s3_server import S3Server, away
-from servers import APP, COMMAND, RunningServer, picture, request_of, start_server
+from servers import APP, COMMAND, RunningServer, logging_to, picture, request_of, start_server
 from upload_calls import UPLOAD
 
+from server.disk import MIB
 from server.errors import FilesAway
 from server.files import unknown_files
 from server.files.s3 import S3Files
@@ -128,6 +129,26 @@ def test_a_bucket_that_is_away_for_a_while_costs_no_job(
         {name: each[name] for name in ("name", "passed")} for each in problem
     ]
     assert (refused.status_code, refused.headers["x-fal-retryable"]) == (503, "true")
+
+
+def test_a_file_that_is_being_sent_as_the_bucket_goes_is_a_line_of_the_log(
+    tmp_path: Path, bucket: str, s3_server: S3Server
+) -> None:
+    log = tmp_path / "log"
+    one = start_server(tmp_path, program=logging_to(log), COSMOS_FILES=bucket)
+    try:
+        url = upload(one, os.urandom(64 * MIB), "application/octet-stream")
+        with httpx.stream("GET", url, timeout=60) as answer:
+            pieces = answer.iter_raw(65536)
+            next(pieces)
+            with away(s3_server), pytest.raises(httpx.RemoteProtocolError):
+                list(pieces)
+    finally:
+        one.end(signal.SIGKILL)
+    said = log.read_text()
+    assert said.count("An answer was cut off") == 1
+    assert "Traceback" not in said
+    assert "without completing" not in said
 
 
 def test_wrong_credentials_have_jobs_wait_for_the_right_ones(tmp_path: Path, bucket: str) -> None:

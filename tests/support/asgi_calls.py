@@ -93,6 +93,10 @@ class Connection:
         self._gone.set()
         await self._task
 
+    async def returned(self) -> None:
+        """Wait until the app has done with it."""
+        await self._task
+
     async def _call(self) -> None:
         headers = [(name.encode(), value.encode()) for name, value in self._headers.items()]
         scope = scope_of(self._method, self._path.encode(), headers)
