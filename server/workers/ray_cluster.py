@@ -26,6 +26,9 @@ evenly among them."""
 _UNREAD_MESSAGES = 4
 """How many messages of a worker, a chunk being 1 MiB, are on their way before it has to wait."""
 
+_ANSWER_S = 10.0
+"""How long the head may take to say which nodes there are."""
+
 _CHECK_S = 20.0
 """How long the head may take to answer; a command of Ray takes a second or two to start."""
 
@@ -71,11 +74,22 @@ class RayCluster:
         )(NodeWorker)
 
     def nodes(self) -> Sequence[Node]:
-        """The nodes that have room for workers, busy or not."""
+        """The nodes that have room for workers, busy or not.
+
+        Raises:
+            ConnectionError: the head does not answer in time.
+        """
+        # `ray.nodes` would wait for a head that is gone for ever, and what waits there has Ray end
+        # this process as soon as another head is there.
+        client = self._ray._private.worker.global_worker.gcs_client
+        try:
+            found = client.get_all_node_info(timeout=_ANSWER_S).values()
+        except self._ray.exceptions.RayError as error:
+            raise ConnectionError(f"the head does not answer: {error}") from error
         return [
             _node(node)
-            for node in self._ray.nodes()
-            if node["Alive"] and node["Resources"].get(SLOT, 0) >= 1
+            for node in found
+            if node.state == node.ALIVE and node.resources_total.get(SLOT, 0) >= 1
         ]
 
     def ask_for(self, num_slots: int) -> None:
@@ -91,7 +105,13 @@ class RayCluster:
     def worker(
         self, node: Node, worker: str, options: WorkerOptions, digest: str
     ) -> Iterator["RayWorker"]:
-        """A worker on the node, which has to load the checkpoint of this digest."""
+        """A worker on the node, which has to load the checkpoint of this digest.
+
+        Raises:
+            ConnectionError: the head does not answer in time.
+        """
+        # What is asked of a head that is gone is waited for, also by `close`.
+        self.nodes()
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         placed = self._actors.options(
@@ -213,11 +233,11 @@ def import_ray() -> Any:
     return ray
 
 
-def _node(found: dict[str, Any]) -> Node:
-    resources, num_slots = found["Resources"], int(found["Resources"][SLOT])
+def _node(found: Any) -> Node:
+    resources, num_slots = found.resources_total, int(found.resources_total[SLOT])
     return Node(
-        id=found["NodeID"],
-        name=found["NodeName"],
+        id=found.node_id.hex(),
+        name=found.node_name,
         num_slots=num_slots,
         num_gpus=int(resources.get("GPU", 0)) // num_slots,
     )

@@ -284,6 +284,8 @@ async def _answer_of(question: Callable[[], Answer]) -> Answer:
         given: Answer | ConnectionError
         try:
             given = question()
+        except ConnectionError as error:
+            given = error
         except Exception as error:
             given = ConnectionError(f"{type(error).__name__}: {error}")
         with contextlib.suppress(RuntimeError):  # the loop has ended

@@ -3,6 +3,9 @@
 import secrets
 import signal
 import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -25,6 +28,18 @@ def on_ray() -> dict[str, str]:
     """The settings of a server on the cluster of this run, which has one slot."""
     ray_pool()
     return ON_RAY | {"COSMOS_RAY_ADDRESS": nodes_of_ray().address}
+
+
+@contextmanager
+def started(folder: Path, **environment: str) -> Iterator[RunningServer]:
+    """A server on SQLite."""
+    running = start_server(folder, **environment)
+    try:
+        yield running
+    finally:
+        assert running.process.stdout is not None
+        if not running.process.stdout.closed:  # else it was ended
+            running.end(signal.SIGKILL)
 
 
 def slots(of: RunningServer) -> list[str]:
@@ -56,24 +71,20 @@ def test_jobs_outlive_the_head_and_run_on_the_next_one(tmp_path: Path) -> None:
     head = ["--head", "--port", str(port), "--name", "head"]
     environment = {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
     settings = ON_RAY | environment | {"COSMOS_RAY_ADDRESS": address}
-    with RayNode(tmp_path / "head", *head, **environment):
-        former = start_server(tmp_path / "server", **settings)
-        try:
-            until(former, job := submit(former, "hang once"), "IN_PROGRESS")
-        except BaseException:
-            former.end(signal.SIGKILL)
-            raise
-    # Ray ends a process that has lost the head.
-    with former.process:
-        assert former.process.wait(120) == 1
     # The next one has no slot of its own.
     joins = [f"--address={address}", "--name=node"]
-    with (
-        RayNode(tmp_path / "head", *head, devices="", **environment),
-        RayNode(tmp_path / "node", *joins, **environment),
-    ):
-        running = start_server(tmp_path / "server", **settings)
-        try:
+    first = RayNode(tmp_path / "head", *head, **environment)
+    with first, started(tmp_path / "server", **settings) as running:
+        until(running, job := submit(running, "hang once"), "IN_PROGRESS")
+        first.kill()
+        while slots(running):
+            time.sleep(0.1)
+        with (
+            RayNode(tmp_path / "head", *head, devices="", **environment),
+            RayNode(tmp_path / "node", *joins, **environment),
+        ):
             assert result(running, job).status_code == 200
-        finally:
-            running.end(signal.SIGKILL)
+            # No longer than Ray lets a process live that waits for a head which is lost.
+            time.sleep(75)
+            assert result(running, submit(running)).status_code == 200
+            assert running.end() == 0
