@@ -115,9 +115,11 @@ def read_listing(path: Path) -> Listing:
     """The listing in a file.
 
     Raises:
-        CheckpointIncomplete: there is no such file.
+        CheckpointIncomplete: there is no such file, or no such folder.
         CheckpointDamaged: it holds no listing.
     """
+    if not path.parent.is_dir():
+        raise CheckpointIncomplete(f"There is no folder {path.parent}.")
     if not path.is_file():
         raise CheckpointIncomplete(
             f"There is no {path}, which `cosmos-serve weights pull` writes: without it nothing "

@@ -2,7 +2,9 @@
 
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,11 +83,16 @@ def _pull_guardrail(root: Path, source: Path | None, console: Console) -> None:
             pull(Folder(source / FOLDER), listing, folder, display)
     else:
         with Hub(_hub_to_ask().endpoint, GUARDRAIL) as hub:
-            listing = needed_files(hub.listing(console.print, time.sleep))
+            listing = needed_files(hub.listing(_lines(console), time.sleep))
             with byte_progress("Fetching", listing.size, console) as display:
                 pull(hub, listing, folder, display)
     _say_what_came(folder, listing)
     print(LICENCE)
+
+
+def _lines(console: Console) -> Callable[[str], None]:
+    """What prints a line as it is, as long as it may be: a log has no width to wrap it to."""
+    return partial(console.print, markup=False, highlight=False, soft_wrap=True)
 
 
 def _hub_to_ask() -> HubSettings:
@@ -116,7 +123,7 @@ def _pull(root: Path, source: Path | None, distilled: bool, console: Console) ->
             return recorded
     settings, manifest = _hub_to_ask(), load_manifest()
     with Hub(settings.endpoint, manifest) as hub:
-        listing = recorded or hub.listing(console.print, time.sleep).needed(manifest)
+        listing = recorded or hub.listing(_lines(console), time.sleep).needed(manifest)
         files = hub if source is None else Folder(source)
         word = "Fetching" if source is None or distilled else "Copying"
         if not distilled:
@@ -125,7 +132,7 @@ def _pull(root: Path, source: Path | None, distilled: bool, console: Console) ->
             return listing
         wanted = manifest.distilled
         with Hub(settings.endpoint, replace(manifest, commit=wanted.commit)) as originals:
-            beside = originals.listing(console.print, time.sleep, wanted.folder)
+            beside = originals.listing(_lines(console), time.sleep, wanted.folder)
             return pull_distilled(
                 files,
                 listing,

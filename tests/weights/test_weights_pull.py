@@ -443,6 +443,20 @@ def test_a_hub_that_nobody_answers_for_is_named(
     assert not folder.exists()
 
 
+def test_a_wait_for_the_hub_is_one_line_of_a_log(
+    capsys: pytest.CaptureFixture[str], environment: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """It has no width, and a name in brackets is no style."""
+    with running_hub({}) as gone:
+        environment.setenv("HF_ENDPOINT", gone.url)
+
+    _, _, err = call(capsys, "weights", "pull", str(folder))
+
+    *waits, _ = err.splitlines()
+    assert len(waits) == 5
+    assert all(line.endswith(" s.") and "cannot be reached ([Errno " in line for line in waits)
+
+
 def test_offline_means_that_nothing_is_asked(
     capsys: pytest.CaptureFixture[str],
     environment: pytest.MonkeyPatch,

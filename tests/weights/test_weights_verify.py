@@ -110,3 +110,11 @@ def test_what_is_no_listing_is_refused(tmp_path: Path, value: object) -> None:
 
     with pytest.raises(CheckpointDamaged, match="is no listing of files"):
         read_listing(tmp_path / "checksums.json")
+
+
+def test_a_folder_that_is_not_there_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    gone = tmp_path / "chekpoint"
+
+    assert verify(capsys, str(gone)) == (1, [], f"cosmos-serve: There is no folder {gone}.")
