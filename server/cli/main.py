@@ -32,7 +32,8 @@ app = typer.Typer(
     # \b keeps the lines of a paragraph as they are.
     epilog="\b\nTo try it with no GPU and no download:\n"
     "  cosmos-serve weights stand-in tiny\n"
-    "  cosmos-serve generate photo.jpg 'The camera pans right.' -o right.mp4 --weights tiny\n\n"
+    "  cosmos-serve generate photo.jpg 'The camera pans right.' -o right.mp4 --weights tiny "
+    "--frames 25 --steps 12\n\n"
     f"{EXIT_CODES}",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

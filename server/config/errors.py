@@ -20,7 +20,7 @@ def sentence(error: Any, fields: Mapping[str, FieldInfo]) -> str:
     name = str(error["loc"][0])
     variable = name if name.isupper() else PREFIX + name.upper()
     if error["type"] == "missing":
-        return f"{variable} is not set: {fields[name].description}."
+        return f"Give --{name.replace('_', '-')}, or set {variable}: {fields[name].description}."
     if error["type"] == "extra_forbidden":
         return f"{name!r} is not a setting."
     shown = "…" if name in ("key", "database") else repr(error["input"])

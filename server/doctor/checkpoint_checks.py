@@ -88,8 +88,9 @@ def endpoints(facts: Facts) -> Finding:
     if not without:
         return ok(", ".join(served))
     samplers = {ENDPOINTS[endpoint].sampler for endpoint in without}
+    answer = "answers" if len(without) == 1 else "answer"
     reason = (
-        f"{', '.join(without)} answer 404: COSMOS_WEIGHTS names no "
+        f"{', '.join(without)} {answer} 404: COSMOS_WEIGHTS names no "
         f"{' and no '.join(_CHECKPOINTS[sampler] for sampler in samplers)}."
     )
     if Sampler.UNIPC in samplers:

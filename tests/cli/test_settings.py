@@ -192,7 +192,7 @@ def test_an_empty_data_option_is_the_default_of_every_command(
 def test_missing_weights_are_named(environment: pytest.MonkeyPatch) -> None:
     environment.delenv("COSMOS_WEIGHTS")
 
-    with pytest.raises(SettingsError, match="COSMOS_WEIGHTS is not set: folder of the checkpoint"):
+    with pytest.raises(SettingsError, match="Give --weights, or set COSMOS_WEIGHTS: folder of the"):
         Settings.load()
 
 

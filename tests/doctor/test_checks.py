@@ -225,7 +225,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("token", {"checkpoint_problem": "vae is missing."}, "warning", "gated.*HF_TOKEN"),
     ("token", {"checkpoint_problem": "vae is missing.", "has_token": True}, "ok", "finds one"),
     ("endpoints", {"limits": None}, "skipped", "not whole"),
-    ("endpoints", {"limits": BASE}, "ok", "distilled/text-to-video answer 404.*no distilled"),
+    ("endpoints", {"limits": BASE}, "ok", "distilled/text-to-video answers 404.*no distilled"),
     (
         "endpoints",
         {"limits": replace(BASE, samplers=frozenset({Sampler.TRIGFLOW}))},
