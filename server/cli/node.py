@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from server.cli.errors import EXIT_CODES, WrongUsage
+from server.cli.errors import EXIT_CODES, CommandFailed, WrongUsage
 from server.cli.options import takes_settings
 from server.config.settings import Settings
 
@@ -48,10 +48,17 @@ def node(
     """Make this machine's GPUs slots of a server with COSMOS_POOL=ray, until Ctrl-C."""
     if head == (address is not None):
         raise WrongUsage("give either --head or --address HOST:PORT.")
+    from server.config.node import has_ray_token
     from server.data_folder import owned
     from server.workers.ray_node import node_environment, start_command
     from weights.checkpoints import open_checkpoints
 
+    if not has_ray_token():
+        raise CommandFailed(
+            "There is no token of Ray, without which all who reach its ports could run programs "
+            "here. Make one with `ray get-auth-token --generate` on the machine of the head, and "
+            "copy ~/.ray/auth_token to each other one, or set RAY_AUTH_TOKEN."
+        )
     open_checkpoints(str(settings.weights))
     # Ray refuses the option about its dashboard where there is no head.
     begun = ["--head", f"--port={port}", "--include-dashboard=false"]

@@ -28,3 +28,11 @@ class NodeSettings(BaseSettings):
 def set_ray_environment() -> None:
     """Have Ray, which is to be imported after this, run in this process as it is to be run."""
     os.environ.update(RAY_ENVIRONMENT)
+
+
+def has_ray_token() -> bool:
+    """Whether Ray will find a token where it looks for one: two variables, and a file."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return (Path(named) if named else Path.home() / ".ray" / "auth_token").is_file()
