@@ -120,7 +120,9 @@ def _shortage_if_away() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        raise Shortage(f"The database of COSMOS_DATABASE cannot be used: {error.orig}.") from error
+        # libpq's text may have several lines, and a mark at the end.
+        reason = " ".join(str(error.orig).split()).rstrip(".?")
+        raise Shortage(f"The database of COSMOS_DATABASE cannot be used: {reason}.") from error
 
 
 def advisory_lock(what: str) -> tuple[int, ColumnElement[int]]:
