@@ -35,6 +35,9 @@ HEADER_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 INTERNALS = b"Traceback site-packages sqlite3. sqlalchemy /checkpoint jobs.sqlite3-".split()
 """What no response may show."""
 
+WITHOUT_KEY = re.compile(r"jwks\.json|/meta/?$")
+"""The paths of other services that need no key: what they say is the same for all."""
+
 OPEN = {Service.HEALTH, Service.DISCOVERY, Service.FILES}
 """What needs no key, or another right than a key."""
 
@@ -114,7 +117,7 @@ async def send(app: ASGIApp, request: HostileRequest) -> httpx.Response:
 
 
 def check(response: httpx.Response, secrets: list[bytes], folder: Path) -> None:
-    """What holds for every answer whatever was asked."""
+    """What holds for every answer whatever was asked; an operator's may hold all secrets."""
     assert 200 <= response.status_code < 500
     (request_id,) = response.headers.get_list("x-fal-request-id")
     assert len(request_id) == 36
@@ -122,7 +125,11 @@ def check(response: httpx.Response, secrets: list[bytes], folder: Path) -> None:
         assert HEADER_NAME.fullmatch(name) and HEADER_VALUE.fullmatch(value), (name, value)
     if response.content and response.headers["content-type"].startswith("application/json"):
         response.json()
-    for inside in (*INTERNALS, str(folder).encode(), *secrets):
+    internals = [*INTERNALS, str(folder).encode()]
+    if not secrets and b'"findings"' in response.content:
+        # What the doctor finds names folders, to the operator alone.
+        internals = []
+    for inside in (*internals, *secrets):
         assert inside not in response.content
         assert not any(inside in value for _, value in response.headers.raw)
 
@@ -134,9 +141,9 @@ def check_rights(caller: str, request: HostileRequest, response: httpx.Response,
     if caller == "other" and job.lower() in request.target.decode("latin-1").lower():
         assert response.status_code >= 300 or address is None or address.service in OPEN
     if caller == "without a key" and address is not None and address.service not in OPEN:
-        is_key_set = "jwks.json" in address.path
+        is_public = WITHOUT_KEY.search(address.path) is not None
         is_preflight = request.method == "OPTIONS"
-        assert response.status_code >= 400 or is_key_set or is_preflight
+        assert response.status_code >= 400 or is_public or is_preflight
 
 
 def many(count: int) -> settings:
