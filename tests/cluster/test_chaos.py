@@ -12,6 +12,7 @@ from paths import ROOT, SUPPORT
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
+@pytest.mark.usefixtures("bucket", "postgres_database")
 def test_a_cluster_that_is_broken_at_random_loses_nothing(tmp_path: Path) -> None:
     out = tmp_path / "chaos.json"
     command = [sys.executable, "-m", "benchmarks.chaos_cluster", f"--out={out}"]

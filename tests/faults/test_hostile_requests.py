@@ -35,7 +35,7 @@ HEADER_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 INTERNALS = b"Traceback site-packages sqlite3. sqlalchemy /checkpoint jobs.sqlite3-".split()
 """What no response may show."""
 
-WITHOUT_KEY = re.compile(r"jwks\.json|/meta/?$")
+WITHOUT_KEY = re.compile(r"jwks\.json|/(meta|models)/?$")
 """The paths of other services that need no key: what they say is the same for all."""
 
 OPEN = {Service.HEALTH, Service.DISCOVERY, Service.FILES}

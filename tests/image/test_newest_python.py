@@ -46,7 +46,9 @@ def test_the_torch_free_tests_pass(tmp_path: Path) -> None:
         pip="/venv/bin/pip --quiet --no-input"
         $pip install --no-index --find-links /wheels -r /mnt/requirements.txt
         $pip install --no-index --no-deps --no-build-isolation -e .
-        exec /venv/bin/python -m pytest -q -n 2 --dist loadfile {tests}
+        /venv/bin/python -m pytest -q -n 2 --dist loadfile {tests}
+        # The shell stays the first process: children whose parent has died are its own.
+        exit
     """
 
     said = podman(
