@@ -56,6 +56,9 @@ END
 import sys, yaml
 from ray.autoscaler._private.kuberay import autoscaling_config
 for found in yaml.safe_load_all(open(sys.argv[1])):
+    if found["kind"] == "Deployment":
+        (server,) = found["spec"]["template"]["spec"]["containers"]
+        assert server["readinessProbe"]["httpGet"]["path"] == "/health/live", server
     if found["kind"] == "RayCluster":
         found["metadata"]["namespace"] = "test"
         read = autoscaling_config._derive_autoscaling_config_from_ray_cr(found)
