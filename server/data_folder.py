@@ -186,7 +186,8 @@ def check_access(folder: Path) -> None:
         DataFolderDenied: it may not.
     """
     for path, wanted in _accessed(folder):
-        if os.access(path, os.F_OK) and not os.access(path, wanted):
+        # In this order: SQLite's files go as the last program that has them open closes them.
+        if not os.access(path, wanted) and os.access(path, os.F_OK):
             raise DataFolderDenied(_denial(folder, path))
 
 

@@ -150,6 +150,23 @@ def test_what_cannot_be_used_in_the_folder_is_named(
     )
 
 
+def test_a_file_that_goes_while_the_folder_is_looked_at_is_no_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the log of the tables does when a command that had them open ends."""
+    log, access = tmp_path / "jobs.sqlite3-wal", os.access
+    log.touch()
+
+    def closed_after(asked: Path, mode: int) -> bool:
+        is_given = access(asked, mode)
+        if asked == log:
+            log.unlink(missing_ok=True)
+        return is_given and (asked != log or mode == os.F_OK)
+
+    monkeypatch.setattr(os, "access", closed_after)
+    check_access(tmp_path)
+
+
 def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 

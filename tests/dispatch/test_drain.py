@@ -124,7 +124,7 @@ def test_a_signal_to_every_process_of_the_server_ends_no_job(
 @pytest.mark.parametrize("fault", ["killed 2", "raise 2"])
 def test_a_failure_while_the_server_stops_is_not_the_jobs(tmp_path: Path, fault: str) -> None:
     with started(tmp_path, **FOR_EVER) as (server, client):
-        job = submit(client, f"sleep 0.7; {fault}")
+        job = submit(client, f"sleep 2; {fault}")
         until(lambda: runs(client, job))
 
         server.process.send_signal(SIGTERM)
