@@ -109,7 +109,7 @@ page-vendor: $(PAGE_MODULES)/.ready ## Write the libraries of the web page from 
 	for name in htm preact uplot; do echo "$$name, from npm:"; echo; cat $(PAGE_MODULES)/$$name/LICENSE; echo; done > $(PAGE)/vendor/LICENSES.txt
 
 client-table: $(READY) $(NODE_READY) $(OLD_CLIENTS) $(LITELLM) ## Write docs/client-table.md from a run of all the clients
-	$(BIN)/python -m pytest -rs -m clients --client-table docs/client-table.md
+	$(BIN)/python -m pytest -rs -m clients --client-table=docs/client-table.md
 
 check: $(READY) $(TOOLS_READY) $(HELM_READY) $(PROMTOOL_READY) ## Lint, formatting, types, and the files of deployment
 	$(BIN)/ruff check .
