@@ -78,3 +78,16 @@ def test_the_page_has_the_table_of_the_last_run_that_was_kept() -> None:
     assert page_text(report) in PAGE.read_text()
     assert report["cases"].keys() == {case.name for case in cases()}
     assert all(case.get("off_px", 0) <= NEAR_PX for case in report["cases"].values())
+
+
+def test_the_page_has_the_seconds_that_were_measured() -> None:
+    def seconds(name: str) -> list[str]:
+        report = json.loads((RESULTS.parent / name).read_text())
+        return [f"{sum(run['seconds'].values()):.1f}" for run in report["runs"]]
+
+    page = " ".join(PAGE.read_text().split())
+    first, *warm = seconds("stages-cpu.json")
+    least, most = sorted(warm, key=float)
+    assert f"two, {least} and {most}; the first one {first})" in page
+    (longest,) = seconds("stages-cpu-93.json")
+    assert f"93 frames {longest} s (one run)" in page
