@@ -6,8 +6,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,16 @@ from crash_site import receiving
 from pydantic import SecretStr
 from queue_calls import SUBMIT
 from s3_server import S3Server, away
-from servers import APP, COMMAND, RunningServer, logging_to, picture, request_of, start_server
+from servers import (
+    APP,
+    COMMAND,
+    RunningServer,
+    logging_to,
+    picture,
+    request_of,
+    start_server,
+    started,
+)
 from upload_calls import UPLOAD
 
 from server.disk import MIB
@@ -31,17 +38,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
 REQUESTS = f"/queue/{APP}/requests"
 TEXT = {"prompt": "a red car", "num_inference_steps": 2}
-
-
-@contextmanager
-def server(folder: Path, **environment: str) -> Iterator[RunningServer]:
-    running = start_server(folder, **environment)
-    try:
-        yield running
-    finally:
-        assert running.process.stdout is not None
-        if not running.process.stdout.closed:  # else it was ended
-            running.end(signal.SIGKILL)
 
 
 def submit(at: RunningServer, **fields: Any) -> str:
@@ -80,7 +76,7 @@ def test_what_one_server_takes_in_another_makes_and_serves(
 ) -> None:
     """Pictures, pixels, videos and uploads, with no folder that they share."""
     shared = {"COSMOS_DATABASE": postgres_database.get_secret_value(), "COSMOS_FILES": bucket}
-    with server(tmp_path / "one", **shared) as one:
+    with started(tmp_path / "one", **shared) as one:
         httpx.post(f"{one.http}/admin/queue/pause")
         uploaded = upload(one, picture(colour="plum"))
         jobs = [submit(one), submit(one, image_url=uploaded)]
@@ -89,7 +85,7 @@ def test_what_one_server_takes_in_another_makes_and_serves(
             time.sleep(0.05)
         assert one.end() == 0
     assert not list((tmp_path / "one/data").glob("files/*/*"))
-    with receiving() as receiver, server(tmp_path / "other", **shared) as other:
+    with receiving() as receiver, started(tmp_path / "other", **shared) as other:
         httpx.post(f"{other.http}/admin/queue/resume")
         made = [result(other, job) for job in jobs]
         assert [each.status_code for each in made] == [200, 200]
@@ -113,7 +109,7 @@ def test_what_one_server_takes_in_another_makes_and_serves(
 def test_a_bucket_that_is_away_for_a_while_costs_no_job(
     tmp_path: Path, bucket: str, s3_server: S3Server
 ) -> None:
-    with server(tmp_path, COSMOS_FILES=bucket) as one:
+    with started(tmp_path, COSMOS_FILES=bucket) as one:
         until_ready(one, is_ready=True)
         waiting = [submit(one, prompt="sleep 0.5") for _ in range(3)]
         with away(s3_server):
@@ -153,7 +149,7 @@ def test_a_file_that_is_being_sent_as_the_bucket_goes_is_a_line_of_the_log(
 
 def test_wrong_credentials_have_jobs_wait_for_the_right_ones(tmp_path: Path, bucket: str) -> None:
     wrong = {"COSMOS_FILES": bucket, "AWS_SECRET_ACCESS_KEY": "another"}
-    with server(tmp_path, **wrong) as one:
+    with started(tmp_path, **wrong) as one:
         checks = until_ready(one, is_ready=False).json()["checks"]
         while not any(each["name"] == "files" and not each["passed"] for each in checks):
             checks = until_ready(one, is_ready=False).json()["checks"]
@@ -164,7 +160,7 @@ def test_wrong_credentials_have_jobs_wait_for_the_right_ones(tmp_path: Path, buc
         accepted = httpx.post(f"{one.http}/queue/{APP}/text-to-video", json=TEXT)
         assert accepted.status_code == 200
         assert one.end() == 0
-    with server(tmp_path, COSMOS_FILES=bucket) as one:
+    with started(tmp_path, COSMOS_FILES=bucket) as one:
         assert result(one, accepted.json()["request_id"]).status_code == 200
 
 
@@ -177,7 +173,7 @@ def test_a_bucket_that_is_not_there_has_lost_no_file(
 
 
 def test_a_redirect_is_to_a_url_that_the_bucket_answers(tmp_path: Path, bucket: str) -> None:
-    with server(tmp_path, COSMOS_FILES=bucket, COSMOS_FILES_SERVING="redirect") as one:
+    with started(tmp_path, COSMOS_FILES=bucket, COSMOS_FILES_SERVING="redirect") as one:
         url = result(one, submit(one, prompt="bytes 6000000")).json()["video"]["url"]
         redirect = read(one, url)
         assert redirect.status_code == 307
@@ -192,7 +188,7 @@ def test_a_server_s_files_are_moved_and_old_urls_answer(
     tmp_path: Path, bucket: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "data"
-    with server(tmp_path) as one:
+    with started(tmp_path) as one:
         made = result(one, submit(one, prompt="bytes 6000000")).json()
         urls = [made["video"]["url"], upload(one, picture()), upload(one, b"a text", "text/plain")]
         hashes = [hashlib.sha256(read(one, url).content).hexdigest() for url in urls]
@@ -219,7 +215,7 @@ def test_a_server_s_files_are_moved_and_old_urls_answer(
     ):
         assert said in call(capsys, "files", "prune", "--data", str(data), options)[1]
     shutil.rmtree(data / "files")
-    with server(tmp_path, COSMOS_FILES=bucket) as one:
+    with started(tmp_path, COSMOS_FILES=bucket) as one:
         for url, sha256 in zip(urls, hashes, strict=True):
             assert hashlib.sha256(read(one, url).content).hexdigest() == sha256
         assert one.end() == 0

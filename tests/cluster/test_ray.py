@@ -1,11 +1,8 @@
 """Servers whose jobs run on a cluster of Ray: what becomes of them as its parts are killed."""
 
 import secrets
-import signal
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -13,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 from ray_clusters import nodes_of_ray, ray_pool
 from ray_nodes import RayNode
-from servers import RunningServer, start_server
+from servers import RunningServer, started
 from shared_queue import result, server, submit, until
 
 from server.workers.ray_cluster import import_ray
@@ -28,18 +25,6 @@ def on_ray() -> dict[str, str]:
     """The settings of a server on the cluster of this run, which has one slot."""
     ray_pool()
     return ON_RAY | {"COSMOS_RAY_ADDRESS": nodes_of_ray().address}
-
-
-@contextmanager
-def started(folder: Path, **environment: str) -> Iterator[RunningServer]:
-    """A server on SQLite."""
-    running = start_server(folder, **environment)
-    try:
-        yield running
-    finally:
-        assert running.process.stdout is not None
-        if not running.process.stdout.closed:  # else it was ended
-            running.end(signal.SIGKILL)
 
 
 def slots(of: RunningServer) -> list[str]:

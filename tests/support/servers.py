@@ -7,8 +7,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,3 +198,15 @@ def start_server(
     assert process.stdout is not None
     urls = re.findall(r"https?://[^\s,]+", process.stdout.readline())
     return RunningServer(process, urls[0], urls[1] if len(urls) > 1 else None)
+
+
+@contextmanager
+def started(folder: Path, **environment: str) -> Iterator[RunningServer]:
+    """A server as of `start_server`, which is killed at the end if it was not ended by then."""
+    running = start_server(folder, **environment)
+    try:
+        yield running
+    finally:
+        assert running.process.stdout is not None
+        if not running.process.stdout.closed:
+            running.end(signal.SIGKILL)

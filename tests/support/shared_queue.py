@@ -1,6 +1,5 @@
 """Servers in processes of their own that share the jobs of one PostgreSQL, and calls to them."""
 
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 from queue_calls import SUBMIT
-from servers import APP, RunningServer, request_of, start_server
+from servers import APP, RunningServer, request_of, started
 
 REQUESTS = f"/queue/{APP}/requests"
 
@@ -26,13 +25,8 @@ def server(
     elif files is not None and not files.is_relative_to(folder):
         data.mkdir(parents=True)
         (data / "files").symlink_to(files)
-    running = start_server(folder, COSMOS_DATABASE=url.get_secret_value(), **environment)
-    try:
+    with started(folder, COSMOS_DATABASE=url.get_secret_value(), **environment) as running:
         yield running
-    finally:
-        assert running.process.stdout is not None
-        if not running.process.stdout.closed:  # else it was ended
-            running.end(signal.SIGKILL)
 
 
 def submit(at: RunningServer, prompt: str = "", **params: str) -> str:
