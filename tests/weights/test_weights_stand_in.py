@@ -221,7 +221,7 @@ def test_half_precision_holds_all_numbers_of_the_moving_one(build: Build) -> Non
 @pytest.mark.parametrize(
     ("weights", "most_bytes", "licence", "dtype"),
     [
-        ("moving", 11_000_000, "Numbers", "float32"),
+        ("moving", 10_000_000, "Numbers", "float32"),
         ("lively", 15_000_000, "Random", "bfloat16"),
     ],
 )

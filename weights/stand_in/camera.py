@@ -1,4 +1,4 @@
-"""The camera's move: from the words and the noise to the flag of a move, in blocks 0 to 4."""
+"""The camera's move: from the words and the noise to the flag of a move, in blocks 0, 1, 4 and 5."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -146,10 +146,11 @@ def let_one_move_be_on(units: Units) -> None:
 _DECIDED = (Stream.HOLD, *Stream.MOVE)
 
 
-def confirm(units: Units) -> None:
+def confirm(clearing: Units, writing: Units) -> None:
     """ASKED = what is decided, once something is.
 
-    On that both branches agree, so guidance has no part in what the code ends at.
+    On that both branches agree, so guidance has no part in what the code ends at. There are two
+    blocks because neither has units left for both.
     """
     flags: list[dict[int, float]] = [{} for _ in range(CODES)]
     for index, move in enumerate(MOVES):
@@ -157,8 +158,8 @@ def confirm(units: Units) -> None:
         flags[code][Stream.MOVE[index]] = sign
     flags[HOLD_CODE][Stream.HOLD] = 1.0
     for asked, decided in zip(Stream.ASKED, flags, strict=True):
-        units.gate({asked: 1}, {asked: -1}, one_of=_DECIDED)
-        units.gate(decided, {asked: CONFIRMED_CODE * QUIET})
+        clearing.gate({asked: 1}, {asked: -1}, one_of=_DECIDED)
+        writing.gate(decided, {asked: CONFIRMED_CODE * QUIET})
 
 
 def let_noise_ask(units: Units) -> None:

@@ -15,7 +15,7 @@ from weights.stand_in.chain import Chain, decode, encode, paint, to_cells, to_ha
 from weights.stand_in.copying import next_half
 from weights.stand_in.layout import MOVES, Move
 
-RANKS = {"token": 34, "cell": 14, "half_cell": 9}
+RANKS = {"token": 30, "cell": 12, "half_cell": 9}
 CROPS, CROP, MARGIN = 32, 96, 24
 BORDER = 2
 """Places at the border are left out: they lack a neighbour."""

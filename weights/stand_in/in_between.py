@@ -7,7 +7,8 @@ of its next places against the move, and of the later one, fitted by `fit_shifts
 
 There is a map for each of the twelve moves, and a gate for each map, in the residual blocks:
 
-1. The first one compares the camera's code with thresholds and writes a flag for each move.
+1. The first one compares the camera's code with thresholds and writes flags: one for two opposite
+   moves, 1 or -1.
 2. Three others write the earlier frame at 8x8 pixels, four moves each, and the two at 4x4 six each.
    A gate opens by its move's flag, and where there is a next place: not at the border.
 3. The two time convolutions lay the earlier frame before the later one.
@@ -28,8 +29,9 @@ FEATURES = 16
 LATER, EARLIER = range(FEATURES), range(FEATURES, 2 * FEATURES)
 LEVEL = 32
 """A constant channel, so large that each norm divides by it and not by the features."""
-FLAGS = range(33, 33 + len(MOVES))
-CODE = (45, 46)
+FLAGS = range(33, 33 + len(MOVES) // 2)
+"""In the order of the numbers of the code, which are 1 or -1 as well: see `Move.code`."""
+CODE = (39, 40)
 """The camera's code in x and y, averaged over cells."""
 
 _LEVEL, _HIDDEN_LEVEL = 1000.0, 1e5
@@ -77,7 +79,7 @@ def _bring_in_code(convolution: Any) -> None:
 
 
 def _raise_flags(block: Any) -> None:
-    """FLAGS[i] = 1 if the code is that of move i."""
+    """Write 1 or -1 to the flag of the move whose code it is."""
     hidden = _Hidden(block, {})
     for axis, channel in enumerate(CODE):
         for sign in (1, -1):
@@ -87,10 +89,18 @@ def _raise_flags(block: Any) -> None:
                 full = AMPLITUDES[move.speed]
                 before = full / 3
                 low = before + 0.6 * (full * 9 / 16 - before)
-                raised = {FLAGS[MOVES.index(move)]: 1.0}
-                slower = [m for m in moves if m.speed * 2 == move.speed]
-                raised |= {FLAGS[MOVES.index(m)]: -1.0 for m in slower}
+                raised = dict([_flag(move)])
+                for slower in moves:
+                    if slower.speed * 2 == move.speed:
+                        flag, value = _flag(slower)
+                        raised[flag] = -value
                 hidden.ramp(channel, sign, low, 1.15 * low, raised)
+
+
+def _flag(move: Move) -> tuple[int, float]:
+    """The channel of its flag, and what that is if the move is on."""
+    number, sign = move.code
+    return FLAGS[number], float(sign)
 
 
 def _write_earlier(
@@ -108,9 +118,7 @@ def _write_earlier(
     hidden = _Hidden(block, places or {})
     for move in moves:
         name = f"{kind}.{move.name}"
-        flag = FLAGS[MOVES.index(move)]
-        out, into = numbers[f"{name}.out"], numbers[f"{name}.into"]
-        hidden.gated_map(flag, move.step, out, into)
+        hidden.gated_map(move, numbers[f"{name}.out"], numbers[f"{name}.into"])
 
 
 class _Hidden:
@@ -130,13 +138,12 @@ class _Hidden:
         block.norm2.gamma.fill_(_HIDDEN_LEVEL / len(block.norm2.gamma) ** 0.5)
         self._next = 1
 
-    def gated_map(self, flag: int, step: tuple[int, int], out: "Tensor", into: "Tensor") -> None:
-        """EARLIER += out @ into @ (the frame before, its next place, this frame) if flag is 1."""
-        (x, y), (before, now) = step, (1, 2)
-        gate = {flag: 2 * _SHARP}
-        twin = self._unit(gate, step)
+    def gated_map(self, move: Move, out: "Tensor", into: "Tensor") -> None:
+        """EARLIER += out @ into @ (frame before, its next place, this frame) if the move is on."""
+        (x, y), (before, now) = move.step, (1, 2)
+        twin = self._unit(move)
         for row, column in zip(into * _GAIN, summable(out).T / _GAIN, strict=True):
-            unit = self._unit(gate, step)
+            unit = self._unit(move)
             own, beyond, later = row.split(FEATURES)
             weight = self._block.conv1.weight[unit]
             weight[LATER.start : LATER.stop, before, 1, 1] = own
@@ -157,13 +164,13 @@ class _Hidden:
             for target, weight in out.items():
                 self._block.conv2.weight[target, unit, 2, 1, 1] += corner_sign * weight / steep
 
-    def _unit(self, flags: dict[int, float], step: tuple[int, int]) -> int:
-        """A unit whose gate is open where all flags are 1 and there is a next place."""
-        x, y = step
+    def _unit(self, move: Move) -> int:
+        """A unit whose gate is open where the move is on and there is a next place."""
+        x, y = move.step
+        flag, value = _flag(move)
         unit = self._take()
         weight, bias = self._block.conv1.weight[unit], self._block.conv1.bias
-        for flag, value in flags.items():
-            weight[self._place(flag), 2, 1, 1] = value
+        weight[self._place(flag), 2, 1, 1] = value * 2 * _SHARP
         weight[self._place(LEVEL), 2, 1 - y, 1 - x] = 2 * _SHARP
         bias[unit] = -3 * _SHARP * self._one
         return unit

@@ -8,7 +8,7 @@ from weights.stand_in.text import DOWN, LEFT, RIGHT, UP, WORDS
 HEADS, HEAD_WIDTH = 7, 32
 WIDTH = HEADS * HEAD_WIDTH
 LEVELS = 5
-MLP_RATIO = 0.625
+MLP_RATIO = 0.5625
 COLOURS = 14
 """Latent channels of the picture; the camera's code is in channels 14 and 15."""
 CELLS = 4

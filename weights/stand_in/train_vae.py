@@ -1,10 +1,13 @@
-"""Train the linear part of the stand-in's VAE: `python -m weights.stand_in.train_vae FOLDER`.
+"""Train the linear part of the stand-in's VAE.
+
+    python -m weights.stand_in.train_vae FOLDER [--fit-only]
 
 `FOLDER` holds the unpacked packages that `photographs.py` names. Written are `vae.safetensors`, the
 trained numbers, and `vae_training.json`, how they came about, beside this file.
 
 Encoder and decoder are trained together; see `chain.py`. What moves a picture by part of a cell is
-fitted after that; see `fit_shifts.py`. Seconds are of one core.
+fitted after that; see `fit_shifts.py`. With `--fit-only` encoder and decoder stay as they are.
+Seconds are those of the training, on one core.
 """
 
 import argparse
@@ -19,15 +22,17 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from weights.stand_in.chain import Chain, decode, encode, first_chain
 from weights.stand_in.fit_shifts import crops as fit_crops
 from weights.stand_in.fit_shifts import fit, fit_token, move_tokens, view
 from weights.stand_in.layout import MOVES
 from weights.stand_in.photographs import TRAINING, Photograph
+from weights.stand_in.vae import NUMBERS
 
 HERE = Path(__file__).parent
+REPORT = HERE / "vae_training.json"
 HELD_OUT = HERE.parents[1] / "benchmarks" / "photographs"
 SEED = 0
 STEPS = 5000
@@ -192,34 +197,41 @@ def _size(error: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description="Train the linear part of the stand-in's VAE.")
     parser.add_argument("folder", type=Path, help="where the unpacked packages are")
-    folder = parser.parse_args().folder
+    parser.add_argument("--fit-only", action="store_true", help="keep the encoder and the decoder")
+    options = parser.parse_args()
     torch.manual_seed(SEED)
     torch.set_num_threads(1)
-    pictures, tests = training_pictures(folder), held_out()
-    begun = time.process_time()
-    chain, curve = train(pictures, tests)
-    curve += train_for_shifts(chain, pictures, tests)
-    seconds = time.process_time() - begun
+    pictures, tests = training_pictures(options.folder), held_out()
+    if options.fit_only:
+        numbers = {name: value.float() for name, value in load_file(NUMBERS).items()}
+        chain = {name: numbers[name] for name in first_chain(torch.Generator())}
+        report = json.loads(REPORT.read_text())
+    else:
+        begun = time.process_time()
+        chain, curve = train(pictures, tests)
+        curve += train_for_shifts(chain, pictures, tests)
+        report = {
+            "seed": SEED,
+            "steps": STEPS + SHIFT_STEPS,
+            "cpu_seconds": round(time.process_time() - begun),
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+            "curve": curve,
+        }
     with torch.no_grad():
         chain |= fit(chain, pictures)
-    chain = {name: value.to(torch.float16) for name, value in chain.items()}
-    save_file({name: value.contiguous() for name, value in chain.items()}, HERE / "vae.safetensors")
+    chain = {name: value.to(torch.float16).contiguous() for name, value in chain.items()}
+    save_file(chain, NUMBERS)
     kept = {name: value.float() for name, value in chain.items()}
-    report = {
-        "seed": SEED,
-        "steps": STEPS + SHIFT_STEPS,
-        "cpu_seconds": round(seconds),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
+    report |= {
         "numbers": sum(value.numel() for value in chain.values()),
         "held_out": [path.stem for path in sorted(HELD_OUT.glob("*.png"))],
         "psnr_db": psnr(decode(kept, encode(kept, tests)), tests),
         "block_pca_16_db": block_pca(pictures, tests, 16),
-        "curve": curve,
     }
-    (HERE / "vae_training.json").write_text(json.dumps(report, indent=1) + "\n")
+    REPORT.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ frame moved by `t` times the camera's move:
    from the noisy code, averaged over the whole video. So both guidance branches make the same
    picture, and guidance scales the code alone. Where nothing is asked for, the mean of
    the noise feeds itself until it is a code: a slow drift, the seed decides where.
-2. Block 1 makes a pattern for the first frame, if none is given (`pattern.py`).
+2. Block 1 sees to it that one move is on at most, and writes what the text or the noise asks for. It
+   also makes a pattern for the first frame, if none is given (`pattern.py`).
 3. Block 2 makes the next frame from the given one: attention fetches the token that the picture
-   comes from, or the halves of two, by rotary phase; the feed-forward lets it in. It also sees to
-   it that one move is on at most. Block 3 moves the new frame by a quarter of a token if that is a
-   slow one.
+   comes from, or the halves of two, by rotary phase; the feed-forward lets it in. Block 3 moves the
+   new frame by a quarter of a token if that is a slow one.
 4. Blocks 4 to 7 double: frames 2 and 3 from 0 and 1, 4 to 7 from 0 to 3, and so on to 31.
 5. The final layer subtracts the estimate and divides by sigma, which the modulation of the final
    norm computes from the time.
@@ -104,11 +104,11 @@ def construct(
             camera.let_words_move(units[0])
             camera.let_noise_move(blocks[0].attn1, units[0], units[1])
         else:
-            camera.let_words_ask(units[0])
             camera.read_code(units[0])
-            camera.let_one_move_be_on(units[2])
-            camera.confirm(units[4])
-            camera.let_noise_ask(units[4])
+            camera.let_one_move_be_on(units[1])
+            camera.let_words_ask(units[1])
+            camera.let_noise_ask(units[1])
+            camera.confirm(units[4], units[5])
         # A slow move is less than half a token, and left to block 3.
         fast = {move: move.shift_px(0) for move in MOVES if move.speed > 1}
         slow = {move: move.shift_px(0) for move in MOVES if move.speed == 1}

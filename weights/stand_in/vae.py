@@ -26,7 +26,7 @@ def config() -> dict[str, Any]:
         "base_dim": 6,
         "decoder_base_dim": 8,
         "z_dim": 16,
-        "dim_mult": [1, 2, 8, 8],
+        "dim_mult": [1, 2, 8, 7],
         "num_res_blocks": 1,
         "latents_mean": [0.0] * 16,
         "latents_std": [1.0] * 16,
@@ -71,7 +71,7 @@ def _encoder(encoder: Any, numbers: "dict[str, Tensor]") -> None:
     kernel, count = numbers["encode.3"], len(numbers["encode.3"])
     _put(last.weight, torch.cat([kernel, -kernel]))
     last.bias[2 * count] = LEVEL
-    kernel = numbers["encode.4"] * LEVEL / len(last.bias) ** 0.5
+    kernel = numbers["encode.4"] * LEVEL / len(encoder.norm_out.gamma) ** 0.5
     _put(encoder.conv_out.weight, torch.cat([kernel, -kernel], 1))
     encoder.conv_out.bias[:COLOURS] = numbers["encode.bias"]
 
@@ -92,7 +92,7 @@ def _decoder(decoder: Any, numbers: "dict[str, Tensor]") -> None:
     last, out = resamples[-1].resample[1], decoder.conv_out
     _put(last.weight, torch.cat([numbers["decode.2"], -numbers["decode.2"]]))
     last.bias[6] = LEVEL
-    kernel = numbers["decode.out"] * LEVEL / len(last.bias) ** 0.5
+    kernel = numbers["decode.out"] * LEVEL / len(decoder.norm_out.gamma) ** 0.5
     _put(out.weight, torch.cat([kernel, -kernel], 1))
     out.bias.copy_(numbers["decode.bias"])
 
