@@ -1,6 +1,7 @@
 """Does the stand-in move a photograph as the prompt says? Measured on photographs it never saw.
 
-    python -m benchmarks.stand_in [--weights DIR] [--out FILE] [--limit N] [--page FILE]
+    python -m benchmarks.stand_in [--weights DIR] [--device cuda:0] [--out FILE] [--limit N]
+        [--page FILE]
 
 Each case is one video, or two where a second seed is compared. The results are saved after every
 case, and those that are there for the same checkpoint are not measured again.
@@ -152,10 +153,10 @@ def round_trips(pipeline: VideoPipeline) -> dict[str, float]:
     return values
 
 
-def run(weights: Path, out: Path, limit: int | None) -> dict[str, Any]:
+def run(weights: Path, out: Path, limit: int | None, device: str = "cpu") -> dict[str, Any]:
     """Measure what is not in the file yet, `limit` cases at most; the whole report."""
     store = WeightStore(weights)
-    pipeline = load_pipeline(store, "cpu")
+    pipeline = load_pipeline(store, device)
     report: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     checkpoint = store.fingerprint("text_encoder", "transformer", "vae")
     if report.get("checkpoint") != checkpoint:
@@ -187,6 +188,7 @@ def _save(report: dict[str, Any], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how the stand-in moves photographs.")
     parser.add_argument("--weights", type=Path, help="a stand-in; one is made, if left out")
+    parser.add_argument("--device", default="cpu", help="as torch names it")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--limit", type=int, help="cases to measure at most")
     parser.add_argument("--page", type=Path, help="a page to put the table into")
@@ -196,7 +198,7 @@ def main() -> None:
         if weights is None:
             weights = Path(folder, "stand-in")
             write_stand_in(weights, weights="moving")
-        report = run(weights, options.out, options.limit)
+        report = run(weights, options.out, options.limit, options.device)
     print(page_text(report))
     if options.page is not None:
         write_page(report, options.page)
