@@ -1,4 +1,4 @@
-"""The camera's move: from the words and the noise to the flag of a move, in blocks 0, 1, 4 and 5."""
+"""The camera's move, from words and noise to the flag of a move: blocks 0, 1, 4 and 5."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -9,8 +9,8 @@ frame moved by `t` times the camera's move:
    from the noisy code, averaged over the whole video. So both guidance branches make the same
    picture, and guidance scales the code alone. Where nothing is asked for, the mean of
    the noise feeds itself until it is a code: a slow drift, the seed decides where.
-2. Block 1 sees to it that one move is on at most, and writes what the text or the noise asks for. It
-   also makes a pattern for the first frame, if none is given (`pattern.py`).
+2. Block 1 sees to it that one move is on at most, and writes what the text or the noise asks for.
+   It also makes a pattern for the first frame, if none is given (`pattern.py`).
 3. Block 2 makes the next frame from the given one: attention fetches the token that the picture
    comes from, or the halves of two, by rotary phase; the feed-forward lets it in. Block 3 moves the
    new frame by a quarter of a token if that is a slow one.
