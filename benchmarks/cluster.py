@@ -28,7 +28,7 @@ from postgres_server import PostgresServer, running_postgres
 from pydantic import SecretStr
 from rich.console import Console
 
-from benchmarks.cluster_report import print_tables, write_page
+from benchmarks.cluster_report import RESULT, print_tables, write_page
 from benchmarks.cluster_statements import statements
 from benchmarks.machine import SERVER_PACKAGES, describe
 from benchmarks.simulated_cluster import Meter, cluster, working
@@ -45,7 +45,6 @@ EFFICIENCY_LIMIT, EFFICIENT = 0.97, "64 slots, busy"
 INSTANT_JOBS, INSTANT_JOBS_OF_SLOT = 600, 40
 FLOOD = 300
 AWAY_S = 5.0
-_RESULT = Path(__file__).parent / "results" / "cluster.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ def main(
     slots: Annotated[list[int], typer.Option(help="Slots of a dispatcher; several.")] = list(SLOTS),  # noqa: B006
     database: Annotated[list[str], typer.Option(help="Databases; several.")] = list(DATABASES),  # noqa: B006
     seconds: Annotated[float, typer.Option(help="How long slots are kept busy.")] = 100.0,
-    out: Annotated[Path, typer.Option(help="Where the results go, as JSON.")] = _RESULT,
+    out: Annotated[Path, typer.Option(help="Where the results go, as JSON.")] = RESULT,
     page: Annotated[Path | None, typer.Option(help="The page to put the tables into.")] = None,
 ) -> None:
     """Run every scenario, print tables, and fail if a job was lost or slots were idle too long."""

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+RESULT = Path(__file__).parent / "results" / "cluster.json"
 GPUS = 1000
 MIB = 2**20
 POLL_EVERY_S = 1.0
@@ -43,11 +44,15 @@ def print_tables(report: dict[str, Any]) -> None:
 
 def write_page(report: dict[str, Any], page: Path) -> None:
     """Put the results into the page."""
-    page.write_text(_ON_THE_PAGE.sub(lambda _: page_text(report), page.read_text()))
+    page.write_text(page_text(page.read_text(), report))
 
 
-def page_text(report: dict[str, Any]) -> str:
-    """What the page says of a run."""
+def page_text(page: str, report: dict[str, Any]) -> str:
+    """The page with what it says of a run."""
+    return _ON_THE_PAGE.sub(lambda _: _tables(report), page)
+
+
+def _tables(report: dict[str, Any]) -> str:
     machine, versions = report["machine"], report["versions"]
     return "\n".join(
         [
@@ -63,12 +68,44 @@ def page_text(report: dict[str, Any]) -> str:
             "",
             *_markdown(statement_rows(report)),
             "",
+            *_sharing(report),
+            "",
+            *_faults(report),
+            "",
             f"{GPUS:,} GPUs with jobs of {_job_s(report):.0f} s on PostgreSQL; what saturates "
             "first is at the top:",
             "",
             *_markdown(plan_rows(report)),
             "",
         ]
+    )
+
+
+def _sharing(report: dict[str, Any]) -> Iterator[str]:
+    """How long jobs wait behind those of a key that has filled the queue."""
+    part = _of_postgresql(report)
+    yield "Seconds that the jobs of two keys wait, behind 300 of a third one on 64 slots:"
+    yield ""
+    yield "| jobs of a key that may run at once | median | most |"
+    yield "| --- | --: | --: |"
+    for limit in ("no limit", "48 of a key run"):
+        waits = part[f"three keys, {limit}"]
+        of_later = [waits[f"wait_ms of {key}"] for key in ("a", "b")]
+        median, most = (max(times[name] for times in of_later) / 1000 for name in ("p50", "max"))
+        yield f"| {limit.removesuffix(' of a key run')} | {median:.1f} | {most:.1f} |"
+
+
+def _faults(report: dict[str, Any]) -> Iterator[str]:
+    """What became of the jobs as workers died."""
+    found = _of_postgresql(report)["deaths and nodes that go"]
+    yield (
+        f"Of {found['jobs']} jobs, beside workers of which one in twenty dies and nodes that leave "
+        f"{found['nodes_left']} times, {found['made']}"
+    )
+    given_up = found["given_up_at_the_second_death"]
+    yield (
+        f"were made in {found['runs']} runs and {given_up} given up at their second death; "
+        f"{found['lost']} were lost and {found['doubled']} doubled."
     )
 
 
@@ -114,7 +151,7 @@ def plan_rows(report: dict[str, Any]) -> Rows:
 
 
 def _plan(report: dict[str, Any]) -> Iterator[tuple[str, float, float, str]]:
-    part = report["databases"].get("postgresql") or _any(report)
+    part = _of_postgresql(report)
     ends = GPUS / _job_s(report)
     slots, busiest = max(
         (int(what.split()[0]), found) for what, found in part.items() if what.endswith("busy")
@@ -143,6 +180,11 @@ def _job_s(report: dict[str, Any]) -> float:
 
 def _of(report: dict[str, Any], what: str) -> dict[str, Any]:
     return dict(_any(report)[what])
+
+
+def _of_postgresql(report: dict[str, Any]) -> dict[str, Any]:
+    """What was measured there, or else on the database that was."""
+    return dict(report["databases"].get("postgresql") or _any(report))
 
 
 def _any(report: dict[str, Any]) -> dict[str, Any]:

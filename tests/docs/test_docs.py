@@ -1,5 +1,6 @@
 """The documents say what the code does."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -11,7 +12,7 @@ import settings_page
 from page_blocks import blocks_of
 from paths import DOCS, ROOT
 
-from benchmarks import stopping
+from benchmarks import cluster_report, stopping
 from server.config.settings import Settings
 from server.doctor.server_checks import BESIDE_THE_DRAIN_S, STOP_S
 
@@ -73,6 +74,26 @@ def test_the_page_on_operating_has_the_times_of_the_last_run_that_was_kept() -> 
     report = json.loads(stopping.RESULTS.read_text())
     page = (DOCS / "operating.md").read_text()
     assert stopping.page_text(page, report) == page
+
+
+def test_the_page_on_clusters_has_the_rates_of_the_last_run_that_was_kept() -> None:
+    report = json.loads(cluster_report.RESULT.read_text())
+    page = (DOCS / "cluster.md").read_text()
+    assert cluster_report.page_text(page, report) == page
+
+
+def test_slots_of_a_dispatcher_work_nearly_all_of_the_time() -> None:
+    """As measured, with jobs of 36 s."""
+    report = json.loads(cluster_report.RESULT.read_text())
+    busy = {
+        (database, what): found
+        for database, part in report["databases"].items()
+        for what, found in part.items()
+        if what.endswith("busy")
+    }
+    slots = ("1 slots, busy", "8 slots, busy", "64 slots, busy", "256 slots, busy")
+    assert set(busy) == set(itertools.product(("sqlite", "postgresql"), slots))
+    assert min(found["efficiency"] for found in busy.values()) >= 0.97
 
 
 def test_a_server_ends_within_the_time_that_it_is_given() -> None:
