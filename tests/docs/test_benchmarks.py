@@ -144,6 +144,25 @@ def test_the_stage_benchmark_measures_every_stage(tmp_path: Path) -> None:
     assert run["file_bytes"] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_benchmark_of_a_server_measures_each_video_from_the_submit_to_the_file(
+    tmp_path: Path,
+) -> None:
+    out, kept = tmp_path / "served.json", tmp_path / "kept"
+    sizes = ["--frames", "9", "--steps", "2", "--steps", "3", "--preview", "off"]
+    files = ["--weights", str(stand_in()), "--out", str(out), "--keep", str(kept)]
+    _run("-m", "benchmarks.served", *sizes, *files)
+    served = json.loads(out.read_text())
+    assert served["ready"]["status"] == "ready"
+    assert [video["steps"] for video in served["videos"]] == [2, 3]
+    for video in served["videos"]:
+        assert video["frames_in_file"] == 9
+        assert 0 < video["submitted_s"] < video["completed_s"] < video["fetched_s"]
+        assert video["metrics"]["stage_seconds"]["denoise"] >= 0
+    assert {file.name for file in kept.iterdir()} == {"1-video.mp4", "2-video.mp4", "server.log"}
+
+
 async def test_the_cluster_benchmark_counts_every_job_where_workers_die_and_nodes_leave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

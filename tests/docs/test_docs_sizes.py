@@ -103,11 +103,11 @@ def test_the_readme_has_the_table_of_gpus_as_it_is_predicted() -> None:
 
 def test_the_page_has_what_an_h200_measured() -> None:
     results = ROOT / "benchmarks" / "results"
-    whole, steps = (
-        json.loads((results / name).read_text())
-        for name in ("gpu-h200.json", "gpu-h200-steps.json")
+    whole, steps, plans_of = (
+        json.loads((results / f"gpu-h200{part}.json").read_text())
+        for part in ("", "-steps", "-memory")
     )
-    job, memory = whole["job"], steps["memory"]
+    job, memory = whole["job"], plans_of["memory"]
     performance = " ".join((ROOT / "docs" / "performance.md").read_text().split())
     assert f"this video takes {job['all_s']:.1f} s" in performance
     assert f"the 35 steps {job['denoise_s']:.1f}, decoding {job['decode_s']:.1f}" in performance
@@ -127,3 +127,24 @@ def test_the_page_has_what_an_h200_measured() -> None:
         cells = " | ".join(f"{each['seconds']:.2f} s | {each['peak_gib']:.2f}" for each in figures)
         assert f"| {name} | {cells} |" in performance
     assert memory["same frames"] is True
+
+
+def test_the_page_has_what_a_server_on_an_h200_took() -> None:
+    results = ROOT / "benchmarks" / "results"
+    performance = " ".join((ROOT / "docs" / "performance.md").read_text().split())
+    served = json.loads((results / "served-h200.json").read_text())
+    first, next_one = served["videos"]
+    assert f"ready {served['ready_s']:.1f} s after its start" in performance
+    for name, key in (("the steps", "denoise"), ("what is left of ffmpeg", "encode")):
+        seconds = [video["metrics"]["stage_seconds"][key] for video in (first, next_one)]
+        assert name in performance
+        assert f"| {seconds[0]:.1f} | {seconds[1]:.1f} |" in performance
+    assert f"| **{first['fetched_s']:.1f}** | **{next_one['fetched_s']:.1f}** |" in performance
+    assert {video["frames_in_file"] for video in served["videos"]} == {93}
+    moved = json.loads((results / "stand-in-h200.json").read_text())["cases"].values()
+    off = [case["off_px"] for case in moved if "off_px" in case]
+    assert (len(off), max(off)) == (60, 0)
+    previews = json.loads((results / "preview-h200.json").read_text())["side by side"]
+    assert previews["same_bytes"] is True
+    for kind in ("off", "on"):
+        assert f"{previews[kind]['seconds'][0]:.2f} s" in performance
