@@ -51,14 +51,19 @@ for found in yaml.safe_load_all(open(sys.argv[1])):
             pod["metadata"]["name"] = f"pod-{number}"
     print(yaml.safe_dump_all(groups, explicit_start=True))
 END
+    # Of servers that share a queue each accepts jobs for all, as long as it lives.
+    python3 - "$work"/{plain,shared,scaled}.yaml << 'END'
+import sys, yaml
+for file, path in zip(sys.argv[1:], ("/health/ready", "/health/live", "/health/live"), strict=True):
+    (found,) = (each for each in yaml.safe_load_all(open(file)) if each["kind"] == "Deployment")
+    (server,) = found["spec"]["template"]["spec"]["containers"]
+    assert server["readinessProbe"]["httpGet"]["path"] == path, (file, server)
+END
     # What KubeRay's autoscaler, which is Ray's, takes a worker to be.
     .venv/bin/python - "$work/scaled.yaml" << 'END'
 import sys, yaml
 from ray.autoscaler._private.kuberay import autoscaling_config
 for found in yaml.safe_load_all(open(sys.argv[1])):
-    if found["kind"] == "Deployment":
-        (server,) = found["spec"]["template"]["spec"]["containers"]
-        assert server["readinessProbe"]["httpGet"]["path"] == "/health/live", server
     if found["kind"] == "RayCluster":
         found["metadata"]["namespace"] = "test"
         read = autoscaling_config._derive_autoscaling_config_from_ray_cr(found)

@@ -19,6 +19,17 @@ LogFormat = Literal["text", "json"]
 _OURS = ("server", "worker")
 """The loggers whose news is written, too; those of libraries are heard from warnings on."""
 
+_NO_NEWS = {
+    # We say ourselves that an answer was cut off, and why.
+    ("uvicorn.error", "ASGI callable returned without completing response."),
+    # So it is meant: a signal ends the server, which leaves the cluster.
+    (
+        "ray._private.worker",
+        "SIGTERM handler is not set because current thread is not the main thread.",
+    ),
+}
+"""Lines of libraries that are left out, by their loggers."""
+
 
 def configure_log(form: LogFormat = "text") -> None:
     """Write what structlog and the standard library log to stderr, in one form.
@@ -28,6 +39,7 @@ def configure_log(form: LogFormat = "text") -> None:
     Tracebacks are without the variables' values: these hold keys and prompts.
     """
     shared: list[structlog.typing.Processor] = [
+        _fold,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -42,7 +54,8 @@ def configure_log(form: LogFormat = "text") -> None:
     # Libraries warn on stderr by themselves, else.
     logging.captureWarnings(form == "json")
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    for name in {name for name, _ in _NO_NEWS}:
+        logging.getLogger(name).addFilter(_is_news)
     for name in _OURS:
         logging.getLogger(name).setLevel(logging.INFO)
     structlog.configure(
@@ -52,8 +65,17 @@ def configure_log(form: LogFormat = "text") -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether we do not say it ourselves, and why, as of an answer that was cut off."""
-    return record.msg != "ASGI callable returned without completing response."
+    return (record.name, record.msg) not in _NO_NEWS
+
+
+def _fold(
+    _logger: object, _method: str, values: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Put the lines of what a library said, such as the `why` of an event, on one."""
+    return {
+        name: " ".join(value.split()) if isinstance(value, str) and "\n" in value else value
+        for name, value in values.items()
+    }
 
 
 def _as_text() -> list[structlog.typing.Processor]:

@@ -90,6 +90,43 @@ def test_as_json_each_line_is_an_object(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
+def test_what_a_library_says_in_several_lines_is_one_of_the_log(
+    monkeypatch: pytest.MonkeyPatch, form: LogFormat
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr("sys.stderr", stderr := io.StringIO())
+    configure_log(form)
+    log = structlog.get_logger("server")
+    log.warning("The connection was lost", why="server closed\n\tunexpectedly")
+    logging.getLogger("asyncio").error("Fatal error on transport\nprotocol: %s", 1)
+    logging.captureWarnings(False)
+
+    lost, fatal = stderr.getvalue().splitlines()
+    assert "server closed unexpectedly" in lost
+    assert "Fatal error on transport protocol: 1" in fatal
+
+
+def test_what_the_server_says_itself_is_not_said_by_a_library_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr("sys.stderr", stderr := io.StringIO())
+    configure_log()
+    uvicorn, ray = (logging.getLogger(name) for name in ("uvicorn.error", "ray._private.worker"))
+    for say in (uvicorn.error, ray.warning):
+        say("ASGI callable returned without completing response.")
+        say("SIGTERM handler is not set because current thread is not the main thread.")
+        say("Something else")
+    written = [line.rpartition("]")[2].strip() for line in stderr.getvalue().splitlines()]
+    assert written == [
+        "SIGTERM handler is not set because current thread is not the main thread.",
+        "Something else",
+        "ASGI callable returned without completing response.",
+        "Something else",
+    ]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
 def test_no_line_raises(monkeypatch: pytest.MonkeyPatch, form: LogFormat) -> None:
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     monkeypatch.setattr("sys.stderr", FullDisk())
