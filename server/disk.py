@@ -145,7 +145,8 @@ def _sentence_of_postgres(error: BaseException) -> str | None:
         return None
     code = original.sqlstate
     if code is None:
-        return _AWAY if type(original).__name__ == "OperationalError" else None
+        kinds = {kind.__name__ for kind in type(original).__mro__}
+        return _AWAY if "OperationalError" in kinds else None
     return _BY_SQLSTATE.get(code) or _BY_SQLSTATE.get(code[:2])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import httpx
+import psycopg
 import pytest
 import pytest_asyncio
 from http_sites import fetch, fetcher
@@ -44,6 +45,10 @@ def database_error(code: int) -> OperationalError:
     return OperationalError("SELECT 1", {}, original)
 
 
+def postgres_error(original: psycopg.Error) -> OperationalError:
+    return OperationalError("SELECT 1", {}, original)
+
+
 SHORTAGES: dict[str, Callable[[], Exception]] = {
     "locked tables": lambda: database_error(sqlite3.SQLITE_BUSY),
     "an I/O error of the tables": lambda: database_error(sqlite3.SQLITE_IOERR | (3 << 8)),
@@ -59,6 +64,10 @@ SHORTAGES: dict[str, Callable[[], Exception]] = {
     "a full disk": lambda: system_error(errno.ENOSPC),
     "a full quota": lambda: system_error(errno.EDQUOT),
     "full tables": lambda: database_error(sqlite3.SQLITE_FULL),
+    "a lost connection to PostgreSQL": lambda: postgres_error(psycopg.OperationalError("lost")),
+    "a connection to PostgreSQL that is not made in time": lambda: postgres_error(
+        psycopg.errors.ConnectionTimeout("connection timeout expired")
+    ),
 }
 OTHERS = [
     ValueError("no"),
@@ -70,6 +79,7 @@ OTHERS = [
     ssl.SSLError(ssl.SSL_ERROR_SYSCALL, "EOF occurred"),
     socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
     database_error(sqlite3.SQLITE_CORRUPT),
+    postgres_error(psycopg.InterfaceError("a mistake of ours")),
 ]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
