@@ -313,7 +313,7 @@ class Settings(BaseSettings):
         try:
             return cls(**given)
         except ValidationError as error:
-            lines = (sentence(each, cls.model_fields) for each in error.errors())
+            lines = (sentence(each, cls.model_fields, given) for each in error.errors())
             raise SettingsError("\n".join(lines)) from error
 
     @property
