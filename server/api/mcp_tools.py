@@ -159,8 +159,10 @@ async def check_job(
     """Where a job stands, and what came of it. cancel_job stops one."""
     services = _Call.of(ctx).services
     standing = await _own(ctx, request_id)
-    if action == "result" and not standing.job.done:
-        raise StillInProgress
+    if action == "result":
+        standing = (await services.statuses.get_latest(request_id)).standing
+        if not standing.job.done:
+            raise StillInProgress
     if action == "result" or (standing.job.done and standing.job.error is None):
         return await _result(services, standing.job)
     return _answer(_status(standing))

@@ -85,6 +85,17 @@ class StatusCache:
             reading = self._begin(job_id)
         return await asyncio.shield(reading.task)
 
+    async def get_latest(self, job_id: str) -> StatusResponse:
+        """As `get`, but what is not done is read after this call began.
+
+        For what would be refused of a job that is not done: who asks may have heard of its end from
+        another server, whose word of it is still on its way here.
+        """
+        status = await self.get(job_id)
+        if status.standing.job.done:
+            return status
+        return await asyncio.shield(self._begin(job_id).task)
+
     async def get_patiently(self, job_id: str) -> StatusResponse:
         """As `get`, but waits while the machine is short of what a read needs.
 

@@ -1,11 +1,15 @@
 """The service `queue.fal.run`, over the real app with a scripted worker."""
 
 import asyncio
+import math
 
 import httpx
 import pytest
+from asgi_calls import app_of
 from queue_calls import SUBMIT, cancel, result_of, status_of, submit, until
 from servers import APP, BASE_URL, ENDPOINT, request_of
+
+from server.api.status_cache import _Kept
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -144,6 +148,20 @@ async def test_a_result_asked_for_too_early_is_still_in_progress(
     assert answer.json() == {"detail": "Request is still in progress"}
     assert answer.headers["x-fal-request-id"] == job
     await cancel(client, job)
+
+
+async def test_a_result_is_answered_though_another_server_ended_the_job_a_moment_ago(
+    client: httpx.AsyncClient,
+) -> None:
+    job = await submit(client, "sleep 0.2")
+    statuses = app_of(client).state.services.statuses
+    older = await statuses.get(job)
+    await until(client, job, "COMPLETED")
+
+    statuses._kept[job] = _Kept(older, math.inf)
+    assert (await status_of(client, job)).status_code == 202
+    assert (await client.get(f"/queue/{APP}/requests/{job}")).status_code == 200
+    assert (await status_of(client, job)).status_code == 200
 
 
 async def test_a_result_asked_for_twice_is_the_same(client: httpx.AsyncClient) -> None:

@@ -1,6 +1,7 @@
 """`/mcp`: who may come in, and what its tools give whom. tests/clients has the SDK's client."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import httpx
 import pytest
 import pytest_asyncio
 from api_keys import add_key, by_key
+from asgi_calls import app_of
 from job_fixtures import sql
 from mcp_calls import ACCEPT, call, message
 from queue_calls import submit
 from servers import APP, serving, settings_in
 
+from server.api.status_cache import _Kept
 from server.config.settings import Settings
 from server.keys import CALLER_SCOPES, Scope
 
@@ -155,8 +158,14 @@ async def test_a_video_that_takes_longer_than_the_wait_becomes_a_job(
     job = answer["request_id"]
     early = await call(client, mine, "check_job", request_id=job, action="result")
     assert "still in progress" in early
+    statuses = app_of(client).state.services.statuses
+    older = await statuses.get(job)
     await call(client, mine, "cancel_job", request_id=job)
     status = await until_completed(client, mine, job)
+    # As of a job that another server ended a moment ago.
+    statuses._kept[job] = _Kept(older, math.inf)
+    late = await call(client, mine, "check_job", request_id=job, action="result")
+    assert "cancelled" in late
     assert status == {
         "request_id": job,
         "endpoint_id": TEXT,

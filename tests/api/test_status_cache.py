@@ -74,6 +74,23 @@ async def test_what_was_written_is_seen_at_once() -> None:
     assert (await statuses.get("a")).standing.lines == [line]
 
 
+async def test_what_another_server_ended_is_seen_by_who_must_know() -> None:
+    tables = Tables()
+    statuses = StatusCache(tables.read)
+    await statuses.get("a")
+
+    # Its word of it has not come yet.
+    tables.standing = ended = replace(
+        tables.standing, job=replace(JOB, status=JobStatus.COMPLETED), position=0
+    )
+    assert not (await statuses.get("a")).standing.job.done
+    assert (await statuses.get_latest("a")).standing == ended
+    assert (await statuses.get("a")).standing == ended
+    num_reads = tables.num_reads
+    await statuses.get_latest("a")
+    assert tables.num_reads == num_reads
+
+
 async def test_the_log_of_another_job_changes_nothing() -> None:
     tables = Tables()
     statuses = StatusCache(tables.read)

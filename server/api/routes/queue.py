@@ -149,7 +149,7 @@ async def preview(
 )
 async def result(found: _FoundDep, services: ServicesDep) -> Response:
     """The output of a request, or the error that it ended with."""
-    job = found.standing.job
+    job = (await services.statuses.get_latest(found.standing.job.id)).standing.job
     if not job.done:
         raise StillInProgress
     return await services.results.answer(job)
