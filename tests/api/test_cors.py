@@ -108,12 +108,13 @@ async def test_an_unforeseen_error_can_be_read_too(
 ) -> None:
     settings = settings_in(tmp_path_factory.mktemp("broken"), cors_origins=APP_ORIGIN)
     async with serving(settings) as client:
-        job = await submit(client)
+        job = await submit(client, sync_mode=True)
         await until(client, job, "COMPLETED")
-        for file in settings.data.glob("jobs.sqlite3*"):
-            file.write_bytes(b"this is not a database any more" * 1000)
+        for file in (settings.data / "files").glob("*/*"):
+            file.unlink()
+            file.mkdir()
         answer = await client.get(
-            f"/queue/{ENDPOINT}/requests/another", headers={"origin": APP_ORIGIN}
+            f"/queue/{ENDPOINT}/requests/{job}", headers={"origin": APP_ORIGIN}
         )
 
     assert answer.status_code == 500
