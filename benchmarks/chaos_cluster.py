@@ -14,6 +14,7 @@ import os
 import secrets
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -185,7 +186,7 @@ def _killed(number: int, rounds: int, *, postgres: PostgresServer, seed: int) ->
             for point in chaos.random.sample(POINTS_WITH_BUCKET, len(POINTS_WITH_BUCKET)):
                 try:
                     crashes.kill_at(point, chaos.random.randint(1, 2))
-                except AssertionError as error:
+                except (AssertionError, subprocess.TimeoutExpired) as error:
                     chaos.unexpected.append(f"{point}: {error}")
                     site.end(signal.SIGKILL)
                 chaos.faults["server killed at a failpoint"] += 1

@@ -4,12 +4,14 @@
         [--page FILE]
 
 Each case is one video, or two where a second seed is compared. The results are saved after every
-case, and those that are there for the same checkpoint are not measured again.
+case, and those that are there for the same checkpoint are not measured again. A file is of one
+device.
 """
 
 import argparse
 import hashlib
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -156,11 +158,15 @@ def round_trips(pipeline: VideoPipeline) -> dict[str, float]:
 def run(weights: Path, out: Path, limit: int | None, device: str = "cpu") -> dict[str, Any]:
     """Measure what is not in the file yet, `limit` cases at most; the whole report."""
     store = WeightStore(weights)
-    pipeline = load_pipeline(store, device)
-    report: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     checkpoint = store.fingerprint("text_encoder", "transformer", "vae")
-    if report.get("checkpoint") != checkpoint:
-        report = {"checkpoint": checkpoint, "round_trip_db": round_trips(pipeline), "cases": {}}
+    report: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+    is_begun = report.get("checkpoint") == checkpoint
+    if is_begun and (measured := report.get("device", "cpu")) != device:
+        sys.exit(f"{out} is of {measured}, not {device}: name another with --out.")
+    pipeline = load_pipeline(store, device)
+    if not is_begun:
+        trips = round_trips(pipeline)
+        report = {"checkpoint": checkpoint, "device": device, "round_trip_db": trips, "cases": {}}
     report = describe() | report
     # In an order in which the first of them stand for all.
     every = sorted(cases(), key=lambda case: hashlib.sha256(case.name.encode()).digest())

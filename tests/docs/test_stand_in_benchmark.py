@@ -16,6 +16,7 @@ from benchmarks.stand_in import cases, run
 from benchmarks.stand_in_report import NEAR_PX, PAGE, RESULTS, page_text
 from pipeline.encode import encode_video
 from pipeline.spec import Container, Quality
+from weights.store import WeightStore
 
 
 @pytest.mark.slow
@@ -28,6 +29,14 @@ def test_the_benchmark_of_the_stand_in_goes_on_where_it_was_ended(tmp_path: Path
         assert len(report["cases"]) == number
         assert all(case["off_px"] <= NEAR_PX for case in report["cases"].values())
     assert page_text(report).count("| 1 of 1 |") == 2
+
+
+def test_cases_of_two_devices_do_not_meet_in_one_file(tmp_path: Path) -> None:
+    out, weights = tmp_path / "stand-in.json", stand_in(weights="moving")
+    checkpoint = WeightStore(weights).fingerprint("text_encoder", "transformer", "vae")
+    out.write_text(json.dumps({"checkpoint": checkpoint, "device": "cpu", "cases": {}}))
+    with pytest.raises(SystemExit, match="is of cpu, not cuda:0: name another with --out"):
+        run(weights, out, limit=1, device="cuda:0")
 
 
 @pytest.mark.parametrize("moved", [(0, 0), (16, 0), (-8, 0), (0, 4), (3, -5)])

@@ -79,7 +79,7 @@ OTHERS = [
     ssl.SSLError(ssl.SSL_ERROR_SYSCALL, "EOF occurred"),
     socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
     database_error(sqlite3.SQLITE_CORRUPT),
-    postgres_error(psycopg.InterfaceError("a mistake of ours")),
+    postgres_error(psycopg.InterfaceError("the connection is closed")),
 ]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -89,7 +89,8 @@ def _raise_flags(block: Any) -> None:
                 full = AMPLITUDES[move.speed]
                 before = full / 3
                 low = before + 0.6 * (full * 9 / 16 - before)
-                raised = dict([_flag(move)])
+                flag, value = _flag(move)
+                raised = {flag: value}
                 for slower in moves:
                     if slower.speed * 2 == move.speed:
                         flag, value = _flag(slower)
