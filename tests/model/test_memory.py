@@ -12,8 +12,8 @@ from stand_ins import stand_in
 PROGRAM = SUPPORT / "decode_memory.py"
 # As workers on a CPU are started: otherwise glibc's heap grows with what is long freed.
 ENVIRONMENT = {
-    "MALLOC_MMAP_THRESHOLD_": "65536",
-    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_MMAP_THRESHOLD_": "4194304",
+    "MALLOC_TRIM_THRESHOLD_": "8388608",
     "OMP_NUM_THREADS": "1",
 }
 SPREAD_MIB = 40

@@ -130,8 +130,8 @@ async def test_a_worker_leads_its_own_session_and_is_ended_by_no_stop_signal(
 
 async def test_a_cpu_worker_gives_memory_back_and_sees_no_gpu(pool: Watched) -> None:
     environment = worker_process().environ()
-    assert environment["MALLOC_MMAP_THRESHOLD_"] == "65536"
-    assert environment["MALLOC_TRIM_THRESHOLD_"] == "65536"
+    assert environment["MALLOC_MMAP_THRESHOLD_"] == "4194304"
+    assert environment["MALLOC_TRIM_THRESHOLD_"] == "8388608"
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
 
 
