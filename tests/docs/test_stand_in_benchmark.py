@@ -100,3 +100,6 @@ def test_the_page_has_the_seconds_that_were_measured() -> None:
     assert f"two, {least} and {most}; the first one {first})" in page
     (longest,) = seconds("stages-cpu-93.json")
     assert f"93 frames {longest} s (one run)" in page
+    served = json.loads((RESULTS.parent / "served-stand-in-cpu.json").read_text())["videos"]
+    assert f"the first video of 25 frames took {served[0]['fetched_s']:.1f} s" in page
+    assert served[0]["fetched_s"] <= 35
