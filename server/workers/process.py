@@ -36,8 +36,8 @@ from server.workers.pipe import MAX_EVENT_BYTES, Pipe
 _EXIT_S = 1.0
 """How long a worker that has closed its pipe may take to exit by itself."""
 
-# glibc's heap otherwise grows by 50 to 110 MB over a run and does not shrink again. With limits below
-# the size of common tensors a third of a video's time would go into asking the system for each.
+# glibc's heap otherwise grows by 50 to 110 MB over a run and does not shrink again. With limits
+# below the size of common tensors a third of a video's time would go into mapping each of them.
 _CPU_ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
     "MALLOC_MMAP_THRESHOLD_": "4194304",
