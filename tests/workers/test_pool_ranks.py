@@ -34,7 +34,10 @@ async def dies_after_a_step(watched: Watched, work: WorkOrder, *, hung: bool) ->
                     rank.suspend() if hung else rank.kill()
                     if hung:
                         await watched.pool.kill(watched.slot, "It took too long.")
-    _, alive = await asyncio.to_thread(psutil.wait_procs, [worker, rank], 30)
+    # The pool waits for its worker: a test that did so first would leave it without an exit code.
+    assert (await watched.until(SlotDown)).reason == str(death.value)
+    assert not worker.is_running()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, [rank], 30)
     assert not alive
     return str(death.value)
 
@@ -65,7 +68,6 @@ async def test_a_process_that_is_killed_ends_the_worker() -> None:
         assert said == (
             "One of the worker's processes failed, as its log describes: all of them were ended."
         )
-        assert (await watched.until(SlotDown)).reason == said
 
 
 @pytest.mark.parametrize(
