@@ -7,7 +7,8 @@ and two slots. Clients submit, cancel, poll, upload and fetch all the while, as 
 workers are killed, stopped and ended, its tables are locked and its descriptors used up. What the
 clients were told is their own record (`tests/support/client_record.py`), and at the end it is
 compared with what a quiet server says. At the same time two other servers are killed at every
-failpoint in turn, in rounds.
+failpoint in turn, in rounds. A part that is to be done no times (`--rounds 0`) stays in the file as
+an earlier call left it.
 """
 
 import itertools
@@ -26,8 +27,8 @@ from crash_site import CrashSite, receiving
 from failpoints import POINTS, around
 
 from benchmarks.chaos_report import ENDED_BETWEEN, ONE_SERVER, print_table, write_page
-from benchmarks.chaos_run import SERVER, Chaos, Faults, run, save, sum_of
-from benchmarks.machine import SERVER_PACKAGES, describe
+from benchmarks.chaos_run import SERVER, Chaos, Faults, begin, run, save, sum_of
+from benchmarks.machine import SERVER_PACKAGES
 
 SITES = 2
 """How many servers are broken at failpoints at the same time: one for each core."""
@@ -43,8 +44,7 @@ def main(
     page: Annotated[Path | None, typer.Option(help="The page to put the table into.")] = None,
 ) -> None:
     """Break it, print a table, and fail if anything was lost."""
-    parts: dict[str, dict[str, Any]] = {}
-    report = {**describe(SERVER_PACKAGES), "seed": seed, "parts": parts}
+    report = begin(out, SERVER_PACKAGES)
     shares = [len(range(number, rounds, SITES)) for number in range(SITES)]
     with ThreadPoolExecutor(SITES + 1) as sites:
         randomly = partial(_run, partial(_at_random, seconds=seconds), seed)
@@ -53,15 +53,14 @@ def main(
         faults = [partial(_at_failpoints, rounds=share) for share in shares if share]
         failpoint_parts = sites.map(partial(_run, drain_s=0), faults, itertools.count(seed + 1))
         if random_part is not None:
-            parts["random"] = random_part.result()
-            save(report, out)
+            save(report, "random", {**random_part.result(), "seed": seed}, out)
         if faults:
-            parts["failpoints"] = {**sum_of(list(failpoint_parts)), "rounds": rounds}
-            save(report, out)
+            part = {**sum_of(list(failpoint_parts)), "rounds": rounds, "seed": seed}
+            save(report, "failpoints", part, out)
     print_table(report, ONE_SERVER)
     if page is not None:
         write_page(report, page, ONE_SERVER)
-    if any(part["problems"] for part in parts.values()):
+    if any(part["problems"] for part in report["parts"].values()):
         sys.exit(f"Something was lost: {out} says what.")
 
 

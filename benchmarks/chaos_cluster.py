@@ -7,7 +7,8 @@ servers that do everything, in the second two that accept requests and two that 
 Ray cluster in turns. Servers, workers, nodes of Ray and the stores are killed, stopped and started
 again at random moments, and servers also at failpoints. Leases lapse by themselves. In the third,
 servers with a database each are killed at every failpoint, in rounds. What must hold in the end is
-what must hold after `make chaos`.
+what must hold after `make chaos`. A part that is to be done no times (`--rounds 0`) stays in the
+file as an earlier call left it.
 """
 
 import os
@@ -37,8 +38,8 @@ from ray_nodes import RayNode
 from s3_server import S3Server, running_s3
 
 from benchmarks.chaos_report import CLUSTER, print_table, write_page
-from benchmarks.chaos_run import Chaos, counted, run, save, sum_of
-from benchmarks.machine import SERVER_PACKAGES, describe
+from benchmarks.chaos_run import Chaos, begin, counted, run, save, sum_of
+from benchmarks.machine import SERVER_PACKAGES
 from server.db.database import Database
 from server.workers.ray_cluster import import_ray
 
@@ -64,24 +65,22 @@ def main(
     page: Annotated[Path | None, typer.Option(help="The page to put the table into.")] = None,
 ) -> None:
     """Break them, print a table, and fail if anything was lost."""
-    parts: dict[str, dict[str, Any]] = {}
-    report = {**describe(PACKAGES), "parts": parts}
+    report = begin(out, PACKAGES)
     for name, make, count in (("servers", two_servers, kills), ("ray", with_ray, ray_kills)):
         if count:
-            parts[name] = {**_break(make, count, seed), "kills": count, "seed": seed}
-            save(report, out)
+            part = {**_break(make, count, seed), "kills": count, "seed": seed}
+            save(report, name, part, out)
     series: list[dict[str, Any]] = []
     for done in range(0, rounds, SERIES):
         count = min(SERIES, rounds - done)
         series.append(_kill_at_failpoints(count, seed + done))
         seconds = round(sum(part["seconds"] for part in series), 1)
         of_all = {**sum_of(series), "seconds": seconds, "rounds": done + count, "seed": seed}
-        parts["failpoints"] = of_all
-        save(report, out)
+        save(report, "failpoints", of_all, out)
     print_table(report, CLUSTER)
     if page is not None:
         write_page(report, page, CLUSTER)
-    if any(part["problems"] for part in parts.values()):
+    if any(part["problems"] for part in report["parts"].values()):
         sys.exit(f"Something was lost: {out} says what.")
 
 

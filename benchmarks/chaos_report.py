@@ -87,6 +87,7 @@ def table_rows(report: dict[str, Any], kind: Kind) -> list[list[str]]:
     faults = sorted({fault for part in columns for fault in part["faults"]} - {ENDED_BETWEEN})
     return [
         ["", *(kind.titles[name].format(**part) for name, part in parts.items())],
+        ["commit", *(f"`{part['commit']}`" for part in columns)],
         *([title, *(f"{part[name]:,}" for part in columns)] for name, title in COUNTS.items()),
         *([fault, *(f"{part['faults'].get(fault, 0):,}" for part in columns)] for fault in faults),
     ]
@@ -99,9 +100,8 @@ def page_text(report: dict[str, Any], kind: Kind) -> str:
     machine, python = report["machine"], report["versions"]["python"]
     return "\n".join(
         [
-            f"The last run was of commit `{report['commit']}`, on {machine['cores']} cores "
-            f"({machine['cpu']}),",
-            f"Python {python}; `benchmarks/results/{kind.name}.json` has the rest of it.",
+            f"The last run was on {machine['cores']} cores ({machine['cpu']}), Python {python};",
+            f"`benchmarks/results/{kind.name}.json` has the rest of it.",
             "",
             *(f"| {' | '.join(cells)} |" for cells in table),
             "",

@@ -11,6 +11,7 @@ import random
 import resource
 import signal
 import sqlite3
+import sys
 import threading
 import time
 from collections import Counter
@@ -27,6 +28,7 @@ from failpoints import POINTS
 from servers import logging_to
 
 from benchmarks.chaos_report import COUNTS, ENDED_BETWEEN
+from benchmarks.machine import describe
 
 CLIENTS = 4
 JOBS_OF_A_CLIENT = 3
@@ -228,7 +230,28 @@ def sum_of(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def save(report: dict[str, Any], out: Path) -> None:
+def begin(out: Path, packages: Sequence[str]) -> dict[str, Any]:
+    """A report for this file, with the parts that earlier calls left in it.
+
+    Raises:
+        SystemExit: they are of another machine, or of other versions.
+    """
+    report: dict[str, Any] = {**describe(packages), "parts": {}}
+    if out.exists():
+        earlier = json.loads(out.read_text())
+        if _where(earlier) != _where(report):
+            sys.exit(f"{out} is of another machine or of other versions: name another with --out.")
+        report["parts"] = earlier["parts"]
+    return report
+
+
+def _where(report: dict[str, Any]) -> object:
+    return report["machine"] | {"load_average": 0}, report["versions"]
+
+
+def save(report: dict[str, Any], name: str, part: dict[str, Any], out: Path) -> None:
+    """Put a part into the report, with the commit that it is of, and write the report."""
+    report["parts"][name] = {**part, "commit": report["commit"]}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -2,11 +2,13 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from paths import DOCS, TESTS
 
 from benchmarks.chaos_report import CLUSTER, ONE_SERVER, PAGE, Kind, page_text
+from benchmarks.chaos_run import begin, save
 
 TEST_FILES = {path.name: path for path in TESTS.rglob("test_*.py")}
 ROW = re.compile(r"^\| (.+) \| (.*`test_\w+\.py::.+) \|$", re.MULTILINE)
@@ -36,3 +38,16 @@ def test_the_page_has_the_table_of_the_last_run_that_was_kept(kind: Kind) -> Non
     assert found is not None
     assert found[0] == page_text(report, kind)
     assert not any(part["problems"] for part in report["parts"].values())
+
+
+def test_a_part_that_is_left_out_stays_with_its_commit(tmp_path: Path) -> None:
+    out = tmp_path / "chaos.json"
+    save(begin(out, ["fastapi"]) | {"commit": "1a"}, "random", {"lost": 1}, out)
+    save(begin(out, ["fastapi"]) | {"commit": "2b"}, "failpoints", {"lost": 2}, out)
+
+    assert json.loads(out.read_text())["parts"] == {
+        "random": {"lost": 1, "commit": "1a"},
+        "failpoints": {"lost": 2, "commit": "2b"},
+    }
+    with pytest.raises(SystemExit, match="of other versions: name another with --out"):
+        begin(out, ["fastapi", "httpx"])
