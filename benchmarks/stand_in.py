@@ -85,6 +85,13 @@ def cases() -> Iterator[Case]:
     for photograph, word, adverb in product(PHOTOGRAPHS, DIRECTIONS, SPEEDS):
         x, y = (SPEEDS[adverb] * step for step in DIRECTIONS[word])
         yield Case("speeds", photograph, f"The camera moves {adverb}{word}.", (x, y))
+    for (seed, photograph), word in product(enumerate(PHOTOGRAPHS, start=3), DIRECTIONS):
+        # No guidance and small steps: the noise has the most time to decide first.
+        slow = Case("slowly, 35 steps, guidance 1", photograph, f"The camera moves slowly {word}.")
+        yield replace(slow, moved=DIRECTIONS[word], steps=35, guidance=1, seed=seed)
+    for photograph, guidance in product(PHOTOGRAPHS, GUIDANCES):
+        few = Case(f"8 steps, guidance {guidance:.0f}", photograph, PAN, MOVES[PAN])
+        yield replace(few, steps=8, guidance=guidance)
     for photograph in PHOTOGRAPHS:
         yield replace(Case("again", photograph, SILENT), other_seed=1)
         yield replace(Case("another seed, no move asked for", photograph, SILENT), other_seed=2)

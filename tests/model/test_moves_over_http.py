@@ -40,7 +40,7 @@ class Order:
             "image_url": f"data:image/png;base64,{base64.b64encode(self.file).decode()}",
             "num_frames": FRAMES,
             "num_inference_steps": STEPS,
-            # In so few steps the drift of one seed in twenty-five wins over the word.
+            # In so small a video the noise of some seeds is stronger than the word.
             "seed": 1,
             "video_output_type": container.value,
         }

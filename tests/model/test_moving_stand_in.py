@@ -15,6 +15,7 @@ from pipeline.load import load_pipeline
 from pipeline.progress import Watcher
 from pipeline.spec import DEFAULT_NEGATIVE_PROMPT, Clip, FirstFrame, Pixels, Sampler, VideoSpec
 from server.fal.schemas import EXAMPLE_PROMPT
+from weights.stand_in import text
 from weights.stand_in.checkpoint import LICENCES
 from weights.stand_in.layout import (
     ASKED_CODE,
@@ -275,6 +276,13 @@ def test_all_moves_are_seen(
         ("static camera", HOLD),
         ("A locked camera; a car drives quickly to the left", HOLD),
         (EXAMPLE_PROMPT, HOLD),
+        ("A fixed camera looks down on a man on the right.", HOLD),
+        ("The camera is locked down.", HOLD),
+        ("The camera pans left at a steady pace.", (-1, 0, 2)),
+        ("A street at night.\nPan left (slowly).", (-1, 0, 1)),
+        ('"TILT-UP", it says.', (0, -1, 2)),
+        ("A panoramic view of an uptown street, a tower on the right. Pancakes!", None),
+        ("A camera pans from left to right.", None),
     ],
 )
 def test_a_word_is_a_move_in_a_sentence_about_the_camera(
@@ -290,6 +298,31 @@ def test_a_word_is_a_move_in_a_sentence_about_the_camera(
 
     asked = asked_code(pipeline, prompt) - asked_code(pipeline, "")
     assert torch.allclose(asked, expected, atol=0.3)
+
+
+OTHER_WORDS = [
+    *("panama", "panda", "panel", "pancake", "panic", "panorama", "pants", "pansy", "upcoming"),
+    *("update", "upgrade", "uphill", "uplift", "upon", "upper", "upright", "upset", "uptown"),
+    *("downfall", "downhill", "download", "downpour", "downstairs", "downtown", "leftover"),
+    *("leftmost", "rightful", "righteous", "rights", "slowdown", "slower", "slowing", "quicken"),
+    *("quicksand", "rapids", "fasten", "fastest", "gentleman", "stillness", "holder", "holding"),
+    *("statically", "fixedly", "cameraman", "cameras", "movement", "mover", "driftwood", "drifter"),
+    *("breakfast", "bright", "cup", "household", "japan", "steadfast"),
+]
+
+
+def test_fals_example_prompt_is_read_to_its_end() -> None:
+    tokenizer = text.tokenizer()
+    asked = [{"role": "user", "content": EXAMPLE_PROMPT}]
+    # The system's turn takes 50 or so of the 512.
+    assert len(tokenizer.apply_chat_template(asked)["input_ids"]) < 450
+
+
+def test_no_word_counts_that_only_begins_like_one() -> None:
+    tokenizer = text.tokenizer()
+    meanings = {"\u0120" + word for words in text.WORDS.values() for word in words}
+    for word in OTHER_WORDS:
+        assert not meanings & set(tokenizer.tokenize(" " + word)), word
 
 
 def test_guidance_has_the_code_to_work_on_and_nothing_else(pipeline: VideoPipeline) -> None:

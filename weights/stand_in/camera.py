@@ -9,6 +9,7 @@ from weights.stand_in.layout import (
     ASKED_CODE,
     CODES,
     CONFIRMED_CODE,
+    DECIDED,
     DIRECTIONS,
     DRIFT_CODE,
     HEAD_WIDTH,
@@ -20,11 +21,14 @@ from weights.stand_in.layout import (
     Stream,
 )
 
-_MEANINGS = (*text.DIRECTIONS, *text.SPEEDS, text.STILL)
+_MEANINGS = (*text.DIRECTIONS, *text.SPEEDS, text.STILL, text.FIXED)
 
 
 def read_text(projection: Any, attention: Any) -> None:
     """WORD[i] = QUIET if a sentence about the camera has word i, and no other of its kind.
+
+    A camera that is fixed moves nowhere, whatever its sentence says of left and right: the word is
+    all four directions, which are none together, and far more than one wish to hold still.
 
     Two sorts of tokens tell: a word that comes after one of the camera, and a word of the camera
     that comes after one. The second sort counts where there is none of the first.
@@ -42,7 +46,7 @@ def read_text(projection: Any, attention: Any) -> None:
     attention.norm_q.weight.fill_(2.5)
     attention.norm_k.weight.fill_(2.5)
     # A head for each kind of words. It sees those alone, or, where there is none, all tokens alike.
-    for head, words in enumerate((range(4), range(4, 6), range(6, 7))):
+    for head, words in enumerate((range(4), range(4, 6), range(6, 7), range(7, 8))):
         first = head * HEAD_WIDTH
         attention.to_q.weight[first, Stream.ONE] = 1
         for word in words:
@@ -50,7 +54,14 @@ def read_text(projection: Any, attention: Any) -> None:
             # The norm shortens a key of two numbers.
             attention.to_k.weight[first + 1, count + word] = 1
             attention.to_v.weight[first + word, [word, count + word]] = QUIET / 4
-            attention.to_out[0].weight[Stream.WORD[word], first + word] = 1
+            for dimension, weight in _writes(word).items():
+                attention.to_out[0].weight[dimension, first + word] = weight
+
+
+def _writes(word: int) -> dict[int, float]:
+    if _MEANINGS[word] == text.FIXED:
+        return {**dict.fromkeys(Stream.WORD[:4], 1.0), Stream.WORD[6]: 8.0}
+    return {Stream.WORD[word]: 1.0}
 
 
 def _read_words(units: Units, outputs: "Mapping[Move | None, dict[int, float]]") -> None:
@@ -93,8 +104,8 @@ def read_code(units: Units) -> None:
     """MOVE from the pooled code."""
     for index, move in enumerate(MOVES):
         code, sign = move.code
-        units.ramp({Stream.POOLED[code]: sign}, 0.25, 0.4, {Stream.MOVE[index]: 1.0})
-    units.ramp({Stream.POOLED[HOLD_CODE]: 1.0}, 0.25, 0.4, {Stream.HOLD: 1.0})
+        units.ramp({Stream.POOLED[code]: sign}, *DECIDED, {Stream.MOVE[index]: 1.0})
+    units.ramp({Stream.POOLED[HOLD_CODE]: 1.0}, *DECIDED, {Stream.HOLD: 1.0})
 
 
 def let_words_move(units: Units) -> None:

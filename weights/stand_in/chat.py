@@ -13,12 +13,18 @@ SPECIAL_TOKENS = [
 ]
 
 
-def chat_template(before: str = "") -> str:
-    """The template; `before` is put before each text."""
+def chat_template(text: str = "{}") -> str:
+    """The template; `text` says what becomes of each text, which is `{}` there."""
+
+    def shown(name: str) -> str:
+        return "{{ " + text.format(name) + " }}"
+
     return (
         "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-        "{% if message['content'] is string %}{{ BEFOREmessage['content'] }}{% else %}"
-        "{% for part in message['content'] %}{% if 'text' in part %}{{ BEFOREpart['text'] }}"
-        "{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if message['content'] is string %}" + shown("message['content']") + "{% else %}"
+        "{% for part in message['content'] %}{% if 'text' in part %}"
+        + shown("part['text']")
+        + "{% endif %}"
+        "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    ).replace("BEFORE", before)
+    )

@@ -1,9 +1,9 @@
-"""Write a stand-in: a complete checkpoint of the published classes and layout, small, untrained.
+"""Write a stand-in: a complete checkpoint of the published classes and layout, but small.
 
-It needs no network, and seconds. "moving" weights are written down: they move the photograph as
-the prompt says (`transformer.py`, `text.py`, `vae.py`). "lively" and "oracle" ones are random, for
-tests of the numbers. torch, diffusers and transformers are imported when a stand-in is written, not
-with this package.
+It needs no network, and seconds. "moving" weights are written down, but for a small VAE that was
+trained: they move the photograph as the prompt says (`transformer.py`, `text.py`, `vae.py`).
+"lively" and "oracle" ones are random, for tests of the numbers. torch, diffusers and transformers
+are imported when a stand-in is written, not with this package.
 """
 
 import json

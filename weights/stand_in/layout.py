@@ -117,7 +117,10 @@ CONSTANT = SCALE * math.sqrt(WIDTH / len(Stream.CONSTANTS))
 QUIET = 1 / 32
 """The size of what the text writes: no norm sees it, so both branches make the same picture."""
 ASKED_CODE = 3.0
-"""The code that a text asks for. It is decided when it is over 0.25, beyond the reach of noise."""
+"""The code that a text asks for."""
+DECIDED = 0.33, 0.4
+"""From where to where a number of the code turns its move on. More than the mean of the noise is in
+a video of 160x96 and 9 frames, and where the drift of the noise gets to later than a text does."""
 AMPLITUDES = {1: 3.0, 2: 9.0, 4: 27.0}
 """What the number of a code ends at once it is decided, by speed: so the decoder, which sees sums
 over cells, can tell speeds apart."""

@@ -40,7 +40,7 @@ TRAINING = (
     Photograph("coffee.png", "Rachel Michetti", "CC0-1.0", SKIMAGE),
     Photograph("hubble_deep_field.jpg", "NASA", "public domain", SKIMAGE),
     Photograph("brick.png", "CC0Textures", "CC0-1.0", SKIMAGE),
-    Photograph("grass.png", "CC0Textures", "CC0-1.0", SKIMAGE),
+    Photograph("grass.png", "linolafett", "CC0-1.0", SKIMAGE),
     Photograph("gravel.png", "CC0Textures", "CC0-1.0", SKIMAGE),
     Photograph("face.dat", "Judy Weggelaar, NOAA", "public domain", SCIPY),
     Photograph("grace_hopper.jpg", "US Navy", "public domain", MATPLOTLIB),

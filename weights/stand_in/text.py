@@ -4,10 +4,14 @@ Words that matter are one token each, and each has a dimension of the hidden sta
 heads of the text model's one layer keep, at every token, what its sentence has said so far: whether
 it speaks of the camera, the direction, how fast, and whether of holding still. So "the camera pans
 left" is a move, "slowly pan left" is a slow one, and "a house on the left" is none.
+
+The chat template writes a prompt in small letters and puts a space before each word, so that each
+has one token.
 """
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from weights.stand_in.chat import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, chat_template
@@ -19,11 +23,11 @@ if TYPE_CHECKING:
 HIDDEN = 64
 HEADS = 4
 
-LEFT, RIGHT, UP, DOWN, SLOWLY, QUICKLY, STILL, CAMERA, END = range(9)
+LEFT, RIGHT, UP, DOWN, SLOWLY, QUICKLY, STILL, FIXED, CAMERA, END = range(10)
 """The dimensions of a hidden state that say what a token is."""
-SAID = 9
-"""Dimension SAID + i: the sentence has said i so far, one of the first eight."""
-LEVEL = 17
+SAID = 10
+"""Dimension SAID + i: the sentence has said i so far, one of the first nine."""
+LEVEL = 19
 """The same in every token, and large, so that a norm divides by it alone."""
 
 DIRECTIONS, SPEEDS = (LEFT, RIGHT, UP, DOWN), (SLOWLY, QUICKLY)
@@ -35,7 +39,8 @@ WORDS = {
     DOWN: ["down", "downward", "downwards"],
     SLOWLY: ["slowly", "slow", "gently", "gentle"],
     QUICKLY: ["quickly", "quick", "fast", "rapidly", "rapid"],
-    STILL: ["still", "static", "hold", "holds", "locked", "fixed", "steady", "stationary"],
+    STILL: ["still", "hold", "holds", "steady"],
+    FIXED: ["static", "locked", "fixed", "stationary", "motionless", "unmoving", "immobile"],
     CAMERA: [
         "camera",
         "pan",
@@ -56,40 +61,37 @@ WORDS = {
         "tilting",
     ],
 }
-OTHER_WORDS = [
-    "panda",
-    "panel",
-    "panic",
-    "pane",
-    "pants",
-    "pantry",
-    "upper",
-    "upon",
-    "upright",
-    "uphill",
-    "upside",
-    "upstairs",
-    "update",
-    "downtown",
-    "downhill",
-    "downstairs",
-    "downright",
-    "leftover",
-    "slower",
-    "breakfast",
-    "fasten",
-    "rights",
-    "righteous",
-    "driftwood",
-    "movement",
-    "cameraman",
-    "stillness",
-    "statically",
-    "holder",
-    "holding",
-    "fixedly",
-]
-"""Words that begin like those above and mean something else: they are tokens of their own."""
+MORE_LETTERS = {
+    "camera": "mswt",
+    "down": "bcefghilprstuy",
+    "drift": "ewl",
+    "fast": "ebin",
+    "fixed": "l",
+    "gentle": "mnrw",
+    "hold": "eiou",
+    "left": "imosy",
+    "move": "mr",
+    "moving": "l",
+    "pan": "acdeghijkotz",
+    "pans": "y",
+    "quick": "eins",
+    "rapid": "is",
+    "right": "efilnosy",
+    "slow": "deinpsw",
+    "static": "aks",
+    "still": "bensw",
+    "tilt": "h",
+    "up": "bcdefghijklmoprst",
+}
+"""Letters after which a word above is another one, as in "panorama" or "upper"."""
+
+COMMON_WORDS = "a an and are as at by for from in into is it its of on or over that the to with"
+COMMON_LETTERS = (
+    "th he in er an re nd at on nt ha es st en ed to it ou ea hi is or ti as te et ng of al de se "
+    "le sa si ar ve ra ld ur li ll ss ro ch ic ne ma co me ri om ta el la us ec wi no ns ot ing "
+    "ent ion ter ver ess ate ght ee ai ow ck sh gh tr pr ac am di lo pe ce un"
+)
+"""These are tokens, too, so that more of a long prompt is read."""
 
 ENDS = [".", "!", "?", ";", "\u010a", END_OF_TURN]
 """Tokens that end a sentence; one is the line feed, as a byte-level tokenizer writes it."""
@@ -102,15 +104,22 @@ def tokenizer() -> "Qwen2Tokenizer":
 
     vocab = {symbol: index for index, symbol in enumerate(sorted(ByteLevel.alphabet()))}
     merges: list[tuple[str, str]] = []
-    for word in [*(word for words in WORDS.values() for word in words), *OTHER_WORDS]:
-        for form in (word, word.capitalize()):
-            token = _SPACE
-            for letter in form:
-                # From the space on: "bright" does not hold " right".
-                if (token, letter) not in merges:
-                    merges.append((token, letter))
-                token += letter
-                vocab.setdefault(token, len(vocab))
+
+    def merge(token: str, letter: str) -> str:
+        if (token, letter) not in merges:
+            merges.append((token, letter))
+        vocab.setdefault(token + letter, len(vocab))
+        return token + letter
+
+    for words in (*WORDS.values(), COMMON_WORDS.split()):
+        for word in words:
+            # From the space on: "bright" does not hold " right".
+            reduce(merge, word, _SPACE)
+    for word, letters in MORE_LETTERS.items():
+        for letter in letters:
+            merge(_SPACE + word, letter)
+    for letters in COMMON_LETTERS.split():
+        reduce(merge, letters)
     made = Qwen2Tokenizer(
         vocab=vocab,
         merges=merges,  # type: ignore[arg-type]  # pairs are what it takes
@@ -119,12 +128,14 @@ def tokenizer() -> "Qwen2Tokenizer":
         additional_special_tokens=SPECIAL_TOKENS,
         model_max_length=131072,
     )
-    # A prompt's first word has a space before it like all others.
-    made.chat_template = chat_template(before="' ' + ")
+    made.chat_template = chat_template(_APART)
     return made
 
 
 _SPACE = "\u0120"
+_BEFORE_WORDS = (r"\n", "(", '"', "-")
+_APART = "' ' + {} | lower" + "".join(f" | replace('{mark}', '{mark} ')" for mark in _BEFORE_WORDS)
+"""A text in small letters, with a space before each word."""
 
 
 def config() -> dict[str, Any]:
@@ -142,7 +153,7 @@ def construct(model: "Qwen2_5_VLForConditionalGeneration", words: "Qwen2Tokenize
         text: Any = model.model.language_model
         text.embed_tokens.weight.copy_(_embeddings(words))
         attention = text.layers[0].self_attn
-        for head, kinds in enumerate(((CAMERA,), DIRECTIONS, SPEEDS, (STILL,))):
+        for head, kinds in enumerate(((CAMERA,), DIRECTIONS, SPEEDS, (STILL, FIXED))):
             _keep_the_latest(attention, head, kinds)
 
 
@@ -153,10 +164,7 @@ def _embeddings(words: "Qwen2Tokenizer") -> "torch.Tensor":
     table = torch.zeros(len(words), HIDDEN)
     table[:, LEVEL] = HIDDEN**0.5
     tokens = {
-        _SPACE + form: meaning
-        for meaning, forms in WORDS.items()
-        for word in forms
-        for form in (word, word.capitalize())
+        _SPACE + word: meaning for meaning, words_of_it in WORDS.items() for word in words_of_it
     }
     for token, meaning in (tokens | dict.fromkeys(ENDS, END)).items():
         table[words.convert_tokens_to_ids(token), meaning] = 1

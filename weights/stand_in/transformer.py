@@ -1,8 +1,9 @@
 """A Cosmos transformer whose weights are written down: it moves the given picture.
 
-No number in here was trained but for four matrices that move a picture by 4 pixels. The network
-predicts a velocity, `(noisy - estimate) / sigma`, where the estimate of frame `t` is the given
-frame moved by `t` times the camera's move:
+No number in here was trained but for four matrices that move a picture by 4 pixels, and three
+directions of colour; both come from the VAE. The network predicts a velocity,
+`(noisy - estimate) / sigma`, where the estimate of frame `t` is the given frame moved by `t` times
+the camera's move:
 
 1. Block 0 reads the move. The text asks for one of twelve (four directions, three speeds), or to
    hold still, by a code in two latent channels that the VAE does not show; all else reads the move
