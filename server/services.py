@@ -125,7 +125,7 @@ def make_services(
         results=Results(store, files, serving.file_links, retention),
         images=images,
         retention=retention,
-        runs=_runs(settings, submissions, pool),
+        runs=_runs(settings, database, submissions, pool),
         pool=pool,
         peers=peers,
         signals=signals,
@@ -184,12 +184,17 @@ def _retention(
     return Retention(database, files, gone=gone, keep_s=settings.keep_s, now=clock.now)
 
 
-def _runs(settings: Settings, submissions: Submissions, pool: Pool) -> DisconnectedRuns:
+def _runs(
+    settings: Settings, database: Database, submissions: Submissions, pool: Pool
+) -> DisconnectedRuns:
     def has_idle_slot() -> bool:
         return any(slot.state is SlotState.IDLE for slot in pool.slots())
 
     return DisconnectedRuns(
-        submissions, grace_s=settings.disconnect_grace, has_idle_slot=has_idle_slot
+        submissions,
+        grace_s=settings.disconnect_grace,
+        has_idle_slot=has_idle_slot,
+        is_shared=database.is_shared,
     )
 
 

@@ -15,7 +15,10 @@ from functools import partial
 from server.errors import UnknownJob
 from server.inputs.submit import Submission, Submissions
 from server.models import Job, JobStatus
-from server.tasks import log_errors, retry_until_written, trouble_of
+from server.tasks import LOOK_AGAIN_S, log_errors, retry_until_written, trouble_of
+
+CLAIMED_WITHIN_S = 2 * LOOK_AGAIN_S
+"""By then another server that has a free slot has claimed a job, even if no hint came to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +42,22 @@ class _Left:
 class DisconnectedRuns:
     """The runs of one server. A caller may be away for `grace_s` seconds.
 
-    `has_idle_slot` says whether a job that can be claimed needs nobody else's slot.
+    `has_idle_slot` says whether a job that can be claimed needs nobody else's slot. It knows the
+    slots of this server: where the tables are shared, others may have a free one.
     """
 
     def __init__(
-        self, submissions: Submissions, *, grace_s: float, has_idle_slot: Callable[[], bool]
+        self,
+        submissions: Submissions,
+        *,
+        grace_s: float,
+        has_idle_slot: Callable[[], bool],
+        is_shared: bool,
     ) -> None:
         self._submissions = submissions
         self._grace_s = grace_s
         self._has_idle_slot = has_idle_slot
+        self._is_shared = is_shared
         self._left: dict[_Identity, dict[str, _Left]] = {}
         self._ends: set[asyncio.Task[None]] = set()
 
@@ -108,7 +118,7 @@ class DisconnectedRuns:
                 # If that fails unforeseen, the job must not go on for nobody.
                 await log_errors(
                     f"waiting for the caller of job {job.id}",
-                    self._until_its_slot_is_wanted(job.id),
+                    self._until_its_slot_is_wanted(job),
                 )
         self._remove(identity, job.id)
         await log_errors(f"cancelling job {job.id}", self._cancel(job.id))
@@ -122,24 +132,36 @@ class DisconnectedRuns:
         signals.cancelled.notify()
         signals.finished.notify()
 
-    async def _until_its_slot_is_wanted(self, job_id: str) -> None:
+    async def _until_its_slot_is_wanted(self, job: Job) -> None:
         claimable = self._submissions.signals.claimable
-        while True:
-            seen = claimable.count
-            if not self._has_idle_slot():
-                abandoned = [each for jobs in self._left.values() for each in jobs]
-                try:
-                    if await asyncio.to_thread(self._is_in_the_way, job_id, abandoned):
-                        return
-                except UnknownJob:
+        with contextlib.suppress(UnknownJob):
+            while True:
+                seen = claimable.count
+                waiting = await self._waiting_for(job)
+                if waiting and self._is_shared:
+                    await asyncio.sleep(CLAIMED_WITHIN_S)
+                    waiting &= await self._waiting_for(job)
+                if waiting:
                     return
-                except Exception as error:
-                    if trouble_of(error) is None:
-                        raise
-                    # The tables cannot be read now: look again.
-            await claimable.wait(seen)
+                await claimable.wait(seen)
 
-    def _is_in_the_way(self, job_id: str, abandoned: Collection[str]) -> bool:
+    async def _waiting_for(self, job: Job) -> set[str]:
+        """The jobs that could have the slot of this one."""
+        if self._has_idle_slot():
+            return set()
+        abandoned = [each for jobs in self._left.values() for each in jobs]
+        try:
+            return await asyncio.to_thread(self._read_waiting_for, job, abandoned)
+        except UnknownJob:
+            raise
+        except Exception as error:
+            if trouble_of(error) is None:
+                raise
+            # The tables cannot be read now: they are looked at again.
+            return set()
+
+    def _read_waiting_for(self, job: Job, abandoned: Collection[str]) -> set[str]:
         store = self._submissions.store
-        is_running = store.job(job_id).status is JobStatus.IN_PROGRESS
-        return is_running and store.can_be_claimed(besides=abandoned)
+        if store.job(job.id).status is not JobStatus.IN_PROGRESS:
+            return set()
+        return store.claimable(besides=abandoned, by=job)

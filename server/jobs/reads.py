@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, or_, select
 
 from server.db.database import Database
 from server.errors import QueueFull
@@ -84,11 +84,15 @@ class JobReads:
         with self._database.read() as db:
             return read_jobs(db, waiting)
 
-    def can_be_claimed(self, *, besides: Collection[str]) -> bool:
-        """Whether a job waits for a slot and nothing else, but for those named."""
-        waiting = and_(is_ready(self._now(), self._served), jobs.id.not_in(besides))
+    def claimable(self, *, besides: Collection[str], by: Job) -> set[str]:
+        """The jobs that wait for a slot and nothing else, but for those named.
+
+        One whose key may run no more is there if `by`, which ends for it, is of the same key.
+        """
+        may_run = or_(may_run_another(self._key_limits.running), jobs.key_id == by.key_id)
+        waiting = and_(is_ready(self._now(), self._served), jobs.id.not_in(besides), may_run)
         with self._database.read() as db:
-            return db.execute(select(jobs.seq).where(waiting).limit(1)).first() is not None
+            return set(db.execute(select(jobs.id).where(waiting)).scalars())
 
     def count_ready(self) -> int:
         """How many jobs wait for a slot and nothing else: those that would be claimed now."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,18 @@ import pytest
 from api_keys import add_key, by_key
 from asgi_calls import Connection
 from in_process_pool import InProcessPool
-from job_fixtures import sql
+from job_fixtures import sql, submit
 from queue_calls import RUN, result_of
 from servers import APP, request_of, serving, settings_in
 
 from server.config.settings import Settings
+from server.db.database import Database
 from server.errors import Shortage
+from server.inputs import disconnects
+from server.inputs.disconnects import DisconnectedRuns
+from server.inputs.submit import Submissions
 from server.jobs.store import JobStore
+from server.tasks import Signals
 from server.workers.loop import WorkerOptions
 
 Row = tuple[str, str, int | None]
@@ -127,6 +133,50 @@ async def test_a_free_slot_spares_a_run_without_a_caller(tmp_path: Path) -> None
 
         assert (await client.post(RUN, json=request_of())).status_code == 200
         await until(settings, RUNNING, DONE)
+
+
+class BesideAnother(JobStore):
+    """A store beside another server, which claims each job as soon as it was seen, if it `claims`.
+
+    A new one comes then.
+    """
+
+    claims = True
+    looks = 0
+
+    def claimable(self, **which: Any) -> set[str]:
+        found = super().claimable(**which)
+        self.looks += 1
+        if self.claims:
+            self.claim(f"gpu/{self.looks}")
+            submit(self, f"job {self.looks}")
+        return found
+
+
+@pytest.mark.parametrize("claims", [True, False])
+async def test_a_run_without_a_caller_makes_no_room_for_what_another_server_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claims: bool
+) -> None:
+    monkeypatch.setattr(disconnects, "CLAIMED_WITHIN_S", 0.0)
+    with closing(Database(tmp_path / "jobs.sqlite3")) as database:
+        store, signals = BesideAnother(database, owner="test"), Signals()
+        store.claims = claims
+        for job_id in ("run", "job 0"):
+            submit(store, job_id)
+        store.claim("gpu/0")
+        runs = DisconnectedRuns(
+            Submissions(store, None, None, signals, 9),  # type: ignore[arg-type]
+            grace_s=3600,
+            has_idle_slot=lambda: False,
+            is_shared=True,
+        )
+        runs.disconnect(store.job("run"))
+        while store.looks < 6 and not store.job("run").cancel_requested:
+            signals.claimable.notify()
+            await asyncio.sleep(0)
+
+        assert store.job("run").cancel_requested is not claims
+        await runs.close()
 
 
 async def test_what_is_cancelled_for_want_of_a_caller_is_not_given_to_the_next(
@@ -248,7 +298,7 @@ async def test_a_run_that_came_before_the_last_ones_were_taken_up_keeps_its_call
         await until(settings, CANCELLED, DONE)
 
 
-@pytest.mark.parametrize("method", ["job", "can_be_claimed", "request_cancel"])
+@pytest.mark.parametrize("method", ["job", "claimable", "request_cancel"])
 async def test_a_run_without_a_caller_ends_although_the_tables_fail_for_a_while(
     tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

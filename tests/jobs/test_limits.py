@@ -183,6 +183,20 @@ def test_the_jobs_that_would_be_claimed_now_are_counted(opened: Open, where: Whe
     assert store.count_ready() == 0
 
 
+def test_a_job_wants_the_slot_of_a_run_if_its_key_may_run_another_once_that_ends(
+    opened: Open,
+) -> None:
+    store = opened(running=1)
+    for job, key in (("a", MINE), ("b", MINE), ("c", YOURS)):
+        submit(store, job, key)
+    mine, yours = store.claim("0"), store.claim("1")
+    assert mine is not None
+    assert yours is not None
+    assert store.claimable(besides=[], by=mine) == {"b"}
+    assert store.claimable(besides=["b"], by=mine) == set()
+    assert store.claimable(besides=[], by=yours) == set()
+
+
 def test_a_key_s_own_limit_on_uploads(where: Where) -> None:
     give(where, MINE, storage_limit_mib=1)
     with closing(Database(where)) as database:
