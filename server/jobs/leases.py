@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
@@ -18,6 +19,9 @@ STOP_AFTER_S = LEASE_S - 10.0
 
 _TRY_S = 5.0
 _TRY_AGAIN_S = 1.0
+_THREADS = 4
+"""For the tries before `STOP_AFTER_S`: one that is given up has its thread until PostgreSQL ends
+it."""
 
 _log = structlog.get_logger("server")
 
@@ -50,16 +54,12 @@ class Leases:
 
     async def run(self) -> None:
         """Renew from time to time, until cancelled."""
-        renewed_at = uptime()
-        while True:
-            asked_at = uptime()
-            if await log_errors("renewing leases", self._renew()):
-                renewed_at = asked_at
-                await asyncio.sleep(RENEW_EVERY_S)
-                continue
-            if self._is_shared and uptime() - renewed_at > STOP_AFTER_S:
-                self._stop()
-            await asyncio.sleep(_TRY_AGAIN_S)
+        # Threads of its own: those that all share may all wait for a bucket that hangs.
+        threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="leases")
+        try:
+            await self._keep_renewing(threads)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def take_over(self) -> None:
         """Put back, from time to time, the jobs of servers that are gone, until cancelled."""
@@ -67,13 +67,26 @@ class Leases:
             await log_errors("taking over jobs", self._take_over())
             await asyncio.sleep(RENEW_EVERY_S / 2)
 
-    async def _renew(self) -> None:
+    async def _keep_renewing(self, threads: ThreadPoolExecutor) -> None:
+        renewed_at = uptime()
+        while True:
+            asked_at = uptime()
+            if await log_errors("renewing leases", self._renew(threads)):
+                renewed_at = asked_at
+                await asyncio.sleep(RENEW_EVERY_S)
+                continue
+            if self._is_shared and uptime() - renewed_at > STOP_AFTER_S:
+                self._stop()
+            await asyncio.sleep(_TRY_AGAIN_S)
+
+    async def _renew(self, threads: ThreadPoolExecutor) -> None:
         job_ids = list(self._in_hand())
         if not job_ids:
             return
+        renewing = asyncio.get_running_loop().run_in_executor(threads, self._store.renew, job_ids)
         try:
             async with asyncio.timeout(_TRY_S):
-                await asyncio.to_thread(self._store.renew, job_ids)
+                await renewing
         except TimeoutError as error:
             raise Shortage("The server's database does not answer.") from error
 

@@ -1,7 +1,9 @@
 """Leases: what a server goes on having, what others take over, and what it stops itself."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -92,3 +94,22 @@ async def test_runs_are_stopped_before_others_have_their_jobs(
     for task in (keeping, run):
         task.cancel()
     await asyncio.gather(keeping, run, return_exceptions=True)
+
+
+async def test_leases_are_renewed_while_every_shared_thread_waits_for_a_bucket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bucket, store, renewed = threading.Event(), Away(), threading.Event()
+    monkeypatch.setattr(store, "renew", lambda _job_ids: renewed.set())
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    run, waiting = asyncio.create_task(asyncio.sleep(3600)), asyncio.to_thread(bucket.wait, 5)
+    kept = Leases(store, Signal(), lambda: {"a": run}, is_shared=True)  # type: ignore[arg-type]
+    tasks = [asyncio.create_task(waiting), asyncio.create_task(kept.run()), run]
+    while not renewed.is_set() and not tasks[0].done():
+        await asyncio.sleep(0.01)
+
+    assert not tasks[0].done()
+    bucket.set()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
