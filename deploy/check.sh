@@ -29,10 +29,11 @@ if have helm deploy/helm && have kubernetes-validate deploy/helm; then
     helm template test deploy/helm --set gpus=0,key.value=a:b,hub.existingSecret=hub \
         --set settings.PUBLIC_URL=https://videos.example.com,image.pullSecrets[0]=registry \
         --set data.existingClaim=data,nodeSelector.disk=ssd > "$work/full.yaml"
-    shared=database.existingSecret=database,files.bucket=s3://videos/files,files.existingSecret=store
+    tables=database.existingSecret=database,files.bucket=s3://videos/files,files.existingSecret=store
+    shared=$tables,key.existingSecret=key
     helm template test deploy/helm --set replicas=2,$shared > "$work/shared.yaml"
     helm template test deploy/helm --set replicas=2,ray.enabled=true,ray.workers=2,$shared \
-        --set weights.accessMode=ReadWriteMany,key.existingSecret=key > "$work/ray.yaml"
+        --set weights.accessMode=ReadWriteMany > "$work/ray.yaml"
     helm template test deploy/helm --set replicas=2,ray.enabled=true,ray.workers=2,$shared \
         --set ray.maxWorkers=8,ray.slotsOfWorker=2,ray.gpusOfWorker=4 \
         --set weights.accessMode=ReadWriteMany > "$work/scaled.yaml"
@@ -77,6 +78,13 @@ END
     if helm template test deploy/helm --set replicas=2 > /dev/null 2>&1; then
         echo "deploy/helm: two servers without a database"; exit 1
     fi
+    if helm template test deploy/helm --set $tables > /dev/null 2>&1; then
+        echo "deploy/helm: a key that goes with its pod"; exit 1
+    fi
+    helm template test deploy/helm --set settings.AUTH=off,$tables > /dev/null
+    notes() { helm install test deploy/helm --dry-run=client --set "$1" | sed -n '/^NOTES:/,$p'; }
+    grep -q "cat /data/key" <<< "$(notes replicas=1)"
+    if grep "fetches the checkpoint\|/data/key" <<< "$(notes $shared)"; then exit 1; fi
     echo "deploy/helm: ok"
 fi
 if have promtool deploy/prometheus; then
