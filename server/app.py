@@ -25,6 +25,7 @@ from server.dispatch.deadlines import Deadlines, RunLimits
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.drain import Drain
 from server.files.local import LocalFiles
+from server.files.opening import unshared_files
 from server.inputs.decoder import MediaDecoder
 from server.inputs.prepare import InputPreparer
 from server.jobs.clock import Clock, Heartbeat
@@ -139,6 +140,9 @@ async def _running(
     is_taken_up = await _tried("taking up jobs", _take_up(services))
     if served.guardrail.warning is not None:
         _log.warning(served.guardrail.warning)
+    # One with the role `all` may be alone.
+    if settings.role != "all" and (problem := unshared_files(files)) is not None:
+        _log.warning(problem)
     if await asyncio.to_thread(store.paused_since) is not None:
         _log.warning("The queue is paused: `cosmos-serve queue resume` starts jobs again")
     intake = InputPreparer(

@@ -7,7 +7,7 @@ import psutil
 import pytest
 from pydantic import SecretStr
 from queue_calls import SUBMIT
-from servers import request_of
+from servers import request_of, serving, settings_in
 from shared_queue import result, server, submit, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
@@ -45,6 +45,23 @@ def test_a_job_waits_while_no_server_runs_jobs_and_a_server_that_only_runs_them_
             assert httpx.get(f"{dispatch.http}/metrics").status_code == 200
             refused = httpx.post(f"{dispatch.http}{SUBMIT}", json=request_of())
             assert refused.status_code == 404
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_server_whose_files_the_others_may_lack_says_so(
+    tmp_path: Path,
+    postgres_database: SecretStr,
+    capfd: pytest.CaptureFixture[str],
+    shared: bool,
+) -> None:
+    settings = settings_in(tmp_path, database=postgres_database, role="dispatch")
+    if shared:
+        for folder in (settings.data, tmp_path / "network"):
+            folder.mkdir()
+        (settings.data / "files").symlink_to(tmp_path / "network")
+    async with serving(settings):
+        logged = "".join(capfd.readouterr())
+    assert (f"kept in {settings.data / 'files'}" in logged) is not shared
 
 
 def workers_of(server: int) -> list[psutil.Process]:
