@@ -11,6 +11,7 @@ from paths import DOCS, ROOT
 from server.config.errors import PREFIX
 from server.config.settings import Settings
 from server.fal.urls import FAL_HOSTS
+from server.workers.ray_node import OBJECT_STORE_BYTES
 
 FILES = [
     ROOT / "Dockerfile",
@@ -49,6 +50,15 @@ def test_compose_has_all_of_fal_s_names() -> None:
     (aliases,) = re.findall(r"aliases:\n((?: +- .+\n)+)", text_of("compose.yaml"))
 
     assert re.findall(r"- (.+)", aliases) == list(FAL_HOSTS)
+
+
+def test_ray_s_containers_have_room_for_its_messages() -> None:
+    """Docker gives 64 MiB, and Ray would have them on a disk."""
+    nodes = re.findall(r"^  ray-.+\n(?:    .+\n)+", text_of("compose.yaml"), re.MULTILINE)
+    sizes = [re.search(r"shm_size: (\d+)gb", node) for node in nodes]
+
+    assert len(sizes) == 2
+    assert all(size and int(size[1]) * 2**30 > OBJECT_STORE_BYTES for size in sizes)
 
 
 @pytest.mark.parametrize(
