@@ -155,13 +155,14 @@ def _reason(error: OSError) -> str:
 
 
 class _Ending:
-    """What the first signal begins, and the second one cuts short."""
+    """What the first signal begins, or the server itself, and a second signal cuts short."""
 
     def __init__(self, servers: list[_Server], drain: Drain, settings: Settings) -> None:
         self._servers = servers
         self._drain = drain
         self._drain_s = settings.drain_seconds
         self._data = settings.data
+        self._num_signals = 0
         self._draining: asyncio.Task[None] | None = None
 
     def on_signals(self) -> None:
@@ -171,13 +172,26 @@ class _Ending:
         # With `nohup` it is ignored, for the server to outlive its terminal.
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             loop.add_signal_handler(signal.SIGHUP, self._hear)
+        self._asked = asyncio.create_task(self._begin_when_asked())
 
-    def _hear(self) -> None:
+    async def _begin_when_asked(self) -> None:
+        await self._drain.asked()
+        self._begin()
+
+    def _begin(self) -> asyncio.Task[None]:
+        """Nothing if it has begun."""
         if self._draining is None:
             self._draining = asyncio.create_task(self._end())
+        return self._draining
+
+    def _hear(self) -> None:
+        draining = self._begin()
+        # A service manager's first signal may come as the server ends by itself.
+        self._num_signals += 1
+        if self._num_signals == 1:
             return
         _log.warning("Stopping at once", jobs_given_back=len(self._drain.running))
-        self._draining.cancel()
+        draining.cancel()
         for server in self._servers:
             server.force_exit = server.should_exit = True
 

@@ -100,7 +100,7 @@ def make_services(
     own_pool = None if settings.role == "api" else pool
     estimates = estimates_of(database, pool, limits, now)
     statuses = statuses_of(store, estimates)
-    peers = _peers(settings, database, store, signals, statuses)
+    peers = _peers(settings, database, store, signals, statuses, drain)
     retention = _retention(settings, database, files, statuses, clock)
     images = ImageStore(database, files, now=now)
     submissions = Submissions(store, images, limits, signals, settings.queue_limit, judged)
@@ -148,11 +148,14 @@ def _peers(
     store: JobStore,
     signals: Signals,
     statuses: StatusCache,
+    drain: Drain,
 ) -> Peers | Alone:
     # One server has the pool of a cluster.
     dispatches = settings.pool == "ray" and settings.role != "api"
     locks = [SENDS_AND_SWEEPS, *([DISPATCHES] if dispatches else [])]
-    return peers_of(database, settings.database, store, signals, statuses.written, locks=locks)
+    return peers_of(
+        database, settings.database, store, signals, statuses.written, drain.ask, locks=locks
+    )
 
 
 def _webhooks(

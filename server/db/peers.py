@@ -6,6 +6,7 @@ connection.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ DISPATCHES = "dispatcher"
 
 LOOK_S = 2.0
 """How often a server tries to lead, and looks for a later release."""
+
+RETURN_S = 10.0
+"""How long the server that led has to come back, if all have lost the database at the same time."""
 
 SILENT_S = 20
 """A server that is stopped for so long leads no more: PostgreSQL ends its connection."""
@@ -76,6 +80,9 @@ class Peers:
         self._has_untold = asyncio.Event()
         self._locks = locks
         self._held: set[str] = set()
+        self._left_to_others: set[str] = set()
+        """What another server led in as the connection was lost."""
+        self._is_outdated = False
 
     def leads(self, in_what: str = SENDS_AND_SWEEPS) -> bool:
         """Whether this server does what one alone is to do."""
@@ -117,8 +124,6 @@ class Peers:
                     await self._take_part(connection)
             except psycopg.OperationalError as error:
                 _log.warning("The connection to the other servers was lost", why=str(error))
-            finally:
-                self._held.clear()
             await asyncio.sleep(1.0)
 
     async def _take_part(self, connection: "AsyncConnection") -> None:
@@ -127,17 +132,29 @@ class Peers:
         # What was said meanwhile is lost.
         for act in self._hear.values():
             act()
-        is_told = False
-        while True:
-            for what in self._locks:
-                if what not in self._held and await _try_to_lead(connection, what):
-                    _log.info("This server leads", in_what=what)
-                    self._held.add(what)
-            if not is_told and await _revision(connection) > LATEST:
-                is_told = True
-                self._on_later_release()
-            async for notification in connection.notifies(timeout=LOOK_S):
-                self._take(notification.payload)
+        connected_at = time.monotonic()
+        try:
+            while True:
+                is_patient = time.monotonic() < connected_at + RETURN_S
+                await self._lead(connection, but=self._left_to_others if is_patient else ())
+                # In every round: a server that asks nothing counts as a stopped one.
+                if await _revision(connection) > LATEST and not self._is_outdated:
+                    self._is_outdated = True
+                    self._on_later_release()
+                async for notification in connection.notifies(timeout=LOOK_S):
+                    self._take(notification.payload)
+        finally:
+            self._left_to_others = set(self._locks) - self._held
+            self._held.clear()
+
+    async def _lead(self, connection: "AsyncConnection", *, but: Collection[str]) -> None:
+        """Lead in what no other server does."""
+        for what in self._locks:
+            if what in self._held or what in but:
+                continue
+            if await _try_to_lead(connection, what):
+                _log.info("This server leads", in_what=what)
+                self._held.add(what)
 
     def _take(self, message: str) -> None:
         owner, *hints = message.split()

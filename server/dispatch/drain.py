@@ -10,6 +10,7 @@ class Drain:
     """Whether the server is on its way out, and what still runs."""
 
     def __init__(self) -> None:
+        self._asked = asyncio.Event()
         self._has_begun = False
         self._running: dict[str, str] = {}
         self._changed = asyncio.Event()
@@ -33,6 +34,14 @@ class Drain:
         finally:
             del self._running[slot]
             self._changed.set()
+
+    def ask(self) -> None:
+        """Have the server end, as by a first signal."""
+        self._asked.set()
+
+    async def asked(self) -> None:
+        """Wait until something in the server has asked for its end."""
+        await self._asked.wait()
 
     async def begin(self, at_most_s: float) -> None:
         """Start no more runs, and wait for those that go on, until the time is over."""

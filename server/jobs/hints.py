@@ -1,8 +1,6 @@
 """What the servers of one database tell each other of its jobs, where there are several."""
 
 import asyncio
-import os
-import signal
 from collections.abc import Callable, Collection
 from functools import partial
 
@@ -26,13 +24,15 @@ def peers_of(
     store: JobStore,
     signals: Signals,
     written: Callable[[str | None], None],
+    end: Callable[[], None],
     *,
     locks: Collection[str] = (SENDS_AND_SWEEPS,),
 ) -> Peers | Alone:
     """This server among the others: its hints are theirs, and theirs are its own.
 
     `url` is that of the database, None if it is SQLite. `written` is told when another server has
-    committed something, as by `JobStore.on_write`. `locks` are what this server would lead in.
+    committed something, as by `JobStore.on_write`. `end` has this server end, once a later release
+    has upgraded the database. `locks` are what this server would lead in.
     """
     if url is None:
         return Alone()
@@ -44,7 +44,7 @@ def peers_of(
         url,
         owner=store.owner,
         hear=hear,
-        on_later_release=_end_for_later_release,
+        on_later_release=partial(_end_for_later_release, end),
         locks=locks,
     )
     for name, each in hints.items():
@@ -59,7 +59,7 @@ def peers_of(
     return peers
 
 
-def _end_for_later_release() -> None:
-    """Let runs finish and end, as by the signal: a server of the later release takes over."""
+def _end_for_later_release(end: Callable[[], None]) -> None:
+    """Let runs finish, and end: a server of the later release takes over."""
     _log.error("The database was upgraded by a later release of cosmos-serve: this server ends")
-    os.kill(os.getpid(), signal.SIGTERM)
+    end()

@@ -53,6 +53,12 @@ LOSE_THE_LEADER = """
 """
 
 
+LOSE_ALL = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+
 async def until_leading(*peers: Peer) -> Peer:
     while not (leading := [each for each in peers if each.peers.leads()]):
         await asyncio.sleep(0.01)
@@ -81,6 +87,38 @@ async def test_a_server_whose_connection_was_lost_takes_part_again(
             sql(postgres_database, LOSE_THE_LEADER)
             await peer.until("submitted", 2)
             await until_leading(peer)
+
+
+async def test_the_leader_is_the_same_after_all_have_lost_the_database(
+    postgres_database: SecretStr,
+) -> None:
+    with closing(Database(postgres_database)) as database:
+        one, other = (Peer(database, postgres_database, name) for name in ("a", "b"))
+        async with one.running(), other.running():
+            leading = await until_leading(one, other)
+            for times in range(2, 6):
+                sql(postgres_database, LOSE_ALL)
+                await one.until("submitted", times)
+                await other.until("submitted", times)
+                assert await until_leading(one, other) is leading
+
+
+async def test_a_server_that_leads_keeps_its_connection_though_it_is_outdated(
+    postgres_database: SecretStr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.db.peers.SILENT_S", 1)
+    monkeypatch.setattr("server.db.peers.LOOK_S", 0.1)
+    with closing(Database(postgres_database)) as database:
+        async with Peer(database, postgres_database, "a").running() as peer:
+            sql(postgres_database, "UPDATE alembic_version SET version_num = '9999'")
+            await peer.until("a later release", 1)
+            await asyncio.sleep(2)
+            assert peer.heard["submitted"] == 1, "it was connected but once"
+            sql(postgres_database, LOSE_THE_LEADER)
+            await peer.until("submitted", 2)
+            await until_leading(peer)
+            await asyncio.sleep(0.3)
+            assert peer.heard["a later release"] == 1
 
 
 async def test_hints_reach_the_others_alone(postgres_database: SecretStr) -> None:

@@ -1,5 +1,6 @@
 """A server that is told to end: what it still does, and what becomes of the jobs that run."""
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +24,10 @@ from servers import (
 )
 
 from server.db.database import Database
+from server.dispatch.drain import Drain
 from server.jobs.store import JobStore
 from server.models import Job, JobStatus
+from server.serve import _Ending
 
 QUEUE = f"/queue/{ENDPOINT}"
 FOR_EVER = {"COSMOS_DRAIN_SECONDS": "3600"}
@@ -173,6 +176,26 @@ def test_a_second_signal_waits_for_nothing(tmp_path: Path, second: Signals) -> N
         assert server.process.wait(30) == 0
     [kept] = jobs_in(tmp_path, job)
     assert (kept.status, kept.worker_deaths) == (JobStatus.IN_QUEUE, 0)
+
+
+async def test_the_first_signal_does_not_cut_short_an_end_that_the_server_began(
+    tmp_path: Path,
+) -> None:
+    drain = Drain()
+    ending = _Ending([], drain, settings_in(tmp_path, drain_seconds=3600))
+    ending.on_signals()
+    with drain.run("cpu", "job"):
+        drain.ask()
+        while not drain.has_begun:
+            await asyncio.sleep(0)
+        ending._hear()
+        assert ending._draining is not None
+        await asyncio.sleep(0.01)
+        assert not ending._draining.done()
+
+        ending._hear()
+        with pytest.raises(asyncio.CancelledError):
+            await ending._draining
 
 
 def test_a_server_that_runs_nothing_ends_without_waiting(tmp_path: Path) -> None:
