@@ -37,7 +37,7 @@ from server.workers.messages import (
     RunEvent,
     WorkOrder,
 )
-from server.workers.pool import Pool, SlotUnavailable, WorkerDied
+from server.workers.pool import Pool, SlotUnavailable, WorkerDied, WorkerTaken
 from server.workers.verdicts import NoVerdict
 
 MAX_ARTIFACT_BYTES = MAX_CHUNKS * 1024**3
@@ -171,6 +171,9 @@ class JobRun:
                     ending = await self._take(event)
                     if ending is not None:
                         return ending
+        except WorkerTaken as taken:
+            self._log.say(f"{taken} The video is made again.", "WARN")
+            return _Stopped()
         except WorkerDied as died:
             return _Died(str(died))
         except SlotUnavailable:

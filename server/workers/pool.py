@@ -121,6 +121,10 @@ class WorkerDied(Exception):
     """The worker ended in the middle of a run; the message is a sentence that says how."""
 
 
+class WorkerTaken(WorkerDied):
+    """The pool ended the worker, or lost it with its machine: the run is not to blame."""
+
+
 class SlotUnavailable(Exception):
     """The slot is not idle, so it was not given the order. The job can be tried again."""
 
@@ -132,7 +136,7 @@ class Pool(Protocol):
         """Start a worker for every slot; returns while they load."""
 
     async def close(self) -> None:
-        """End every worker; runs that are still going raise `WorkerDied`."""
+        """End every worker; runs that are still going raise `WorkerTaken`."""
 
     def slots(self) -> Sequence[SlotView]:
         """Every slot as it is now, in a fixed order."""
@@ -150,7 +154,8 @@ class Pool(Protocol):
 
         Raises:
             SlotUnavailable: when the block is entered and the slot is not idle.
-            WorkerDied: while iterating, when the worker ends before the run does.
+            WorkerTaken: while iterating, when the pool ends the worker for reasons of its own.
+            WorkerDied: while iterating, when the worker ends otherwise before the run does.
         """
 
     async def cancel(self, slot: str, job_id: str, attempt: int) -> None:

@@ -5,9 +5,10 @@ Ray is an extra: it is imported when a server connects.
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -18,6 +19,7 @@ from server.config.node import set_ray_environment
 from server.workers.loop import CannotLoad, Request, WorkerOptions, encode_request
 from server.workers.messages import Failed, Ready, WorkerEvent, decode_event
 from server.workers.node_worker import NodeWorker
+from server.workers.pool import WorkerTaken
 
 SLOT = "cosmos_slot"
 """The resource of a node that says how many workers it has room for: its GPUs are shared out
@@ -28,6 +30,10 @@ _UNREAD_MESSAGES = 4
 
 _ANSWER_S = 10.0
 """How long the head may take to say which nodes there are."""
+
+_IN_ORDER = frozenset({1, 3, 4})
+"""The reasons for which a node ends that are no crash, of `NodeDeathInfo.Reason` of Ray: its
+process was told to end, or its autoscaler has taken it."""
 
 _CHECK_S = 20.0
 """How long the head may take to answer; a command of Ray takes a second or two to start."""
@@ -79,18 +85,36 @@ class RayCluster:
         Raises:
             ConnectionError: the head does not answer in time.
         """
+        return [
+            _node(node)
+            for node in self._known_nodes()
+            if node.state == node.ALIVE and node.resources_total.get(SLOT, 0) >= 1
+        ]
+
+    def has_left(self, node: Node) -> bool:
+        """Whether a node is gone in order, or with its head, and has not crashed.
+
+        Ray hears of a crash half a minute late: until then it says that the node is there.
+        """
+        try:
+            found = [each for each in self._known_nodes() if each.node_id.hex() == node.id]
+        except ConnectionError:
+            return True
+        # Another head knows nothing of it.
+        return not found or (
+            found[0].state != found[0].ALIVE and found[0].death_info.reason in _IN_ORDER
+        )
+
+    def _known_nodes(self) -> Collection[Any]:
+        """Those that are there, and those that were."""
         # `ray.nodes` would wait for a head that is gone for ever, and what waits there has Ray end
         # this process as soon as another head is there.
         client = self._ray._private.worker.global_worker.gcs_client
         try:
-            found = client.get_all_node_info(timeout=_ANSWER_S).values()
+            known: Mapping[Any, Any] = client.get_all_node_info(timeout=_ANSWER_S)
         except self._ray.exceptions.RayError as error:
             raise ConnectionError(f"the head does not answer: {error}") from error
-        return [
-            _node(node)
-            for node in found
-            if node.state == node.ALIVE and node.resources_total.get(SLOT, 0) >= 1
-        ]
+        return known.values()
 
     def ask_for(self, num_slots: int) -> None:
         """Have Ray's autoscaler, if there is one, bring as many nodes as have so many slots.
@@ -118,7 +142,8 @@ class RayCluster:
             num_gpus=node.num_gpus,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         )
-        yield RayWorker(self._ray, placed.remote(), node, worker, options, digest)
+        has_left = partial(self.has_left, node)
+        yield RayWorker(self._ray, placed.remote(), node, has_left, worker, options, digest)
 
     def close(self) -> None:
         """Disconnect; Ray ends the workers."""
@@ -133,6 +158,7 @@ class RayWorker:
         ray: Any,
         actor: Any,
         node: Node,
+        has_left: Callable[[], bool],
         worker: str,
         options: WorkerOptions,
         digest: str,
@@ -140,8 +166,11 @@ class RayWorker:
         self._ray = ray
         self._actor = actor
         self._node = node
+        self._has_left = has_left
         self._digest = digest
         self._ended: str | None = None
+        self._is_ours_to_end = False
+        """Whether it was told to end: then the head, which may be gone, is not asked why it did."""
         streaming = actor.messages.options(
             num_returns="streaming", _generator_backpressure_num_objects=_UNREAD_MESSAGES
         )
@@ -158,6 +187,9 @@ class RayWorker:
         except StopIteration:
             return None
         except self._ray.exceptions.RayError as error:
+            if not self._is_ours_to_end and self._has_left():
+                self._ended = f"The node {self._node.name} has left the cluster of Ray."
+                raise WorkerTaken(self._ended) from error
             self._ended = self._ended or self._how_lost(error)
             return None
         if isinstance(message, str):
@@ -175,6 +207,7 @@ class RayWorker:
 
     def ask_to_end(self) -> None:
         """See `RunningWorker.ask_to_end`."""
+        self._is_ours_to_end = True
         self._call("ask_to_end")
 
     def kill(self) -> bool:
@@ -182,6 +215,7 @@ class RayWorker:
         if self._ended is not None:
             return False
         # The worker dies with the actor that started it.
+        self._is_ours_to_end = True
         self._ray.kill(self._actor)
         return True
 

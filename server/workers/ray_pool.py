@@ -21,7 +21,7 @@ from server.config.settings import Settings
 from server.tasks import in_thread, log_errors
 from server.workers.local_pool import options_from
 from server.workers.loop import WorkerOptions
-from server.workers.pool import LOAD_S, SlotChange, SlotGone, SlotState
+from server.workers.pool import CLOSED, LOAD_S, SlotChange, SlotDown, SlotGone, SlotState
 from server.workers.ray_cluster import Node, RayCluster, import_ray
 from server.workers.ray_scaling import Scaling
 from server.workers.slot import Slot
@@ -37,6 +37,11 @@ SILENT_S = 15.0
 
 LEAD_S = 30.0
 """How long the pool is kept by a server that leads no more, in case it soon leads again."""
+
+HEAD_IS_AWAY = "The cluster of Ray does not answer."
+LEADS_NO_MORE = "This server no longer leads the cluster of Ray."
+NODE_HAS_LEFT = "The worker's node has left the cluster of Ray."
+NO_JOB = "The worker had no job for long."
 
 Answer = TypeVar("Answer")
 
@@ -78,8 +83,8 @@ class RayPool(SlotPool):
         self._nodes: dict[str, Node] = {}
         """Those of the slots that have a worker."""
         self._free_since: dict[str, float] = {}
-        self._ending: dict[str, Slot] = {}
-        """The slots whose workers are being ended for want of jobs."""
+        self._ending: list[Slot] = []
+        """The slots that have left the pool, and whose workers are being ended."""
         self._asked_for: int | None = None
         self._digest = ""
         self._led_at = -LEAD_S
@@ -122,7 +127,7 @@ class RayPool(SlotPool):
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
-        await self._disconnect()
+        await self._disconnect(CLOSED)
         self._changes.publish(None)
 
     async def _follow(self) -> None:
@@ -135,7 +140,7 @@ class RayPool(SlotPool):
         if self._leads():
             self._led_at = time.monotonic()
         elif time.monotonic() - self._led_at > LEAD_S:
-            await self._disconnect()
+            await self._disconnect(LEADS_NO_MORE)
             return
         try:
             if self._cluster is None:
@@ -144,11 +149,11 @@ class RayPool(SlotPool):
                 _take_back_signals()
                 _log.info("Connected to Ray", address=self._address)
             places = self._places(await _answer_of(self._cluster.nodes))
-            await self._let_go_of_gone(places)
+            await self._let_go_of_gone(self._cluster, places)
             wanted = await self._wanted(self._cluster, len(places))
         except (TimeoutError, ConnectionError) as error:
             _log.error("The cluster of Ray is not there", why=str(error) or "it does not answer")
-            await self._disconnect()
+            await self._disconnect(HEAD_IS_AWAY)
             return
         self._start_workers(self._cluster, places, wanted)
         if self._scaling is not None:
@@ -171,13 +176,17 @@ class RayPool(SlotPool):
             for number in range(node.num_slots)
         }
 
-    async def _let_go_of_gone(self, places: Mapping[str, Node]) -> None:
+    async def _let_go_of_gone(self, cluster: RayCluster, places: Mapping[str, Node]) -> None:
         # One that is back under its name is another node.
         gone = [name for name, node in self._nodes.items() if places.get(name) != node]
-        await self._end([self._slots[name] for name in gone])
         for name in gone:
+            node = self._nodes[name]
             _log.warning("A slot is gone with its node", slot=name)
-            self._forget(name)
+            if not await _answer_of(partial(cluster.has_left, node)):
+                # What runs there may have crashed the machine.
+                self._slots[name].kill(f"The node {node.name} of Ray is lost.")
+            self._let_go(name, SlotDown(name, NODE_HAS_LEFT))
+        await self._end_those(NODE_HAS_LEFT)
 
     async def _wanted(self, cluster: RayCluster, num_places: int) -> int:
         """How many slots are to have a worker. Where that is more than there are, ask for nodes.
@@ -207,38 +216,38 @@ class RayPool(SlotPool):
             self._slots[name].start(asyncio.get_running_loop())
 
     async def _end_idle(self, at_most: int, idle_s: float) -> None:
-        """End so many of the workers that had no job for long: a node without any can be removed.
-
-        Their slots leave the pool first, so that none is given an order at this moment.
-        """
+        """End so many of the workers that had no job for long: a node without any can be removed."""
         now = time.monotonic()
         free = [view.name for view in self.slots() if view.state is not SlotState.BUSY]
         self._free_since = {name: self._free_since.get(name, now) for name in free}
         idle = [name for name in free if now - self._free_since[name] >= idle_s]
         # First of nodes with few workers.
         for name in sorted(idle, key=self._workers_beside)[: max(0, at_most)]:
-            self._ending[name] = self._slots.pop(name)
-        await self._end(self._ending.values())
-        for name in self._ending:
-            self._forget(name)
-            self._changes.publish(SlotGone(name))
-        self._ending.clear()
+            self._let_go(name, SlotGone(name))
+        await self._end_those(NO_JOB)
 
     def _workers_beside(self, name: str) -> int:
         """How many workers the node of this slot has."""
         return sum(node == self._nodes[name] for node in self._nodes.values())
 
-    def _forget(self, name: str) -> None:
-        self._slots.pop(name, None)
+    def _let_go(self, name: str, change: SlotChange) -> None:
+        """Have the slot leave the pool before its worker is ended, so that it gets no order."""
+        self._ending.append(self._slots.pop(name))
         del self._nodes[name]
         self._free_since.pop(name, None)
+        self._changes.publish(change)
 
-    def _tell(self, change: SlotChange) -> None:
-        """Publish a change, but that a slot is down whose worker is ended for it has no job."""
-        if change.slot in self._slots:
-            self._changes.publish(change)
+    async def _end_those(self, reason: str) -> None:
+        """End the workers of the slots that have left the pool."""
+        await self._end(self._ending, reason)
+        self._ending.clear()
 
     def _slot(self, cluster: RayCluster, name: str, node: Node) -> Slot:
+        def tell(change: SlotChange) -> None:
+            # Of a slot that has left the pool, all has been said.
+            if self._slots.get(name) is slot:
+                self._changes.publish(change)
+
         plan = SlotPlan(
             name=name,
             device="+".join(["cuda"] * node.num_gpus) or "cpu",
@@ -246,16 +255,15 @@ class RayPool(SlotPool):
             first_backoff_s=self._first_backoff_s,
             load_limit_s=self._load_limit_s,
         )
-        return Slot(plan, self._tell)
+        slot = Slot(plan, tell)
+        return slot
 
-    async def _disconnect(self) -> None:
+    async def _disconnect(self, reason: str) -> None:
         """Let go of the cluster, and with it of every slot."""
-        await self._end([*self._slots.values(), *self._ending.values()])
-        self._slots.clear()
-        self._ending.clear()
+        for name in list(self._slots):
+            self._let_go(name, SlotDown(name, reason))
+        await self._end_those(reason)
         self._names.clear()
-        self._nodes.clear()
-        self._free_since.clear()
         self._asked_for = None
         if self._cluster is not None:
             cluster, self._cluster = self._cluster, None

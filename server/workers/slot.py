@@ -15,7 +15,6 @@ from pipeline.progress import Restarted
 from server.workers.loop import Cancel
 from server.workers.messages import Failed, Idle, Loading, Ready, RunEvent, WorkOrder
 from server.workers.pool import (
-    CLOSED,
     SlotChange,
     SlotDown,
     SlotIdle,
@@ -24,6 +23,8 @@ from server.workers.pool import (
     SlotUnavailable,
     SlotUp,
     SlotView,
+    WorkerDied,
+    WorkerTaken,
 )
 from server.workers.streams import RunEvents
 from server.workers.supervisor import Report, SlotPlan, Supervisor
@@ -101,13 +102,13 @@ class Slot:
     def kill(self, reason: str) -> None:
         """See `Pool.kill`."""
         if self.supervisor.kill(reason) and self._run is not None:
-            self._run.end(reason)
+            self._run.end(WorkerDied(reason))
 
-    def ask_to_end(self) -> None:
+    def ask_to_end(self, reason: str) -> None:
         """End the worker and start no other; see `Supervisor.join`."""
-        self.supervisor.ask_to_end()
+        self.supervisor.ask_to_end(reason)
         if self._run is not None:
-            self._run.end(CLOSED)
+            self._run.end(WorkerTaken(reason))
 
     def _hear(self, report: Report) -> None:
         """What the thread tells of the worker."""
@@ -142,6 +143,9 @@ class Slot:
                 self._crashes.clear()
                 self._enter(SlotState.IDLE, SlotState.BUSY, memory=memory)
                 self._publish(SlotIdle(name))
+            case WorkerTaken():
+                if self._run is not None:
+                    self._run.end(report)
             case SlotDown(reason=reason):
                 self._stop_load_timer()
                 self._crashes.add()
@@ -149,7 +153,7 @@ class Slot:
                 self._enter(SlotState.DOWN, *up, loading=None, down_reason=reason)
                 self._publish(report)
                 if self._run is not None:
-                    self._run.end(reason)
+                    self._run.end(WorkerDied(reason))
                 self._run = None
 
     def _enter(self, state: SlotState, *before: SlotState, **changes: Any) -> None:

@@ -32,7 +32,7 @@ class SlotPool:
 
     async def close(self) -> None:
         """See `Pool.close`."""
-        await self._end(self._slots.values())
+        await self._end(self._slots.values(), CLOSED)
         self._changes.publish(None)
 
     def slots(self) -> Sequence[SlotView]:
@@ -66,10 +66,10 @@ class SlotPool:
         if slot in self._slots:
             self._slots[slot].kill(reason)
 
-    async def _end(self, slots: Collection[Slot]) -> None:
-        """End the workers of these slots, and start no others."""
+    async def _end(self, slots: Collection[Slot], reason: str) -> None:
+        """End the workers of these slots, and start no others; `reason` is a sentence."""
         for slot in slots:
-            slot.ask_to_end()
+            slot.ask_to_end(reason)
         await asyncio.to_thread(self._join, list(slots))
 
     def _join(self, slots: Sequence[Slot]) -> None:
@@ -78,5 +78,6 @@ class SlotPool:
             slot.supervisor.join(max(0.0, deadline - time.monotonic()))
         for slot in slots:
             slot.supervisor.kill(CLOSED)
+        deadline = time.monotonic() + _REAPING_S
         for slot in slots:
-            slot.supervisor.join(_REAPING_S)
+            slot.supervisor.join(max(0.0, deadline - time.monotonic()))

@@ -33,9 +33,9 @@ class RunEvents:
         else:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    def end(self, reason: str) -> None:
+    def end(self, why: WorkerDied) -> None:
         """Say, on the event loop, that no more will come; means nothing if the run is over."""
-        self._events.put_nowait(WorkerDied(reason))
+        self._events.put_nowait(why)
         self.drop()
 
     def drop(self) -> None:

@@ -27,7 +27,7 @@ from server.workers.messages import (
     WorkerEvent,
     WorkOrder,
 )
-from server.workers.pool import CLOSED, SlotDown, SlotState, SlotUnavailable
+from server.workers.pool import SlotDown, SlotState, SlotUnavailable, WorkerTaken
 from server.workers.streams import RunEvents
 from server.workers.verdicts import Verdict
 
@@ -48,6 +48,7 @@ class RunningWorker(Protocol):
 
         Raises:
             BadMessage: what arrived is not an event.
+            WorkerTaken: the worker is gone, and its run is not to blame.
         """
 
     def ask_to_end(self) -> None:
@@ -74,7 +75,7 @@ class SlotPlan:
     load_limit_s: float
 
 
-Report = Loading | Ready | Restarted | Failed | Idle | SlotDown
+Report = Loading | Ready | Restarted | Failed | Idle | WorkerTaken | SlotDown
 """What the thread tells the slot; Restarted and Failed only of a run that ran out of memory."""
 
 
@@ -87,6 +88,7 @@ class Supervisor:
         self._report = report
         self._thread = threading.Thread(target=self._supervise, name=plan.name, daemon=True)
         self._closing = threading.Event()
+        self._why_closing = ""
         self._failures = 0
         """How many workers have ended since one did a whole run."""
 
@@ -107,9 +109,11 @@ class Supervisor:
         """Give the idle worker an order.
 
         Raises:
-            SlotUnavailable: the worker has just ended.
+            SlotUnavailable: the worker has just ended, or is about to.
         """
         with self._lock:
+            if self._closing.is_set():
+                raise SlotUnavailable(f"The slot {self._plan.name} is about to end.")
             if self._state is not SlotState.IDLE or self._process is None:
                 raise SlotUnavailable(f"The worker of the slot {self._plan.name} has just ended.")
             self._state, self._run = SlotState.BUSY, run
@@ -129,12 +133,13 @@ class Supervisor:
             self._reason = self._reason or reason
             return True
 
-    def ask_to_end(self) -> None:
-        """Have the worker end by itself, and start no other."""
+    def ask_to_end(self, reason: str) -> None:
+        """Have the worker end by itself, and start no other; the first reason counts."""
         with self._lock:
+            self._why_closing = self._why_closing or reason
             self._closing.set()
             if self._process is not None:
-                self._reason = self._reason or CLOSED
+                self._reason = self._reason or reason
                 self._process.ask_to_end()
 
     def join(self, timeout_s: float) -> None:
@@ -169,13 +174,17 @@ class Supervisor:
         with self._lock:
             self._process, self._state, self._reason = process, SlotState.LOADING, None
             if self._closing.is_set():
-                self._reason = CLOSED
+                self._reason = self._why_closing
                 process.ask_to_end()
         try:
             while (event := process.receive()) is not None:
                 self._hear(event)
         except BadMessage as error:
             self.kill(f"{error} The worker was stopped.")
+        except WorkerTaken as taken:
+            with self._lock:
+                self._reason = self._reason or str(taken)
+            self._tell(taken)
         except Exception:
             _log.exception("Unexpected error", during=f"following the worker of {self._plan.name}")
             self.kill("The server met an error of its own, so the worker was stopped.")

@@ -28,6 +28,7 @@ from server.workers.pool import (
     SlotUnavailable,
     SlotUp,
     SlotView,
+    WorkerTaken,
 )
 from server.workers.streams import Changes, RunEvents
 from server.workers.verdicts import Verdict, Verdicts
@@ -132,7 +133,7 @@ class _Slot:
         self._stop_asked.set()
         self._orders.put(None)
         if self._current is not None:
-            self._current[1].end(CLOSED)
+            self._current[1].end(WorkerTaken(CLOSED))
 
     def join(self) -> None:
         if self._thread.ident is not None:

@@ -54,10 +54,10 @@ class NodesOfRay:
         self.nodes.append(node)
         return node
 
-    def remove(self, node: Any) -> None:
-        """Kill a node, and all that it runs, and wait until the head knows."""
+    def remove(self, node: Any, *, in_order: bool = False) -> None:
+        """Kill a node, or have it end, and all that it runs, and wait until the head knows."""
         self.nodes.remove(node)
-        self._cluster.remove_node(node, allow_graceful=False)
+        self._cluster.remove_node(node, allow_graceful=in_order)
         self._cluster.wait_for_nodes(timeout=120)
 
     def clear(self) -> None:

@@ -34,7 +34,7 @@ from server.workers.pool import (
     SlotState,
     SlotUnavailable,
     SlotUp,
-    WorkerDied,
+    WorkerTaken,
 )
 from server.workers.streams import MAX_WAITING_EVENTS
 
@@ -261,7 +261,7 @@ async def test_closing_the_pool_ends_a_run(make: MakePool, prompt: str) -> None:
         async with running(make()) as watched:
             slot = (await watched.until(SlotUp)).slot
             events = await stack.enter_async_context(watched.pool.run(slot, order(prompt)))
-        with pytest.raises(WorkerDied, match="The server is stopping"):
+        with pytest.raises(WorkerTaken, match="The server is stopping"):
             [_ async for _ in events]
     changes = [change async for change in watched.changes]
     assert changes[-1] == SlotDown(slot, "The server is stopping.")

@@ -21,7 +21,7 @@ from server.tasks import backoff_s
 from server.workers.local_pool import LocalPool
 from server.workers.loop import WorkerOptions
 from server.workers.messages import Done, Failed
-from server.workers.pool import SlotDown, SlotUp, WorkerDied
+from server.workers.pool import SlotDown, SlotUnavailable, SlotUp, WorkerDied, WorkerTaken
 from server.workers.process import WorkerProcess, exit_sentence
 from server.workers.supervisor import MAX_BACKOFF_S
 
@@ -239,11 +239,20 @@ async def test_closing_the_pool_ends_a_run_and_leaves_no_process(prompt: str) ->
                 await step(events)
             worker = worker_process()
         assert not worker.is_running()
-        with pytest.raises(WorkerDied, match="The server is stopping"):
+        with pytest.raises(WorkerTaken, match="The server is stopping"):
             [_ async for _ in events]
     assert [change async for change in watched.changes][-1] == SlotDown(
         SLOT, "The server is stopping."
     )
+
+
+async def test_a_slot_that_is_about_to_end_takes_no_order(pool: Watched) -> None:
+    slots = pool.pool
+    assert isinstance(slots, LocalPool)
+    slots._slots[SLOT].ask_to_end("It ends.")
+    with pytest.raises(SlotUnavailable):
+        async with slots.run(SLOT, order()):
+            pass
 
 
 async def test_a_pool_that_was_never_started_can_be_closed() -> None:

@@ -15,7 +15,7 @@ from server.config.settings import Settings
 from server.workers import ray_cluster
 from server.workers import ray_pool as ray_pool_module
 from server.workers.messages import Done
-from server.workers.pool import SlotDown, SlotState, SlotUp, WorkerDied
+from server.workers.pool import SlotDown, SlotState, SlotUp, WorkerDied, WorkerTaken
 from server.workers.ray_node import node_environment, start_command
 from server.workers.ray_pool import RayPool
 
@@ -57,6 +57,18 @@ async def test_slots_come_and_go_with_their_nodes(nodes: NodesOfRay) -> None:
 
 
 @pytest.mark.cluster
+async def test_a_run_is_not_to_blame_for_a_node_that_is_told_to_end(nodes: NodesOfRay) -> None:
+    node = nodes.add("one")
+    async with running(pool_on_ray()) as watched:
+        await up(watched, "one/0")
+        with pytest.raises(WorkerTaken, match="has left the cluster of Ray"):
+            async with watched.pool.run("one/0", order("wait")) as events:
+                await step(events)
+                nodes.remove(node, in_order=True)
+                [_ async for _ in events]
+
+
+@pytest.mark.cluster
 async def test_a_slot_of_several_gpus_has_them_on_one_node(nodes: NodesOfRay) -> None:
     nodes.add("gang", num_slots=2, num_gpus=4)
     async with running(pool_on_ray("workers:GpusSeen")) as watched:
@@ -94,7 +106,12 @@ async def test_a_server_that_leads_no_more_lets_go_of_the_gpus(
     ray_pool()
     async with running(pool_on_ray(leads=lambda: leads)) as former:
         slot = (await former.until(SlotUp)).slot
-        leads = False
+        async with former.pool.run(slot, order("wait")) as events:
+            await step(events)
+            leads = False
+            with pytest.raises(WorkerTaken, match="no longer leads"):
+                [_ async for _ in events]
+            assert former.pool.slots() == [], "another order could be given to it"
         await former.until(SlotDown)
         await until_slots(former, [])
         leads = True
