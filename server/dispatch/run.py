@@ -171,11 +171,8 @@ class JobRun:
                     ending = await self._take(event)
                     if ending is not None:
                         return ending
-        except WorkerTaken as taken:
-            self._log.say(f"{taken} The video is made again.", "WARN")
-            return _Stopped()
         except WorkerDied as died:
-            return _Died(str(died))
+            return self._lost(died)
         except SlotUnavailable:
             return _Stopped()
         except ArtifactMismatch as mismatch:
@@ -184,6 +181,12 @@ class JobRun:
             for task in watching:
                 task.cancel()
         raise AssertionError("a pool's run ended without its last event")
+
+    def _lost(self, died: WorkerDied) -> _Ending:
+        if isinstance(died, WorkerTaken):
+            self._log.say(f"{died} The video is made again.", "WARN")
+            return _Stopped()
+        return _Died(str(died))
 
     def _begin(self) -> None:
         """Note what the video is made with; raises SlotUnavailable if the slot has gone."""

@@ -216,7 +216,7 @@ class RayPool(SlotPool):
             self._slots[name].start(asyncio.get_running_loop())
 
     async def _end_idle(self, at_most: int, idle_s: float) -> None:
-        """End so many of the workers that had no job for long: a node without any can be removed."""
+        """End so many workers that had no job for long: a node without any can be removed."""
         now = time.monotonic()
         free = [view.name for view in self.slots() if view.state is not SlotState.BUSY]
         self._free_since = {name: self._free_since.get(name, now) for name in free}
