@@ -9,34 +9,25 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import inf
+from typing import Any
 
 from sqlalchemy import Connection, and_, select
 
 from pipeline.spec import VideoSpec
 from server.db.database import Database
-from server.db.rows import AnyRow
 from server.jobs.pace import Pace, Shape
 from server.jobs.pause import is_paused
 from server.jobs.statements import QUEUED, is_served, jobs
 from server.models import Estimate, Job, JobStatus
 from server.tasks import LOOK_AGAIN_S
 
-_LOOKED_BACK = 50
-"""Of the jobs that have ended, so many are looked at at once."""
+_AT_ONCE = 50
+"""Jobs whose inputs are read at once, for a prompt may have a megabyte."""
 
-_spec = jobs.input["spec"]
-_SHAPE = (
-    jobs.endpoint,
-    _spec["num_frames"].as_integer().label("num_frames"),
-    _spec["num_inference_steps"].as_integer().label("num_inference_steps"),
-    _spec["guidance_scale"].as_float().label("guidance_scale"),
-    _spec["overlap"].as_integer().label("overlap"),
-    _spec["container"].as_string().label("container"),
-    _spec["quality"].as_string().label("quality"),
-)
+_OF_SPEC = tuple(field.name for field in fields(Shape) if field.name != "endpoint")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +73,8 @@ class Estimates:
         self._learned_until = 0.0
         self._writes = 0
         self._kept = _NOTHING_READ
+        self._shapes: dict[int, Shape | None] = {}
+        """Those of what waits and runs, by `seq`: an input stays as it is until its job ends."""
 
     def written(self, log_of: str | None) -> None:
         """Something was committed, as `JobStore.on_write` tells it; callable from any thread."""
@@ -119,21 +112,35 @@ class Estimates:
 
     def _read(self) -> _Queue:
         writes, until = self._writes, time.monotonic() + LOOK_AGAIN_S
-        ahead = select(jobs.priority, jobs.seq, *_SHAPE).where(and_(QUEUED, self._served))
+        ahead = select(jobs.priority, jobs.seq).where(and_(QUEUED, self._served))
         is_running = jobs.status == JobStatus.IN_PROGRESS.value
         with self._database.read() as db:
             self._learn(db)
-            running = db.execute(select(*_SHAPE, jobs.started_at).where(is_running)).all()
+            running = db.execute(select(jobs.seq, jobs.started_at).where(is_running)).all()
             waiting = db.execute(ahead.order_by(jobs.priority.desc(), jobs.seq)).all()
             paused = db.execute(select(is_paused())).scalar_one()
+            shapes = self._shapes = self._shapes_of(db, [row.seq for row in (*running, *waiting)])
         return _Queue(
-            running=[(_shape_of(row), row.started_at) for row in running],
-            waiting=[_shape_of(row) for row in waiting],
+            running=[(shapes[row.seq], row.started_at) for row in running],
+            waiting=[shapes[row.seq] for row in waiting],
             places=[(-row.priority, row.seq) for row in waiting],
             is_paused=paused,
             writes=writes,
             until=until,
         )
+
+    def _shapes_of(self, db: Connection, seqs: Sequence[int]) -> dict[int, Shape | None]:
+        """The shapes of jobs; their inputs are read the first time."""
+        shapes = {seq: self._shapes[seq] for seq in seqs if seq in self._shapes}
+        new = [seq for seq in seqs if seq not in shapes]
+        # Not by the database's own functions for JSON: PostgreSQL's fail on an input that has the
+        # character 0 anywhere, and with it the statement for all jobs.
+        query = select(jobs.seq, jobs.endpoint, jobs.input)
+        for start in range(0, len(new), _AT_ONCE):
+            batch = new[start : start + _AT_ONCE]
+            for row in db.execute(query.where(jobs.seq.in_(batch))):
+                shapes[row.seq] = _shape_of(row.endpoint, row.input)
+        return shapes
 
     def _wait_s(
         self,
@@ -158,15 +165,16 @@ class Estimates:
 
     def _learn(self, db: Connection) -> None:
         """Take note of the videos that were finished since the last time."""
-        query = select(*_SHAPE, jobs.finished_at, jobs.result["stage_seconds"].label("seconds"))
+        query = select(jobs.endpoint, jobs.input, jobs.finished_at, jobs.result)
         # A row from before the clock was set back may lie ahead: it must not hide others.
         new = and_(jobs.finished_at > self._learned_until, jobs.finished_at <= self._now())
-        latest = query.where(new).order_by(jobs.finished_at.desc()).limit(_LOOKED_BACK)
+        latest = query.where(new).order_by(jobs.finished_at.desc()).limit(_AT_ONCE)
         for row in reversed(db.execute(latest).all()):
             self._learned_until = row.finished_at
-            shape = _shape_of(row)
-            if shape is not None and row.seconds:
-                self._pace.learn(shape, row.seconds)
+            shape = _shape_of(row.endpoint, row.input)
+            seconds = (row.result or {}).get("stage_seconds")
+            if shape is not None and seconds:
+                self._pace.learn(shape, seconds)
 
 
 def wait_of(left: Sequence[float], work: float) -> float:
@@ -183,7 +191,9 @@ def wait_of(left: Sequence[float], work: float) -> float:
     raise AssertionError("the last slot takes all the work that is left")
 
 
-def _shape_of(row: AnyRow) -> Shape | None:
+def _shape_of(endpoint: str, given: Mapping[str, Any]) -> Shape | None:
     """The shape of a job; None if it was not to be kept: its input is gone."""
-    values = [row._mapping[column.name] for column in _SHAPE]
-    return None if row.num_frames is None else Shape(*values)
+    spec = given.get("spec", {})
+    if spec.get("num_frames") is None:
+        return None
+    return Shape(endpoint, *(spec.get(name) for name in _OF_SPEC))

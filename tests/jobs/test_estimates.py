@@ -1,15 +1,17 @@
 """When a request will start: the work in front, on the slots that there are."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from job_fixtures import Place
-from sqlalchemy import Connection
+from job_fixtures import Place, Where
+from sqlalchemy import Connection, update
 
 from pipeline.spec import VideoSpec
+from server.db import tables
 from server.jobs import estimates, pause
 from server.jobs.estimates import Estimates, wait_of
 from server.jobs.pace import Pace
@@ -24,8 +26,8 @@ SECONDS = {"denoise": 50.0, "decode": 10.0}
 class Queue(Place):
     """The tables of a server of some slots, where videos of `SPEC` take a minute."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, where: Where | None = None) -> None:
+        super().__init__(folder, where)
         self.num_slots = 1
         pace = Pace(96, 64, 45)
         self.estimates = Estimates(self.database, pace, lambda: self.num_slots, now=self.clock)
@@ -110,6 +112,36 @@ def test_a_wait_that_cannot_be_known_is_none(queue: Queue, state: str) -> None:
     found = queue.estimates.of_request(ENDPOINT, SPEC, priority=0)
     assert (found.wait_s, found.starts_at) == (None, None)
     assert found.stage_seconds == SECONDS
+
+
+def test_one_job_with_the_character_0_breaks_no_other_s_estimate(
+    tmp_path: Path, where: Where
+) -> None:
+    """It was taken before, and PostgreSQL's functions for JSON fail on it."""
+    queue = Queue(tmp_path, where)
+    with closing(queue.database):
+        for job_id in ("measured", "runs", "waits"):
+            spec = replace(SPEC, prompt="a\0b").to_json()
+            queue.submit(job_id, input={"spec": spec, "media": {}, "sync_mode": False})
+            if job_id == "measured":
+                result = {"seed": 1, "stage_seconds": SECONDS}
+                job = queue.claim()
+                assert queue.store.finish(job.id, job.attempt, result=result)
+                queue.clock.now += 1
+            if job_id == "runs":
+                queue.claim()
+
+        assert queue.wait_s() == 120.0
+
+
+def test_an_input_is_read_once(queue: Queue) -> None:
+    queue.measure()
+    queue.add("a")
+    assert queue.wait_s() == 60.0
+    with queue.database.write() as db:
+        db.execute(update(tables.jobs).values(input={}))
+    queue.add("b")
+    assert queue.wait_s() == 120.0
 
 
 def test_a_job_whose_input_was_not_to_be_kept_teaches_nothing(queue: Queue) -> None:
