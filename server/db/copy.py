@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 from sqlalchemy import Connection, Table, cast, func, insert, select, text
@@ -62,7 +63,19 @@ def copy_to_postgres(data: Path, url: SecretStr) -> dict[str, int]:
 def _batches(db: Connection, table: Table) -> Iterator[list[dict[str, object]]]:
     rows = db.execute(select(table)).mappings()
     while batch := rows.fetchmany(BATCH):
-        yield [dict(row) for row in batch]
+        yield [{name: _storable(value) for name, value in row.items()} for row in batch]
+
+
+def _storable(value: Any) -> Any:
+    """The value without the character 0, which releases before this one took in texts."""
+    match value:
+        case str():
+            return tables.without_null(value)
+        case dict():
+            return {_storable(name): _storable(each) for name, each in value.items()}
+        case list():
+            return [_storable(each) for each in value]
+    return value
 
 
 def _go_on_counting(original: Connection, copy: Connection, table: Table) -> None:

@@ -22,15 +22,17 @@ from sqlalchemy import (
     Integer,
     MetaData,
     PrimaryKeyConstraint,
-    String,
     Table,
-    Text,
     TypeDecorator,
     UniqueConstraint,
     create_engine,
     event,
+    types,
 )
+from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.pool import ConnectionPoolEntry
+
+from server.errors import RequestError
 
 BUSY_TIMEOUT_MS = 5000
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -45,14 +47,51 @@ _Number = BigInteger().with_variant(Integer, "sqlite")
 """What rows are numbered with, without an end that could be reached: SQLite's INTEGER has none."""
 
 
-class _Line(TypeDecorator[str]):
-    """A text of anybody's: without the character 0, which PostgreSQL does not take."""
+def without_null(text: str) -> str:
+    """The text with what stands for a character that cannot be kept in place of each 0."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
-    impl = Text
+
+class NullCharacter(DontWrapMixin, RequestError):
+    """A text that somebody sent has the character 0, which PostgreSQL cannot keep or look for."""
+
+    status = 422
+    error_type = "bad_request"
+    message = "A text of this request has the character U+0000: leave it out."
+
+
+class _Checked(TypeDecorator[str]):
+    """A text without the character 0, also on SQLite, so that both refuse the same."""
+
+    impl = types.Text
+
+    def process_bind_param(self, value: str | None, _dialect: Any) -> str | None:
+        if value is not None and "\0" in value:
+            raise NullCharacter
+        return value
+
+
+class Text(_Checked):
+    """A text of any length."""
+
+    cache_ok = True
+
+
+class String(_Checked):
+    """A text of so many characters at most."""
+
+    impl = types.String
+    cache_ok = True
+
+
+class _Line(TypeDecorator[str]):
+    """A text of anybody's, who is not there to be told: the character 0 is replaced."""
+
+    impl = types.Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, _dialect: Any) -> str | None:
-        return None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return None if value is None else without_null(value)
 
 
 jobs = Table(
@@ -199,7 +238,7 @@ webhooks = Table(
     Column("lease_until", Float),
     Column("delivered_at", Float),
     Column("given_up_at", Float),
-    Column("last_error", Text),
+    Column("last_error", _Line),
     UniqueConstraint("job_id"),
 )
 

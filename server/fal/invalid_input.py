@@ -117,7 +117,8 @@ def _short(value: Any) -> Any:
         return value
     if isinstance(value, float) and abs(value) < float("inf"):
         return value
-    text = str(value).encode("utf-8", "replace").decode()
+    # What is refused is stored, too: PostgreSQL cannot look into a JSON that has this character.
+    text = str(value).encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
     return text if len(text) <= _LONGEST_ECHO else f"{text[:_LONGEST_ECHO]}{_CUT}"
 
 

@@ -8,7 +8,7 @@ import json
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import PydanticKnownError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from pipeline.spec import (
     DEFAULT_NEGATIVE_PROMPT,
@@ -55,6 +55,9 @@ def _check_text(value: str) -> str:
     # JSON can spell half a surrogate pair, which no tokenizer, file or URL can take.
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise PydanticKnownError("string_unicode")
+    # Nor can PostgreSQL keep this one, and nobody means it.
+    if "\0" in value:
+        raise PydanticCustomError("value_error", "Leave out the character U+0000")
     return value
 
 

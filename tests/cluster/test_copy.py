@@ -4,7 +4,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from job_fixtures import Place, let_leases_lapse, new_job
+from job_fixtures import Place, let_leases_lapse, new_job, sql
 from pydantic import SecretStr
 from sqlalchemy import delete, select
 
@@ -75,6 +75,23 @@ def test_all_of_it_is_copied_and_goes_on(
 
     assert run(monkeypatch, postgres_database, "copy", "--data", tmp_path) == 1
     assert "has rows in" in capsys.readouterr().err
+
+
+def test_the_character_0_that_an_earlier_release_took_does_not_stop_a_copy(
+    tmp_path: Path, postgres_database: SecretStr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(tmp_path)
+    spec = {"prompt": "a\0b", "words": ["a\0b"]}
+    with closing(place.database):
+        place.submit("a", input={"spec": spec, "media": {}}, webhook_url="https://a.example/")
+    sql(place.path, "UPDATE jobs SET webhook_url = 'a' || char(0) || 'b'")
+
+    assert run(monkeypatch, postgres_database, "copy", "--data", tmp_path) == 0
+
+    with closing(Database(postgres_database)) as database:
+        job = JobStore(database, owner="the next").job("a")
+    assert job.input["spec"] == {"prompt": "a\ufffdb", "words": ["a\ufffdb"]}
+    assert job.webhook_url == "a\ufffdb"
 
 
 def test_commands_for_files_of_sqlite_say_so(

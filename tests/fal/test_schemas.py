@@ -149,6 +149,8 @@ def test_what_is_said_of_ignored_fields_is_short_and_can_be_written() -> None:
         ),
         ({"prompt": None}, "string_type", "valid string", None),
         ({"prompt": "\ud800"}, "string_unicode", "unicode string", None),
+        ({"prompt": "a\0b"}, "value_error", "Leave out the character U+0000", None),
+        ({"image_url": "http://a.example/\0"}, "value_error", "character U+0000", None),
         ({"sync_mode": "maybe"}, "bool_parsing", "valid boolean", None),
     ],
 )

@@ -16,6 +16,8 @@ from api_keys import add_key, by_key
 from asgi_calls import app_of, call, scope_of
 from hostile_requests import HostileRequest, hostile_requests, known_requests, mangled_requests
 from hypothesis import HealthCheck, given, seed, settings
+from postgres_server import PostgresServer
+from pydantic import SecretStr
 from queue_calls import RUN, SUBMIT, until
 from raw_http import exchange
 from servers import APP, request_of, serving, settings_in, start_server
@@ -33,7 +35,7 @@ pytestmark = [
 
 HEADER_NAME = re.compile(rb"[a-z0-9-]+")
 HEADER_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-INTERNALS = b"Traceback site-packages sqlite3. sqlalchemy /checkpoint jobs.sqlite3-".split()
+INTERNALS = b"Traceback site-packages sqlite3. sqlalchemy psycopg /checkpoint jobs.sqlite3-".split()
 """What no response may show."""
 
 WITHOUT_KEY = re.compile(r"jwks\.json|/(meta|models)/?$")
@@ -86,22 +88,40 @@ async def fill(client: httpx.AsyncClient, authorization: str) -> list[str]:
     return [job, file, begun.json()["uploadId"]]
 
 
+@pytest.fixture(
+    scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.cluster)]
+)
+def database(request: pytest.FixtureRequest) -> Iterator[SecretStr | None]:
+    """The setting of that name."""
+    if request.param == "sqlite":
+        yield None
+        return
+    postgres: PostgresServer = request.getfixturevalue("postgres")
+    with postgres.database(like="prepared") as url:
+        yield url
+
+
 @pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+def target(
+    tmp_path_factory: pytest.TempPathFactory, database: SecretStr | None
+) -> Iterator[Target]:
     """A server that asks for keys."""
     folder = tmp_path_factory.mktemp("target")
+    changes = {"auth": "on", "database": database}
     owner, other = (
-        by_key(add_key(settings_in(folder, auth="on")))["authorization"] for _ in range(2)
+        by_key(add_key(settings_in(folder, **changes)))["authorization"] for _ in range(2)
     )
     callers = {"owner": owner, "other": other, "without a key": ""}
-    with target_in(folder, callers, auth="on") as target:
+    with target_in(folder, callers, **changes) as target:
         yield target
 
 
 @pytest.fixture(scope="module")
-def open_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+def open_target(
+    tmp_path_factory: pytest.TempPathFactory, database: SecretStr | None
+) -> Iterator[Target]:
     """A server that asks for none."""
-    with target_in(tmp_path_factory.mktemp("open"), {"owner": ""}) as target:
+    with target_in(tmp_path_factory.mktemp("open"), {"owner": ""}, database=database) as target:
         yield target
 
 

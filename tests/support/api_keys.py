@@ -15,7 +15,7 @@ from server.keys import ApiKey, Credential
 def keys_of(settings: Settings) -> Iterator[KeyStore]:
     """The table, opened beside the server."""
     settings.data.mkdir(parents=True, exist_ok=True)
-    database = Database(settings.data / "jobs.sqlite3")
+    database = Database.of(settings)
     try:
         yield KeyStore(database)
     finally:

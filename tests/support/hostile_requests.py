@@ -48,13 +48,13 @@ ONE_IN_TEN = st.integers(1, 10).map(lambda number: number == 10)
 REQUEST = request_of()
 REQUEST_JSON = json.dumps(REQUEST)
 SCHEMAS = own()["components"]["schemas"].values()
-FIELDS = words("__proto__ \ud800 prompt prompt") | st.sampled_from(
+FIELDS = words("__proto__ \ud800 \0 prompt prompt") | st.sampled_from(
     [name for schema in SCHEMAS for name in schema.get("properties", ())]
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.just(10**400)
     # Of all code points, surrogates too.
-    | st.text(st.characters()) | LONG | words("\ud800 9 true null forbid ../a fal-ai/flux"),
+    | st.text(st.characters()) | LONG | words("\ud800 \0 9 true null forbid ../a fal-ai/flux"),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=3),
     max_leaves=6,
 )  # fmt: skip
@@ -291,16 +291,29 @@ def hostile_requests(
     return HostileRequest(method, target, as_bytes(headers), body)
 
 
-POSTS = f"/run/{ENDPOINT} /queue/{ENDPOINT} /files/upload {INITIATE} /rest/tokens/".split()
+POSTS = (
+    f"/run/{ENDPOINT} /queue/{ENDPOINT} /files/upload {INITIATE} /rest/tokens/ /v1/keys /v1/videos"
+).split()
+GETS = f"""
+    /v1/videos?after=%00 /v1/videos/%00 /files/a/%00 /queue/{APP}/requests/%00/status
+    /v1/models/usage?api_key_id=%00 /v1/models/analytics?endpoint_id=%00
+    /v1/models/requests/by-endpoint?endpoint_id={ENDPOINT}&request_id=%00
+    /v1/models/requests/by-endpoint?endpoint_id={ENDPOINT}&cursor=%00
+""".split()
 
 
 def known_requests(authorization: str) -> list[HostileRequest]:
     """Requests that a search may miss, and that each run is to send."""
-    half = {"prompt": "\ud800", "file_name": "\ud800", "allowed_apps": ["\ud800"]}
-    bodies = [as_json(REQUEST | half, is_ascii) for is_ascii in (True, False)]
-    bodies.append(as_json(REQUEST | {"image_url": "http://\ud800/"}))
+    bodies = []
+    # Half a surrogate pair, and what PostgreSQL does not take.
+    for bad in ("\ud800", "a\0b"):
+        fields = {"prompt": bad, "file_name": bad, "allowed_apps": [bad], "alias": bad}
+        bodies += [as_json(REQUEST | fields, is_ascii) for is_ascii in (True, False)]
+        bodies.append(as_json(REQUEST | {"image_url": f"http://{bad}/"}))
+        bodies.append(as_json(REQUEST | {bad: bad}))
     timeouts = ["soon", "nan", "1e3", "-1", "\xb2", "9" * 400]
     headers = [("x-fal-request-timeout", text) for text in timeouts]
+    headers += [(name, "a\0b") for name in ("idempotency-key", "x-fal-file-name", "traceparent")]
     for name in ("x-fal-object-lifecycle", "x-fal-object-lifecycle-preference"):
         headers += [(name, "[" * 50_000), (name, '{"a":' * 20_000)]
     plain: list[Header] = [("host", "localhost"), ("authorization", authorization)]
@@ -314,6 +327,7 @@ def known_requests(authorization: str) -> list[HostileRequest]:
             for target in (path.encode() + b"?fal_webhook=http://\xa0/" for path in POSTS)
             for sent, body in requests
         ],
+        *[HostileRequest("GET", target.encode(), as_bytes(plain)) for target in GETS],
         *[HostileRequest("POST", b"/page/session", as_bytes(own), (body,)) for body in sign_ins],
     ]
 
