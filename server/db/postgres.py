@@ -5,6 +5,7 @@ psycopg is imported only where it is used: it is an extra.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     create_engine,
+    event,
     func,
     make_url,
     select,
@@ -27,6 +29,11 @@ from server.errors import Shortage
 STATEMENT_TIMEOUT_S = 30
 IDLE_IN_TRANSACTION_S = 15
 """A process that is stopped within a transaction holds its locks for no longer."""
+
+_LIMITS_S = {
+    "statement_timeout": STATEMENT_TIMEOUT_S,
+    "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_S,
+}
 
 CONNECTIONS = 16
 """Of one process: eight threads write, and others read meanwhile."""
@@ -132,18 +139,31 @@ def advisory_lock(what: str) -> tuple[int, ColumnElement[int]]:
 
 def open_postgres(url: SecretStr) -> Engine:
     """An engine whose connections are tried before each use, and whose statements end in time."""
-    limits = {
-        "statement_timeout": STATEMENT_TIMEOUT_S,
-        "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_S,
-    }
-    options = " ".join(f"-c {name}={seconds}s" for name, seconds in limits.items())
-    return create_engine(
-        make_url(url.get_secret_value()),
+    address = make_url(url.get_secret_value())
+    engine = create_engine(
+        address,
         # Parameters hold prompts: errors, which go to the log, must not repeat them.
         hide_parameters=True,
         pool_pre_ping=True,
         pool_size=CONNECTIONS,
         max_overflow=0,
         pool_timeout=5,
-        connect_args={**CONNECT_ARGS, "options": options},
+        connect_args=CONNECT_ARGS,
     )
+    event.listen(engine, "connect", partial(_set_limits, str(address.query.get("options", ""))))
+    return engine
+
+
+def _set_limits(given: str, connection: Any, _record: Any) -> None:
+    """Set the limits of a session, but those that the URL's own options set.
+
+    They are not options of the connection, which PgBouncer refuses or leaves out.
+    """
+    statements = [
+        f"SET {name} = '{seconds}s'" for name, seconds in _LIMITS_S.items() if name not in given
+    ]
+    # Within a transaction they would end with it, if it is rolled back.
+    connection.autocommit = True
+    for statement in statements:
+        connection.execute(statement)
+    connection.autocommit = False
