@@ -27,6 +27,8 @@ _NO_MEMORY = "The machine is out of memory."
 _UNREADABLE = "The server's disk reports errors."
 _READ_ONLY = "The server's disk can only be read."
 TABLES_LOCKED = "Another program holds the server's database."
+WRITES_WAIT = "Too many writes wait for the server's database."
+_NO_CONNECTION = "All of the server's connections to its database are in use."
 _NOT_OPENED = "The server's database cannot be opened."
 _AWAY = "The server's database is away."
 _BUSY = "The server's database is busy."
@@ -157,7 +159,7 @@ def _sentence(error: BaseException) -> str | None:
         case RuntimeError() if "can't start new thread" in str(error):
             return _NO_THREADS
         case sqlalchemy.exc.TimeoutError():  # of the pool of connections
-            return TABLES_LOCKED
+            return _NO_CONNECTION
         case ssl.SSLError():  # its `errno` is a number of OpenSSL's
             return None
         case socket.gaierror():

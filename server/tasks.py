@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import structlog
 
-from server.disk import TABLES_LOCKED, shortage_of, was_rolled_back
+from server.disk import WRITES_WAIT, shortage_of, was_rolled_back
 from server.errors import DatabaseDamaged, RequestError, Shortage
 
 Params = ParamSpec("Params")
@@ -81,7 +81,7 @@ async def to_writer_thread(
 
     def begin() -> Result:
         if time.monotonic() > begin_by:
-            raise Shortage(TABLES_LOCKED)
+            raise Shortage(WRITES_WAIT)
         for tries_left in reversed(range(WRITE_TRIES)):
             try:
                 return context.run(work, *args, **kwargs)
