@@ -63,7 +63,7 @@ class NullCharacter(DontWrapMixin, RequestError):
 class _Checked(TypeDecorator[str]):
     """A text without the character 0, also on SQLite, so that both refuse the same."""
 
-    impl = types.Text
+    impl = types.String
 
     def process_bind_param(self, value: str | None, _dialect: Any) -> str | None:
         if value is not None and "\0" in value:
@@ -74,13 +74,13 @@ class _Checked(TypeDecorator[str]):
 class Text(_Checked):
     """A text of any length."""
 
+    impl = types.Text
     cache_ok = True
 
 
 class String(_Checked):
     """A text of so many characters at most."""
 
-    impl = types.String
     cache_ok = True
 
 
