@@ -71,8 +71,10 @@ class Peers:
         locks: Collection[str] = (SENDS_AND_SWEEPS,),
     ) -> None:
         self._database = database
-        address = make_url(url.get_secret_value()).set(drivername="postgresql")
-        self._address = address.render_as_string(hide_password=False)
+        address = make_url(url.get_secret_value())
+        # As the pool's: libpq does not read SQLAlchemy's form of several hosts.
+        args, options = address.get_dialect()().create_connect_args(address)
+        self._connect_args = (args, {**options, **CONNECT_ARGS, "autocommit": True})
         self._owner = owner
         self._hear = hear
         self._on_later_release = on_later_release
@@ -117,9 +119,8 @@ class Peers:
 
         while True:
             try:
-                connection = await psycopg.AsyncConnection.connect(
-                    self._address, autocommit=True, **CONNECT_ARGS
-                )
+                args, options = self._connect_args
+                connection = await psycopg.AsyncConnection.connect(*args, **options)
                 async with connection:
                     await self._take_part(connection)
             except psycopg.OperationalError as error:
