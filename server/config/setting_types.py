@@ -13,8 +13,6 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 from server.config.errors import PREFIX, SettingsError
 from server.hosts import read_name, read_origin
@@ -65,6 +63,10 @@ def _check_database(value: SecretStr) -> SecretStr:
     parts = urlsplit(value.get_secret_value())
     if parts.scheme != "postgresql+psycopg" or len(parts.path) < 2:
         raise ValueError("expected a URL such as postgresql+psycopg://user:password@host/database")
+    # Commands that need no database start without it.
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         make_url(value.get_secret_value())
     except (ValueError, ArgumentError) as error:
