@@ -16,7 +16,6 @@ from server.api.platform.windows import (
 )
 from server.errors import BadRequest, UnknownEndpoint
 from server.fal.endpoints import ENDPOINTS
-from server.fal.schemas import Text
 from server.jobs.history import Outcome, SortBy
 
 MAX_IDS = 50
@@ -175,7 +174,7 @@ class Estimate(BaseModel):
 class NewKey(BaseModel):
     """A key that is to be made."""
 
-    alias: Annotated[Text, Field(min_length=1, max_length=255, pattern=r"\S")]
+    alias: Annotated[str, Field(min_length=1, max_length=255, pattern=r"\S")]
 
 
 def known(endpoint_ids: Sequence[str], served: Sequence[str] = tuple(ENDPOINTS)) -> Sequence[str]:
