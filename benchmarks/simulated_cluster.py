@@ -144,7 +144,7 @@ async def cluster(
 @asynccontextmanager
 async def working(of: Cluster, url: SecretStr | None) -> AsyncIterator[None]:
     """Run the pool, and the loops that a server has for it, until the end of the block."""
-    peers = peers_of(of.database, url, of.store, of.signals, lambda _: None)
+    peers = peers_of(of.database, url, of.store, of.signals, lambda _: None, lambda: None)
     shared = of.database.is_shared
     claimable = of.signals.claimable
     leases = Leases(of.store, claimable, of.dispatcher.in_hand, is_shared=shared)

@@ -94,6 +94,8 @@ def test_the_former_name_of_the_worker_works_with_one_warning(
         ("COSMOS_QUEUE_LIMIT", "0", "COSMOS_QUEUE_LIMIT='0'"),
         ("COSMOS_GUARDRAIL", "maybe", "'maybe': expected required, text, off or a URL"),
         ("COSMOS_GUARDRAIL", "http://a:b@c.d/", "expected required, text, off or a URL"),
+        ("COSMOS_DATABASE", "postgresql://host/cosmos", "postgresql+psycopg://user:password@host"),
+        ("COSMOS_DATABASE", "postgresql+psycopg://a:1,b:1/cosmos", "?host=first:5432&host=second"),
         ("COSMOS_GUARDRAIL_KEY_FILE", "key", "are for a guardrail's URL"),
         ("COSMOS_MEMORY", "some", "Input should be 'auto', 'resident', 'offload' or 'stream'"),
         ("COSMOS_FETCH_ALLOW_NETS", "10.1.0.0/99", "COSMOS_FETCH_ALLOW_NETS='10.1.0.0/99'"),

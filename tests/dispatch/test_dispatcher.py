@@ -1,6 +1,7 @@
 """Which job runs where, and what becomes of a run that does not end as it should."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -11,7 +12,7 @@ import httpx
 import pytest
 from in_process_pool import InProcessPool
 from job_fixtures import is_webp
-from queue_calls import RUN, cancel, result_of, submit, until_prepared
+from queue_calls import RUN, cancel, result_of, status_of, submit, until_prepared
 from servers import request_of, serving, settings_in
 
 from server.config.settings import Settings
@@ -19,6 +20,7 @@ from server.db.database import Database
 from server.dispatch.run import JobRun
 from server.jobs.store import JobStore
 from server.models import CancelAnswer, JobStatus
+from server.workers.pool import WorkerTaken
 
 
 @asynccontextmanager
@@ -124,6 +126,29 @@ async def test_a_job_put_back_by_another_process_is_found_in_the_table(tmp_path:
         row = store.job(job)
         assert (row.attempt, row.error, row.worker_deaths) == (2, None, 0)
     assert len(videos_in(settings)) == 1
+
+
+async def test_a_run_that_the_pool_takes_from_a_job_is_no_death_of_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, times = InProcessPool.run, itertools.count(1)
+
+    @asynccontextmanager
+    async def run_thrice(pool: InProcessPool, *which: Any) -> AsyncIterator[Any]:
+        async with run(pool, *which) as events:
+            if next(times) < 3:
+                raise WorkerTaken("The node one has left the cluster of Ray.")
+            yield events
+
+    monkeypatch.setattr(InProcessPool, "run", run_thrice)
+    async with watched(settings_in(tmp_path)) as (client, store):
+        job = await submit(client)
+        await until(store, job, JobStatus.COMPLETED)
+        row = store.job(job)
+        assert (row.attempt, row.error, row.worker_deaths) == (3, None, 0)
+        status = (await status_of(client, job, logs=1)).json()
+        said = {line["message"] for line in status["logs"]}
+        assert "The node one has left the cluster of Ray. The video is made again." in said
 
 
 async def test_a_cancelled_video_leaves_no_file(tmp_path: Path) -> None:

@@ -312,7 +312,7 @@ OTHER_WORDS = [
 
 
 def test_fals_example_prompt_is_read_to_its_end() -> None:
-    tokenizer = text.tokenizer()
+    tokenizer: Any = text.tokenizer()
     asked = [{"role": "user", "content": EXAMPLE_PROMPT}]
     # The system's turn takes 50 or so of the 512.
     assert len(tokenizer.apply_chat_template(asked)["input_ids"]) < 450
