@@ -5,11 +5,14 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
+from pathlib import Path
 
 import pytest
 from job_fixtures import sql
 from pydantic import SecretStr
+from sqlalchemy import make_url
 
+from server.config.settings import Settings
 from server.db.database import Database
 from server.db.peers import Peers
 
@@ -119,6 +122,19 @@ async def test_a_server_that_leads_keeps_its_connection_though_it_is_outdated(
             await until_leading(peer)
             await asyncio.sleep(0.3)
             assert peer.heard["a later release"] == 1
+
+
+async def test_a_url_may_name_several_hosts(postgres_database: SecretStr) -> None:
+    url = make_url(postgres_database.get_secret_value())
+    assert url.host is not None
+    several = url.set(host=None, port=None).update_query_pairs(
+        [("host", "127.0.0.1:1"), ("host", f"{url.host}:{url.port}")]
+    )
+    named = SecretStr(several.render_as_string(hide_password=False))
+    assert Settings.load(weights=Path("checkpoint"), database=named).database == named
+    with closing(Database(named)) as database:
+        async with Peer(database, named, "a").running() as peer:
+            await until_leading(peer)
 
 
 async def test_hints_reach_the_others_alone(postgres_database: SecretStr) -> None:
