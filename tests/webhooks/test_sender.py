@@ -223,7 +223,8 @@ async def test_a_url_that_is_never_sent_to_is_refused_when_it_is_given(
     (item,) = answered.json()["detail"]
     assert item["loc"] == ["query", "fal_webhook"]
     assert item["type"] == "value_error"
-    assert item["input"] == url
+    # A half surrogate and the character 0 can be kept nowhere, and are not repeated.
+    assert item["input"] == url.replace("\x00", "\ufffd")
     assert message in item["msg"]
 
 
