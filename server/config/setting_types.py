@@ -71,8 +71,8 @@ def _check_database(value: SecretStr) -> SecretStr:
         make_url(value.get_secret_value())
     except (ValueError, ArgumentError) as error:
         raise ValueError(
-            "expected one host; give several as postgresql+psycopg://user:password@/database"
-            "?host=first:5432&host=second:5432"
+            "expected one host, and its port as a number; several hosts are given as "
+            "postgresql+psycopg://user:password@/database?host=first:5432&host=second:5432"
         ) from error
     return value
 

@@ -94,7 +94,7 @@ class RayCluster:
     def has_left(self, node: Node) -> bool:
         """Whether a node is gone in order, or with its head, and has not crashed.
 
-        Ray hears of a crash half a minute late: until then it says that the node is there.
+        Ray may hear of a crash a minute late: until then it says that the node is there.
         """
         try:
             found = [each for each in self._known_nodes() if each.node_id.hex() == node.id]
@@ -169,7 +169,7 @@ class RayWorker:
         self._has_left = has_left
         self._digest = digest
         self._ended: str | None = None
-        self._is_ours_to_end = False
+        self._was_told_to_end = False
         """Whether it was told to end: then the head, which may be gone, is not asked why it did."""
         streaming = actor.messages.options(
             num_returns="streaming", _generator_backpressure_num_objects=_UNREAD_MESSAGES
@@ -187,7 +187,7 @@ class RayWorker:
         except StopIteration:
             return None
         except self._ray.exceptions.RayError as error:
-            if not self._is_ours_to_end and self._has_left():
+            if not self._was_told_to_end and self._has_left():
                 self._ended = f"The node {self._node.name} has left the cluster of Ray."
                 raise WorkerTaken(self._ended) from error
             self._ended = self._ended or self._how_lost(error)
@@ -207,7 +207,7 @@ class RayWorker:
 
     def ask_to_end(self) -> None:
         """See `RunningWorker.ask_to_end`."""
-        self._is_ours_to_end = True
+        self._was_told_to_end = True
         self._call("ask_to_end")
 
     def kill(self) -> bool:
@@ -215,7 +215,7 @@ class RayWorker:
         if self._ended is not None:
             return False
         # The worker dies with the actor that started it.
-        self._is_ours_to_end = True
+        self._was_told_to_end = True
         self._ray.kill(self._actor)
         return True
 
